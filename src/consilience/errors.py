@@ -1,0 +1,45 @@
+"""What the library raises, and how it words it: the argument, the value, the likely cause, the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class ConsilienceError(Exception):
+    """Base of every error raised on purpose by this library."""
+
+
+class InputError(ConsilienceError, ValueError):
+    """Something the caller gave cannot be used: an argument, an image, a checkpoint, a model's output."""
+
+
+class UnsupportedOp(ConsilienceError):
+    """A modified backward rule met an operation for which it has no right answer; the message names the operation."""
+
+
+class MissingExtra(ConsilienceError, ImportError):
+    """An optional dependency is needed; the message names the extra that installs it."""
+
+
+def choose(what: str, name: str, options: Iterable[str]) -> str:
+    """Return ``name`` if it is one of ``options``; otherwise raise an :class:`InputError` naming the near matches."""
+    known = list(options)
+    if name in known:
+        return name
+    near = difflib.get_close_matches(str(name).lower().replace("-", "_"), known, n=3, cutoff=0.5)
+    hint = f"; did you mean {', '.join(map(repr, near))}?" if near else f"; known: {', '.join(known)}"
+    raise InputError(f"unknown {what} {name!r}{hint}")
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Import ``module``, or raise a :class:`MissingExtra` that says which extra of this package brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtra(
+            f"{module.partition('.')[0]!r} is needed here and could not be imported ({error}); "
+            f"install it with: pip install 'consilience[{extra}]'"
+        ) from error
