@@ -1,0 +1,230 @@
+"""Sufficient statistics of L2 metrics: small matrices that score, combine and aggregate any mixture.
+
+Axes: B inputs, S draws, R rows (explainers and derived maps). Each draw's own R × R matrix is kept: S·R² numbers are
+nothing beside one map, and error bars, folds, paired differences and sums over chunks all follow from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Q(w) = wᵀGw with G = mean over draws of ``draws`` (B, S, R, R), the residuals' Gram matrices; ``norm`` (B, R, R) is
+    H = ΦᵀΦ at x, for the relative form wᵀGw / wᵀHw. float64."""
+
+    draws: Tensor
+    norm: Tensor
+
+    @property
+    def matrix(self) -> Tensor:
+        return self.draws.mean(1)
+
+    def __add__(self, more: Quadratic) -> Quadratic:
+        return Quadratic(torch.cat([self.draws, more.draws], 1), self.norm)
+
+    def take(self, draws: Tensor) -> Quadratic:
+        return Quadratic(self.draws[:, draws], self.norm)
+
+    def rows(self, index: slice) -> Quadratic:
+        return Quadratic(self.draws[:, :, index][..., index], self.norm[:, index][..., index])
+
+    def inputs(self, index: list[int]) -> Quadratic:
+        return Quadratic(self.draws[index], self.norm[index])
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Answers of R attributions to S masks: ``a`` (B, S, R), the attribution taken away, and ``y`` (B, S), the fall of the
+    score. Every moment of [a, y, 1] follows, centred exactly because the draws are kept. float64."""
+
+    a: Tensor
+    y: Tensor
+
+    def __add__(self, more: Responses) -> Responses:
+        return Responses(torch.cat([self.a, more.a], 1), torch.cat([self.y, more.y], 1))
+
+    def take(self, draws: Tensor) -> Responses:
+        return Responses(self.a[:, draws], self.y[:, draws])
+
+    def rows(self, index: slice) -> Responses:
+        return Responses(self.a[:, :, index], self.y)
+
+    def inputs(self, index: list[int]) -> Responses:
+        return Responses(self.a[index], self.y[index])
+
+    def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(C, b, v): covariance of the responses (B, R, R), with y (B, R), and variance of y (B,)."""
+        a, y = self.a - self.a.mean(1, keepdim=True), self.y - self.y.mean(1, keepdim=True)
+        count = a.shape[1]
+        return a.mT @ a / count, torch.einsum("bsr,bs->br", a, y) / count, (y**2).mean(1)
+
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(M, p, q): E[aaᵀ] (B, R, R), E[a y] (B, R), E[y²] (B,)."""
+        count = self.a.shape[1]
+        return self.a.mT @ self.a / count, torch.einsum("bsr,bs->br", self.a, self.y) / count, (self.y**2).mean(1)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one set of draws says about R rows: either part may be missing."""
+
+    quadratic: Quadratic | None = None
+    responses: Responses | None = None
+
+    def __add__(self, more: Evidence) -> Evidence:
+        join = lambda a, b: b if a is None else a if b is None else a + b  # noqa: E731
+        return Evidence(join(self.quadratic, more.quadratic), join(self.responses, more.responses))
+
+    def _each(self, how: str, *args: Any) -> Evidence:
+        return Evidence(
+            *(None if part is None else getattr(part, how)(*args) for part in (self.quadratic, self.responses))
+        )
+
+    def rows(self, index: slice) -> Evidence:
+        """Only some rows, e.g. the explainers without the derived maps."""
+        return self._each("rows", index)
+
+    def inputs(self, index: list[int]) -> Evidence:
+        return self._each("inputs", index)
+
+    def fold(self, part: int, parts: int) -> tuple[Evidence, Evidence]:
+        """(draws outside block ``part`` of ``parts``, draws inside): contiguous blocks of each kind of draw."""
+
+        def halves(stat: Any) -> tuple[Any, Any]:
+            if stat is None:
+                return None, None
+            count = (stat.draws if isinstance(stat, Quadratic) else stat.y).shape[1]
+            edges = [count * part // parts, count * (part + 1) // parts]
+            inside = torch.zeros(count, dtype=torch.bool)
+            inside[edges[0] : edges[1]] = True
+            return stat.take(~inside), stat.take(inside)
+
+        (q_out, q_in), (r_out, r_in) = halves(self.quadratic), halves(self.responses)
+        return Evidence(q_out, r_out), Evidence(q_in, r_in)
+
+    def valid(self) -> Tensor:
+        """(B, R): rows that can be used: finite everywhere and not the zero map."""
+        checks = []
+        if self.quadratic is not None:
+            size = self.quadratic.norm.diagonal(dim1=-2, dim2=-1)
+            finite = self.quadratic.draws.diagonal(dim1=-2, dim2=-1).isfinite().all(1)
+            checks.append(finite & (size > 0) & size.isfinite())
+        if self.responses is not None:
+            a = self.responses.a
+            checks.append(a.isfinite().all(1) & (a != 0).any(1))
+        return torch.stack(checks).all(0)
+
+    def pooled(self) -> Evidence:
+        """One input that stands for all: every input's statistics on a scale of its own, then their mean. Gram matrices are
+        divided by the mean ‖φ_j‖² over rows; responses and y are centred and divided by their (mean) standard deviation."""
+        e, q, r = self.clean(), None, None
+        if e.quadratic is not None:
+            size = e.quadratic.norm.diagonal(dim1=-2, dim2=-1).mean(1)[:, None, None]
+            size = torch.where(size > 0, size, torch.ones_like(size))
+            draws = (e.quadratic.draws / size[:, None]).flatten(0, 1)[None]
+            q = Quadratic(draws, (e.quadratic.norm / size).mean(0, keepdim=True))
+        if e.responses is not None:
+            a = e.responses.a - e.responses.a.mean(1, keepdim=True)
+            y = e.responses.y - e.responses.y.mean(1, keepdim=True)
+            wide = a.pow(2).mean(1).sqrt().mean(1)[:, None, None]
+            high = y.pow(2).mean(1, keepdim=True).sqrt()
+            a, y = (
+                a / torch.where(wide > 0, wide, torch.ones_like(wide)),
+                y / torch.where(high > 0, high, torch.ones_like(high)),
+            )
+            r = Responses(a.flatten(0, 1)[None], y.flatten()[None])
+        return Evidence(q, r)
+
+    def clean(self) -> Evidence:
+        """Non-finite entries replaced by zero, for solvers that are told which rows are valid."""
+        q, r = self.quadratic, self.responses
+        return Evidence(
+            None if q is None else Quadratic(q.draws.nan_to_num(0, 0, 0), q.norm.nan_to_num(0, 0, 0)),
+            None if r is None else Responses(r.a.nan_to_num(0, 0, 0), r.y),
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A criterion of rows: ``value`` (B, R), ``influence`` (B, R, S) of each draw, whose mean is zero.
+
+    The standard error is √(mean influence² / (S − 1)); of a difference of rows, that of the influences' difference.
+    """
+
+    value: Tensor
+    influence: Tensor
+
+    @property
+    def stderr(self) -> Tensor:
+        count = self.influence.shape[-1]
+        if count < 2:
+            return torch.full_like(self.value, torch.nan)
+        return ((self.influence**2).mean(-1) / (count - 1)).sqrt()
+
+
+# -- criteria: evidence and mixtures w (B, M, R) → Estimate (B, M) -----------------------------------------------------
+
+
+def average_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
+    """E‖φ_w(x) − φ_w(x + ε)‖²: absolute, the paper's."""
+    q = evidence.quadratic
+    assert q is not None
+    per_draw = torch.einsum("bmr,bsrt,bmt->bms", w, q.draws, w)
+    value = per_draw.mean(-1)
+    return Estimate(value, per_draw - value[..., None])
+
+
+def relative_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
+    """E‖φ_w(x) − φ_w(x + ε)‖² / ‖φ_w(x)‖²; NaN for the zero map."""
+    assert evidence.quadratic is not None
+    absolute = average_sensitivity(evidence, w)
+    size = torch.einsum("bmr,brt,bmt->bm", w, evidence.quadratic.norm, w)
+    size = torch.where(size > 0, size, torch.nan)
+    return Estimate(absolute.value / size, absolute.influence / size[..., None])
+
+
+def faithfulness_correlation(evidence: Evidence, w: Tensor) -> Estimate:
+    """Pearson's ρ over masks of the attribution taken away with the fall of the score; NaN if either does not vary."""
+    r = evidence.responses
+    assert r is not None
+    a = torch.einsum("bmr,bsr->bms", w, r.a)
+    y = r.y[:, None]
+    da, dy = a - a.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
+    va, vy = (da**2).mean(-1, keepdim=True), (dy**2).mean(-1, keepdim=True)
+    # A uniform map's responses differ by rounding only (maps are float32): that is not variation.
+    va = torch.where(va > 1e-11 * (a**2).mean(-1, keepdim=True), va, torch.nan)
+    za, zy = da / va.sqrt(), dy / torch.where(vy > 0, vy, torch.nan).sqrt()
+    value = (za * zy).mean(-1)
+    return Estimate(value, za * zy - value[..., None] * (za**2 + zy**2) / 2)
+
+
+def infidelity(evidence: Evidence, w: Tensor) -> Estimate:
+    """min_β E(βa − y)² / Var y over the draws judged, β of either sign (Yeh et al. 2019's scaling): 1 for a uniform map."""
+    r = evidence.responses
+    assert r is not None
+    a = torch.einsum("bmr,bsr->bms", w, r.a)
+    y = r.y[:, None]
+    square = (a**2).mean(-1, keepdim=True)
+    beta = (a * y).mean(-1, keepdim=True) / torch.where(square > 0, square, torch.nan)
+    error = (beta * a - y) ** 2
+    spread = (y - y.mean(-1, keepdim=True)) ** 2
+    variance = spread.mean(-1, keepdim=True)
+    variance = torch.where(variance > 0, variance, torch.nan)
+    mse = error.mean(-1, keepdim=True)
+    # β minimises the error, so to first order its own noise does not count.
+    return Estimate((mse / variance)[..., 0], (error - mse) / variance - mse / variance**2 * (spread - variance))
+
+
+CRITERIA = {
+    "relative_sensitivity": relative_sensitivity,
+    "average_sensitivity": average_sensitivity,
+    "faithfulness_correlation": faithfulness_correlation,
+    "infidelity": infidelity,
+}
+HIGHER_IS_BETTER = {"faithfulness_correlation"}

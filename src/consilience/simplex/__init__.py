@@ -1,0 +1,25 @@
+"""Batched solvers over mixtures of explainers: small matrices in, weights on the simplex and their certificate out.
+
+Axes: B inputs, k explainers. Everything is float64 inside, on the input's device, with no Python loop over B, and the
+answer for one input does not depend on the others.
+"""
+
+from .active_set import nnls
+from .convex import correlation, quadratic, scale_free
+from .descent import descend, project
+from .ratios import ratio
+from .solution import Solution
+from .tradeoff import Front, front
+
+__all__ = [
+    "Front",
+    "Solution",
+    "correlation",
+    "descend",
+    "front",
+    "nnls",
+    "project",
+    "quadratic",
+    "ratio",
+    "scale_free",
+]

@@ -1,0 +1,232 @@
+"""The front between robustness and faithfulness: both scale-free, scanned by k × k work, no model evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .convex import CONSTANT, correlation
+from .descent import descend
+from .ratios import CANCELLED, ratio
+from .solution import Solution, diagonal, finish, in_double, normalise, usable
+
+MUS = tuple(torch.logspace(-3, 3, 25, dtype=torch.float64).tolist())
+BINS = 64  # points kept along one front, beside the corners and the two optima
+ROWS = 2**16  # descents at a time
+
+
+@dataclass(frozen=True)
+class _Criteria:
+    """r and ρ of mixtures in units where every map has norm 1 (``unit`` (B, k) brings weights back)."""
+
+    stacked: Tensor  # (B, k, 3k): G, H, C side by side
+    b: Tensor
+    vy: Tensor
+    unit: Tensor
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, M, k) ≥ 0 → r and ρ, (B, M); r = ∞ where the maps cancel, ρ = 0 where the response does not vary."""
+        k = u.shape[-1]
+        squares = ((u @ self.stacked).unflatten(-1, (3, k)) * u[..., None, :]).sum(-1)
+        above, below, spread = squares.unbind(-1)
+        total = u.sum(-1) ** 2
+        fine = below > CANCELLED * total
+        r = torch.where(fine, above.clamp(min=0) / torch.where(fine, below, 1.0), torch.inf)
+        # A response that varies less than 1e-6 of its parts' is what rounding left of them.
+        parts = diagonal(self.stacked[..., 2 * k :]).clamp(min=0).sqrt()
+        varies = (spread > 1e-12 * torch.einsum("bmk,bk->bm", u, parts) ** 2) & (self.vy[:, None] > 0)
+        spread = torch.where(varies, spread * self.vy[:, None], 1.0)
+        return r, torch.where(varies, torch.einsum("bmk,bk->bm", u, self.b), 0.0) / spread.sqrt()
+
+    def inputs(self, i: Tensor) -> _Criteria:
+        return _Criteria(self.stacked[i], self.b[i], self.vy[i], self.unit[i])
+
+    def weights(self, u: Tensor) -> Tensor:
+        return normalise(u * (self.unit if u.ndim == 2 else self.unit[:, None]))
+
+
+@dataclass(frozen=True)
+class Front:
+    """The mixtures of which none is both more robust and more faithful than another, per input, most robust first.
+
+    ``weights`` (B, P, k); ``robustness`` (B, P), the relative sensitivity r = cᵀGc/cᵀHc (lower is better);
+    ``correlation`` (B, P), ρ; ``keep`` (B, P) marks points, the rest is padding (NaN). ``floor`` (B,), the best single
+    method's ρ; ``unit`` (B,), the r that μ is measured in; ``least`` and ``most`` (B,), proven bounds of r and ρ|ρ|.
+    """
+
+    weights: Tensor
+    robustness: Tensor
+    correlation: Tensor
+    keep: Tensor
+    floor: Tensor
+    unit: Tensor
+    least: Tensor
+    most: Tensor
+    criteria: _Criteria
+
+    @in_double
+    def pick(self, floor: Tensor | float | None = None) -> Solution:
+        """The most robust mixture whose ρ ≥ ``floor`` (B,), by default the best single method's; ``value`` is its r.
+
+        Never above the r of a single method with that ρ: those are on the front or dominated by a point on it. Between
+        the point found and its more robust neighbour, the segment is bisected for ρ = floor. Where no mixture reaches
+        the floor, the most faithful is given. ``gap`` is to the smallest r without a floor, so large but proven.
+        """
+        floor = self.floor if floor is None else torch.as_tensor(floor).to(self.floor).expand_as(self.floor)
+        some = self.keep.any(1)
+        enough = self.keep & (self.correlation >= floor[:, None] - 1e-12)
+        reached = enough.any(1)
+        last = (self.keep.sum(1) - 1).clamp(min=0)
+        at = torch.where(reached, enough.long().argmax(1), last)
+        here, there = self._inner(at), self._inner((at - 1).clamp(min=0))
+        low, high = torch.zeros_like(floor), torch.ones_like(floor)
+        blend = lambda t: (there + t[:, None] * (here - there))[:, None]  # noqa: E731
+        for _ in range(40):
+            middle = (low + high) / 2
+            meets = self.criteria(blend(middle))[1][:, 0] >= floor
+            low, high = torch.where(meets, low, middle), torch.where(meets, middle, high)
+        between = blend(high)[:, 0]
+        r, rho = (x[:, 0] for x in self.criteria(between[:, None]))
+        now = self._take(self.robustness, at)
+        better = reached & (at > 0) & (rho >= floor - 1e-12) & (r < now)
+        w = torch.where(better[:, None], self.criteria.weights(between), self._take(self.weights, at))
+        value = torch.where(better, r, now)
+        numbers = zip(floor.tolist(), reached.tolist(), strict=True)
+        status = [
+            f"most robust with correlation >= {f:.3f}" if yes else f"no correlation reaches {f:.3f}"
+            for f, yes in numbers
+        ]
+        says = {text: torch.tensor([s == text for s in status], device=floor.device) for text in set(status)}
+        return finish(w, value, (value - self.least).clamp(min=0), some[:, None], self.unit, says)
+
+    @in_double
+    def at(self, mu: float) -> Solution:
+        """The best mixture found for J(c) = (1 − ρ|ρ|) + μ · r / unit; ``value`` is J, bounded below by both optima."""
+        loss = _loss(self.robustness, self.correlation, mu / self.unit[:, None])
+        best = torch.where(self.keep, loss, torch.inf).argmin(1)
+        start = self._inner(best)
+        rate = mu / self.unit
+
+        def objective(u: Tensor) -> Tensor:
+            return _loss(*self.criteria(u[:, None]), rate[:, None])[:, 0]
+
+        u, value = descend(objective, start, 200, self.criteria.unit > 0)
+        bound = (1 - self.most) + mu * self.least / self.unit
+        says = {f"local optimum at mu = {mu:g}": torch.ones_like(value, dtype=torch.bool)}
+        some = self.keep.any(1)
+        return finish(self.criteria.weights(u), value, (value - bound).clamp(min=0), some[:, None], self.unit, says)
+
+    def _inner(self, at: Tensor) -> Tensor:
+        """Point ``at`` (B,) in the criteria's units."""
+        unit = self.criteria.unit
+        return normalise(torch.where(unit > 0, self._take(self.weights, at) / torch.where(unit > 0, unit, 1.0), 0.0))
+
+    @staticmethod
+    def _take(x: Tensor, at: Tensor) -> Tensor:
+        return x[torch.arange(len(x), device=x.device), at]
+
+
+@in_double
+def front(
+    G: Tensor,
+    H: Tensor,
+    C: Tensor,
+    b: Tensor,
+    vy: Tensor,
+    valid: Tensor | None = None,
+    mus: tuple[float, ...] = MUS,
+) -> Front:
+    """The trade-off between r(c) = cᵀGc / cᵀHc, as in :func:`ratio`, and ρ(c), as in :func:`correlation`.
+
+    J(c) = (1 − ρ|ρ|) + μ · r / r₀ is minimised by :func:`descend` for every μ of a grid, from every corner and both
+    single optima; with those, and points between neighbours, what is not dominated is kept. r₀ is the best corner's r,
+    at least a thousandth of the most faithful corner's: a map that ignores the input would else make every μ mean
+    "robust". The scan is local; that a corner is never better than the front, and the two ends, hold by construction.
+    """
+    ok, G, H = usable(valid, G, H)
+    ok = ok & (diagonal(H) > 0)
+    robust = ratio(G, H, ok)
+    answers = ok & diagonal(C).isfinite() & b.isfinite()
+    faithful = correlation(C, b, vy, answers)
+    ok, G, H = usable(ok, G, H)
+    answers, C = usable(answers, C)
+    square = torch.where(answers, diagonal(C), 0.0)
+    answers = answers & (square > CONSTANT * square.amax(1, keepdim=True))
+    _, C = usable(answers, C)
+    unit = torch.where(ok, diagonal(H), 1.0).rsqrt() * ok
+    G, H, C = (m * unit[:, :, None] * unit[:, None] for m in (G, H, C))
+    criteria = _Criteria(torch.cat([G, H, C], 2), torch.where(answers, b, 0.0) * unit, vy.clamp(min=0), unit)
+
+    count, k = ok.shape
+    corners = torch.eye(k, dtype=G.dtype, device=G.device).expand(count, k, k) * ok[:, :, None]
+    inverse = torch.where(ok, 1 / torch.where(ok, unit, 1.0), 0.0)
+    ends = normalise(torch.stack([robust.weights, faithful.weights], 1).nan_to_num(0.0) * inverse[:, None])
+    given = torch.cat([corners, ends], 1)
+    r, rho = criteria(given)
+    single, known = r[:, :k].masked_fill(~ok, torch.inf), rho[:, :k].masked_fill(~ok, -torch.inf)
+    least, floor = single.amin(1), known.amax(1)
+    scale = torch.maximum(least, 1e-3 * single.gather(1, known.argmax(1, keepdim=True))[:, 0])
+    scale = torch.where((scale > 0) & scale.isfinite(), scale, 1.0)
+
+    grid = torch.tensor(mus, dtype=G.dtype, device=G.device).repeat_interleave(given.shape[1])
+    parts = torch.arange(count, device=G.device).split(max(1, ROWS // len(grid)))
+    found = torch.cat([_scan(criteria.inputs(i), given[i], grid, scale[i]) for i in parts])
+    fixed = torch.ones_like(r, dtype=torch.bool)
+    u = torch.cat([given, found], 1)
+    u, keep = _pareto(criteria, u, torch.cat([fixed, torch.zeros_like(found[..., 0], dtype=torch.bool)], 1))
+    steps = torch.tensor([0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875], dtype=G.dtype, device=G.device)[:, None]
+    between = u[:, :-1, None] * (1 - steps) + u[:, 1:, None] * steps
+    between = (between * (keep[:, :-1] & keep[:, 1:])[..., None, None]).flatten(1, 2)
+    u = torch.cat([given, u, between], 1)
+    protected = torch.cat([fixed, torch.zeros_like(u[:, given.shape[1] :, 0], dtype=torch.bool)], 1)
+    u, keep = _pareto(criteria, u, protected)
+    r, rho = (torch.where(keep, x, torch.nan) for x in criteria(u))
+    weights = torch.where(keep[..., None], criteria.weights(u), torch.nan)
+    floor = torch.where(ok.any(1), floor, torch.nan)
+    lowest = robust.value - robust.gap
+    most = (1 - faithful.value + faithful.gap).nan_to_num(1.0)
+    return Front(weights, r, rho, keep, floor, scale, lowest, most, criteria)
+
+
+def _loss(r: Tensor, rho: Tensor, rate: Tensor) -> Tensor:
+    return (1 - rho * rho.abs()) + rate * r
+
+
+def _scan(criteria: _Criteria, starts: Tensor, mu: Tensor, scale: Tensor) -> Tensor:
+    """The local minima of J for each μ from each start: (B, n, k), (μ·n,), (B,) → (B, μ·n, k)."""
+    many = starts.shape[1]
+    starts = starts.repeat(1, len(mu) // many, 1)
+    rate = mu / scale[:, None]
+
+    def objective(u: Tensor) -> Tensor:
+        return _loss(*criteria(u.unflatten(0, rate.shape)), rate).flatten()
+
+    valid = (criteria.unit > 0)[:, None].expand(starts.shape).flatten(0, 1)
+    return descend(objective, starts.flatten(0, 1), 100, valid)[0].unflatten(0, rate.shape)
+
+
+def _pareto(criteria: _Criteria, u: Tensor, protected: Tensor) -> tuple[Tensor, Tensor]:
+    """(points (B, P, k) by rising r and ρ, keep (B, P)): the undominated ones of u (B, M, k), thinned to a point
+    for each of ``BINS`` equal steps of ρ. Those ``protected`` (B, M) go only if a point kept dominates them."""
+    r, rho = criteria(u)
+    rho = torch.where(r.isfinite() & (u.sum(-1) > 0), rho, -torch.inf)
+    order = rho.argsort(1, descending=True)
+    order = order.gather(1, r.gather(1, order).argsort(stable=True, dim=1))
+    rho, protected = rho.gather(1, order), protected.gather(1, order)
+
+    def undominated(among: Tensor) -> Tensor:
+        best = torch.where(among, rho, -torch.inf).cummax(1).values
+        return among & (rho > torch.nn.functional.pad(best[:, :-1], (1, 0), value=-torch.inf))
+
+    keep = undominated(rho.isfinite())
+    low = torch.where(keep, rho, torch.inf).amin(1, keepdim=True)
+    high = torch.where(keep, rho, -torch.inf).amax(1, keepdim=True)
+    step = torch.where(keep, ((rho - low) / (high - low).clamp(min=1e-9) * BINS).floor(), -1.0)
+    opens = step > torch.nn.functional.pad(step.cummax(1).values[:, :-1], (1, 0), value=-1.0)
+    keep = undominated((keep & opens) | (protected & rho.isfinite()))
+    width = max(1, int(keep.sum(1).max()))
+    at = (~keep).long().argsort(stable=True, dim=1)[:, :width]
+    chosen = order.gather(1, at)
+    return u.gather(1, chosen[..., None].expand(-1, -1, u.shape[-1])), keep.gather(1, at)
