@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -39,6 +40,18 @@ def _convert(value: Any, how: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+@contextlib.contextmanager
+def _one_thread(home: torch.device) -> Iterator[None]:
+    """Thousands of operations on k × k matrices: on a busy CPU, threads that wait for each other cost ten times the work."""
+    threads = torch.get_num_threads()
+    try:
+        if home.type == "cpu":
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def in_double(solver: F) -> F:
     """Run ``solver`` detached and in float64; Apple's GPU has none, so go to the CPU and come back in float32."""
 
@@ -55,7 +68,7 @@ def in_double(solver: F) -> F:
         def leave(x: Tensor) -> Tensor:
             return (x.float() if x.is_floating_point() else x).to(home)
 
-        with torch.no_grad():
+        with torch.no_grad(), _one_thread(home):
             rest = [_convert(a, enter) for a in args]
             named = {name: _convert(a, enter) for name, a in kwargs.items()}
             result = solver(_convert(first, enter), *rest, **named)

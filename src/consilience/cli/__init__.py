@@ -1,0 +1,107 @@
+"""The command line: ``consilience explain | report | methods | doctor``.
+
+Exit codes: 0 all done; 1 finished, some inputs failed; 2 nothing done; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..errors import ConsilienceError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command and option. Light: nothing of torch is imported to show the help."""
+    top = argparse.ArgumentParser(
+        prog="consilience",
+        description="Explain a model's predictions, measure the explanations, combine them optimally.",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    one = commands.add_parser("explain", help="explain images: maps, measures, the optimal combination, a report")
+    one.add_argument(
+        "--image",
+        action="append",
+        required=True,
+        metavar="FILE|sample|sample:NAME",
+        help="repeat for more; sample is all packaged photographs",
+    )
+    _model(one)
+    one.add_argument("--target", default="predicted", metavar="CLASS|predicted", help="a class number or a label")
+    one.add_argument("--kind", default="logit", choices=("logit", "probability", "log_probability", "margin"))
+    one.add_argument(
+        "--methods", default="standard", help="a preset or names, separated by commas; see `consilience methods`"
+    )
+    one.add_argument("--objective", default="opt", help="a name or a sum, e.g. 'relative_sensitivity + 0.5*infidelity'")
+    one.add_argument(
+        "--fit-draws", metavar="N|average_sensitivity=10,infidelity=256", help="draws that fit the weights"
+    )
+    one.add_argument("--fresh-draws", metavar="N|average_sensitivity=20,infidelity=512", help="draws that judge them")
+    one.add_argument("--draws", choices=("paper",), help="the paper's: 50 of each to fit, 200 of each to judge")
+    one.add_argument(
+        "--resolved-draws",
+        type=int,
+        default=2,
+        metavar="N",
+        help="neighbours at which weights are solved anew (default 2, 0 for none)",
+    )
+    one.add_argument(
+        "--features", default="pixels", choices=("pixels", "elements", "patches"), help="what is attributed"
+    )
+    one.add_argument("--choice", default="convex", choices=("convex", "cross_validated"))
+    one.add_argument("--signed", action="store_true", help="allow negative weights")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--device", default="cpu")
+    one.add_argument("--max-batch", default="auto", metavar="N|auto", help="rows in flight")
+    one.add_argument("--out", required=True, metavar="DIR")
+
+    two = commands.add_parser("report", help="make the report of a finished run again, from its files")
+    two.add_argument("directory", metavar="DIR")
+    two.add_argument("--out", metavar="FILE", help="default DIR/report.html")
+
+    three = commands.add_parser("methods", help="list methods, presets, objectives and metrics")
+    three.add_argument("name", nargs="?", help="show one in full")
+
+    four = commands.add_parser("doctor", help="which methods are valid for a model, and the proof")
+    _model(four)
+    four.add_argument("--image", default="sample:chelsea", metavar="FILE|sample:NAME")
+    four.add_argument("--target", default="predicted", metavar="CLASS|predicted")
+    four.add_argument("--methods", help="only these")
+    four.add_argument("--device", default="cpu")
+    return top
+
+
+def _model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", required=True, metavar="demo|torchvision:NAME|timm:NAME")
+    weights = command.add_mutually_exclusive_group()
+    weights.add_argument("--checkpoint", metavar="FILE", help="a state dict (.pth, .safetensors); never executed")
+    weights.add_argument("--random-weights", action="store_true")
+    command.add_argument(
+        "--labels", metavar="FILE", help="class names: one per line, CSV with class_index and name, or JSON"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.command == "explain":
+            from .explain import run
+        elif arguments.command == "report":
+            from .remake import run
+        elif arguments.command == "methods":
+            from .methods import run
+        else:
+            from .diagnose import run
+        return run(arguments)
+    except ConsilienceError as error:
+        print(f"consilience: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("consilience: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `consilience methods | head`
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,25 @@
+"""``consilience doctor``: which methods are valid for a model, and the proof."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..consensus.doctor import doctor
+from ..data.images import read_image
+from ..data.models import load_model, parse_target
+
+
+def run(arguments: argparse.Namespace) -> int:
+    loaded = load_model(
+        arguments.model,
+        checkpoint=arguments.checkpoint,
+        random_weights=arguments.random_weights,
+        labels=arguments.labels,
+        device=arguments.device,
+    )
+    x = loaded.preprocess(read_image(arguments.image))[None].to(arguments.device)
+    target = parse_target(arguments.target, loaded.labels, loaded.n_classes)
+    found = doctor(loaded.module, x, target, arguments.methods)
+    print(f"model     {loaded.name} ({loaded.weights})")
+    print(found)
+    return 0 if found.valid else 2

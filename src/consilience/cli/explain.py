@@ -1,0 +1,155 @@
+"""``consilience explain``: one folder per image, one page over all; what is finished is on disk whatever happens next."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..consensus import Draws, Explanation, aim, explain
+from ..consensus.result import save_entry, write_text
+from ..consensus.setting import FIT, FRESH
+from ..data.images import Picture, expand, read_image
+from ..data.models import Loaded, load_model, parse_target
+from ..errors import ConsilienceError, InputError
+from ..explainers import Explainer, resolve
+from ..report.entry import Entry
+from .progress import Progress
+
+
+def run(arguments: argparse.Namespace) -> int:
+    images = expand(arguments.image)
+    methods, max_batch = _check(arguments)
+    loaded = load_model(
+        arguments.model,
+        checkpoint=arguments.checkpoint,
+        random_weights=arguments.random_weights,
+        labels=arguments.labels,
+        device=arguments.device,
+    )
+    out = Path(arguments.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: cannot write to {str(out)!r} ({error.strerror})") from error
+    done: list[Entry] = []
+    failures: list[tuple[str, str]] = []
+    interrupted = False
+    with Progress(len(images)) as progress:
+        for number, image in enumerate(images):
+            progress.start(number, image)
+            try:
+                picture = read_image(image)
+                result = _explain(picture, loaded, arguments, methods, max_batch, progress.update)
+                entry = result.entries()[0]
+                _write(out / f"{number:03d}-{_stem(picture.name)}", result, entry)
+                done.append(entry)
+                progress.finish(f"{image}: {_headline(entry)}")
+            except KeyboardInterrupt:
+                interrupted = True
+                break
+            except (ConsilienceError, RuntimeError, OSError) as error:
+                failures.append((image, str(error) or type(error).__name__))
+                progress.finish(f"{image}: FAILED: {failures[-1][1]}")
+    if done:
+        from ..report.page import page
+        from ..report.table import text_table
+
+        write_text(out / "report.html", page(done, f"Explanations of {loaded.name}", failures=failures))
+        print(text_table([entry.record for entry in done]))
+        print(f"\n{len(done)} of {len(images)} images explained; see {out / 'report.html'}")
+    if failures:
+        print(f"{len(failures)} failed:", file=sys.stderr)
+        for name, reason in failures:
+            print(f"  {name}: {reason}", file=sys.stderr)
+    if interrupted:
+        print(f"interrupted; {len(done)} of {len(images)} images are in {out}", file=sys.stderr)
+        return 130
+    return 2 if not done else 1 if failures else 0
+
+
+def _check(arguments: argparse.Namespace) -> tuple[list[Explainer], int | str]:
+    """Everything that can be refused before a model is loaded."""
+    methods = resolve(arguments.methods)
+    aim(arguments.objective)
+    Draws.of(arguments.fit_draws, FIT, "--fit-draws")
+    Draws.of(arguments.fresh_draws, FRESH, "--fresh-draws")
+    if arguments.resolved_draws < 0:
+        raise InputError(f"--resolved-draws: 0 or more, got {arguments.resolved_draws}")
+    max_batch = arguments.max_batch
+    if max_batch != "auto":
+        if not max_batch.isdigit() or int(max_batch) < 1:
+            raise InputError(f"--max-batch: a positive integer or 'auto', got {max_batch!r}")
+        max_batch = int(max_batch)
+    try:
+        torch.empty(1, device=arguments.device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device: {arguments.device!r} cannot be used ({str(error).splitlines()[0]})") from error
+    return methods, max_batch
+
+
+def _explain(
+    picture: Picture,
+    loaded: Loaded,
+    arguments: argparse.Namespace,
+    methods: list[Explainer],
+    max_batch: int | str,
+    progress: Callable[[float, float], None],
+) -> Explanation:
+    x = loaded.preprocess(picture)
+    # The picture itself names its draws: the same picture gets the same numbers, alone or in any list.
+    name = int.from_bytes(hashlib.blake2b(x.numpy().tobytes(), digest_size=8).digest(), "little") >> 1
+    result = explain(
+        loaded.module,
+        x[None].to(arguments.device),
+        parse_target(arguments.target, loaded.labels, loaded.n_classes),
+        methods=methods,
+        objective=arguments.objective,
+        seed=arguments.seed,
+        fit_draws=arguments.fit_draws,
+        fresh_draws=arguments.fresh_draws,
+        resolved_draws=arguments.resolved_draws,
+        draws=arguments.draws,
+        kind=arguments.kind,
+        features=arguments.features,
+        signed=arguments.signed,
+        choice=arguments.choice,
+        ids=[name],
+        max_batch=max_batch,
+        progress=progress,
+    )
+    return result.describe(
+        model=f"{loaded.name} ({loaded.weights})",
+        labels=loaded.labels,
+        names=[picture.name],
+        images=[loaded.preprocess.display(x)],
+        sources=[{"source": picture.source, "size": list(picture.size)}],
+    )
+
+
+def _write(folder: Path, result: Explanation, entry: Entry) -> None:
+    """The whole folder or nothing: written beside, then renamed."""
+    from ..report.figure import figure
+
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    save_entry(part, entry, result._arrays(0))
+    figure(entry).savefig(part / "explanation.png")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60] or "image"
+
+
+def _headline(entry: Entry) -> str:
+    record = entry.record
+    label = record["target_label"] or f"class {record['target']}"
+    return f"{label}, {record['status']}, {record['seconds']:.0f} s"

@@ -1,0 +1,13 @@
+"""Attributions measured, combined, judged: the main job."""
+
+from __future__ import annotations
+
+from .consensus import Consensus
+from .explain import explain
+from .result import Explanation, Saved, load
+from .setting import FIT, FRESH, OBJECTIVES, PAPER_FIT, PAPER_FRESH, TERMS, Draws, aim
+
+__all__ = [
+    "FIT", "FRESH", "OBJECTIVES", "PAPER_FIT", "PAPER_FRESH", "TERMS",
+    "Consensus", "Draws", "Explanation", "Saved", "aim", "explain", "load",
+]  # fmt: skip

@@ -1,0 +1,120 @@
+"""A model, methods and an objective bound together, with Captum's calling convention."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..explainers import resolve, unique
+from ..quadratic import Evidence, Quadratic
+from .explain import explain
+from .result import Explanation
+from .setting import aim
+
+
+class Consensus:
+    """``Consensus(model, methods, objective).attribute(x, target=y)`` is the optimal combination for each input.
+
+    ``options``: any further argument of :func:`consilience.explain`, e.g. ``seed``, ``fit_draws``, ``features``.
+    ``weights`` (k,), set by :meth:`fit`, are shared by all inputs; None solves for each input.
+
+    Example:
+        >>> import torch, consilience as cs
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        >>> consensus = cs.Consensus(net, ["saliency", "input_x_gradient"], "robust", fit_draws=4, fresh_draws=4)
+        >>> consensus.attribute(torch.ones(2, 4), target=1).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, model: Any, methods: Any = "standard", objective: Any = "opt", **options: Any):
+        self.model, self.methods, self.objective, self.options = model, methods, objective, options
+        self.weights: Tensor | None = None
+        aim(objective)
+
+    def explain(self, x: Any, target: Any = None, **options: Any) -> Explanation:
+        """:func:`consilience.explain` with what is bound here."""
+        chosen = {"weights": self.weights, **self.options, **options}
+        return explain(self.model, x, target, methods=self.methods, objective=self.objective, **chosen)
+
+    def attribute(
+        self, inputs: Tensor, target: Any = None, additional_forward_args: Any = None, **options: Any
+    ) -> Tensor:
+        """The combined attribution, broadcastable to ``inputs``: (B, 1, H, W) for images attributed by pixel.
+
+        ``additional_forward_args``: a mapping of keyword arguments of the model. No fresh draws are spent here beyond the
+        two that a standard error needs: judge with :meth:`explain`.
+        """
+        if additional_forward_args is not None and not isinstance(additional_forward_args, dict):
+            raise InputError("additional_forward_args: give a mapping {name: value}; rows are gathered by name")
+        found = self.explain(inputs, target, kwargs=additional_forward_args, fresh_draws=2, resolved_draws=0, **options)
+        if len(found) < len(inputs):
+            raise InputError(f"inputs: {'; '.join(f'{k}: {v}' for k, v in found.reasons.items())}")
+        attribution = found.attribution
+        if inputs.ndim == 4 and attribution.ndim == 3 and attribution.shape[1:] == inputs.shape[2:]:
+            attribution = attribution[:, None]
+        return attribution
+
+    def fit(self, loader: Iterable[Any], target: Any = None) -> Consensus:
+        """Weights for all inputs at once: the optimum of the mean of every input's own (normalised) statistics.
+
+        ``loader`` gives batches x, or (x, …) of which the first is used. Returns a Consensus with ``weights`` set, which
+        solves nothing any more. Pooled weights are the stable choice for robustness; for faithfulness, per input is better.
+        """
+        parts: list[Evidence] = []
+        last = None
+        start = 0
+        for batch in loader:
+            x = batch[0] if isinstance(batch, list | tuple) else batch
+            ids = torch.arange(start, start + len(x))
+            last = self.explain(x, target, ids=ids, fresh_draws=2, resolved_draws=0, weights=None)
+            parts.append(last.evidence["fit"].rows(slice(len(last.methods))).pooled())
+            start += len(x)
+        if last is None:
+            raise InputError("loader: gave no batch")
+        goal = aim(self.objective)
+        if isinstance(goal, str):
+            raise InputError(f"objective: {goal!r} has no weights to fit")
+        weights = goal.minimise(_join(parts)).weights[0]
+        fitted = Consensus(self.model, self.methods, self.objective, **self.options)
+        fitted.weights = weights
+        return fitted
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fitted weights as JSON, with the names of the methods they belong to."""
+        if self.weights is None:
+            raise InputError("weights: nothing fitted; call fit(loader) first")
+        path = Path(path)
+        names = unique([e.name for e in resolve(self.methods)])
+        path.write_text(
+            json.dumps({"methods": names, "weights": self.weights.tolist(), "objective": str(self.objective)})
+        )
+        return path
+
+    def load(self, path: str | Path) -> Consensus:
+        """A Consensus with the weights that :meth:`save` wrote; the methods must be the same, in order."""
+        saved = json.loads(Path(path).read_text())
+        names = list(unique([e.name for e in resolve(self.methods)]))
+        if saved.get("methods") != names:
+            raise InputError(f"{path}: weights are for {saved.get('methods')}, this Consensus has {names}")
+        fitted = Consensus(self.model, self.methods, self.objective, **self.options)
+        fitted.weights = torch.tensor(saved["weights"], dtype=torch.float64)
+        return fitted
+
+
+def _join(parts: list[Evidence]) -> Evidence:
+    """Pooled evidence of several batches: each has B = 1; H is the mean, weighted by the draws."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    quadratics = [p.quadratic for p in parts if p.quadratic is not None]
+    if quadratics:
+        counts = [q.draws.shape[1] for q in quadratics]
+        norm = sum(q.norm * c for q, c in zip(quadratics, counts, strict=True)) / sum(counts)
+        total = Evidence(Quadratic(total.quadratic.draws, norm), total.responses)  # type: ignore[union-attr, arg-type]
+    return total

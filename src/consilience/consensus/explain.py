@@ -1,0 +1,356 @@
+"""The main job: attributions of a batch, measured, combined, measured again on fresh draws."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..explainers import Explainer, Normalised, Stack, resolve
+from ..features import Features, features_for
+from ..keys import Key
+from ..neighbourhood import Points, neighbours
+from ..objective import Aim, Front, Term, cross_validated
+from ..quadratic import CRITERIA, Evidence
+from ..score import Counts, Score
+from ..simplex import Front as Curve
+from ..simplex import Solution
+from .result import Explanation, Measured
+from .setting import FIT, FRESH, PAPER_FIT, PAPER_FRESH, Draws, Setting, aim, metrics_of
+
+Progress = Callable[[float, float], None]
+"""Called with (work done, work planned), in forward evaluations; a gradient counts three."""
+
+
+def explain(
+    model: nn.Module | Callable,
+    x: Tensor | np.ndarray,
+    target: int | Sequence[int] | Tensor | str | None = None,
+    *,
+    methods: str | Explainer | Iterable[str | Explainer] = "standard",
+    objective: str | Aim | Term = "opt",
+    seed: int = 0,
+    fit_draws: Draws | int | str | Mapping[str, int] | None = None,
+    fresh_draws: Draws | int | str | Mapping[str, int] | None = None,
+    resolved_draws: int = 2,
+    draws: str | None = None,
+    kind: str | Callable = "logit",
+    features: Features | str | None = None,
+    baselines: Any = None,
+    sign: str | None = None,
+    scale: str = "max",
+    signed: bool = False,
+    choice: str = "convex",
+    pooled: bool = False,
+    weights: Tensor | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    ids: Sequence[int] | Tensor | None = None,
+    max_batch: int | str = "auto",
+    progress: Progress | None = None,
+) -> Explanation:
+    """Explain a batch with several methods and with their optimal combination.
+
+    Args:
+        model: an ``nn.Module`` (used in eval mode, handed back as it was) or a callable.
+        x: inputs (B, *F). An input with a NaN is reported and left out; the others are explained.
+        target: None or "predicted", an integer, or one for each input.
+        methods: a preset ("standard", "gradient", "paper", …), names, or configured explainers.
+        objective: "opt", "robust", "faith", "mean", "var", "paper_robust", …, an expression over them, or metrics.
+        seed: names all random draws; the same seed gives the same result for any batch, chunk and order.
+        fit_draws, fresh_draws: draws for the weights (default 10 neighbours, 256 masks) and for judging them (20, 512).
+        resolved_draws: neighbours at which the weights are solved anew, for the sensitivity of that; 0 for none.
+        draws: "paper" for 50 of each to fit and 200 of each to judge.
+        kind: which number of the output is explained, see :class:`~consilience.score.Score`.
+        features: what is attributed; default pixels for images, elements otherwise.
+        baselines: for the path methods given by name.
+        sign, scale: of every map before it is measured and mixed; default "abs" for images, else "keep", and "max".
+        signed: allow negative weights. choice: "convex" or "cross_validated" (best single, mean, convex, signed).
+        pooled: one set of weights for the whole batch. weights: use these (k,) or (B, k), solve nothing.
+        kwargs: further arguments of the model. ids: identities of the inputs, e.g. their data-set index.
+        max_batch: rows in flight. progress: called with (done, planned).
+
+    Returns:
+        An :class:`Explanation`. The guarantee is for the fitting draws; fresh values and standard errors are beside them.
+
+    Raises:
+        InputError: an argument cannot be used, or no input or no method is left.
+    """
+    began = time.perf_counter()
+    if draws not in (None, "paper"):
+        raise InputError(f"draws: 'paper' or None, got {draws!r}")
+    fit = Draws.of(fit_draws, PAPER_FIT if draws else FIT, "fit_draws")
+    fresh = Draws.of(fresh_draws, PAPER_FRESH if draws else FRESH, "fresh_draws")
+    goal = aim(objective)
+    if choice not in ("convex", "cross_validated"):
+        raise InputError(f"choice: 'convex' or 'cross_validated', got {choice!r}")
+    explainers = resolve(methods, baselines)
+    x, numpy = _tensor(x)
+    good, reasons = _finite(x, model)
+    ids = torch.arange(len(x)) if ids is None else torch.as_tensor(ids)
+    if len(ids) != len(x):
+        raise InputError(f"ids: {len(ids)} for {len(x)} inputs")
+
+    def bind(good: Tensor) -> Score:
+        mine = {name: _subset(value, good) for name, value in (kwargs or {}).items()}
+        return Score(
+            model, _subset(target, good), kind=kind, kwargs=mine, ids=ids[good.cpu()], max_batch=max_batch, numpy=numpy
+        ).at(x[good])
+
+    score = bind(good)
+    finite = score.outputs.isfinite().all(1)
+    if not bool(finite.all()):
+        score, good = _drop(bind, good, finite, reasons)
+    kept = x[good]
+    points = Points(kept, torch.arange(len(kept), device=x.device), score.ids)
+    everything = Stack(explainers, seed)
+    stack, failed = everything.usable(score, points)
+    what = features_for(features, x.shape[1:])
+    image = x.ndim == 4
+    setting = Setting(
+        Normalised(stack, what, sign or ("abs" if image else "keep"), scale),
+        tuple(everything.names.index(name) for name in stack.names), len(everything), *metrics_of(goal), seed,
+    )  # fmt: skip
+    solving = 0 if isinstance(goal, str) or weights is not None else resolved_draws
+    if progress:
+        _watch(score, stack, len(kept), fit, fresh, solving, progress)
+
+    base = setting.maps(score, points)
+    complete = _completeness(score, stack, points, setting)
+    before = setting.evidence(score, points, base, fit, "fit")
+    solution, curve = _solve(goal, before.rows(slice(setting.rows)), setting, signed, choice, pooled, weights)
+    mixing = _mixing(goal, solution.weights, base.shape[1], setting.rows)
+    after = setting.evidence(score, points, base, fresh, "fresh")
+    resolved = _resolved(goal, setting, score, points, base, mixing, fit, solving, signed, choice, pooled)
+
+    names = [*everything.names, "mean", "var", "uniform", "consensus"]
+    rows = torch.cat(
+        [torch.eye(base.shape[1], dtype=torch.float64, device=x.device).expand(len(kept), -1, -1), mixing[:, None]], 1
+    )
+    attribution = torch.einsum("br,br...->b...", mixing.to(base.dtype), base.nan_to_num(0))
+    return Explanation(
+        attribution=attribution,
+        weights=solution.weights,
+        maps=base[:, : setting.rows],
+        derived=base[:, setting.rows :],
+        methods=everything.names,
+        kinds=tuple(e.kind for e in explainers),
+        objective=objective if isinstance(objective, str) else repr(objective),
+        solution=solution,
+        curve=curve,
+        criteria=measure(before, after, rows, names),
+        evidence={"fit": before, "fresh": after},
+        mixing=mixing,
+        resolved=resolved,
+        completeness=complete,
+        failed=failed,
+        inputs=kept,
+        index=tuple(torch.arange(len(x))[good].tolist()),
+        reasons=reasons,
+        target=score.targets,
+        predicted=score.outputs.argmax(1),
+        score=score.clean,
+        seed=seed,
+        draws={"fit": fit, "fresh": fresh, "resolved": solving},
+        counts=Counts(score.counts.forward, score.counts.gradient),
+        seconds=time.perf_counter() - began,
+        settings={
+            "kind": kind if isinstance(kind, str) else getattr(kind, "__name__", repr(kind)),
+            "signed": signed, "choice": choice, "pooled": pooled, **_settings(setting, x.shape[1:]),
+            "explainers": {name: repr(e) for name, e in zip(everything.names, explainers, strict=True)},
+            "layers": {name: layer.name for name, layer in score._layers.items()},
+        },
+    )  # fmt: skip
+
+
+def _settings(setting: Setting, shape: Sequence[int]) -> dict[str, Any]:
+    masks = setting.infidelity.neighbourhood(shape)
+    return {
+        "features": setting.stack.features.unit,
+        "sign": setting.stack.sign,
+        "scale": setting.stack.scale,
+        "sensitivity": repr(setting.sensitivity.neighbourhood),
+        "redraw": setting.sensitivity.redraw,
+        "mask_unit": masks.features.unit,
+        "mask_share": masks.share,
+        "mask_baseline": masks.baseline.kind,
+    }
+
+
+def measure(fit: Evidence, fresh: Evidence, rows: Tensor, names: Sequence[str]) -> dict[str, dict[str, Measured]]:
+    """Every criterion for every row of ``rows`` (B, M, R), on the fitting and on the fresh draws."""
+    broken = [_broken(part, rows) for part in (fit, fresh)]
+    table: dict[str, dict[str, Measured]] = {}
+    for criterion, judge in CRITERIA.items():
+        before, after = judge(fit.clean(), rows), judge(fresh.clean(), rows)
+        value = before.value.masked_fill(broken[0], torch.nan)
+        again = after.value.masked_fill(broken[1], torch.nan)
+        error = after.stderr.masked_fill(broken[1], torch.nan)
+        table[criterion] = {name: Measured(value[:, i], again[:, i], error[:, i]) for i, name in enumerate(names)}
+    return table
+
+
+def _broken(evidence: Evidence, rows: Tensor) -> Tensor:
+    """(B, M): rows that put weight on an attribution that is not finite."""
+    assert evidence.quadratic is not None and evidence.responses is not None
+    bad = ~evidence.quadratic.draws.diagonal(dim1=-2, dim2=-1).isfinite().all(1)
+    bad |= ~evidence.responses.a.isfinite().all(1)
+    return torch.einsum("bmr,br->bm", (rows != 0).double(), bad.double()) > 0
+
+
+def _solve(
+    goal: Aim | str, evidence: Evidence, setting: Setting, signed: bool, choice: str, pooled: bool, weights: Any
+) -> tuple[Solution, Curve | None]:
+    count, k = evidence.quadratic.norm.shape[:2]  # type: ignore[union-attr]
+    device = evidence.quadratic.norm.device  # type: ignore[union-attr]
+    nothing = torch.full((count,), torch.nan, dtype=torch.float64, device=device)
+    if weights is not None:
+        given = torch.as_tensor(weights, dtype=torch.float64, device=device).expand(count, -1)
+        if given.shape[1] != k:
+            raise InputError(f"weights: {given.shape[1]} for {k} methods")
+        return Solution(given, nothing, nothing, ("given weights",) * count), None
+    if isinstance(goal, str):
+        share = torch.zeros(k, dtype=torch.float64, device=device)
+        share[list(setting.working)] = 1 / len(setting.working)
+        return Solution(
+            share.expand(count, k), nothing, nothing, (f"{goal} of the maps, nothing solved",) * count
+        ), None
+    shared = evidence.pooled() if pooled else evidence
+    curve = None
+    if choice == "cross_validated":
+        solution = cross_validated(goal, shared)
+    elif isinstance(goal, Front) and not signed:
+        curve = goal.curve(shared)
+        solution = goal.choose(curve)
+    else:
+        solution = goal.minimise(shared, signed=signed)
+    if pooled:
+        solution = Solution(
+            solution.weights.expand(count, -1),
+            solution.value.expand(count),
+            solution.gap.expand(count),
+            solution.status * count,
+        )
+        curve = None
+    return solution, curve
+
+
+def _mixing(goal: Aim | str, weights: Tensor, rows: int, k: int) -> Tensor:
+    """(B, R): the combined map's coefficients on methods, mean, var and uniform."""
+    mixing = weights.new_zeros(len(weights), rows)
+    if goal == "var":
+        mixing[:, k + 1] = 1
+    else:
+        mixing[:, :k] = weights
+    return mixing
+
+
+def _resolved(
+    goal: Aim | str,
+    setting: Setting,
+    score: Score,
+    points: Points,
+    base: Tensor,
+    mixing: Tensor,
+    fit: Draws,
+    count: int,
+    signed: bool,
+    choice: str,
+    pooled: bool,
+) -> dict[str, Tensor] | None:
+    """‖φ*(x) − φ*(x′)‖² / ‖φ*(x)‖² with the weights solved anew at x′, on the same keyed draws: (B, count) and its mean."""
+    if not count:
+        return None
+    k = setting.rows
+    here = torch.einsum("br,br...->b...", mixing[:, :k], base[:, :k].nan_to_num(0).double()).flatten(1)
+    changes = []
+    for sample in range(count):
+        near = neighbours(
+            setting.sensitivity.neighbourhood, points, range(sample, sample + 1), Key(setting.seed, "resolved"), count
+        )
+        # Same ids: the explainers' noise, and the draws for fitting, are those at x. Optimal is then a function of x too.
+        maps = setting.maps(score, near, derived=False)
+        evidence = setting.evidence(score, near, maps, fit, "fit")
+        weights = _solve(goal, evidence, setting, signed, choice, pooled, None)[0].weights
+        there = torch.einsum("br,br...->b...", weights, maps.nan_to_num(0).double()).flatten(1)
+        changes.append(((here - there) ** 2).sum(1) / (here**2).sum(1))
+    each = torch.stack(changes, 1)
+    error = each.std(1) / count**0.5 if count > 1 else torch.full_like(each[:, 0], torch.nan)
+    return {"value": each.mean(1), "stderr": error}
+
+
+def _completeness(score: Score, stack: Stack, points: Points, setting: Setting) -> dict[str, Tensor]:
+    """|Σφ − (f(x) − f(b))| / |f(x) − f(b)| of each explainer that claims to add up, (B,)."""
+    found = {}
+    for name, explainer in zip(stack.names, stack.explainers, strict=True):
+        baseline = getattr(explainer.need.where, "baseline", None)
+        if explainer.complete and baseline is not None and baseline.kind != "samples":
+            raw = Stack([explainer], setting.seed).attribute(score, points)[:, 0].flatten(1).double().sum(1)
+            origin = baseline.at(points)
+            difference = score.clean.double() - score(origin, points.owner).double()
+            found[name] = (raw - difference).abs() / difference.abs()
+    return found
+
+
+def _tensor(x: Any) -> tuple[Tensor, bool]:
+    numpy = isinstance(x, np.ndarray)
+    if not numpy and not isinstance(x, Tensor):
+        raise InputError(f"x: expected a tensor or an array (B, …), got {type(x).__name__}")
+    x = torch.as_tensor(x).detach()
+    if x.ndim < 2 or not len(x):
+        raise InputError(
+            f"x: expected a batch (B, …) of at least one input, got shape {tuple(x.shape)}; add a first axis"
+        )
+    if not x.is_floating_point():
+        raise InputError(f"x: attributions need real numbers, got {x.dtype}; cast with .float() after preprocessing")
+    return x, numpy
+
+
+def _finite(x: Tensor, model: Any) -> tuple[Tensor, dict[str, str]]:
+    if isinstance(model, nn.Module):
+        for name, parameter in model.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                raise InputError(f"model: parameter {name!r} has NaN or infinite values; was the checkpoint damaged?")
+    good = x.flatten(1).isfinite().all(1)
+    reasons = {f"inputs[{i}]": "the input has NaN or infinite values" for i in (~good).nonzero()[:, 0].tolist()}
+    if not bool(good.any()):
+        raise InputError("x: every input has NaN or infinite values; check the preprocessing")
+    return good, reasons
+
+
+def _subset(value: Any, good: Tensor) -> Any:
+    """What belongs to the inputs that are left: tensors and sequences with one entry per input are indexed."""
+    if isinstance(value, list | tuple | np.ndarray):
+        value = torch.as_tensor(value)
+    if isinstance(value, Tensor) and value.ndim and len(value) == len(good):
+        return value[good.to(value.device)]
+    return value
+
+
+def _drop(
+    bind: Callable[[Tensor], Score], good: Tensor, finite: Tensor, reasons: dict[str, str]
+) -> tuple[Score, Tensor]:
+    """Leave out inputs for which the model's output is not finite."""
+    left = good.clone()
+    left[good] = finite
+    for i in (good & ~left).nonzero()[:, 0].tolist():
+        reasons[f"inputs[{i}]"] = "the model's output has NaN or infinite values for this input"
+    if not bool(left.any()):
+        raise InputError(
+            "model: NaN or infinite outputs for every input; check the preprocessing and the weights, "
+            "or use float32 if the model is in half precision"
+        )
+    return bind(left), left
+
+
+def _watch(score: Score, stack: Stack, count: int, fit: Draws, fresh: Draws, solving: int, progress: Progress) -> None:
+    """Tie the score's counter to the caller's progress: the plan is known in closed form."""
+    cost = stack.rows()
+    one = cost["forward"] + 3 * cost["gradient"]
+    draws = fit.average_sensitivity * (1 + solving) + fresh.average_sensitivity + 1 + solving
+    planned = count * (one * draws + fit.infidelity * (1 + solving) + fresh.infidelity)
+    score.counts.watch = lambda counts: progress(min(counts.forward + 3 * counts.gradient, planned), planned)

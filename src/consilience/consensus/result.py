@@ -1,0 +1,433 @@
+"""The result of an explanation: tensors, a table, pictures, files."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError, choose
+from ..quadratic import CRITERIA, Evidence, Quadratic, Responses
+from ..report.entry import Entry
+from ..score import Counts
+from ..simplex import Front, Solution
+from .setting import Draws
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One criterion of one row: on the fitting draws, on fresh draws, and the fresh value's standard error; each (B,)."""
+
+    fit: Tensor
+    fresh: Tensor
+    stderr: Tensor
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What :func:`consilience.explain` found for B inputs and k methods.
+
+    ``attribution`` (B, *A) is Σ weights_j · maps_j; ``maps`` (B, k, *A) are the methods' (NaN where one failed), after sign
+    and scale; ``derived`` (B, 3, *A) are mean, var and uniform; ``r["grad_cam"]`` is one of them by name.
+    """
+
+    attribution: Tensor
+    weights: Tensor
+    maps: Tensor
+    derived: Tensor
+    methods: tuple[str, ...]
+    kinds: tuple[str, ...]
+    objective: str
+    solution: Solution
+    curve: Front | None
+    criteria: dict[str, dict[str, Measured]]
+    evidence: dict[str, Evidence]
+    mixing: Tensor
+    resolved: dict[str, Tensor] | None
+    completeness: dict[str, Tensor]
+    failed: dict[str, str]
+    inputs: Tensor
+    index: tuple[int, ...]
+    reasons: dict[str, str]
+    target: Tensor
+    predicted: Tensor
+    score: Tensor
+    seed: int
+    draws: dict[str, Any]
+    counts: Counts
+    seconds: float
+    settings: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.attribution)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """One row's maps (B, *A): a method, "mean", "var", "uniform" or "consensus"."""
+        if name == "consensus":
+            return self.attribution
+        rows = [*self.methods, "mean", "var", "uniform"]
+        at = rows.index(choose("row", name, [*rows, "consensus"]))
+        return self.maps[:, at] if at < len(self.methods) else self.derived[:, at - len(self.methods)]
+
+    def __str__(self) -> str:
+        return self.table()
+
+    __repr__ = __str__
+
+    def table(self) -> str:
+        """Methods, mean, var, uniform, consensus × criteria: fresh ± standard error, fit; averaged over the inputs."""
+        from ..report.table import text_table
+
+        return text_table([self.record(i) for i in range(len(self))])
+
+    def describe(self, **about: Any) -> Explanation:
+        """Add what only the caller knows: ``model``, ``labels``, ``names`` (B,), ``images`` (B, H, W, 3) in 0…1, …"""
+        self.about.update(about)
+        return self
+
+    # -- certificates --------------------------------------------------------------------------------------------------
+
+    @property
+    def diversity_gain(self) -> Tensor:
+        """(B,): Σ_j w_j G_jj − wᵀGw of the absolute sensitivity, what mixing gains over its parts; ≥ 0 for convex weights."""
+        q = self.evidence["fit"].clean().quadratic
+        assert q is not None
+        matrix, w = q.matrix, self.mixing
+        return torch.einsum("br,brr->b", w, matrix) - torch.einsum("br,brt,bt->b", w, matrix, w)
+
+    def hoeffding(self, delta: float = 0.05) -> float:
+        """Q(ŵ) − min Q ≤ 2c₂ √(2 ln(k(k+1)/δ)/m) for the absolute sensitivity, with probability 1 − δ over the m draws.
+
+        c₂ bounds ‖r‖² before any draw: the number of features for maps in [0, 1], four times that for signed maps.
+        Hoeffding's inequality on the entries of G (DESIGN §1); compare with the fresh value beside it.
+        """
+        if self.settings["scale"] == "none":
+            raise InputError("hoeffding: needs bounded maps; scale='none' has no a-priori bound")
+        c2 = self.maps[0, 0].numel() * (1 if self.settings["sign"] == "abs" else 4)
+        k, m = len(self.methods), self.draws["fit"].average_sensitivity
+        return 2 * c2 * math.sqrt(2 * math.log(k * (k + 1) / delta) / m)
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def record(self, i: int) -> dict[str, Any]:
+        """What ``explanation.json`` holds for input ``i``; a number that is not finite is None, with its reason."""
+        reasons: dict[str, str] = {f"methods.{name}": why for name, why in self.failed.items()}
+        labels = self.about.get("labels")
+        label = lambda at: labels[at] if labels and at < len(labels) else None  # noqa: E731
+
+        def number(value: Any, where: str, why: str = "not defined") -> float | None:
+            value = float(value)
+            if math.isfinite(value):
+                return value
+            reasons[where] = why
+            return None
+
+        criteria: dict[str, Any] = {}
+        for criterion, rows in self.criteria.items():
+            criteria[criterion] = {}
+            for name, measured in rows.items():
+                where = f"criteria.{criterion}.{name}"
+                why = self._why(criterion, name, i)
+                criteria[criterion][name] = {
+                    part: number(getattr(measured, part)[i], f"{where}.{part}", why)
+                    for part in ("fit", "fresh", "stderr")
+                }
+        resolved: dict[str, Any] = {"value": None, "stderr": None, "n": self.draws["resolved"]}
+        if self.resolved is None:
+            reasons["measures.relative_sensitivity_resolved"] = "no weights are solved for, or resolved_draws is 0"
+        else:
+            for part in ("value", "stderr"):
+                where = f"measures.relative_sensitivity_resolved.{part}"
+                resolved[part] = number(self.resolved[part][i], where, "one draw has no standard error")
+        target, predicted = int(self.target[i]), int(self.predicted[i])
+        weighted = self.objective != "var"
+        if not weighted:
+            reasons["weights"] = "var divides the mean by the deviation between methods; it has no weights"
+        solved = "nothing is solved for this objective, or its optimum has no certificate"
+        record: dict[str, Any] = {
+            "schema": SCHEMA,
+            "input": {"name": self._name(i), **self.about.get("sources", [{}] * len(self))[i]},
+            "model": self.about.get("model"),
+            "target": target,
+            "target_label": label(target),
+            "predicted": predicted,
+            "predicted_label": label(predicted),
+            "score": number(self.score[i], "score"),
+            "seed": self.seed,
+            "methods": list(self.methods),
+            "kinds": list(self.kinds),
+            "objective": self.objective,
+            "weights": [number(w, "weights") for w in self.weights[i]] if weighted else None,
+            "gap": number(self.solution.gap[i], "gap", solved),
+            "value": number(self.solution.value[i], "value", solved),
+            "status": self.solution.status[i],
+            "diversity_gain": number(self.diversity_gain[i], "diversity_gain"),
+            "draws": {k: vars(v) if isinstance(v, Draws) else v for k, v in self.draws.items()},
+            "criteria": criteria,
+            "measures": {"relative_sensitivity_resolved": resolved},
+            "completeness_error": {
+                name: number(error[i], f"completeness_error.{name}", "f(x) equals f(baseline)")
+                for name, error in self.completeness.items()
+            },
+            "failed": dict(self.failed),
+            "settings": self.settings,
+            "evaluations": {"forward": self.counts.forward, "gradient": self.counts.gradient, "inputs": len(self)},
+            "seconds": self.seconds,
+            "versions": versions(),
+        }
+        if self.curve is not None:
+            record["front"] = self._front(i)
+        if record["model"] is None:
+            reasons["model"] = "not named by the caller"
+        if record["target_label"] is None:
+            reasons["target_label"] = "no labels were given"
+        record["reasons"] = reasons
+        return record
+
+    def _front(self, i: int) -> dict[str, Any]:
+        assert self.curve is not None
+        keep = self.curve.keep[i]
+        weights = self.curve.weights[i][keep]
+        chosen = (weights - self.weights[i]).abs().sum(1).argmin()
+        return {
+            "relative_sensitivity": self.curve.robustness[i][keep].tolist(),
+            "faithfulness_correlation": self.curve.correlation[i][keep].tolist(),
+            "weights": weights.tolist(),
+            "chosen": int(chosen),
+        }
+
+    def _why(self, criterion: str, name: str, i: int) -> str:
+        if name in self.failed:
+            return "the method does not work on this model, see failed"
+        if not bool(self[name][i].isfinite().all()):
+            return "the map has NaN or infinite values"
+        if not bool((self[name][i] != 0).any()):
+            return "the map is zero everywhere"
+        if criterion == "faithfulness_correlation" and name == "uniform":
+            return "the same share is taken away by every mask: a response without variance has no correlation"
+        if criterion in ("faithfulness_correlation", "infidelity"):
+            return "the response, or the score, does not vary over the masks"
+        return "not finite at some neighbour"
+
+    def _name(self, i: int) -> str:
+        names = self.about.get("names")
+        return str(names[i]) if names else f"input {self.index[i]}"
+
+    def entries(self) -> list[Entry]:
+        """One entry per input for the report."""
+        images = self.about.get("images")
+        array = lambda t: t.detach().float().cpu().numpy()  # noqa: E731
+        return [
+            Entry(
+                record=self.record(i),
+                image=images[i] if images is not None else _picture(array(self.inputs[i])),
+                maps=array(self.maps[i]),
+                attribution=array(self.attribution[i]),
+                name=self._name(i),
+                extra={"mean": array(self["mean"][i]), "var": array(self["var"][i])},
+            )
+            for i in range(len(self))
+        ]
+
+    def plot(self, i: int = 0) -> Any:
+        """A matplotlib figure of input ``i``: the image, the combined map, every method's map with weight and quality."""
+        from ..report.figure import figure
+
+        return figure(self.entries()[i])
+
+    def report(self, path: str | Path, title: str = "Explanations") -> Path:
+        """Write one self-contained HTML page over all inputs."""
+        from ..report.page import page
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, page(self.entries(), title))
+        return path
+
+    def save(self, directory: str | Path) -> Path:
+        """Write each input's folder: ``explanation.json`` and ``attributions.safetensors``; read by :func:`load`."""
+        directory = Path(directory)
+        entries = self.entries()
+        for i, entry in enumerate(entries):
+            save_entry(directory / f"{i:03d}", entry, self._arrays(i))
+        return directory
+
+    def _arrays(self, i: int) -> dict[str, np.ndarray]:
+        """The evidence, so that tables and fronts can be made again."""
+        found = {"weights": self.weights[i]}
+        for stream, evidence in self.evidence.items():
+            if evidence.quadratic is not None:
+                found[f"{stream}.gram"] = evidence.quadratic.draws[i]
+                found[f"{stream}.norm"] = evidence.quadratic.norm[i]
+            if evidence.responses is not None:
+                found[f"{stream}.responses"] = evidence.responses.a[i]
+                found[f"{stream}.falls"] = evidence.responses.y[i]
+        return {name: value.detach().cpu().numpy() for name, value in found.items()}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Explanations read back from files: entries for tables, plots and reports, and the evidence of each."""
+
+    records: list[dict[str, Any]]
+    arrays: list[dict[str, np.ndarray]]
+    all_entries: list[Entry]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def attribution(self) -> list[np.ndarray]:
+        return [entry.attribution for entry in self.all_entries]
+
+    @property
+    def weights(self) -> np.ndarray:
+        return np.stack([arrays["weights"] for arrays in self.arrays])
+
+    def __getitem__(self, name: str) -> list[np.ndarray]:
+        """One method's maps, or "consensus", "mean", "var"."""
+        if name == "consensus":
+            return self.attribution
+        if name in ("mean", "var"):
+            return [entry.extra[name] for entry in self.all_entries]
+        found = []
+        for entry in self.all_entries:
+            found.append(entry.maps[entry.record["methods"].index(choose("row", name, entry.record["methods"]))])
+        return found
+
+    def evidence(self, stream: str = "fit") -> list[Evidence]:
+        """The evidence of each input on the "fit" or "fresh" draws, as tensors with B = 1."""
+        at = lambda arrays, name: torch.as_tensor(arrays[f"{stream}.{name}"])[None]  # noqa: E731
+        return [
+            Evidence(Quadratic(at(a, "gram"), at(a, "norm")), Responses(at(a, "responses"), at(a, "falls")))
+            for a in self.arrays
+        ]
+
+    def entries(self) -> list[Entry]:
+        return self.all_entries
+
+    def table(self) -> str:
+        from ..report.table import text_table
+
+        return text_table(self.records)
+
+    __str__ = table
+    __repr__ = table
+
+    def plot(self, i: int = 0) -> Any:
+        from ..report.figure import figure
+
+        return figure(self.all_entries[i])
+
+    def report(self, path: str | Path, title: str = "Explanations") -> Path:
+        from ..report.page import page
+
+        write_text(Path(path), page(self.all_entries, title))
+        return Path(path)
+
+
+def save_entry(directory: Path, entry: Entry, arrays: dict[str, np.ndarray]) -> None:
+    """One input's folder. The record is written last, so a folder with a record is complete."""
+    from safetensors.numpy import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        "attribution": entry.attribution,
+        "maps": entry.maps,
+        **{f"extra.{k}": v for k, v in entry.extra.items()},
+        **arrays,
+    }
+    if entry.image is not None:
+        tensors["image"] = (np.clip(entry.image, 0, 1) * 255).round().astype(np.uint8)
+    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    save_file(tensors, directory / "attributions.safetensors", metadata={"name": entry.name})
+    write_text(directory / "explanation.json", json.dumps(entry.record, indent=1, allow_nan=False) + "\n")
+
+
+def load(directory: str | Path) -> Saved:
+    """Read what :meth:`Explanation.save` or ``consilience explain`` wrote: a run's folder, or one input's.
+
+    Raises InputError naming the file that is missing or damaged. Nothing in the files is executed.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    directory = Path(directory)
+    folders = sorted(path.parent for path in directory.glob("*/explanation.json")) or [directory]
+    records, arrays, entries = [], [], []
+    for folder in folders:
+        path = folder / "explanation.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            path = folder / "attributions.safetensors"
+            with safe_open(path, framework="numpy") as file:
+                name = (file.metadata() or {}).get("name", folder.name)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{path}: no such file; expected a folder written by save() or `consilience explain`"
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+            raise InputError(f"{path}: damaged ({error})") from error
+        if record.get("schema") != SCHEMA:
+            raise InputError(f"{folder}: schema {record.get('schema')!r}; this version reads {SCHEMA}")
+        image = tensors.pop("image", None)
+        maps, attribution = tensors.pop("maps"), tensors.pop("attribution")
+        extra = {key[6:]: tensors.pop(key) for key in list(tensors) if key.startswith("extra.")}
+        entries.append(
+            Entry(record, None if image is None else image / np.float32(255), maps, attribution, name, extra)
+        )
+        records.append(record)
+        arrays.append(tensors)
+    return Saved(records, arrays, entries)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("consilience", "torch", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "source"
+    return found
+
+
+def _picture(x: np.ndarray) -> np.ndarray | None:
+    """An input of image shape stretched to 0…1 for display, when the caller gave no picture."""
+    if x.ndim != 3 or x.shape[0] not in (1, 3):
+        return None
+    low, high = x.min(), x.max()
+    shown = (x - low) / (high - low if high > low else 1)
+    return np.broadcast_to(shown.transpose(1, 2, 0), (*x.shape[1:], 3)).copy()
+
+
+def best_single(
+    criteria: dict[str, dict[str, Measured]], methods: Sequence[str], criterion: str, part: str = "fit"
+) -> list[str]:
+    """The name of each input's best method by a criterion, on the "fit" draws, or in hindsight on the "fresh" ones."""
+    from ..quadratic import HIGHER_IS_BETTER
+
+    choose("criterion", criterion, CRITERIA)
+    values = torch.stack([getattr(criteria[criterion][name], part) for name in methods], 1)
+    worst = -torch.inf if criterion in HIGHER_IS_BETTER else torch.inf
+    values = values.nan_to_num(worst)
+    best = values.argmax(1) if criterion in HIGHER_IS_BETTER else values.argmin(1)
+    return [methods[at] for at in best.tolist()]

@@ -1,0 +1,149 @@
+"""How an explanation is measured: which maps, which draws, which named objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, choose
+from ..explainers import Normalised
+from ..keys import Key
+from ..metrics import AverageSensitivity, Infidelity
+from ..neighbourhood import Points
+from ..objective import Aim, Front, Objective, Term, parse
+from ..quadratic import Evidence
+from ..score import Score
+
+DERIVED = ("mean", "var", "uniform")
+
+TERMS: dict[str, Aim | Term] = {
+    "robust": AverageSensitivity(),
+    "faith": Infidelity(),
+    "opt": Front(AverageSensitivity(), Infidelity()),
+    "paper_robust": AverageSensitivity(relative=False),
+    "paper_faith": Infidelity(scaling="paper"),
+    "paper_opt": Objective(
+        ((1.0, AverageSensitivity(relative=False)), (1.0, Infidelity(scaling="paper"))), "frobenius"
+    ),
+    "paper_code": Infidelity(scaling="code"),
+    "relative_sensitivity": AverageSensitivity(),
+    "average_sensitivity": AverageSensitivity(relative=False),
+    "faithfulness_correlation": Infidelity(),
+    "infidelity": Infidelity(scaling="free"),
+}
+OBJECTIVES = ("robust", "faith", "opt", "mean", "var", "paper_robust", "paper_faith", "paper_opt", "paper_code")
+
+
+def aim(objective: str | Aim | Term) -> Aim | str:
+    """A named objective, an expression, a metric or a sum of metrics; "mean" and "var" stay names."""
+    if isinstance(objective, Term):
+        return Objective(((1.0, objective),))
+    if not isinstance(objective, str):
+        return objective
+    if objective in ("mean", "var"):
+        return objective
+    return parse(objective, TERMS) if ("+" in objective or "*" in objective) else parse(
+        choose("objective", objective, [*OBJECTIVES, *TERMS]), TERMS
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How many draws: neighbours for the sensitivity (each costs an explanation), masks for the infidelity (a forward)."""
+
+    average_sensitivity: int = 10
+    infidelity: int = 256
+
+    @classmethod
+    def of(cls, spec: Draws | int | str | Mapping[str, int] | None, default: Draws, what: str) -> Draws:
+        """An integer (both), a mapping, "average_sensitivity=10,infidelity=256", or None for the default."""
+        if spec is None or isinstance(spec, Draws):
+            return spec or default
+        if isinstance(spec, int):
+            found = cls(spec, spec)
+        elif isinstance(spec, str) and spec.strip().isdigit():
+            found = cls(int(spec), int(spec))
+        else:
+            pairs = dict(part.partition("=")[::2] for part in spec.split(",")) if isinstance(spec, str) else dict(spec)
+            known = ("average_sensitivity", "infidelity")
+            try:
+                found = replace(
+                    default, **{choose(what, name.strip(), known): int(value) for name, value in pairs.items()}
+                )
+            except ValueError as error:
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(
+                    f"{what}: expected e.g. 20 or average_sensitivity=10,infidelity=256, got {spec!r}"
+                ) from error
+        if min(found.average_sensitivity, found.infidelity) < 2:
+            raise InputError(f"{what}: at least 2 draws of each kind are needed for a standard error, got {spec!r}")
+        return found
+
+
+FIT, FRESH = Draws(10, 256), Draws(20, 512)
+PAPER_FIT, PAPER_FRESH = Draws(50, 50), Draws(200, 200)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The maps and the two metrics of one explanation."""
+
+    stack: Normalised
+    working: tuple[int, ...]
+    rows: int
+    sensitivity: AverageSensitivity
+    infidelity: Infidelity
+    seed: int
+
+    def maps(self, score: Score, points: Points, derived: bool = True) -> Tensor:
+        """(N, k [+ 3], *A): every method in order (NaN where one failed), then mean, var and uniform."""
+        found = self.stack.attribute(score, points)
+        every = found.new_full((len(points), self.rows, *found.shape[2:]), torch.nan)
+        every[:, list(self.working)] = found
+        return torch.cat([every, derive(found)], 1) if derived else every
+
+    def evidence(self, score: Score, points: Points, base: Tensor, draws: Draws, stream: str) -> Evidence:
+        """Measure the maps ``base`` (N, R, *A) at ``points`` with the named stream of draws."""
+        key = Key(self.seed, stream)
+        derived = base.shape[1] > self.rows
+        near = lambda at: self.maps(score, at, derived)  # noqa: E731
+        count = draws.average_sensitivity
+        quadratic = self.sensitivity.measure(near, score, points, base, range(count), key, count)
+        masks = draws.infidelity
+        responses = self.infidelity.measure(self.stack.features, score, points, base, range(masks), key, masks)
+        return Evidence(quadratic, responses)
+
+
+def derive(maps: Tensor) -> Tensor:
+    """(N, k, *A) → (N, 3, *A): the mean; AGG's var, mean / (σ + ε) with σ the feature-wise standard deviation over methods
+    and ε its mean over features (the paper leaves ε open; this makes the map's shape free of scale); and a uniform map."""
+    mean = maps.mean(1)
+    sigma = maps.std(1, correction=0)
+    epsilon = sigma.flatten(1).mean(1).clamp(min=torch.finfo(maps.dtype).tiny).view(-1, *[1] * (mean.ndim - 1))
+    return torch.stack([mean, mean / (sigma + epsilon), torch.ones_like(mean)], 1)
+
+
+def metrics_of(target: Aim | str) -> tuple[AverageSensitivity, Infidelity]:
+    """The metrics an objective is made of, defaults where it has none; one of each kind, since draws are shared."""
+    terms = [] if isinstance(target, str) else [term for _, term in target.terms]
+    found = []
+    for kind in (AverageSensitivity, Infidelity):
+        mine = [term for term in terms if isinstance(term, kind)]
+        if mine and any(_draw(term) != _draw(mine[0]) for term in mine):
+            raise InputError(
+                f"objective: two different {kind.__name__} settings in one sum; draws are shared, so use one"
+            )
+        found.append(mine[0] if mine else kind())
+    return found[0], found[1]  # type: ignore[return-value]
+
+
+def _draw(term: Term) -> Term:
+    """The term as far as its draws go."""
+    if isinstance(term, AverageSensitivity):
+        return replace(term, relative=True)
+    assert isinstance(term, Infidelity)
+    return replace(term, scaling="correlation")

@@ -1,0 +1,173 @@
+"""Several explainers at once: each distinct need is evaluated once and folded into all that asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConsilienceError, InputError
+from ..features import Features
+from ..keys import Key
+from ..neighbourhood import Points
+from ..score import Score
+from .base import Explainer, Need
+
+
+class Stack:
+    """k explainers with one seed: a function from points to attributions (N, k, *F).
+
+    The rows in flight are bounded by the score's ``max_batch``; points are drawn as they are needed and gradients are
+    folded at once, so nothing of size samples × features is kept.
+    """
+
+    def __init__(self, explainers: Sequence[Explainer], seed: int = 0, names: Sequence[str] | None = None):
+        if not explainers:
+            raise InputError("methods: at least one explainer is needed")
+        self.explainers = tuple(explainers)
+        self.names = tuple(names) if names else unique([e.name for e in explainers])
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.explainers)
+
+    def clouds(self) -> dict[tuple, list[int]]:
+        """The distinct clouds to evaluate → which explainers fold them."""
+        groups: dict[tuple, list[int]] = {}
+        for index, explainer in enumerate(self.explainers):
+            groups.setdefault(explainer.need.cloud, []).append(index)
+        return groups
+
+    def rows(self) -> dict[str, int]:
+        """Model evaluations for one point, in rows: a closed formula, the floor of any implementation."""
+        cost = {"forward": 0, "gradient": 0}
+        for members in self.clouds().values():
+            need = self.explainers[members[0]].need
+            gradient = any(self._gradient(self.explainers[i].need) for i in members)
+            cost["gradient" if gradient else "forward"] += need.samples * (2 if need.rule == "rescale" else 1)
+        return cost
+
+    def attribute(self, score: Score, points: Points, graph: bool = False) -> Tensor:
+        """(N, k, *F), everything at once."""
+        return torch.cat([maps for _, maps in self.stream(score, points, graph)])
+
+    def stream(self, score: Score, points: Points, graph: bool = False) -> Iterator[tuple[slice, Tensor]]:
+        """Groups of points as they are done: (which, (n, k, *F))."""
+        size = score.batch.size(True)
+        groups = -(-len(points) // size)
+        step = -(-len(points) // groups)
+        for start in range(0, len(points), step):
+            part = slice(start, min(start + step, len(points)))
+            yield part, self._group(score, points[part], graph)
+
+    def _group(self, score: Score, points: Points, graph: bool) -> Tensor:
+        maps: list[Any] = [None] * len(self)
+        for members in self.clouds().values():
+            needs = [self.explainers[i].need for i in members]
+            states = self._fold(score, points, members, needs, graph)
+            for index, state in zip(members, states, strict=True):
+                maps[index] = self.explainers[index].finish(state, points)
+        return torch.stack(maps, 1)
+
+    def _fold(self, score: Score, points: Points, members: list[int], needs: list[Need], graph: bool) -> list[Any]:
+        need = needs[0]
+        layers = tuple(dict.fromkeys(n.layer for n in needs if n.layer))
+        gradient = any(self._gradient(n) for n in needs)
+        key = Key(self.seed, "explainer") / need.stream
+        states: list[Any] = [None] * len(members)
+        step = max(1, 4 * score.batch.size(gradient) // len(points))
+        for start in range(0, need.samples, step):
+            cloud = need.where.draw(points, range(start, min(start + step, need.samples)), key, need.samples)
+            values = score.evaluate(
+                cloud.points,
+                cloud.owner,
+                gradient=gradient,
+                rule=need.rule,
+                layers=layers,
+                origin=cloud.origin,
+                graph=graph,
+            )
+            for at, index in enumerate(members):
+                states[at] = self.explainers[index].fold(states[at], cloud, values)
+        return states
+
+    @staticmethod
+    def _gradient(need: Need) -> bool:
+        return need.gradient or need.layer is not None
+
+    def usable(self, score: Score, points: Points) -> tuple[Stack, dict[str, str]]:
+        """Try each explainer on the first point, one sample of its cloud: (the stack that works, {name: why not})."""
+        failed: dict[str, str] = {}
+        tried: dict[tuple, str] = {}
+        for name, explainer in zip(self.names, self.explainers, strict=True):
+            need = explainer.need
+            what = (need.cloud, need.layer)
+            if what not in tried:
+                try:
+                    cloud = need.where.draw(
+                        points[:1], range(1), Key(self.seed, "explainer") / need.stream, need.samples
+                    )
+                    score.evaluate(
+                        cloud.points, cloud.owner, gradient=self._gradient(need), rule=need.rule,
+                        layers=(need.layer,) if need.layer else (), origin=cloud.origin,
+                    )  # fmt: skip
+                    tried[what] = ""
+                except (ConsilienceError, RuntimeError) as error:
+                    tried[what] = str(error) or type(error).__name__
+            if tried[what]:
+                failed[name] = tried[what]
+        left = [i for i, name in enumerate(self.names) if name not in failed]
+        if not left:
+            reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
+            raise InputError(f"methods: none works on this model. {reasons}")
+        return Stack([self.explainers[i] for i in left], self.seed, [self.names[i] for i in left]), failed
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """The one visible stage between explainers and everything else: reduce to features, then sign, then scale.
+
+    ``sign``: "abs" or "keep". ``scale``: "max" (divide by the map's largest absolute value), "l2" (by its norm), "none".
+    Each map is divided by its own scale, at neighbours too; a map of zeros stays zero. A mixture is not divided again.
+    """
+
+    stack: Stack
+    features: Features
+    sign: str = "abs"
+    scale: str = "max"
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("sign", self.sign, ("abs", "keep")), ("scale", self.scale, ("max", "l2", "none"))):
+            if value not in known:
+                raise InputError(f"{what}: one of {', '.join(known)}, got {value!r}")
+
+    def attribute(self, score: Score, points: Points, graph: bool = False) -> Tensor:
+        """(N, k, *A)."""
+        parts = self.stack.stream(score, points, graph)
+        return torch.cat([self.apply(raw, points.owner[part]) for part, raw in parts])
+
+    def apply(self, raw: Tensor, owner: Tensor) -> Tensor:
+        """(n, k, *F) → (n, k, *A)."""
+        count, k = raw.shape[:2]
+        maps = self.features.reduce(raw.flatten(0, 1), owner.repeat_interleave(k)).unflatten(0, (count, k))
+        if self.sign == "abs":
+            maps = maps.abs()
+        if self.scale == "none":
+            return maps
+        flat = maps.flatten(2)
+        size = flat.abs().amax(2) if self.scale == "max" else flat.norm(dim=2)
+        size = torch.where(size > 0, size, torch.ones_like(size))  # keeps zeros, and lets NaN through to be seen
+        return (flat / size[..., None]).unflatten(2, maps.shape[2:])
+
+
+def unique(names: Sequence[str]) -> tuple[str, ...]:
+    """Names made distinct: the second ``saliency`` becomes ``saliency_2``."""
+    seen: dict[str, int] = {}
+    out = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        out.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return tuple(out)

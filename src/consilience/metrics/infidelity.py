@@ -1,0 +1,127 @@
+"""Whether an attribution says how the score falls when features are taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import simplex
+from ..errors import InputError, choose
+from ..features import Elements, Features, Patches
+from ..keys import Key
+from ..neighbourhood import Baseline, Masked, Points
+from ..objective import Term
+from ..quadratic import Evidence, Responses, faithfulness_correlation
+from ..score import Score
+
+SCALINGS = ("correlation", "free", "paper", "raw", "code")
+
+
+@dataclass(frozen=True)
+class Infidelity(Term):
+    """r_j = Iᵀφ_j − (f(x) − f(x with I replaced)), I a mask over ``share`` of the features (Yeh et al. 2019; AGG §4).
+
+    Args:
+        features: the masks' unit, whose name is printed beside every value, which depends on it strongly. Default: square
+            patches, 14 to the short side, for images (16 pixels at 224); elements otherwise.
+        share: int(share · K) of the K features are replaced.
+        baseline: by what: "blur" (σ = 10 pixels; the default for images), "mean", "zero" (the default otherwise), a
+            number, or a tensor.
+        scaling: as an objective: "correlation" (1 − ρ², the default), "free" (one β of either sign for the mixture), "paper"
+            (one β per method), "raw" (β = 1), "code" (weights for β_j φ_j put on the unscaled φ_j, as the authors' code does).
+    """
+
+    features: Features | None = None
+    share: float = 0.2
+    baseline: Any = None
+    scaling: str = "correlation"
+
+    stream = "masks"
+
+    def __post_init__(self) -> None:
+        choose("scaling", self.scaling, SCALINGS)
+
+    def neighbourhood(self, shape: Sequence[int]) -> Masked:
+        """The masked neighbourhood of inputs with axes ``shape``."""
+        image = len(shape) == 3
+        features = self.features or (Patches(max(1, min(shape[1:]) // 14)) if image else Elements())
+        baseline = self.baseline if self.baseline is not None else "blur" if image else "zero"
+        return Masked(features, self.share, Baseline.of(baseline))
+
+    def measure(
+        self, attributed: Features, score: Score, points: Points, base: Tensor, samples: range, key: Key, total: int
+    ) -> Responses:
+        """Responses to the masks ``samples`` of ``total``; ``base`` (B, R, *A) on the features ``attributed``."""
+        count, rows = base.shape[:2]
+        shape = points.x.shape[1:]
+        where = self.neighbourhood(shape)
+        owner = points.owner.repeat_interleave(rows)
+        spread = attributed.spread(base.flatten(0, 1), owner, shape)
+        per_unit = where.features.reduce(spread, owner).reshape(count, rows, -1).double()
+        clean = score(points.x, points.owner).double()[:, None]
+        a, y = [], []
+        step = max(1, 4 * score.batch.size(False) // count)
+        for start in range(samples.start, samples.stop, step):
+            part = range(start, min(start + step, samples.stop))
+            cloud = where.draw(points, part, key / self.stream, total)
+            assert cloud.masks is not None
+            fall = clean - cloud.split(score(cloud.points, cloud.owner)).double()
+            masks = cloud.split(cloud.masks.flatten(1)).double()
+            a.append(masks @ per_unit.mT)
+            y.append(fall)
+        return Responses(torch.cat(a, 1), torch.cat(y, 1))
+
+    def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
+        """correlation: 1 − ρ|ρ|, which orders mixtures as ρ does, of either sign; raw: E(a − y)²; else
+        min_β E(βa − y)² / E y², which every single method's own β reaches."""
+        r = evidence.responses
+        assert r is not None
+        if self.scaling == "correlation":
+            rho = faithfulness_correlation(evidence, w).value
+            return 1 - rho.nan_to_num(0) * rho.nan_to_num(0).abs()
+        matrix, p, q = r.moments()
+        square = torch.einsum("bmr,brt,bmt->bm", w, matrix, w)
+        cross = torch.einsum("bmr,br->bm", w, p)
+        if self.scaling == "raw":
+            return square - 2 * cross + q[:, None]
+        return 1 - cross**2 / (square * q[:, None]).clamp(min=1e-300)
+
+    def matrix(self, evidence: Evidence) -> Tensor | None:
+        """E[(β_i a_i − y)(β_j a_j − y)], β = 1 for "raw"; "correlation" and "free" are no quadratic form."""
+        r = evidence.responses
+        if r is None or self.scaling in ("correlation", "free"):
+            return None
+        beta = torch.ones_like(r.a[:, 0]) if self.scaling == "raw" else self._beta(r)
+        residual = r.a * beta[:, None] - r.y[..., None]
+        return residual.mT @ residual / r.a.shape[1]
+
+    @staticmethod
+    def _beta(r: Responses) -> Tensor:
+        """(B, R): E[a_j y] / E[a_j²]."""
+        matrix, p, _ = r.moments()
+        square = matrix.diagonal(dim1=-2, dim2=-1)
+        return torch.where(square > 0, p / square.clamp(min=1e-300), torch.zeros_like(p))
+
+    def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> simplex.Solution:
+        r = evidence.responses
+        assert r is not None
+        if self.scaling == "correlation":
+            c, b, v = r.covariances()
+            return simplex.correlation(c, b, v, valid=valid, signed=signed, ridge=0.1 if signed else 0.0)
+        if signed:
+            raise InputError("signed: for infidelity with scaling='correlation'")
+        if self.scaling == "free":
+            return simplex.scale_free(*r.moments(), valid=valid)
+        matrix = self.matrix(evidence)
+        assert matrix is not None
+        found = simplex.quadratic(matrix, valid=valid)
+        if self.scaling != "paper":
+            return found
+        # The weights were solved for β_j φ_j: these are the coefficients of φ_j itself.
+        coefficients = found.weights * self._beta(r)
+        size = coefficients.abs().sum(1, keepdim=True)
+        return replace(found, weights=torch.where(size > 0, coefficients / size.clamp(min=1e-300), found.weights))

@@ -1,0 +1,83 @@
+"""How much an attribution changes when the input hardly does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import simplex
+from ..errors import InputError
+from ..keys import Key
+from ..neighbourhood import Neighbourhood, Points, Uniform, neighbours
+from ..objective import Term
+from ..quadratic import Evidence, Quadratic, average_sensitivity, relative_sensitivity
+from ..score import Score
+
+Maps = Callable[[Points], Tensor]
+
+
+@dataclass(frozen=True)
+class AverageSensitivity(Term):
+    """r_j = φ_j(x) − φ_j(x + ε), Q = E‖r‖² (AGG, Definition 4.1 with γ₁ = I and a target carried by each method).
+
+    Args:
+        radius: ε ~ U[−radius, radius] per element, in units of the model's input.
+        where: any other neighbourhood, in place of the uniform one.
+        relative: as an objective, wᵀGw / wᵀHw (the default) or the paper's absolute wᵀGw.
+        redraw: draw an explainer's own noise anew at each neighbour, as the authors' code does. Off, an explainer with a
+            fixed seed is a function; on, its Monte-Carlo noise counts as sensitivity, which changes who wins.
+    """
+
+    radius: float = 0.1
+    where: Neighbourhood | None = None
+    relative: bool = True
+    redraw: bool = False
+
+    stream = "sensitivity"
+
+    @property
+    def neighbourhood(self) -> Neighbourhood:
+        return self.where or Uniform(self.radius)
+
+    def measure(
+        self, maps: Maps, score: Score, points: Points, base: Tensor, samples: range, key: Key, total: int
+    ) -> Quadratic:
+        """The Gram matrices of the draws ``samples`` of ``total``.
+
+        ``maps``: points (N) → (N, R, *A); ``base`` (B, R, *A): the maps at ``points``.
+        """
+        flat = base.flatten(2).double()
+        grams = []
+        step = max(1, score.batch.size(True) // len(points))
+        for start in range(samples.start, samples.stop, step):
+            part = range(start, min(start + step, samples.stop))
+            near = neighbours(self.neighbourhood, points, part, key / self.stream, total, self.redraw)
+            there = maps(near).flatten(2).double().unflatten(0, (-1, len(part)))
+            grams.append(gram(flat[:, None] - there))
+        return Quadratic(torch.cat(grams, 1), gram(flat))
+
+    def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
+        return (relative_sensitivity if self.relative else average_sensitivity)(evidence, w).value
+
+    def matrix(self, evidence: Evidence) -> Tensor | None:
+        return None if self.relative or evidence.quadratic is None else evidence.quadratic.matrix
+
+    def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> simplex.Solution:
+        q = evidence.quadratic
+        assert q is not None
+        if self.relative:
+            return simplex.ratio(q.matrix, q.norm, valid=valid, signed=signed)
+        if signed:
+            raise InputError(
+                "signed: the absolute sensitivity of signed weights is minimised by maps that cancel to nothing"
+            )
+        return simplex.quadratic(q.matrix, valid=valid)
+
+
+def gram(residuals: Tensor) -> Tensor:
+    """(…, R, D) → (…, R, R), exactly symmetric."""
+    product = residuals @ residuals.mT
+    return (product + product.mT) / 2

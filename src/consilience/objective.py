@@ -1,0 +1,227 @@
+"""What is minimised over mixtures: a weighted sum of metrics that keeps its parts, or the front between two of them.
+
+Scores, solutions and values follow from :class:`~consilience.quadratic.Evidence` alone, with no model evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from . import simplex
+from .errors import InputError, choose
+from .quadratic import Evidence
+from .simplex import Solution
+
+
+class Term:
+    """Interface of a metric as an objective; ``+`` and ``*`` make an :class:`Objective`."""
+
+    def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
+        """(B, M, R) → (B, M): what is minimised; differentiable in w."""
+        raise NotImplementedError
+
+    def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> Solution:
+        """The optimum over the simplex (or over Σ|w| = 1)."""
+        raise NotImplementedError
+
+    def matrix(self, evidence: Evidence) -> Tensor | None:
+        """(B, R, R) if the loss is wᵀGw, else None."""
+        return None
+
+    def _objective(self) -> Objective:
+        return Objective(((1.0, self),))
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        return self._objective() + other
+
+    def __mul__(self, weight: float) -> Objective:
+        return self._objective() * weight
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Σ λ_i · loss_i(w) / s_i. ``balance``: s_i is the best corner's loss ("best": unchanged when a method is listed twice
+    or a bad one is added), the matrix' Frobenius norm ("frobenius", AGG App. C.2), or 1 ("none")."""
+
+    terms: tuple[tuple[float, Term], ...]
+    balance: str = "best"
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        return replace(self, terms=self.terms + (other if isinstance(other, Objective) else other._objective()).terms)
+
+    def __mul__(self, weight: float) -> Objective:
+        if not weight > 0:
+            raise InputError(f"objective: weights are positive, got {weight}")
+        return replace(self, terms=tuple((weight * w, term) for w, term in self.terms))
+
+    __rmul__ = __mul__
+
+    def scores(self, evidence: Evidence, rows: int) -> list[Tensor]:
+        """Each part's loss for every single row, (B, R)."""
+        first = evidence.quadratic.norm if evidence.quadratic is not None else evidence.responses.a  # type: ignore[union-attr]
+        corners = torch.eye(rows, dtype=first.dtype, device=first.device).expand(len(first), -1, -1)
+        return [term.loss(evidence, corners) for _, term in self.terms]
+
+    def _scales(self, evidence: Evidence, valid: Tensor) -> list[Tensor]:
+        """(B,) for each part."""
+        scales = []
+        for (_, term), corner in zip(self.terms, self.scores(evidence, valid.shape[1]), strict=True):
+            scale = corner.masked_fill(~valid | corner.isnan(), torch.inf).amin(1)
+            if self.balance == "frobenius":
+                matrix = term.matrix(evidence)
+                if matrix is None:
+                    raise InputError("objective: balancing by Frobenius norm is for the paper's quadratic parts")
+                scale = torch.linalg.matrix_norm(matrix * (valid[:, :, None] & valid[:, None]))
+            if self.balance == "none":
+                scale = torch.ones_like(scale)
+            scales.append(torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale)))
+        return scales
+
+    def at(self, evidence: Evidence, w: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, M, R) → (B, M): the balanced sum."""
+        return self._sum(evidence, w, self._scales(evidence, evidence.valid() if valid is None else valid))
+
+    def _sum(self, evidence: Evidence, w: Tensor, scales: list[Tensor]) -> Tensor:
+        parts = zip(self.terms, scales, strict=True)
+        return torch.stack([weight * term.loss(evidence, w) / scale[:, None] for (weight, term), scale in parts]).sum(0)
+
+    def minimise(self, evidence: Evidence, *, signed: bool = False) -> Solution:
+        """The best mixture, with its certificate: exact for one part or quadratic parts, else a local optimum reached
+        from every corner and from each part's own optimum, never above the best corner."""
+        valid = evidence.valid()
+        evidence = evidence.clean()
+        if len(self.terms) == 1:
+            return self.terms[0][1].solve(evidence, valid, signed)
+        matrices = [term.matrix(evidence) for _, term in self.terms]
+        scales = self._scales(evidence, valid)
+        if all(m is not None for m in matrices) and not signed:
+            weighted = zip(self.terms, matrices, scales, strict=True)
+            parts = [w / s[:, None, None] * m for (w, _), m, s in weighted if m is not None]
+            return simplex.quadratic(torch.stack(parts).sum(0), valid)
+        return self._descend(evidence, valid, scales, signed)
+
+    def _descend(self, evidence: Evidence, valid: Tensor, scales: list[Tensor], signed: bool) -> Solution:
+        if signed:
+            raise InputError("signed: only for an objective of one part; sums are over convex weights")
+        count, k = valid.shape
+        starts = torch.cat(
+            [
+                torch.eye(k, dtype=torch.float64, device=valid.device).expand(count, k, k),
+                *(term.solve(evidence, valid, False).weights[:, None] for _, term in self.terms),
+            ],
+            1,
+        )
+        many = starts.shape[1]
+
+        def loss(w: Tensor) -> Tensor:
+            return self._sum(evidence, w.unflatten(0, (count, many)), scales).flatten()
+
+        w, value = simplex.descend(loss, starts.flatten(0, 1), valid=valid.repeat_interleave(many, 0))
+        w, value = w.unflatten(0, (count, many)), value.unflatten(0, (count, many)).nan_to_num(torch.inf)
+        best = value.argmin(1)
+        at = torch.arange(count, device=w.device)
+        gap = torch.full((count,), torch.nan, dtype=torch.float64, device=w.device)
+        return Solution(w[at, best], value[at, best], gap, ("local optimum, never above the best single",) * count)
+
+
+@dataclass(frozen=True)
+class Front:
+    """Robustness against faithfulness: the most robust mixture that is at least as faithful as the best single method.
+
+    The front is scanned by J(w) = (1 − ρ|ρ|) + μ · relative sensitivity (DESIGN §1) over a grid of μ. ``correlation`` asks
+    for another ρ than the best single's; ``mu`` takes the scan's own point instead.
+    """
+
+    robust: Term
+    faithful: Term
+    mu: float | None = None
+    correlation: float | None = None
+
+    @property
+    def terms(self) -> tuple[tuple[float, Term], ...]:
+        return (1.0, self.robust), (1.0, self.faithful)
+
+    def curve(self, evidence: Evidence) -> simplex.Front:
+        valid = evidence.valid()
+        evidence = evidence.clean()
+        q, r = evidence.quadratic, evidence.responses
+        assert q is not None and r is not None
+        return simplex.front(q.matrix, q.norm, *r.covariances(), valid=valid)
+
+    def minimise(self, evidence: Evidence, *, signed: bool = False) -> Solution:
+        if signed:
+            raise InputError("signed: the front is over convex weights; use objective='faith' or 'robust'")
+        return self.choose(self.curve(evidence))
+
+    def choose(self, curve: simplex.Front) -> Solution:
+        if self.mu is not None:
+            return curve.at(self.mu)
+        if self.correlation is not None:
+            return curve.pick(torch.full_like(curve.robustness[:, 0], self.correlation))
+        return curve.pick()
+
+
+Aim = Objective | Front
+
+
+def cross_validated(objective: Aim, evidence: Evidence, folds: int = 5, ridge: float = 0.1) -> Solution:
+    """Choose among {best single, mean, convex, signed ridge} by ``folds`` blocks of the same draws; refit the winner on all.
+
+    Costs no model evaluation and protects small samples, where the convex optimum fits the draws' noise.
+    """
+    if isinstance(objective, Front):
+        raise InputError(
+            "choice: cross-validation needs one number to compare; the front has two. Use 'robust' or 'faith'"
+        )
+    valid = evidence.valid()
+    evidence = evidence.clean()
+    rules: dict[str, Callable[[Evidence], Tensor]] = {
+        "best single": lambda e: _best_single(objective, e, valid),
+        "mean": lambda e: valid.double() / valid.sum(1, keepdim=True).clamp(min=1),
+        "convex": lambda e: objective.minimise(e).weights,
+    }
+    if len(objective.terms) == 1:
+        rules["signed"] = lambda e: objective.minimise(e, signed=True).weights
+    scores = torch.zeros(len(valid), len(rules), dtype=torch.float64, device=valid.device)
+    for part in range(folds):
+        fit, judge = evidence.fold(part, folds)
+        w = torch.stack([rule(fit) for rule in rules.values()], 1)
+        scores += objective.at(judge, w, valid).nan_to_num(torch.inf) / folds
+    best = scores.argmin(1)
+    names = list(rules)
+    weights = torch.stack([rule(evidence) for rule in rules.values()], 1)[torch.arange(len(valid)), best]
+    value = objective.at(evidence, weights[:, None], valid)[:, 0]
+    status = tuple(f"cross-validated: {names[i]}" for i in best.tolist())
+    return Solution(weights, value, torch.full_like(value, torch.nan), status)
+
+
+def _best_single(objective: Objective, evidence: Evidence, valid: Tensor) -> Tensor:
+    corners = torch.eye(valid.shape[1], dtype=torch.float64, device=valid.device).expand(len(valid), -1, -1)
+    best = objective.at(evidence, corners, valid).masked_fill(~valid, torch.inf).nan_to_num(torch.inf).argmin(1)
+    return torch.nn.functional.one_hot(best, valid.shape[1]).double()
+
+
+def parse(expression: str, named: dict[str, Aim | Term]) -> Aim:
+    """A name, or a sum such as ``"relative_sensitivity + 0.5*infidelity"``: names, positive factors, ``+`` and ``*`` only."""
+    total: Objective | None = None
+    parts = expression.split("+")
+    for part in parts:
+        factor, _, name = part.rpartition("*")
+        term = named[choose("objective", name.strip(), named)]
+        if len(parts) == 1 and not factor:
+            return term if isinstance(term, Front) else Objective(((1.0, term),)) if isinstance(term, Term) else term
+        if isinstance(term, Front):
+            raise InputError(f"objective: {name.strip()!r} is a front between two criteria and cannot be part of a sum")
+        try:
+            scaled = term * float(factor or 1)
+        except ValueError as error:
+            raise InputError(f"objective: {factor.strip()!r} in {expression!r} is not a number") from error
+        total = scaled if total is None else total + scaled
+    assert total is not None
+    return total

@@ -1,0 +1,1 @@
+"""Tables, figures and pages made from plain data: records, arrays and pictures, fresh or read back from files."""

@@ -1,0 +1,247 @@
+"""The table of a report: methods, mean, var, uniform and consensus × criteria, for one input or averaged over several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, median, stdev
+from typing import Any
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """How one criterion is named, and which direction is better."""
+
+    key: str
+    title: str
+    higher: bool
+
+    @property
+    def direction(self) -> str:
+        return "higher is better" if self.higher else "lower is better"
+
+
+CRITERIA = (
+    Criterion("relative_sensitivity", "relative sensitivity", False),
+    Criterion("average_sensitivity", "average sensitivity", False),
+    Criterion("faithfulness_correlation", "correlation", True),
+    Criterion("infidelity", "infidelity", False),
+)
+DERIVED = ("mean", "var", "uniform", "consensus")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One criterion of one row: on the fitting draws, on fresh draws, the standard error, and how many of the inputs count.
+
+    For one input the standard error is over its fresh draws; for several, it is over the inputs.
+    """
+
+    fit: float | None
+    fresh: float | None
+    stderr: float | None
+    n: int = 1
+    of: int = 1
+    trivial: bool = False
+    best: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One map: a method (``derived`` False), or one made from all of them."""
+
+    name: str
+    weight: float | None
+    cells: dict[str, Cell]
+    derived: bool = False
+    failed: str = ""
+
+
+def rows(record: Record) -> list[Row]:
+    """One input's table: every method in order, then mean, var, uniform and consensus."""
+    methods, failed = list(record["methods"]), record.get("failed") or {}
+    weights = record.get("weights") or [None] * len(methods)
+    found = []
+    for name, weight in [*zip(methods, weights, strict=True), *((name, None) for name in DERIVED)]:
+        derived = name in DERIVED and name not in methods
+        found.append(Row(name, weight, _cells(record, name), derived, str(failed.get(name, ""))))
+    return _mark(found)
+
+
+def average(records: Sequence[Record]) -> list[Row]:
+    """The table over several inputs: means over those with a number, with the standard error over the inputs."""
+    if len(records) == 1:
+        return rows(records[0])
+    tables = [{row.name: row for row in rows(record)} for record in records]
+    methods = dict.fromkeys(name for table in tables for name, row in table.items() if not row.derived)
+    names = [*methods, *(name for name in DERIVED if name not in methods)]
+    found = []
+    for name in names:
+        mine = [table[name] for table in tables if name in table]
+        cells = {c.key: _average([row.cells[c.key] for row in mine], len(records)) for c in CRITERIA}
+        weights = [row.weight for row in mine if row.weight is not None]
+        failed = next((row.failed for row in mine if row.failed), "")
+        found.append(Row(name, fmean(weights) if weights else None, cells, name not in methods, failed))
+    return _mark(found)
+
+
+def _cells(record: Record, name: str) -> dict[str, Cell]:
+    cells = {}
+    for c in CRITERIA:
+        numbers = (record.get("criteria") or {}).get(c.key, {}).get(name) or {}
+        fit, fresh, stderr = (_number(numbers.get(part)) for part in ("fit", "fresh", "stderr"))
+        reason = why(record, f"criteria.{c.key}.{name}", name) if None in (fit, fresh, stderr) else ""
+        cells[c.key] = Cell(fit, fresh, stderr, trivial=_trivial(c, name), reason=reason)
+    return cells
+
+
+def _trivial(criterion: Criterion, name: str) -> bool:
+    return name == "uniform" and criterion.key.endswith("sensitivity")
+
+
+def why(record: Record, where: str, name: str = "") -> str:
+    """The reason a number is missing: that of the place or of one of its parts, else that of the failed method."""
+    reasons = record.get("reasons") or {}
+    for key in (where, *(f"{where}.{part}" for part in ("fresh", "fit", "stderr")), f"methods.{name}"):
+        if key in reasons:
+            return str(reasons[key])
+    return str((record.get("failed") or {}).get(name, "no reason was recorded"))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _average(cells: list[Cell], of: int) -> Cell:
+    fresh = [cell.fresh for cell in cells if cell.fresh is not None]
+    fit = [cell.fit for cell in cells if cell.fit is not None]
+    reason = next((cell.reason for cell in cells if cell.reason), "") or "not in every input's table"
+    stderr = stdev(fresh) / math.sqrt(len(fresh)) if len(fresh) > 1 else None
+    mean = fmean(fresh) if fresh else None
+    complete = len(fresh) == of and stderr is not None
+    trivial = any(cell.trivial for cell in cells)
+    return Cell(fmean(fit) if fit else None, mean, stderr, len(fresh), of, trivial, reason="" if complete else reason)
+
+
+def _mark(table: list[Row]) -> list[Row]:
+    """Mark the best fresh value of each criterion among rows that cover every input; trivial ones do not compete."""
+    best: dict[str, float] = {}
+    for c in CRITERIA:
+        cells = [row.cells[c.key] for row in table]
+        values = [cell.fresh for cell in cells if cell.fresh is not None and not cell.trivial and cell.n == cell.of]
+        if values:
+            best[c.key] = max(values) if c.higher else min(values)
+
+    def marked(key: str, cell: Cell) -> Cell:
+        wins = key in best and cell.fresh == best[key] and not cell.trivial and cell.n == cell.of
+        return replace(cell, best=wins)
+
+    return [replace(row, cells={key: marked(key, cell) for key, cell in row.cells.items()}) for row in table]
+
+
+# -- numbers ---------------------------------------------------------------------------------------------------------
+
+
+class Digits:
+    """Writes one column's numbers: as many decimals as its median needs for three digits, so that points align."""
+
+    def __init__(self, values: Sequence[float | None], digits: int = 3):
+        sizes = [abs(value) for value in values if value]
+        middle = math.floor(math.log10(median(sizes))) if sizes else 0
+        self.decimals = max(0, digits - 1 - middle)
+        self.powers = self.decimals > 5 or middle > 6
+
+    def __call__(self, value: float | None, missing: str = "–") -> str:
+        if value is None:
+            return missing
+        if value == 0:
+            return "0"
+        text = f"{value:.1e}" if self.powers else f"{value:.{self.decimals}f}"
+        return text if self.powers or float(text) else f"{value:.0e}"
+
+
+def short(value: float | None) -> str:
+    """Three digits, for a number that stands alone."""
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+
+
+# -- text ------------------------------------------------------------------------------------------------------------
+
+
+def text_table(records: Sequence[Record]) -> str:
+    """Plain monospaced text: fresh ± standard error [fit] of every row, the best marked with *, weights first."""
+    if not records:
+        return "no inputs"
+    table = average(records)
+    columns: list[list[str]] = [["", "", *(row.name if len(row.name) <= 32 else row.name[:31] + "…" for row in table)]]
+    weigh = Digits([1.0])
+    weights = [("–" if row.failed else weigh(row.weight)) if not row.derived else "" for row in table]
+    columns.append(["weight", "", *weights])
+    columns += [_column(c, [row.cells[c.key] for row in table]) for c in CRITERIA]
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for cells in zip(*columns, strict=True):
+        first, *rest = cells
+        padded = [first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(rest, widths[1:], strict=True))]
+        lines.append("  ".join(padded).rstrip())
+    rule = "-" * (sum(widths) + 2 * len(widths) - 2)
+    many = sum(not row.derived for row in table)
+    lines = [*lines[:2], rule, *lines[2 : 2 + many], rule, *lines[2 + many :]]
+    return "\n".join([_heading(records), "", *lines, "", *_notes(records, table)])
+
+
+def _column(criterion: Criterion, cells: list[Cell]) -> list[str]:
+    """Title, direction, and one text per cell whose parts align."""
+    digits = Digits([cell.fresh for cell in cells if not cell.trivial])
+    parts = [
+        (
+            digits(cell.fresh),
+            "" if cell.trivial else f"± {digits(cell.stderr)}" if cell.stderr is not None else "",
+            "[trivial]" if cell.trivial else f"[{digits(cell.fit)}]" if cell.fit is not None else "",
+            "*" if cell.best else " ",
+        )
+        for cell in cells
+    ]
+    widths = [max(len(part[i]) for part in parts) for i in range(3)]
+    body = [" ".join([*(text.rjust(w) for text, w in zip(part, widths, strict=False)), part[3]]) for part in parts]
+    return [criterion.title + "  ", criterion.direction + "  ", *body]
+
+
+def _heading(records: Sequence[Record]) -> str:
+    first = records[0]
+    if len(records) == 1:
+        what = (
+            f"{(first.get('input') or {}).get('name') or 'input'}: {first.get('target_label') or first.get('target')}"
+        )
+    else:
+        what = f"mean over {len(records)} inputs"
+    return ", ".join(str(part) for part in (what, f"objective {first.get('objective')}", first.get("model")) if part)
+
+
+def _notes(records: Sequence[Record], table: list[Row]) -> list[str]:
+    over = "its fresh draws" if len(records) == 1 else f"{len(records)} inputs"
+    notes = [f"fresh ± standard error over {over} [fit]; * best on fresh draws"]
+    if len(records) == 1 and records[0].get("status"):
+        gap = _number(records[0].get("gap"))
+        notes.append(f"solved: {records[0]['status']}" + (f", gap {short(gap)}" if gap is not None else ""))
+    resolved = [(record.get("measures") or {}).get("relative_sensitivity_resolved") or {} for record in records]
+    cell = _average([Cell(None, _number(r.get("value")), None) for r in resolved], len(records))
+    if cell.fresh is not None:
+        error = _number(resolved[0].get("stderr")) if len(records) == 1 else cell.stderr
+        text = f"{short(cell.fresh)}" + (f" ± {short(error)}" if error is not None else "")
+        notes.append(f"consensus with the weights solved anew at every neighbour: relative sensitivity {text}")
+    for row in table:
+        if row.failed:
+            notes.append(f"{row.name} failed: {row.failed}")
+        else:
+            few = {c.title: row.cells[c.key].n for c in CRITERIA if 0 < row.cells[c.key].n < row.cells[c.key].of}
+            if few:
+                where = "" if len(few) == len(CRITERIA) and len(set(few.values())) == 1 else f" ({', '.join(few)})"
+                notes.append(f"{row.name}: averaged over {min(few.values())} of {len(records)} inputs{where}")
+    return notes

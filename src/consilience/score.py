@@ -1,0 +1,425 @@
+"""One output of a model, for a batch of inputs, evaluated on rows that say to which input they belong.
+
+``Score`` ends loose ``target`` arguments: what "predicted" and the runner-up are is resolved once, at x, and stays the
+same for every neighbour. Rows are (N, *F) with ``owner`` (N,): row i is judged by the target, masks and keyword tensors
+of input ``owner[i]``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import layers as cam
+from .errors import InputError, choose
+from .rules import applied
+
+KINDS = ("logit", "probability", "log_probability", "margin", "output")
+
+
+@dataclass
+class Counts:
+    """Model evaluations so far, in rows: ``forward`` only, and ``gradient`` (a forward and a backward pass).
+
+    ``watch``, if set, is called after each batch: how progress is shown.
+    """
+
+    forward: int = 0
+    gradient: int = 0
+    watch: Callable[[Counts], None] | None = None
+
+    def add(self, rows: int, gradient: bool) -> None:
+        if gradient:
+            self.gradient += rows
+        else:
+            self.forward += rows
+        if self.watch:
+            self.watch(self)
+
+
+@dataclass
+class Batch:
+    """How many rows are in flight. "auto" doubles while a row gets cheaper; running out of memory halves, for good."""
+
+    limit: int | str = "auto"
+    sizes: dict[bool, int] = field(default_factory=dict)
+    best: dict[bool, float] = field(default_factory=dict)
+    settled: set[bool] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if self.limit != "auto" and not (isinstance(self.limit, int) and self.limit > 0):
+            raise InputError(f"max_batch: a positive integer or 'auto', got {self.limit!r}")
+
+    def size(self, gradient: bool) -> int:
+        return self.sizes.get(gradient, 8 if self.limit == "auto" else int(self.limit))
+
+    def took(self, rows: int, seconds: float, gradient: bool) -> None:
+        """Learn from a (nearly) full batch: grow while the time for a row falls by more than 5 %, then settle."""
+        size = self.size(gradient)
+        if self.limit != "auto" or gradient in self.settled or rows < 0.75 * size:
+            return
+        if seconds / rows < 0.95 * self.best.get(gradient, float("inf")):
+            self.best[gradient], self.sizes[gradient] = seconds / rows, size * 2
+        else:
+            self.sizes[gradient] = size // 2
+            self.settled.add(gradient)
+
+    def halve(self, gradient: bool) -> bool:
+        """After running out of memory; False when a batch of one does not fit either."""
+        size = self.size(gradient)
+        self.sizes[gradient] = max(1, size // 2)
+        self.settled.add(gradient)
+        return size > 1
+
+
+@dataclass(frozen=True)
+class Values:
+    """What an evaluation of N rows gives: ``score`` (N,), ``gradient`` (N, *F), and per layer ``(activation, its gradient)``
+    on the image grid (N, C, h, w); ``reference`` (N,) is the score of the origins under the rescale rule."""
+
+    score: Tensor
+    gradient: Tensor | None = None
+    activations: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    reference: Tensor | None = None
+
+    @staticmethod
+    def concatenate(parts: Sequence[Values]) -> Values:
+        if len(parts) == 1:
+            return parts[0]
+        first = parts[0]
+        acts = {k: tuple(torch.cat([p.activations[k][i] for p in parts]) for i in (0, 1)) for k in first.activations}
+        return Values(
+            torch.cat([p.score for p in parts]),
+            None if first.gradient is None else torch.cat([p.gradient for p in parts if p.gradient is not None]),
+            acts,  # type: ignore[arg-type]
+            None if first.reference is None else torch.cat([p.reference for p in parts if p.reference is not None]),
+        )
+
+
+@contextlib.contextmanager
+def borrowed(model: Any, freeze: bool) -> Iterator[None]:
+    """Use a module in eval mode and leave no trace: mode, parameters' flags and random state come back, whatever happens.
+
+    ``freeze``: parameters ask for no gradient meanwhile, so that only input gradients are computed and kept.
+    """
+    if not isinstance(model, nn.Module):
+        with _forked():
+            yield
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(p, p.requires_grad) for p in model.parameters()] if freeze else []
+    try:
+        for module, training in modes:
+            if training:
+                module.training = False
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        with _forked():
+            yield
+    finally:
+        for module, training in modes:
+            if module.training != training:
+                module.training = training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def _forked() -> contextlib.AbstractContextManager:
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])
+
+
+class Score:
+    """``Score(model, target).at(x)`` is a function of rows: ``score(rows, owner) → (N,)``.
+
+    Args:
+        model: an ``nn.Module``, or any callable from a batch of inputs to one vector of outputs per input. A callable
+            that takes and gives NumPy arrays (scikit-learn's ``predict_proba``) has no gradients.
+        target: None or "predicted" (the largest output at x), an integer, or integers (B,).
+        kind: "logit" (the output itself), "probability", "log_probability", "margin" (target minus the runner-up at x),
+            "output" (for regression: the only output, or output number ``target``), or a callable (outputs, target) → (N,).
+        kwargs: further arguments of the model; tensors whose first axis is B follow their input.
+        ids: (B,) identities of the inputs, which name their random draws; default 0 … B − 1.
+        max_batch: rows in flight, or "auto".
+        numpy: the callable wants NumPy arrays.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        target: Any = None,
+        *,
+        kind: str | Callable[[Tensor, Tensor], Tensor] = "logit",
+        kwargs: Mapping[str, Any] | None = None,
+        ids: Any = None,
+        max_batch: int | str = "auto",
+        numpy: bool = False,
+    ) -> None:
+        if not callable(model):
+            raise InputError(f"model: expected an nn.Module or a callable, got {type(model).__name__}")
+        self.model, self.target, self.kind = model, target, kind if callable(kind) else choose("kind", kind, KINDS)
+        self.kwargs, self.ids, self.numpy = dict(kwargs or {}), ids, numpy
+        self.batch = Batch(max_batch)
+        self.counts = Counts()
+
+    # What .at(x) resolves.
+    size: int
+    spatial: tuple[int, int] | None
+    layout: torch.memory_format
+    outputs: Tensor
+    clean: Tensor
+    targets: Tensor
+    runner_up: Tensor
+    _layers: dict[str, cam.Layer]
+
+    # -- resolving -----------------------------------------------------------------------------------------------------
+
+    def at(self, x: Tensor) -> Score:
+        """This score with target, runner-up and ids resolved at ``x`` (B, *F); ``outputs`` (B, classes), ``clean`` (B,).
+
+        Raises InputError for outputs that are not one vector per input and for targets out of range.
+        """
+        bound = copy.copy(self)
+        count = len(x)
+        bound.size = count
+        bound.spatial = (x.shape[2], x.shape[3]) if x.ndim == 4 else None
+        bound.layout = _layout(self.model, x)
+        bound.ids = torch.arange(count) if self.ids is None else torch.as_tensor(self.ids, dtype=torch.int64).cpu()
+        if bound.ids.shape != (count,):
+            raise InputError(f"ids: expected one per input ({count}), got shape {tuple(bound.ids.shape)}")
+        bound.ids = bound.ids.to(x.device)
+        bound._layers = {}
+        owner = torch.arange(count, device=x.device)
+        with torch.no_grad(), borrowed(self.model, freeze=True):
+            outputs = torch.cat([bound._outputs(x[i], i) for i in owner.split(bound.batch.size(False))])
+        bound.counts.add(count, False)
+        bound.outputs = outputs
+        bound.targets = bound._resolve(outputs)
+        best = outputs.scatter(1, bound.targets[:, None], -torch.inf)
+        bound.runner_up = best.argmax(1)
+        with torch.no_grad():
+            bound.clean = bound._pick(outputs, owner)
+        return bound
+
+    def _resolve(self, outputs: Tensor) -> Tensor:
+        count, classes = outputs.shape
+        target = self.target
+        if target is None or (isinstance(target, str) and target == "predicted"):
+            if self.kind == "output" and classes > 1:
+                raise InputError(f"target: the model has {classes} outputs; say which one (an integer)")
+            return torch.zeros(count, dtype=torch.int64, device=outputs.device) if classes == 1 else outputs.argmax(1)
+        if isinstance(target, str):
+            raise InputError(f"target: 'predicted' or integers, got {target!r}; look a class name up first")
+        given = torch.as_tensor(target, device=outputs.device)
+        if given.is_floating_point() or given.dtype == torch.bool:
+            raise InputError(f"target: expected integers, got {given.dtype}")
+        given = given.long().expand(count) if given.ndim == 0 else given.long().flatten()
+        if len(given) != count:
+            raise InputError(f"target: {len(given)} targets for {count} inputs; give one, or one for each")
+        if bool(((given < 0) | (given >= classes)).any()):
+            raise InputError(
+                f"target: {given.tolist()} out of range; the model has {classes} outputs (0 … {classes - 1})"
+            )
+        if self.kind == "margin" and classes < 2:
+            raise InputError("kind: 'margin' needs at least two outputs")
+        return given
+
+    # -- evaluating ----------------------------------------------------------------------------------------------------
+
+    def __call__(self, rows: Tensor, owner: Tensor) -> Tensor:
+        """(N, *F), (N,) → (N,), without gradients."""
+        return self.evaluate(rows, owner).score
+
+    def grad(self, rows: Tensor, owner: Tensor, rule: str | None = None) -> Tensor:
+        """Gradient of each row's score with respect to that row, (N, *F)."""
+        gradient = self.evaluate(rows, owner, gradient=True, rule=rule).gradient
+        assert gradient is not None
+        return gradient
+
+    def evaluate(
+        self,
+        rows: Tensor,
+        owner: Tensor,
+        *,
+        gradient: bool = False,
+        rule: str | None = None,
+        layers: Sequence[str] = (),
+        origin: Tensor | None = None,
+        graph: bool = False,
+    ) -> Values:
+        """Evaluate rows in batches of at most ``max_batch``.
+
+        ``rule``: None, "guided" or "rescale" (which needs the rows' ``origin``). ``layers``: activations wanted, by name
+        or "auto". ``graph``: keep the graph, through rows and parameters, for a loss.
+        """
+        gradient = gradient or bool(layers)
+        if gradient and self.numpy:
+            raise InputError("model: a NumPy callable has no gradients; use methods that need outputs only")
+        chosen = {name: self.layer(name, rows[:1], owner[:1]) for name in layers}
+        parts: list[Values] = []
+        start, per = 0, 2 if rule == "rescale" else 1
+        while start < len(rows):
+            batches = -(-(len(rows) - start) // max(1, self.batch.size(gradient) // per))
+            part = slice(start, start + -(-(len(rows) - start) // batches))
+            began = time.perf_counter()
+            try:
+                base = None if origin is None else origin[part]
+                values = self._evaluate(rows[part], owner[part], gradient, rule, chosen, base, graph)
+            except torch.OutOfMemoryError:
+                if not self.batch.halve(gradient):
+                    raise
+                continue
+            if rows.is_cuda:
+                torch.cuda.synchronize(rows.device)
+            count = len(values.score) * per
+            self.batch.took(count, time.perf_counter() - began, gradient)
+            self.counts.add(count, gradient)
+            parts.append(values)
+            start += len(values.score)
+        return Values.concatenate(parts)
+
+    def _evaluate(
+        self,
+        rows: Tensor,
+        owner: Tensor,
+        gradient: bool,
+        rule: str | None,
+        layers: Mapping[str, cam.Layer],
+        origin: Tensor | None,
+        graph: bool,
+    ) -> Values:
+        # A fresh copy: models that start with an in-place operation must not write to the caller's tensor.
+        if not gradient:
+            with torch.set_grad_enabled(graph), borrowed(self.model, freeze=not graph):
+                return Values(self._pick(self._outputs(rows.clone(memory_format=self.layout), owner), owner))
+        leaf = rows if graph and rows.requires_grad else rows.detach().clone().requires_grad_()
+        count = len(rows)
+        with torch.enable_grad(), borrowed(self.model, freeze=not graph):
+            batch, who = leaf.clone(memory_format=self.layout), owner
+            if rule == "rescale":
+                assert origin is not None
+                batch = torch.cat([batch, origin.detach().to(memory_format=self.layout)])
+                who = torch.cat([owner, owner])
+            module = self.model if isinstance(self.model, nn.Module) else None
+            with contextlib.ExitStack() as stack:
+                seen: dict[cam.Layer, Tensor] = {}
+                if module is not None and layers:
+                    seen = stack.enter_context(cam.captured(module, list(layers.values())))
+                if rule is not None:
+                    stack.enter_context(applied(rule, module))
+                score = self._pick(self._outputs(batch, who), who)
+                if not score.requires_grad:
+                    raise InputError(_CUT)
+                wanted = [leaf, *(seen[layer] for layer in layers.values())]
+                grads = torch.autograd.grad(score[:count].sum(), wanted, create_graph=graph, allow_unused=True)
+            if any(grad is None for grad in grads):
+                raise InputError(_CUT)
+            acts = {}
+            for (name, layer), got in zip(layers.items(), grads[1:], strict=True):
+                acts[name] = (_keep(cam.to_grid(seen[layer], layer), graph), cam.to_grid(got, layer))
+        reference = _keep(score[count:], graph) if rule == "rescale" else None
+        return Values(_keep(score[:count], graph), grads[0], acts, reference)
+
+    def layer(self, name: str, rows: Tensor, owner: Tensor) -> cam.Layer:
+        """The layer that class activation maps use; "auto" finds it by one probe pass. Remembered."""
+        if name not in self._layers:
+            if not isinstance(self.model, nn.Module):
+                raise InputError("model: activations need an nn.Module, not a plain callable")
+            if self.spatial is None:
+                raise InputError("methods: class activation maps are for images (B, C, H, W)")
+            run = lambda: self._pick(self._outputs(rows.detach().clone().requires_grad_(), owner), owner)  # noqa: E731
+            with torch.enable_grad(), borrowed(self.model, freeze=True):
+                if name == "auto":
+                    self._layers[name] = cam.find(self.model, run, self.spatial)
+                else:
+                    self._layers[name] = cam.named(self.model, name, run, self.spatial)
+        return self._layers[name]
+
+    def module(self) -> nn.Module:
+        """An ``nn.Module`` from rows to (N,) scores, for libraries that want one. Rows must be the B inputs in order,
+        or whole multiples of them, input-major as Captum expands them (each input's copies together)."""
+        return _Module(self)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _outputs(self, rows: Tensor, owner: Tensor) -> Tensor:
+        """(N, classes)."""
+        kwargs = {
+            name: value[owner] if isinstance(value, Tensor) and value.ndim and len(value) == self.size else value
+            for name, value in self.kwargs.items()
+        }
+        if self.numpy:
+            found = self.model(rows.detach().cpu().numpy(), **kwargs)
+            outputs = torch.as_tensor(np.asarray(found)).to(rows.device)
+            outputs = outputs if outputs.is_floating_point() else outputs.double()
+        else:
+            outputs = self.model(rows, **kwargs)
+            outputs = getattr(outputs, "logits", outputs)
+        if not isinstance(outputs, Tensor):
+            raise InputError(
+                f"model: its output is a {type(outputs).__name__}, not one vector per input; "
+                "wrap the model so that forward returns a tensor (N, outputs)"
+            )
+        if outputs.ndim == 1 and len(outputs) == len(rows):
+            outputs = outputs[:, None]
+        if outputs.ndim != 2 or len(outputs) != len(rows):
+            raise InputError(
+                f"model: its output has shape {tuple(outputs.shape)} for {len(rows)} inputs, not one vector per input; "
+                "wrap the model so that it returns (N, outputs), e.g. pool over space for segmentation"
+            )
+        return outputs
+
+    def _pick(self, outputs: Tensor, owner: Tensor) -> Tensor:
+        """(N, classes) → (N,), in float32 or better."""
+        outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        target = self.targets[owner]
+        if callable(self.kind):
+            return self.kind(outputs, target)
+        if self.kind == "probability":
+            outputs = outputs.softmax(1)
+        elif self.kind == "log_probability":
+            outputs = outputs.log_softmax(1)
+        value = outputs.gather(1, target[:, None])[:, 0]
+        if self.kind == "margin":
+            value = value - outputs.gather(1, self.runner_up[owner][:, None])[:, 0]
+        return value
+
+
+_CUT = (
+    "model: its output does not depend on the input (or on the chosen layer) through differentiable operations; "
+    "use methods that need outputs only, or look for .detach(), torch.no_grad() or rounding in forward"
+)
+
+
+def _layout(model: Any, x: Tensor) -> torch.memory_format:
+    """Rows follow the model: ``model.to(memory_format=torch.channels_last)`` is worth a third of the time on a CPU."""
+    if isinstance(model, nn.Module) and x.ndim == 4:
+        for parameter in model.parameters():
+            if parameter.ndim == 4 and parameter.shape[1] > 1 and parameter.shape[2] > 1:
+                last = parameter.is_contiguous(memory_format=torch.channels_last) and not parameter.is_contiguous()
+                return torch.channels_last if last else torch.preserve_format
+    return torch.preserve_format
+
+
+def _keep(tensor: Tensor, graph: bool) -> Tensor:
+    return tensor if graph else tensor.detach()
+
+
+class _Module(nn.Module):
+    def __init__(self, score: Score):
+        super().__init__()
+        self.score = score
+        self.inner = score.model if isinstance(score.model, nn.Module) else None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if len(rows) % self.score.size:
+            raise InputError(f"rows: {len(rows)} rows are not a multiple of the {self.score.size} inputs")
+        owner = torch.arange(self.score.size, device=rows.device).repeat_interleave(len(rows) // self.score.size)
+        return self.score._pick(self.score._outputs(rows, owner), owner)
