@@ -240,9 +240,8 @@ def show(title: str, table: dict) -> None:
     for label, pair in table["paired"].items():
         if pair["mean"] is None or pair["stderr"] is None:
             continue  # the uniform map has no correlation
-        print(
-            f"{label:105} {pair['mean']:+.4g} ± {pair['stderr']:.2g}  below {pair['below']}/{pair['n']}, above by 2 s.e. {pair['above_by_2_stderr']}"
-        )
+        counts = f"below {pair['below']}/{pair['n']}, above by 2 s.e. {pair['above_by_2_stderr']}"
+        print(f"{label:105} {pair['mean']:+.4g} ± {pair['stderr']:.2g}  {counts}")
 
 
 def main() -> None:
@@ -279,8 +278,9 @@ def main() -> None:
         "n": len(found),
         "settings": {
             "methods": names, "steps": options.steps, "samples": options.samples, "sigma": "0.15 of max − min",
-            "neighbourhood": repr(Uniform(options.radius)), "mask_unit": "16x16 patch", "mask_share": 0.2, "mask_baseline": "blur, σ = 10 px",
-            "fit": vars(options.fit), "fresh": vars(options.fresh), "fresh_redrawn": options.redrawn["fresh"], "seed": options.seed,
+            "neighbourhood": repr(Uniform(options.radius)), "mask_unit": "16x16 patch", "mask_share": 0.2,
+            "mask_baseline": "blur, σ = 10 px", "fit": vars(options.fit), "fresh": vars(options.fresh),
+            "fresh_redrawn": options.redrawn["fresh"], "seed": options.seed,
         },
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "images": about,

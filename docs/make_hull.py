@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Polygon
+from PIL import Image
 from scipy.optimize import minimize
 from scipy.spatial import ConvexHull
 
@@ -64,32 +65,25 @@ def draw(path: Path) -> None:
     ) -> None:
         axes.annotate(words, at, shift, textcoords="offset points", color=colour, fontsize=size, **style)
 
-    for j, (point, shift, side) in enumerate(
-        zip(
-            points,
-            ((-10, 6), (0, 12), (11, 2), (12, -6), (0, -20)),
-            ("right", "center", "left", "left", "center"),
-            strict=True,
-        )
-    ):
+    sides = ("right", "center", "left", "left", "center")
+    shifts = ((-10, 6), (0, 12), (11, 2), (12, -6), (0, -20))
+    for j, (point, shift, side) in enumerate(zip(points, shifts, sides, strict=True)):
         say(point, f"$r_{j + 1}$", shift, size=15, ha=side)
-    norm = lambda v: f"{float(v @ v):.2f}"  # noqa: E731
-    say(np.zeros(2), "0: a perfect\nexplanation", (-14, -12), SOFT, ha="right", va="center")
-    say(
-        best,
-        f"optimum  $\\Sigma\\,w_j r_j$\nerror {norm(best)}",
-        (12, -3),
-        LEAD,
-        13,
-        ha="left",
-        va="center",
-        fontweight="bold",
-    )
-    say(mean, f"plain mean: the centroid\nerror {norm(mean)}", (11, 8), COOL, ha="left", va="center")
-    say(single, f"best single method\nerror {norm(single)}", (-34, -12), SOFT, ha="right", va="center")
+
+    def error(residual: np.ndarray) -> str:
+        return f"error {float(residual @ residual):.2f}"
+
+    say(np.zeros(2), "0: a perfect\nexplanation", (-46, 2), SOFT, ha="right", va="center")
+    words = f"optimum  $\\Sigma\\,w_j r_j$\n{error(best)}"
+    say(best, words, (38, -30), LEAD, 13, ha="left", va="center", fontweight="bold")
+    say(mean, f"mean: centroid\n{error(mean)}", (10, 8), COOL, ha="left", va="center")
+    say(single, f"best single method\n{error(single)}", (-34, -12), SOFT, ha="right", va="center")
     say(points[1], "corners: the methods' residuals;  the hull: all their mixtures", (-150, 36), SOFT, ha="left")
     axes.set(xlim=(-3.1, 4.9), ylim=(-2.12, 3.08))
     figure.savefig(path)
+    with Image.open(path) as image:
+        flat = image.convert("RGB").quantize(48, dither=Image.Dither.NONE)
+    flat.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,14 @@ from nets import Small, bound, images
 from torch import nn
 
 from consilience.explainers import (
-    DeepLIFT, GradCAM, GradCAMPlusPlus, GuidedBackprop, InputXGradient, IntegratedGradients, Saliency, Stack,
+    DeepLIFT,
+    GradCAM,
+    GradCAMPlusPlus,
+    GuidedBackprop,
+    InputXGradient,
+    IntegratedGradients,
+    Saliency,
+    Stack,
 )  # fmt: skip
 
 captum = pytest.importorskip("captum.attr")

@@ -38,7 +38,7 @@ def test_two_images_one_bad(tmp_path, picture, capsys):
     folders = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert folders == ["000-my_b_cat", "002-camera", "report.html"]
     record = json.loads((tmp_path / "out" / folders[1] / "explanation.json").read_text())
-    assert record["schema"] == 1 and len(record["weights"]) == 3 and record["model"].startswith("timm:test_resnet")
+    assert record["schema"] == 1 and len(record["weights"]) == 3 and record["model"].startswith("test_resnet")
     arrays = load_file(tmp_path / "out" / folders[1] / "attributions.safetensors")
     assert arrays["maps"].shape[0] == 3 and arrays["attribution"].shape == arrays["maps"].shape[1:]
     with Image.open(tmp_path / "out" / folders[1] / "explanation.png") as image:

@@ -45,7 +45,7 @@ def test_torchvision(name, size, expected):
 
 
 def test_a_small_vision_transformer():
-    """The last block's output has a gradient at the class token only: its first norm is the last with one over space."""
+    """The last block's output has a gradient at the class token only; its first norm has one over space."""
     net = pytest.importorskip("torchvision.models").VisionTransformer(64, 16, 3, 2, 32, 64)
     run, spatial, _ = probe(net)
     assert find(net, run, spatial) == Layer("encoder.layers.encoder_layer_2.ln_1", 0, "tokens", (4, 4), 1)

@@ -21,7 +21,7 @@ from consilience.report.pixels import indexed_png, photo_png, pool
 from consilience.report.table import CRITERIA, average, rows, text_table
 
 HOSTILE = "</script><script>alert('x')</script> \"q\" & <img src=x onerror=alert(1)> 猫 $x^2$"
-VOID = {"meta", "img", "input", "br", "wbr", "feFuncA".lower()}
+VOID = {"meta", "img", "input", "br", "wbr"}
 
 
 def entry(
@@ -94,7 +94,7 @@ def test_text_table():
     text = text_table([entry(3, failed=1).record])
     lines = text.splitlines()
     for name in ("method_0", "mean", "var", "uniform", "consensus"):
-        assert sum(line.startswith(name + " ") for line in lines) == 1
+        assert sum(line.startswith(name + " ") and "[" in line for line in lines) == 1
     assert "trivial" in text and "lower is better" in text and "method_2 failed: no rule" in text
     assert text.count("*") == len(CRITERIA) + 1  # one best per criterion, and the legend
     assert max(map(len, lines)) < 160 and text_table([]) == "no inputs"
@@ -183,8 +183,7 @@ def test_figure(case, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawn = figure(one)
-        drawn.set_dpi(40)
-        drawn.savefig(tmp_path / "one.png")
+        drawn.savefig(tmp_path / "one.png", dpi=40)
     assert dict(matplotlib.rcParams) == before
     assert min(text.get_fontsize() for text in drawn.findobj(matplotlib.text.Text) if text.get_text()) >= 9
     box = drawn.bbox
@@ -208,8 +207,11 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in VOID and not self.get_starttag_text().endswith("/>"):
+        if tag not in VOID:
             self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag, (tag, self.getpos())

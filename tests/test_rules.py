@@ -135,8 +135,9 @@ def test_guided_keeps_gates_and_caps():
 @pytest.mark.parametrize(
     "act, op",
     [
-        (nn.SiLU(), "silu"), (nn.GELU(), "gelu"), (nn.ELU(), "elu"), (nn.LeakyReLU(), "leaky_relu"), (nn.PReLU(), "prelu"),
-        (nn.Hardswish(), "hardswish"), (nn.Softplus(), "softplus"), (nn.Mish(), "mish"), (nn.Threshold(0.5, 0), "threshold"),
+        (nn.SiLU(), "silu"), (nn.GELU(), "gelu"), (nn.ELU(), "elu"), (nn.LeakyReLU(), "leaky_relu"),
+        (nn.PReLU(), "prelu"), (nn.Hardswish(), "hardswish"), (nn.Softplus(), "softplus"), (nn.Mish(), "mish"),
+        (nn.Threshold(0.5, 0), "threshold"),
         (lambda x: x * torch.sigmoid(x), "gate"), (lambda x: torch.maximum(x, torch.zeros(())), "maximum"),
         (lambda x: torch.where(x > 0, x, 0.0), "where"), (nn.Tanh(), "no rectifier"),
     ],
@@ -171,11 +172,12 @@ def slow_rescale(layers, x, b):
 
 
 ELEMENTWISE = [
-    nn.ReLU(), nn.ReLU6(), nn.Hardtanh(), nn.LeakyReLU(), nn.ELU(), nn.SELU(), nn.CELU(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(),
-    nn.Mish(), nn.Sigmoid(), nn.Tanh(), nn.Hardswish(), nn.Hardsigmoid(), nn.Softplus(), nn.Softsign(), nn.LogSigmoid(),
-    nn.Threshold(0.1, 0.2), nn.PReLU(6), nn.RReLU(), nn.Tanhshrink(), torch.exp, torch.abs, torch.square, lambda x: x**3,
-    lambda x: x * x, lambda x: 1 / (x.abs() + 1), lambda x: x.clamp(-0.3, 0.4), lambda x: torch.maximum(x, -2 * torch.ones(())),
-    lambda x: F.silu(x, inplace=True), lambda x: F.elu(x, inplace=True), lambda x: F.mish(x, inplace=True),
+    nn.ReLU(), nn.ReLU6(), nn.Hardtanh(), nn.LeakyReLU(), nn.ELU(), nn.SELU(), nn.CELU(), nn.GELU(), nn.GELU("tanh"),
+    nn.SiLU(), nn.Mish(), nn.Sigmoid(), nn.Tanh(), nn.Hardswish(), nn.Hardsigmoid(), nn.Softplus(), nn.Softsign(),
+    nn.LogSigmoid(), nn.Threshold(0.1, 0.2), nn.PReLU(6), nn.RReLU(), nn.Tanhshrink(), torch.exp, torch.abs,
+    torch.square, lambda x: x**3, lambda x: x * x, lambda x: 1 / (x.abs() + 1), lambda x: x.clamp(-0.3, 0.4),
+    lambda x: torch.maximum(x, torch.tensor(-2.0)), lambda x: F.silu(x, inplace=True),
+    lambda x: F.elu(x, inplace=True), lambda x: F.mish(x, inplace=True),
 ]  # fmt: skip
 
 
@@ -207,7 +209,7 @@ def test_rescale_equals_slow_twin(place):
 
 @pytest.mark.parametrize("act", [nn.ReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.ELU, nn.LeakyReLU])
 def test_rescale_equals_captum(act):
-    """With average pooling. With max pooling Captum's sums are off when the baseline wins a window, so only where none does."""
+    """With average pooling; with max pooling only at zero: Captum's sums are off when the baseline wins a window."""
     attr = pytest.importorskip("captum.attr")
     x = images()
     average = cnn(act)
@@ -267,15 +269,17 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "densen
 def test_both_rules_on_torchvision(name):
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
-    net = getattr(models, name)(weights=None).double().eval()
+    small = {"width_mult": 0.35} if name == "mobilenet_v2" else {}
+    net = getattr(models, name)(weights=None, **small).double().eval()
     for module in net.modules():  # random weights shrink the signal to nothing in a deep net without fitted statistics
         if isinstance(module, nn.BatchNorm2d):
-            module.running_var.fill_(0.3)
+            module.running_var.fill_(0.1)
     size = 64 if name == "alexnet" else 32
     x = torch.randn(1, 3, size, size, dtype=torch.float64)
-    g, y = gradient(net, x, "rescale", torch.zeros_like(x))
-    assert (y[0, 0] - y[1, 0]).abs() > 1e-4  # there is something to complete
-    assert completeness(net, x, torch.zeros_like(x)) < 1e-9
+    y = net(torch.cat([x, torch.zeros_like(x)]))
+    change = (y[0, 0] - y[1, 0]).abs().item()
+    assert change > 1e-4  # there is something to complete
+    assert completeness(net, x, torch.zeros_like(x)) < 1e-9 * max(1, change)
     assert gradient(net, x, "guided")[0].abs().sum() > 0
 
 

@@ -75,7 +75,7 @@ def find(module: nn.Module, run: Callable[[], Tensor], spatial: tuple[int, int])
 
 
 def named(module: nn.Module, name: str, run: Callable[[], Tensor], spatial: tuple[int, int]) -> Layer:
-    """The layer the user chose: the last spatial output of ``name``, or that of call k for ``name#k``. Its gradient may be 0.
+    """The layer the user chose: the last spatial output of ``name``, or that of call k for ``name#k``.
 
     Raises:
         InputError: unknown name (near matches are given), never run, or not spatial (its shapes are given).

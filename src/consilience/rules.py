@@ -96,7 +96,7 @@ def applied(rule: str | None, module: nn.Module | None = None) -> Iterator[list[
       minus its partner in the other half (Shrikumar et al. 2017, arXiv 1704.02685), and the derivative at the midpoint
       where \|Δx\| ≤ √ε max(\|x\|, \|x'\|). At max pooling each window's Δy goes to its larger winner, divided by Δx there.
       Summed over features, gradient · (x − baseline) = f(x) − f(baseline), also where windows overlap. (Captum 0.9's
-      DeepLift loses part of it below max pooling when the baseline wins a window: 0.18 of the output in a small CNN.)
+      DeepLift is not complete below max pooling in general: in a small CNN its sums were off by up to 0.18.)
     - None: only observe.
 
     A gradient taken inside the context obeys the rule, and after it the graph is the ordinary one, so that a loss of an
@@ -146,7 +146,7 @@ class _Replace(torch.autograd.Function):
         return y.clone()
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.mode.in_force():
             return None, g, None, None
         # The multiplier is made here, from x and y as they stand in the graph: with create_graph it is differentiable.

@@ -1,55 +1,55 @@
-"""Progress with time left: a bar on a terminal, one line per image elsewhere."""
+"""Progress with time left: a bar on a terminal, a line every half minute elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
+from typing import Any
+
+from ..errors import need
 
 
 class Progress:
-    """Work over ``total`` items, each reporting (done, planned) of its own."""
+    """Work over ``total`` items, each reporting (done, planned) of its own; messages go to standard error."""
 
     def __init__(self, total: int):
-        self.total, self.number, self.name, self.began, self.shown = total, 0, "", time.monotonic(), 0.0
-        self.live = sys.stderr.isatty()
+        rich = need("rich.progress", "cli")
+        console = need("rich.console", "cli").Console(stderr=True)
+        self.live = console.is_terminal
+        columns = ("[progress.description]{task.description}", rich.BarColumn(), rich.TaskProgressColumn())
+        self.bar: Any = rich.Progress(*columns, rich.TimeRemainingColumn(), console=console, disable=not self.live)
+        self.task = self.bar.add_task("", total=total)
+        self.total, self.number, self.name, self.began, self.said = total, 0, "", time.monotonic(), time.monotonic()
 
     def __enter__(self) -> Progress:
+        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._clear()
+        self.bar.stop()
 
     def start(self, number: int, name: str) -> None:
         self.number, self.name = number, name
+        self.update(0, 1)
 
     def update(self, done: float, planned: float) -> None:
-        """Called after each batch; redraws at most five times a second (or, without a terminal, every 30 seconds)."""
+        """Called after each batch of model evaluations."""
+        completed = self.number + done / planned
+        text = f"{self.number + 1}/{self.total} {self.name[:40]}"
+        self.bar.update(self.task, completed=completed, description=need("rich.markup", "cli").escape(text))
         now = time.monotonic()
-        if now - self.shown < (0.2 if self.live else 30):
-            return
-        self.shown = now
-        share = (self.number + done / planned) / self.total
-        left = (now - self.began) * (1 - share) / share if share > 0 else float("inf")
-        text = f"{self.number + 1}/{self.total} {self.name[:40]} {share:4.0%}, {_clock(left)} left"
-        if self.live:
-            full = int(30 * share)
-            sys.stderr.write(f"\r\x1b[K[{'█' * full}{'░' * (30 - full)}] {text}")
-        else:
-            sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        if not self.live and now - self.said >= 30:
+            self.said = now
+            left = (now - self.began) * (self.total - completed) / max(completed, 1e-9)
+            print(
+                f"{text} {completed / self.total:.0%}, {timedelta(seconds=round(left))} left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def finish(self, line: str) -> None:
-        self._clear()
-        print(f"[{self.number + 1}/{self.total}] {line}", file=sys.stderr, flush=True)
-
-    def _clear(self) -> None:
-        if self.live:
-            sys.stderr.write("\r\x1b[K")
-
-
-def _clock(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "?"
-    minutes, seconds = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+        self.update(1, 1)
+        self.bar.console.print(
+            f"[{self.number + 1}/{self.total}] {line}", markup=False, highlight=False, soft_wrap=True
+        )

@@ -77,4 +77,4 @@ def resolve(methods: str | Explainer | Iterable[str | Explainer], baselines: Any
 
 def _with(explainer: Explainer, baselines: Any) -> Explainer:
     has = baselines is not None and any(f.name == "baselines" for f in fields(explainer))  # type: ignore[arg-type]
-    return replace(explainer, baselines=baselines) if has else explainer  # type: ignore[type-var, call-arg]
+    return replace(explainer, baselines=baselines) if has else explainer  # type: ignore[type-var]

@@ -276,9 +276,14 @@ def _font(weight: str) -> Any:
     return ft2font.FT2Font(manager.findfont(manager.FontProperties(family="DejaVu Sans", weight=weight)))
 
 
+@lru_cache(maxsize=1)
+def _letters() -> frozenset[int]:
+    return frozenset(_font("normal").get_charmap())
+
+
 def drawable(words: str) -> str:
     """Letters that the packaged font lacks become boxes, rather than warnings; line breaks become spaces."""
-    known = _font("normal").get_charmap()
+    known = _letters()
     return "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in " ".join(words.split()))
 
 
@@ -294,10 +299,12 @@ def fit(words: str, width: float, size: float, weight: str = "normal") -> str:
     """The text, shortened in the middle with an ellipsis so that it is at most ``width`` inches wide."""
     if inches(words, size, weight) <= width:
         return words
-    keep = len(words)
-    while keep > 1 and inches(_shortened(words, keep), size, weight) > width:
-        keep -= 1
-    return _shortened(words, keep)
+    low, high = 1, len(words) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = inches(_shortened(words, middle), size, weight) <= width
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return _shortened(words, low)
 
 
 def _shortened(words: str, keep: int) -> str:

@@ -212,7 +212,7 @@ def _pictures(entry: Entry, i: int, svg: str, front: dict[str, Any] | None) -> s
         plain = background(small, entry.signed)[..., :1].repeat(3, 2)
         under = f'<img class="photo" alt="" src="{data_url(photo_png(plain))}">'
         control = (
-            '<label class="control"><span>photograph</span><input class="opacity" type="range" min="0" max="100" value="50" '
+            '<label class="control"><span>photo</span><input class="opacity" type="range" min="0" max="100" value="50" '
             'aria-label="From the photograph to the map"><span>map</span></label>'
         )
     filters = f'style="filter:url(#fade-{i})"' if under else ""
@@ -389,7 +389,8 @@ def _features(entry: Entry, svg: str) -> str:
         body.append(f'<tr><th scope="row">{name}</th><td>{bar}</td><td>{total}</td>{"".join(cells)}</tr>')
     figure = f'<figure class="map" style="max-width:40rem">{svg}</figure>' if svg else ""
     return (
-        '<div class="scroll"><table class="features"><thead><tr><th scope="col">feature</th><th scope="col" colspan="2">consensus</th>'
+        '<div class="scroll"><table class="features"><thead><tr><th scope="col">feature</th>'
+        '<th scope="col" colspan="2">consensus</th>'
         f"{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         f'<p class="note">The {len(chosen)} features with the largest |consensus| of {entry.attribution.size}. Colours: blue '
         f"below, red above zero, each method on its own scale.</p>{figure}"
