@@ -340,7 +340,7 @@ class Saved:
 
 def save_entry(directory: Path, entry: Entry, arrays: dict[str, np.ndarray]) -> None:
     """One input's folder. The record is written last, so a folder with a record is complete."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -352,7 +352,7 @@ def save_entry(directory: Path, entry: Entry, arrays: dict[str, np.ndarray]) -> 
     if entry.image is not None:
         tensors["image"] = (np.clip(entry.image, 0, 1) * 255).round().astype(np.uint8)
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    save_file(tensors, directory / "attributions.safetensors", metadata={"name": entry.name})
+    (directory / "attributions.safetensors").write_bytes(save(tensors, metadata={"name": entry.name}))
     write_text(directory / "explanation.json", json.dumps(entry.record, indent=1, allow_nan=False) + "\n")
 
 

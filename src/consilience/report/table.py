@@ -158,7 +158,7 @@ class Digits:
     def __call__(self, value: float | None, missing: str = "–") -> str:
         if value is None:
             return missing
-        if value == 0:
+        if abs(value) < 1e-12:  # rounding
             return "0"
         text = f"{value:.1e}" if self.powers else f"{value:.{self.decimals}f}"
         return text if self.powers or float(text) else f"{value:.0e}"
@@ -224,6 +224,19 @@ def _heading(records: Sequence[Record]) -> str:
     return ", ".join(str(part) for part in (what, f"objective {first.get('objective')}", first.get("model")) if part)
 
 
+def incomplete(records: Sequence[Record]) -> list[str]:
+    """A line for each method that claims to add up to the score's change and misses it by more than a tenth somewhere."""
+    worst: dict[str, float] = {}
+    for record in records:
+        for name, error in (record.get("completeness_error") or {}).items():
+            worst[name] = max(worst.get(name, 0.0), error or 0.0)
+    return [
+        f"{name}: its map adds up to f(x) − f(baseline) within {error:.0%} only; raise its number of steps"
+        for name, error in worst.items()
+        if error > 0.1
+    ]
+
+
 def _notes(records: Sequence[Record], table: list[Row]) -> list[str]:
     over = "its fresh draws" if len(records) == 1 else f"{len(records)} inputs"
     notes = [f"fresh ± standard error over {over} [fit]; * best on fresh draws"]
@@ -236,6 +249,7 @@ def _notes(records: Sequence[Record], table: list[Row]) -> list[str]:
         error = _number(resolved[0].get("stderr")) if len(records) == 1 else cell.stderr
         text = f"{short(cell.fresh)}" + (f" ± {short(error)}" if error is not None else "")
         notes.append(f"consensus with the weights solved anew at every neighbour: relative sensitivity {text}")
+    notes += incomplete(records)
     for row in table:
         if row.failed:
             notes.append(f"{row.name} failed: {row.failed}")
