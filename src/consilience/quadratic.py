@@ -13,6 +13,11 @@ import torch
 from torch import Tensor
 
 
+def exact(values: Tensor) -> Tensor:
+    """float64, on the CPU where the device has none (Apple's GPU)."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 @dataclass(frozen=True)
 class Quadratic:
     """Q(w) = wᵀGw with G = mean over draws of ``draws`` (B, S, R, R), the residuals' Gram matrices; ``norm`` (B, R, R) is

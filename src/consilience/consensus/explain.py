@@ -16,7 +16,7 @@ from ..features import Features, features_for
 from ..keys import Key
 from ..neighbourhood import Points, neighbours
 from ..objective import Aim, Front, Term, cross_validated
-from ..quadratic import CRITERIA, Evidence
+from ..quadratic import CRITERIA, Evidence, exact
 from ..score import Counts, Score
 from ..simplex import Front as Curve
 from ..simplex import Solution
@@ -129,9 +129,13 @@ def explain(
 
     names = [*everything.names, "mean", "var", "uniform", "consensus"]
     rows = torch.cat(
-        [torch.eye(base.shape[1], dtype=torch.float64, device=x.device).expand(len(kept), -1, -1), mixing[:, None]], 1
+        [
+            torch.eye(base.shape[1], dtype=torch.float64, device=mixing.device).expand(len(kept), -1, -1),
+            mixing[:, None],
+        ],
+        1,
     )
-    attribution = torch.einsum("br,br...->b...", mixing.to(base.dtype), base.nan_to_num(0))
+    attribution = torch.einsum("br,br...->b...", mixing.to(base), base.nan_to_num(0))
     return Explanation(
         attribution=attribution,
         weights=solution.weights,
@@ -266,7 +270,7 @@ def _resolved(
     if not count:
         return None
     k = setting.rows
-    here = torch.einsum("br,br...->b...", mixing[:, :k], base[:, :k].nan_to_num(0).double()).flatten(1)
+    here = torch.einsum("br,br...->b...", mixing[:, :k], exact(base[:, :k].nan_to_num(0))).flatten(1)
     changes = []
     for sample in range(count):
         near = neighbours(
@@ -276,7 +280,7 @@ def _resolved(
         maps = setting.maps(score, near, derived=False)
         evidence = setting.evidence(score, near, maps, fit, "fit")
         weights = _solve(goal, evidence, setting, signed, choice, pooled, None)[0].weights
-        there = torch.einsum("br,br...->b...", weights, maps.nan_to_num(0).double()).flatten(1)
+        there = torch.einsum("br,br...->b...", weights, exact(maps.nan_to_num(0))).flatten(1)
         changes.append(((here - there) ** 2).sum(1) / (here**2).sum(1))
     each = torch.stack(changes, 1)
     error = each.std(1) / count**0.5 if count > 1 else torch.full_like(each[:, 0], torch.nan)
@@ -289,10 +293,10 @@ def _completeness(score: Score, stack: Stack, points: Points, setting: Setting) 
     for name, explainer in zip(stack.names, stack.explainers, strict=True):
         baseline = getattr(explainer.need.where, "baseline", None)
         if explainer.complete and baseline is not None and baseline.kind != "samples":
-            raw = Stack([explainer], setting.seed).attribute(score, points)[:, 0].flatten(1).double().sum(1)
+            raw = Stack([explainer], setting.seed).attribute(score, points)[:, 0].flatten(1)
             origin = baseline.at(points)
-            difference = score.clean.double() - score(origin, points.owner).double()
-            found[name] = (raw - difference).abs() / difference.abs()
+            difference = exact(score.clean) - exact(score(origin, points.owner))
+            found[name] = (exact(raw).sum(1) - difference).abs() / difference.abs()
     return found
 
 

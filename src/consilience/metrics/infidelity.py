@@ -15,7 +15,7 @@ from ..features import Elements, Features, Patches
 from ..keys import Key
 from ..neighbourhood import Baseline, Masked, Points
 from ..objective import Term
-from ..quadratic import Evidence, Responses, faithfulness_correlation
+from ..quadratic import Evidence, Responses, exact, faithfulness_correlation
 from ..score import Score
 
 SCALINGS = ("correlation", "free", "paper", "raw", "code")
@@ -61,16 +61,16 @@ class Infidelity(Term):
         where = self.neighbourhood(shape)
         owner = points.owner.repeat_interleave(rows)
         spread = attributed.spread(base.flatten(0, 1), owner, shape)
-        per_unit = where.features.reduce(spread, owner).reshape(count, rows, -1).double()
-        clean = score(points.x, points.owner).double()[:, None]
+        per_unit = exact(where.features.reduce(spread, owner).reshape(count, rows, -1))
+        clean = exact(score(points.x, points.owner))[:, None]
         a, y = [], []
         step = max(1, 4 * score.batch.size(False) // count)
         for start in range(samples.start, samples.stop, step):
             part = range(start, min(start + step, samples.stop))
             cloud = where.draw(points, part, key / self.stream, total)
             assert cloud.masks is not None
-            fall = clean - cloud.split(score(cloud.points, cloud.owner)).double()
-            masks = cloud.split(cloud.masks.flatten(1)).double()
+            fall = clean - cloud.split(exact(score(cloud.points, cloud.owner)))
+            masks = cloud.split(exact(cloud.masks.flatten(1)))
             a.append(masks @ per_unit.mT)
             y.append(fall)
         return Responses(torch.cat(a, 1), torch.cat(y, 1))

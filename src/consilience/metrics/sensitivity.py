@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..keys import Key
 from ..neighbourhood import Neighbourhood, Points, Uniform, neighbours
 from ..objective import Term
-from ..quadratic import Evidence, Quadratic, average_sensitivity, relative_sensitivity
+from ..quadratic import Evidence, Quadratic, average_sensitivity, exact, relative_sensitivity
 from ..score import Score
 
 Maps = Callable[[Points], Tensor]
@@ -49,13 +49,13 @@ class AverageSensitivity(Term):
 
         ``maps``: points (N) → (N, R, *A); ``base`` (B, R, *A): the maps at ``points``.
         """
-        flat = base.flatten(2).double()
+        flat = exact(base.flatten(2))
         grams = []
         step = max(1, score.batch.size(True) // len(points))
         for start in range(samples.start, samples.stop, step):
             part = range(start, min(start + step, samples.stop))
             near = neighbours(self.neighbourhood, points, part, key / self.stream, total, self.redraw)
-            there = maps(near).flatten(2).double().unflatten(0, (-1, len(part)))
+            there = exact(maps(near).flatten(2)).unflatten(0, (-1, len(part)))
             grams.append(gram(flat[:, None] - there))
         return Quadratic(torch.cat(grams, 1), gram(flat))
 
