@@ -36,7 +36,7 @@ def test_two_images_one_bad(tmp_path, picture, capsys):
     said = capsys.readouterr()
     assert code == 1 and "broken.jpg" in said.err and "2 of 3 images explained" in said.out
     folders = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert folders == ["000-my_b_cat", "002-camera", "report.html"]
+    assert folders == ["000-my_b_cat", "002-camera", "report.html", "run.json"]
     record = json.loads((tmp_path / "out" / folders[1] / "explanation.json").read_text())
     assert record["schema"] == 1 and len(record["weights"]) == 3 and record["model"].startswith("test_resnet")
     arrays = load_file(tmp_path / "out" / folders[1] / "attributions.safetensors")
@@ -117,7 +117,7 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(command, "explain", once)
     assert explain("--image", "sample:camera", "--image", "sample:rocket", out=tmp_path / "out") == 130
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["000-camera", "report.html"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["000-camera", "report.html", "run.json"]
 
 
 def test_methods_and_doctor(capsys):

@@ -127,7 +127,7 @@ def test_record_has_every_field_and_is_valid_json():
 def test_evaluations_are_what_the_plan_says():
     r = run("robust", resolved_draws=0)
     one = 1 + 4 + 4
-    tried = 1 + 1 + 1 + 1  # usable() tries each distinct cloud and layer once, one row each
+    tried = 1 + 1 + 1 + 1 + 1  # usable() tries each distinct cloud and layer once, one row each; the layer's probe
     again = 4 * 3  # completeness of integrated gradients
     assert r.counts.gradient == 3 * one * (1 + 6 + 5) + tried + again
 
@@ -181,9 +181,9 @@ def test_a_nan_output_is_reported_and_the_others_are_explained():
         ({"sign": "positive"}, "sign: one of"),
         ({"kind": "logits"}, "did you mean 'logit'"),
         ({"signed": True}, "signed"),
-        ({"choice": "cross_validated"}, "the front has two"),
-        ({"ids": [1]}, "ids: 1 for 3 inputs"),
-        ({"weights": torch.ones(2)}, "weights: 2 for 5"),
+        ({"choice": "cross_validated"}, "neither signed"),
+        ({"ids": [1]}, "ids: expected 3 integers"),
+        ({"weights": torch.ones(2)}, "weights: shape .5,. or"),
         ({"features": cs.Segments(torch.zeros(5, 5).long(), batched=False)}, "does not fit"),
     ],
 )  # fmt: skip

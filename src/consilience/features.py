@@ -106,14 +106,14 @@ class Patches(Features):
 
 
 class Segments(Features):
-    """A feature is a labelled segment. ``labels``: integers from 0, shape F, (B, *F), or the same without channels.
+    """A feature is a labelled segment. ``labels``: integers, shape F or, ``batched``, (B, *F), or the same without channels.
 
     Labels that start elsewhere or skip numbers are compacted per input; A = (largest number of segments,).
     """
 
     unit = "segment"
 
-    def __init__(self, labels: Tensor, batched: bool):
+    def __init__(self, labels: Tensor, batched: bool = False):
         labels = torch.as_tensor(labels)
         if labels.is_floating_point() or labels.is_complex():
             raise InputError(f"labels: segments are integers, got {labels.dtype}; cast with .long() if they are whole")

@@ -26,12 +26,14 @@ class Points:
     x: Tensor
     owner: Tensor
     ids: Tensor
+    inputs: int = 0
+    """B, the number of inputs that owners count; 0: not known."""
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index) -> Points:
-        return Points(self.x[index], self.owner[index], self.ids[index])
+        return Points(self.x[index], self.owner[index], self.ids[index], self.inputs)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ class Baseline:
             return cls(choose("baseline", spec, ("zero", "mean", "blur")))
         if isinstance(spec, (int, float)):
             return cls("constant", value=float(spec))
-        return cls("given", tensor=torch.as_tensor(spec), tag=id(spec))
+        if isinstance(spec, Tensor | np.ndarray):
+            return cls("given", tensor=torch.as_tensor(spec), tag=id(spec))
+        tensor = torch.as_tensor(spec)  # a list: its copy dies with this object, so it is known by what it holds
+        return cls("given", tensor=tensor, tag=hash(tensor.numpy().tobytes()))
 
     @classmethod
     def samples(cls, data: Tensor | np.ndarray) -> Baseline:
@@ -105,9 +110,11 @@ class Baseline:
         if given.shape[1:] == x.shape[1:] and self.kind == "given":
             if len(given) == 1:
                 return given.expand_as(x)
-            if int(points.owner.max()) >= len(given):
+            inputs = points.inputs or int(points.owner.max()) + 1
+            if len(given) != inputs:
                 raise InputError(
-                    f"baselines: {len(given)} rows for {int(points.owner.max()) + 1} inputs; give one or all"
+                    f"baselines: {len(given)} rows for {inputs} inputs; give one, or one for each; to draw from a data set "
+                    "use Baseline.samples(data) with expected_gradients or gradient_shap"
                 )
             return given[points.owner]
         raise InputError(f"baselines: shape {tuple(given.shape)} does not fit inputs of shape {tuple(x.shape[1:])}")
@@ -121,7 +128,7 @@ class Baseline:
         if data.shape[1:] != points.x.shape[1:]:
             raise InputError(f"baselines: rows of shape {tuple(data.shape[1:])} for inputs {tuple(points.x.shape[1:])}")
         u = _noise(key.uniform, points, samples, ())
-        return data[(u.double() * len(data)).long().clamp(max=len(data) - 1)]
+        return data[(u * len(data)).long().clamp(max=len(data) - 1)]
 
     def _tensor(self, x: Tensor) -> Tensor:
         assert self.tensor is not None
@@ -133,9 +140,9 @@ def blur(x: Tensor, sigma: float) -> Tensor:
     if x.ndim < 3:
         raise InputError(f"baselines: 'blur' needs images or series (N, C, …), got shape {tuple(x.shape)}")
     for axis in range(2, x.ndim):
-        at = torch.arange(x.shape[axis], device=x.device, dtype=torch.float64)
+        at = torch.arange(x.shape[axis], dtype=torch.float64)
         kernel = torch.exp(-0.5 * ((at[:, None] - at) / sigma) ** 2)
-        kernel = (kernel / kernel.sum(1, keepdim=True)).to(x.dtype)
+        kernel = (kernel / kernel.sum(1, keepdim=True)).to(x)
         x = torch.movedim(torch.movedim(x, axis, -1) @ kernel.T, -1, axis)
     return x
 
@@ -299,4 +306,4 @@ def neighbours(
     if redraw:
         numbers = torch.arange(samples.start, samples.stop, device=ids.device) + 1
         ids = fold(ids, numbers.repeat(len(points)))
-    return Points(cloud.points, cloud.owner, ids)
+    return Points(cloud.points, cloud.owner, ids, points.inputs)

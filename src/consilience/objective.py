@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,21 @@ from .simplex import Solution
 
 
 class Term:
-    """Interface of a metric as an objective; ``+`` and ``*`` make an :class:`Objective`."""
+    """Interface of a metric as an objective; ``+`` and ``*`` make an :class:`Objective`.
+
+    ``statistic`` says which part of the evidence it looks at ("quadratic" or "responses"), ``scale_free`` whether it is the
+    form that the front is made of, ``allows_signed`` whether it has a minimum over signed weights.
+    """
+
+    statistic: ClassVar[str]
+
+    @property
+    def scale_free(self) -> bool:
+        return False
+
+    @property
+    def allows_signed(self) -> bool:
+        return self.scale_free
 
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
         """(B, M, R) → (B, M): what is minimised; differentiable in w."""
@@ -53,7 +68,17 @@ class Objective:
     balance: str = "best"
 
     def __add__(self, other: Term | Objective) -> Objective:
-        return replace(self, terms=self.terms + (other if isinstance(other, Objective) else other._objective()).terms)
+        more = other if isinstance(other, Objective) else other._objective()
+        fixed = {o.balance for o in (self, more) if len(o.terms) > 1}
+        if len(fixed) > 1 or (fixed and fixed != {"best"}):
+            raise InputError(
+                "objective: a sum with a balance of its own, such as 'paper_opt', cannot be part of another sum"
+            )
+        return replace(self, terms=self.terms + more.terms)
+
+    @property
+    def statistics(self) -> set[str]:
+        return {term.statistic for _, term in self.terms}
 
     def __mul__(self, weight: float) -> Objective:
         if not weight > 0:
@@ -94,6 +119,7 @@ class Objective:
     def minimise(self, evidence: Evidence, *, signed: bool = False) -> Solution:
         """The best mixture, with its certificate: exact for one part or quadratic parts, else a local optimum reached
         from every corner and from each part's own optimum, never above the best corner."""
+        evidence = evidence.only(self.statistics)
         valid = evidence.valid()
         evidence = evidence.clean()
         if len(self.terms) == 1:
@@ -127,7 +153,8 @@ class Objective:
         best = value.argmin(1)
         at = torch.arange(count, device=w.device)
         gap = torch.full((count,), torch.nan, dtype=torch.float64, device=w.device)
-        return Solution(w[at, best], value[at, best], gap, ("local optimum, never above the best single",) * count)
+        status = ("local optimum, never above the best single",) * count
+        return _refuse(Solution(w[at, best], value[at, best], gap, status), valid)
 
 
 @dataclass(frozen=True)
@@ -143,9 +170,18 @@ class Front:
     mu: float | None = None
     correlation: float | None = None
 
+    def __post_init__(self) -> None:
+        parts = ((self.robust, "quadratic"), (self.faithful, "responses"))
+        if any(term.statistic != kind or not term.scale_free for term, kind in parts):
+            raise InputError(
+                "Front: its parts are AverageSensitivity(relative=True) and Infidelity(scaling='correlation'), in this order"
+            )
+
     @property
     def terms(self) -> tuple[tuple[float, Term], ...]:
         return (1.0, self.robust), (1.0, self.faithful)
+
+    statistics = frozenset({"quadratic", "responses"})
 
     def curve(self, evidence: Evidence) -> simplex.Front:
         valid = evidence.valid()
@@ -179,6 +215,10 @@ def cross_validated(objective: Aim, evidence: Evidence, folds: int = 5, ridge: f
         raise InputError(
             "choice: cross-validation needs one number to compare; the front has two. Use 'robust' or 'faith'"
         )
+    evidence = evidence.only(objective.statistics)
+    folds = min(folds, evidence.draws)
+    if folds < 2:
+        raise InputError("choice: cross-validation needs at least two draws")
     valid = evidence.valid()
     evidence = evidence.clean()
     rules: dict[str, Callable[[Evidence], Tensor]] = {
@@ -186,7 +226,7 @@ def cross_validated(objective: Aim, evidence: Evidence, folds: int = 5, ridge: f
         "mean": lambda e: valid.double() / valid.sum(1, keepdim=True).clamp(min=1),
         "convex": lambda e: objective.minimise(e).weights,
     }
-    if len(objective.terms) == 1:
+    if len(objective.terms) == 1 and objective.terms[0][1].allows_signed:
         rules["signed"] = lambda e: objective.minimise(e, signed=True).weights
     scores = torch.zeros(len(valid), len(rules), dtype=torch.float64, device=valid.device)
     for part in range(folds):
@@ -198,7 +238,15 @@ def cross_validated(objective: Aim, evidence: Evidence, folds: int = 5, ridge: f
     weights = torch.stack([rule(evidence) for rule in rules.values()], 1)[torch.arange(len(valid)), best]
     value = objective.at(evidence, weights[:, None], valid)[:, 0]
     status = tuple(f"cross-validated: {names[i]}" for i in best.tolist())
-    return Solution(weights, value, torch.full_like(value, torch.nan), status)
+    return _refuse(Solution(weights, value, torch.full_like(value, torch.nan), status), valid)
+
+
+def _refuse(solution: Solution, valid: Tensor) -> Solution:
+    """NaN and "no valid method" where there is none."""
+    some = valid.any(1)
+    status = tuple(s if ok else "no valid method" for s, ok in zip(solution.status, some.tolist(), strict=True))
+    blank = lambda t: torch.where(some.view(-1, *[1] * (t.ndim - 1)), t, torch.nan)  # noqa: E731
+    return Solution(blank(solution.weights), blank(solution.value), blank(solution.gap), status)
 
 
 def _best_single(objective: Objective, evidence: Evidence, valid: Tensor) -> Tensor:

@@ -98,6 +98,25 @@ class Evidence:
     def inputs(self, index: list[int]) -> Evidence:
         return self._each("inputs", index)
 
+    def only(self, statistics: set[str]) -> Evidence:
+        """Without what an objective does not look at: a NaN there is no reason to refuse."""
+        return Evidence(*(getattr(self, name) if name in statistics else None for name in ("quadratic", "responses")))
+
+    @property
+    def draws(self) -> int:
+        """The smallest number of draws of any kind."""
+        counts = [] if self.quadratic is None else [self.quadratic.draws.shape[1]]
+        return min(counts + ([] if self.responses is None else [self.responses.y.shape[1]]))
+
+    def _finite(self) -> Tensor:
+        """(B, R): rows whose statistics are finite."""
+        checks = []
+        if self.quadratic is not None:
+            checks.append(self.quadratic.draws.diagonal(dim1=-2, dim2=-1).isfinite().all(1))
+        if self.responses is not None:
+            checks.append(self.responses.a.isfinite().all(1) & self.responses.y.isfinite().all(1)[:, None])
+        return torch.stack(checks).all(0)
+
     def fold(self, part: int, parts: int) -> tuple[Evidence, Evidence]:
         """(draws outside block ``part`` of ``parts``, draws inside): contiguous blocks of each kind of draw."""
 
@@ -121,14 +140,33 @@ class Evidence:
             finite = self.quadratic.draws.diagonal(dim1=-2, dim2=-1).isfinite().all(1)
             checks.append(finite & (size > 0) & size.isfinite())
         if self.responses is not None:
-            a = self.responses.a
-            checks.append(a.isfinite().all(1) & (a != 0).any(1))
+            a, y = self.responses.a, self.responses.y
+            checks.append(a.isfinite().all(1) & (a != 0).any(1) & y.isfinite().all(1)[:, None])
         return torch.stack(checks).all(0)
 
     def pooled(self) -> Evidence:
         """One input that stands for all: every input's statistics on a scale of its own, then their mean. Gram matrices are
-        divided by the mean ‖φ_j‖² over rows; responses and y are centred and divided by their (mean) standard deviation."""
-        e, q, r = self.clean(), None, None
+        divided by the mean ‖φ_j‖² over rows; responses and y are centred and divided by their (mean) standard deviation.
+        An input with a NaN in a row that works elsewhere is left out; a row that works nowhere stays NaN."""
+        finite = self._finite()
+        works = finite.any(0)
+        whole = finite[:, works].all(1)
+        kept = self.inputs(whole.nonzero()[:, 0].tolist()) if bool(whole.any()) and bool(works.any()) else self
+        pooled = kept.clean()._pool()
+        return pooled._spoil(~works)
+
+    def _spoil(self, rows: Tensor) -> Evidence:
+        """NaN in the rows that must not be used."""
+        hole = torch.where(rows, torch.nan, 0.0).double()
+        q, r = self.quadratic, self.responses
+        square = hole[:, None] + hole
+        return Evidence(
+            None if q is None else Quadratic(q.draws + square, q.norm + square),
+            None if r is None else Responses(r.a + hole, r.y),
+        )
+
+    def _pool(self) -> Evidence:
+        e, q, r = self, None, None
         if e.quadratic is not None:
             size = e.quadratic.norm.diagonal(dim1=-2, dim2=-1).mean(1)[:, None, None]
             size = torch.where(size > 0, size, torch.ones_like(size))

@@ -138,8 +138,12 @@ def borrowed(model: Any, freeze: bool) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _forked() -> contextlib.AbstractContextManager:
-    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])
+@contextlib.contextmanager
+def _forked() -> Iterator[None]:
+    """The global random state comes back; meanwhile it is the same whatever it was, for models that draw in eval mode."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        torch.manual_seed(0)
+        yield
 
 
 class Score:
@@ -151,7 +155,8 @@ class Score:
         target: None or "predicted" (the largest output at x), an integer, or integers (B,).
         kind: "logit" (the output itself), "probability", "log_probability", "margin" (target minus the runner-up at x),
             "output" (for regression: the only output, or output number ``target``), or a callable (outputs, target) → (N,).
-        kwargs: further arguments of the model; tensors whose first axis is B follow their input.
+        kwargs: further arguments of the model; tensors of more than one element whose first axis is B follow their input
+            (give a constant of that length as ``value[None]``).
         ids: (B,) identities of the inputs, which name their random draws; default 0 … B − 1.
         max_batch: rows in flight, or "auto".
         numpy: the callable wants NumPy arrays.
@@ -187,10 +192,11 @@ class Score:
 
     # -- resolving -----------------------------------------------------------------------------------------------------
 
-    def at(self, x: Tensor) -> Score:
+    def at(self, x: Tensor, index: Tensor | None = None) -> Score:
         """This score with target, runner-up and ids resolved at ``x`` (B, *F); ``outputs`` (B, classes), ``clean`` (B,).
 
-        Raises InputError for outputs that are not one vector per input and for targets out of range.
+        ``index``: evaluate these inputs only; what belongs to the others is NaN. Raises InputError for outputs that are
+        not one vector per input and for targets out of range.
         """
         bound = copy.copy(self)
         count = len(x)
@@ -203,9 +209,12 @@ class Score:
         bound.ids = bound.ids.to(x.device)
         bound._layers = {}
         owner = torch.arange(count, device=x.device)
+        index = owner if index is None else index
         with torch.no_grad(), borrowed(self.model, freeze=True):
-            outputs = torch.cat([bound._outputs(x[i], i) for i in owner.split(bound.batch.size(False))])
-        bound.counts.add(count, False)
+            found = torch.cat([bound._outputs(x[i], i) for i in index.split(bound.batch.size(False))])
+        bound.counts.add(len(index), False)
+        outputs = found.new_full((count, found.shape[1]), torch.nan)
+        outputs[index] = found
         bound.outputs = outputs
         bound.targets = bound._resolve(outputs)
         best = outputs.scatter(1, bound.targets[:, None], -torch.inf)
@@ -217,6 +226,8 @@ class Score:
     def _resolve(self, outputs: Tensor) -> Tensor:
         count, classes = outputs.shape
         target = self.target
+        if self.kind == "margin" and classes < 2:
+            raise InputError("kind: 'margin' needs at least two outputs")
         if target is None or (isinstance(target, str) and target == "predicted"):
             if self.kind == "output" and classes > 1:
                 raise InputError(f"target: the model has {classes} outputs; say which one (an integer)")
@@ -233,8 +244,6 @@ class Score:
             raise InputError(
                 f"target: {given.tolist()} out of range; the model has {classes} outputs (0 … {classes - 1})"
             )
-        if self.kind == "margin" and classes < 2:
-            raise InputError("kind: 'margin' needs at least two outputs")
         return given
 
     # -- evaluating ----------------------------------------------------------------------------------------------------
@@ -324,23 +333,28 @@ class Score:
                 if not score.requires_grad:
                     raise InputError(_CUT)
                 wanted = [leaf, *(seen[layer] for layer in layers.values())]
-                grads = torch.autograd.grad(score[:count].sum(), wanted, create_graph=graph, allow_unused=True)
-            if any(grad is None for grad in grads):
+                lift = (
+                    1024.0 if leaf.dtype == torch.float16 else 1.0
+                )  # half precision would round small gradients to zero
+                found = torch.autograd.grad(lift * score[:count].sum(), wanted, create_graph=graph, allow_unused=True)
+            if any(grad is None for grad in found):
                 raise InputError(_CUT)
+            grads = [_wide(grad) / lift if lift != 1 else _wide(grad) for grad in found]
             acts = {}
             for (name, layer), got in zip(layers.items(), grads[1:], strict=True):
-                acts[name] = (_keep(cam.to_grid(seen[layer], layer), graph), cam.to_grid(got, layer))
+                acts[name] = (_wide(_keep(cam.to_grid(seen[layer], layer), graph)), cam.to_grid(got, layer))
         reference = _keep(score[count:], graph) if rule == "rescale" else None
         return Values(_keep(score[:count], graph), grads[0], acts, reference)
 
     def layer(self, name: str, rows: Tensor, owner: Tensor) -> cam.Layer:
         """The layer that class activation maps use; "auto" finds it by one probe pass. Remembered."""
         if name not in self._layers:
+            self.counts.add(len(rows), True)
             if not isinstance(self.model, nn.Module):
                 raise InputError("model: activations need an nn.Module, not a plain callable")
             if self.spatial is None:
                 raise InputError("methods: class activation maps are for images (B, C, H, W)")
-            run = lambda: self._pick(self._outputs(rows.detach().clone().requires_grad_(), owner), owner)  # noqa: E731
+            run = lambda: self._pick(self._outputs(rows.detach().clone().requires_grad_().clone(), owner), owner)  # noqa: E731
             with torch.enable_grad(), borrowed(self.model, freeze=True):
                 if name == "auto":
                     self._layers[name] = cam.find(self.model, run, self.spatial)
@@ -357,10 +371,7 @@ class Score:
 
     def _outputs(self, rows: Tensor, owner: Tensor) -> Tensor:
         """(N, classes)."""
-        kwargs = {
-            name: value[owner] if isinstance(value, Tensor) and value.ndim and len(value) == self.size else value
-            for name, value in self.kwargs.items()
-        }
+        kwargs = {name: value[owner] if self._follows(value) else value for name, value in self.kwargs.items()}
         if self.numpy:
             found = self.model(rows.detach().cpu().numpy(), **kwargs)
             outputs = torch.as_tensor(np.asarray(found)).to(rows.device)
@@ -382,16 +393,26 @@ class Score:
             )
         return outputs
 
+    def _follows(self, value: Any) -> bool:
+        """Whether a keyword argument has one entry per input. One number is a constant, also for a batch of one."""
+        return isinstance(value, Tensor) and value.ndim > 0 and len(value) == self.size and value.numel() > 1
+
     def _pick(self, outputs: Tensor, owner: Tensor) -> Tensor:
         """(N, classes) → (N,), in float32 or better."""
         outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         target = self.targets[owner]
         if callable(self.kind):
-            return self.kind(outputs, target)
+            value = self.kind(outputs, target)
+            if value.shape != target.shape:
+                raise InputError(
+                    f"kind: the callable returned shape {tuple(value.shape)}, expected {tuple(target.shape)}"
+                )
+            return value
+        single = outputs.shape[1] == 1  # one logit: a binary classifier
         if self.kind == "probability":
-            outputs = outputs.softmax(1)
+            outputs = outputs.sigmoid() if single else outputs.softmax(1)
         elif self.kind == "log_probability":
-            outputs = outputs.log_softmax(1)
+            outputs = torch.nn.functional.logsigmoid(outputs) if single else outputs.log_softmax(1)
         value = outputs.gather(1, target[:, None])[:, 0]
         if self.kind == "margin":
             value = value - outputs.gather(1, self.runner_up[owner][:, None])[:, 0]
@@ -412,6 +433,11 @@ def _layout(model: Any, x: Tensor) -> torch.memory_format:
                 last = parameter.is_contiguous(memory_format=torch.channels_last) and not parameter.is_contiguous()
                 return torch.channels_last if last else torch.preserve_format
     return torch.preserve_format
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """float32 at least: what is squared and summed afterwards would underflow in half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _keep(tensor: Tensor, graph: bool) -> Tensor:

@@ -51,5 +51,5 @@ class Progress:
     def finish(self, line: str) -> None:
         self.update(1, 1)
         self.bar.console.print(
-            f"[{self.number + 1}/{self.total}] {line}", markup=False, highlight=False, soft_wrap=True
+            f"[{self.number + 1}/{self.total}] {line}", markup=False, highlight=False, emoji=False, soft_wrap=True
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..explainers import resolve, unique
 from ..quadratic import Evidence, Quadratic
-from .explain import explain
+from .explain import explain, solve
 from .result import Explanation
 from .setting import aim
 
@@ -52,7 +52,14 @@ class Consensus:
         """
         if additional_forward_args is not None and not isinstance(additional_forward_args, dict):
             raise InputError("additional_forward_args: give a mapping {name: value}; rows are gathered by name")
-        found = self.explain(inputs, target, kwargs=additional_forward_args, fresh_draws=2, resolved_draws=0, **options)
+        frugal = {
+            "fresh_draws": 2,
+            "resolved_draws": 0,
+            **{k: v for k, v in self.options.items() if k != "fresh_draws"},
+        }
+        if additional_forward_args is not None:
+            frugal["kwargs"] = additional_forward_args
+        found = self.explain(inputs, target, **(frugal | options))
         if len(found) < len(inputs):
             raise InputError(f"inputs: {'; '.join(f'{k}: {v}' for k, v in found.reasons.items())}")
         attribution = found.attribution
@@ -80,7 +87,9 @@ class Consensus:
         goal = aim(self.objective)
         if isinstance(goal, str):
             raise InputError(f"objective: {goal!r} has no weights to fit")
-        weights = goal.minimise(_join(parts)).weights[0]
+        choices = {name: self.options[name] for name in ("signed", "choice") if name in self.options}
+        working = [i for i, name in enumerate(last.methods) if name not in last.failed]
+        weights = solve(goal, _join(parts), working, **choices)[0].weights[0]
         fitted = Consensus(self.model, self.methods, self.objective, **self.options)
         fitted.weights = weights
         return fitted

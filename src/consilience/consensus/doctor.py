@@ -67,6 +67,7 @@ def doctor(model: Any, x: Tensor, target: Any = None, methods: Any = None, seed:
     the batch; the others by a finite, non-zero map. Also: activation calls and their form, batch norm left in training
     mode, saturated or non-finite outputs.
     """
+    x = x.detach()
     explainers: list[Explainer] = resolve(list(METHODS) if methods is None else methods)
     warnings = _modes(model)
     score = Score(model, target).at(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ Progress = Callable[[float, float], None]
 """Called with (work done, work planned), in forward evaluations; a gradient counts three."""
 
 
+@torch.inference_mode(False)
 def explain(
     model: nn.Module | Callable,
     x: Tensor | np.ndarray,
@@ -88,25 +90,30 @@ def explain(
     goal = aim(objective)
     if choice not in ("convex", "cross_validated"):
         raise InputError(f"choice: 'convex' or 'cross_validated', got {choice!r}")
+    if isinstance(goal, Front) and weights is None and (signed or choice != "convex"):
+        raise InputError(
+            "objective: the front is over convex weights and has two numbers, so it takes neither signed=True nor "
+            "choice='cross_validated'; use objective='robust' or 'faith'"
+        )
     explainers = resolve(methods, baselines)
-    x, numpy = _tensor(x)
+    x, numpy = _tensor(x, model)
     good, reasons = _finite(x, model)
-    ids = torch.arange(len(x)) if ids is None else torch.as_tensor(ids)
-    if len(ids) != len(x):
-        raise InputError(f"ids: {len(ids)} for {len(x)} inputs")
-
-    def bind(good: Tensor) -> Score:
-        mine = {name: _subset(value, good) for name, value in (kwargs or {}).items()}
-        return Score(
-            model, _subset(target, good), kind=kind, kwargs=mine, ids=ids[good.cpu()], max_batch=max_batch, numpy=numpy
-        ).at(x[good])
-
-    score = bind(good)
+    if ids is not None and (len(ids) != len(x) or torch.as_tensor(ids).is_floating_point()):
+        raise InputError(f"ids: expected {len(x)} integers, one for each input, got {len(ids)}")
+    score = Score(model, target, kind=kind, kwargs=kwargs, ids=ids, max_batch=max_batch, numpy=numpy)
+    score = score.at(x, good.nonzero()[:, 0])
     finite = score.outputs.isfinite().all(1)
-    if not bool(finite.all()):
-        score, good = _drop(bind, good, finite, reasons)
-    kept = x[good]
-    points = Points(kept, torch.arange(len(kept), device=x.device), score.ids)
+    for i in (good & ~finite).nonzero()[:, 0].tolist():
+        reasons[f"inputs[{i}]"] = "the model's output has NaN or infinite values for this input"
+    left = (good & finite).nonzero()[:, 0]
+    if not len(left):
+        raise InputError(
+            "model: NaN or infinite outputs for every input; check the preprocessing and the weights, "
+            "or use float32 if the model is in half precision"
+        )
+    kept = x[left]
+    # Owners keep the caller's numbering, so targets, keyword tensors, baselines and segments stay with their input.
+    points = Points(kept, left, score.ids[left], len(x))
     everything = Stack(explainers, seed)
     stack, failed = everything.usable(score, points)
     what = features_for(features, x.shape[1:])
@@ -122,7 +129,9 @@ def explain(
     base = setting.maps(score, points)
     complete = _completeness(score, stack, points, setting)
     before = setting.evidence(score, points, base, fit, "fit")
-    solution, curve = _solve(goal, before.rows(slice(setting.rows)), setting, signed, choice, pooled, weights)
+    if weights is not None:
+        goal, weights = "given", _given(weights, left, len(x), setting.rows)
+    solution, curve = solve(goal, before.rows(slice(setting.rows)), setting.working, signed, choice, pooled, weights)
     mixing = _mixing(goal, solution.weights, base.shape[1], setting.rows)
     after = setting.evidence(score, points, base, fresh, "fresh")
     resolved = _resolved(goal, setting, score, points, base, mixing, fit, solving, signed, choice, pooled)
@@ -135,7 +144,9 @@ def explain(
         ],
         1,
     )
-    attribution = torch.einsum("br,br...->b...", mixing.to(base), base.nan_to_num(0))
+    attribution = torch.einsum("br,br...->b...", mixing.to(base), base.nan_to_num(0, 0, 0))
+    touched = ((mixing != 0).to(base.device) & ~base.flatten(2).isfinite().all(2)).any(1)
+    attribution[touched] = torch.nan  # a mixture of something that is not finite is not finite
     return Explanation(
         attribution=attribution,
         weights=solution.weights,
@@ -143,7 +154,7 @@ def explain(
         derived=base[:, setting.rows :],
         methods=everything.names,
         kinds=tuple(e.kind for e in explainers),
-        objective=objective if isinstance(objective, str) else repr(objective),
+        objective=objective if isinstance(objective, str) else _brief(objective),
         solution=solution,
         curve=curve,
         criteria=measure(before, after, rows, names),
@@ -153,11 +164,11 @@ def explain(
         completeness=complete,
         failed=failed,
         inputs=kept,
-        index=tuple(torch.arange(len(x))[good].tolist()),
+        index=tuple(left.tolist()),
         reasons=reasons,
-        target=score.targets,
-        predicted=score.outputs.argmax(1),
-        score=score.clean,
+        target=score.targets[left],
+        predicted=score.outputs[left].argmax(1),
+        score=score.clean[left],
         seed=seed,
         draws={"fit": fit, "fresh": fresh, "resolved": solving},
         counts=Counts(score.counts.forward, score.counts.gradient),
@@ -165,10 +176,22 @@ def explain(
         settings={
             "kind": kind if isinstance(kind, str) else getattr(kind, "__name__", repr(kind)),
             "signed": signed, "choice": choice, "pooled": pooled, **_settings(setting, x.shape[1:]),
-            "explainers": {name: repr(e) for name, e in zip(everything.names, explainers, strict=True)},
+            "explainers": {name: _brief(e) for name, e in zip(everything.names, explainers, strict=True)},
             "layers": {name: layer.name for name, layer in score._layers.items()},
         },
     )  # fmt: skip
+
+
+def _brief(value: Any) -> str:
+    """``repr`` of a configuration, with arrays by their shape only."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"array{tuple(value.shape)}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_brief, value))})"
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = (f"{f.name}={_brief(getattr(value, f.name))}" for f in fields(value))
+        return f"{type(value).__name__}({', '.join(parts)})"
+    return repr(value)
 
 
 def _settings(setting: Setting, shape: Sequence[int]) -> dict[str, Any]:
@@ -177,7 +200,7 @@ def _settings(setting: Setting, shape: Sequence[int]) -> dict[str, Any]:
         "features": setting.stack.features.unit,
         "sign": setting.stack.sign,
         "scale": setting.stack.scale,
-        "sensitivity": repr(setting.sensitivity.neighbourhood),
+        "sensitivity": _brief(setting.sensitivity.neighbourhood),
         "redraw": setting.sensitivity.redraw,
         "mask_unit": masks.features.unit,
         "mask_share": masks.share,
@@ -199,27 +222,34 @@ def measure(fit: Evidence, fresh: Evidence, rows: Tensor, names: Sequence[str]) 
 
 
 def _broken(evidence: Evidence, rows: Tensor) -> Tensor:
-    """(B, M): rows that put weight on an attribution that is not finite."""
+    """(B, M): rows that put weight on an attribution that is not finite, and maps that are zero: they explain nothing."""
     assert evidence.quadratic is not None and evidence.responses is not None
-    bad = ~evidence.quadratic.draws.diagonal(dim1=-2, dim2=-1).isfinite().all(1)
+    size = evidence.quadratic.norm.diagonal(dim1=-2, dim2=-1)
+    bad = ~evidence.quadratic.draws.diagonal(dim1=-2, dim2=-1).isfinite().all(1) | ~size.isfinite()
     bad |= ~evidence.responses.a.isfinite().all(1)
-    return torch.einsum("bmr,br->bm", (rows != 0).double(), bad.double()) > 0
+    touched = torch.einsum("bmr,br->bm", (rows != 0).double(), bad.double()) > 0
+    zero = torch.einsum("bmr,brt,bmt->bm", rows, evidence.clean().quadratic.norm, rows) == 0  # type: ignore[union-attr]
+    return touched | zero
 
 
-def _solve(
-    goal: Aim | str, evidence: Evidence, setting: Setting, signed: bool, choice: str, pooled: bool, weights: Any
+def solve(
+    goal: Aim | str,
+    evidence: Evidence,
+    working: Sequence[int],
+    signed: bool = False,
+    choice: str = "convex",
+    pooled: bool = False,
+    weights: Tensor | None = None,
 ) -> tuple[Solution, Curve | None]:
+    """The one place where an objective becomes weights (B, k): per input or pooled, by the asked rule."""
     count, k = evidence.quadratic.norm.shape[:2]  # type: ignore[union-attr]
     device = evidence.quadratic.norm.device  # type: ignore[union-attr]
     nothing = torch.full((count,), torch.nan, dtype=torch.float64, device=device)
     if weights is not None:
-        given = torch.as_tensor(weights, dtype=torch.float64, device=device).expand(count, -1)
-        if given.shape[1] != k:
-            raise InputError(f"weights: {given.shape[1]} for {k} methods")
-        return Solution(given, nothing, nothing, ("given weights",) * count), None
+        return Solution(weights.to(device), nothing, nothing, ("given weights",) * count), None
     if isinstance(goal, str):
         share = torch.zeros(k, dtype=torch.float64, device=device)
-        share[list(setting.working)] = 1 / len(setting.working)
+        share[list(working)] = 1 / len(working)
         return Solution(
             share.expand(count, k), nothing, nothing, (f"{goal} of the maps, nothing solved",) * count
         ), None
@@ -241,6 +271,16 @@ def _solve(
         )
         curve = None
     return solution, curve
+
+
+def _given(weights: Any, left: Tensor, inputs: int, k: int) -> Tensor:
+    """(k,) or (B, k), of the inputs that are left."""
+    given = torch.as_tensor(weights, dtype=torch.float64)
+    if given.shape not in ((k,), (inputs, k)):
+        raise InputError(
+            f"weights: shape ({k},) or ({inputs}, {k}) for these methods and inputs, got {tuple(given.shape)}"
+        )
+    return given.expand(len(left), -1) if given.ndim == 1 else given[left.cpu()]
 
 
 def _mixing(goal: Aim | str, weights: Tensor, rows: int, k: int) -> Tensor:
@@ -279,7 +319,7 @@ def _resolved(
         # Same ids: the explainers' noise, and the draws for fitting, are those at x. Optimal is then a function of x too.
         maps = setting.maps(score, near, derived=False)
         evidence = setting.evidence(score, near, maps, fit, "fit")
-        weights = _solve(goal, evidence, setting, signed, choice, pooled, None)[0].weights
+        weights = solve(goal, evidence, setting.working, signed, choice, pooled)[0].weights
         there = torch.einsum("br,br...->b...", weights, exact(maps.nan_to_num(0))).flatten(1)
         changes.append(((here - there) ** 2).sum(1) / (here**2).sum(1))
     each = torch.stack(changes, 1)
@@ -295,16 +335,18 @@ def _completeness(score: Score, stack: Stack, points: Points, setting: Setting) 
         if explainer.complete and baseline is not None and baseline.kind != "samples":
             raw = Stack([explainer], setting.seed).attribute(score, points)[:, 0].flatten(1)
             origin = baseline.at(points)
-            difference = exact(score.clean) - exact(score(origin, points.owner))
+            difference = exact(score.clean[points.owner]) - exact(score(origin, points.owner))
             found[name] = (exact(raw).sum(1) - difference).abs() / difference.abs()
     return found
 
 
-def _tensor(x: Any) -> tuple[Tensor, bool]:
-    numpy = isinstance(x, np.ndarray)
-    if not numpy and not isinstance(x, Tensor):
+def _tensor(x: Any, model: Any) -> tuple[Tensor, bool]:
+    """The batch, and whether the model is to be called with arrays."""
+    numpy = isinstance(x, np.ndarray) and not isinstance(model, nn.Module)
+    if not isinstance(x, np.ndarray) and not isinstance(x, Tensor):
         raise InputError(f"x: expected a tensor or an array (B, …), got {type(x).__name__}")
     x = torch.as_tensor(x).detach()
+    x = x.clone() if x.is_inference() else x
     if x.ndim < 2 or not len(x):
         raise InputError(
             f"x: expected a batch (B, …) of at least one input, got shape {tuple(x.shape)}; add a first axis"
@@ -317,38 +359,13 @@ def _tensor(x: Any) -> tuple[Tensor, bool]:
 def _finite(x: Tensor, model: Any) -> tuple[Tensor, dict[str, str]]:
     if isinstance(model, nn.Module):
         for name, parameter in model.named_parameters():
-            if not bool(parameter.isfinite().all()):
+            if not bool(parameter.detach().isfinite().all()):
                 raise InputError(f"model: parameter {name!r} has NaN or infinite values; was the checkpoint damaged?")
     good = x.flatten(1).isfinite().all(1)
     reasons = {f"inputs[{i}]": "the input has NaN or infinite values" for i in (~good).nonzero()[:, 0].tolist()}
     if not bool(good.any()):
         raise InputError("x: every input has NaN or infinite values; check the preprocessing")
     return good, reasons
-
-
-def _subset(value: Any, good: Tensor) -> Any:
-    """What belongs to the inputs that are left: tensors and sequences with one entry per input are indexed."""
-    if isinstance(value, list | tuple | np.ndarray):
-        value = torch.as_tensor(value)
-    if isinstance(value, Tensor) and value.ndim and len(value) == len(good):
-        return value[good.to(value.device)]
-    return value
-
-
-def _drop(
-    bind: Callable[[Tensor], Score], good: Tensor, finite: Tensor, reasons: dict[str, str]
-) -> tuple[Score, Tensor]:
-    """Leave out inputs for which the model's output is not finite."""
-    left = good.clone()
-    left[good] = finite
-    for i in (good & ~left).nonzero()[:, 0].tolist():
-        reasons[f"inputs[{i}]"] = "the model's output has NaN or infinite values for this input"
-    if not bool(left.any()):
-        raise InputError(
-            "model: NaN or infinite outputs for every input; check the preprocessing and the weights, "
-            "or use float32 if the model is in half precision"
-        )
-    return bind(left), left
 
 
 def _watch(score: Score, stack: Stack, count: int, fit: Draws, fresh: Draws, solving: int, progress: Progress) -> None:

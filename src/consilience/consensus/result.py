@@ -90,7 +90,8 @@ class Explanation:
         """Methods, mean, var, uniform, consensus × criteria: fresh ± standard error, fit; averaged over the inputs."""
         from ..report.table import text_table
 
-        return text_table([self.record(i) for i in range(len(self))])
+        lines = [f"{what} left out: {why}" for what, why in self.reasons.items()]
+        return "\n".join([text_table([self.record(i) for i in range(len(self))]), *lines])
 
     def describe(self, **about: Any) -> Explanation:
         """Add what only the caller knows: ``model``, ``labels``, ``names`` (B,), ``images`` (B, H, W, 3) in 0…1, …"""
@@ -152,7 +153,7 @@ class Explanation:
                 where = f"measures.relative_sensitivity_resolved.{part}"
                 resolved[part] = number(self.resolved[part][i], where, "one draw has no standard error")
         target, predicted = int(self.target[i]), int(self.predicted[i])
-        weighted = self.objective != "var"
+        weighted = not bool((self.mixing[i, len(self.methods) :] != 0).any())
         if not weighted:
             reasons["weights"] = "var divides the mean by the deviation between methods; it has no weights"
         solved = "nothing is solved for this objective, or its optimum has no certificate"
@@ -187,7 +188,7 @@ class Explanation:
             "seconds": self.seconds,
             "versions": versions(),
         }
-        if self.curve is not None:
+        if self.curve is not None and bool(self.curve.keep[i].any()):
             record["front"] = self._front(i)
         if record["model"] is None:
             reasons["model"] = "not named by the caller"
@@ -200,7 +201,7 @@ class Explanation:
         assert self.curve is not None
         keep = self.curve.keep[i]
         weights = self.curve.weights[i][keep]
-        chosen = (weights - self.weights[i]).abs().sum(1).argmin()
+        chosen = (weights - self.weights[i].to(weights)).abs().sum(1).argmin()
         return {
             "relative_sensitivity": self.curve.robustness[i][keep].tolist(),
             "faithfulness_correlation": self.curve.correlation[i][keep].tolist(),
@@ -211,6 +212,9 @@ class Explanation:
     def _why(self, criterion: str, name: str, i: int) -> str:
         if name in self.failed:
             return "the method does not work on this model, see failed"
+        masks = torch.cat([e.responses.y[i] for e in self.evidence.values() if e.responses is not None])
+        if not bool(masks.isfinite().all()) and criterion in ("faithfulness_correlation", "infidelity"):
+            return f"the score is NaN or infinite for {int((~masks.isfinite()).sum())} of {len(masks)} masks"
         if not bool(self[name][i].isfinite().all()):
             return "the map has NaN or infinite values"
         if not bool((self[name][i] != 0).any()):
@@ -253,15 +257,16 @@ class Explanation:
 
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, page(self.entries(), title))
+        write_text(path, page(self.entries(), title, failures=list(self.reasons.items())))
         return path
 
     def save(self, directory: str | Path) -> Path:
         """Write each input's folder: ``explanation.json`` and ``attributions.safetensors``; read by :func:`load`."""
         directory = Path(directory)
-        entries = self.entries()
-        for i, entry in enumerate(entries):
-            save_entry(directory / f"{i:03d}", entry, self._arrays(i))
+        folders = [f"{i:03d}" for i in range(len(self))]
+        for i, (folder, entry) in enumerate(zip(folders, self.entries(), strict=True)):
+            save_entry(directory / folder, entry, self._arrays(i))
+        save_run(directory, folders, self.reasons)
         return directory
 
     def _arrays(self, i: int) -> dict[str, np.ndarray]:
@@ -284,6 +289,8 @@ class Saved:
     records: list[dict[str, Any]]
     arrays: list[dict[str, np.ndarray]]
     all_entries: list[Entry]
+    reasons: dict[str, str] = field(default_factory=dict)
+    """What was left out of the run, and why."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -302,6 +309,8 @@ class Saved:
             return self.attribution
         if name in ("mean", "var"):
             return [entry.extra[name] for entry in self.all_entries]
+        if name == "uniform":
+            return [np.ones_like(entry.attribution) for entry in self.all_entries]
         found = []
         for entry in self.all_entries:
             found.append(entry.maps[entry.record["methods"].index(choose("row", name, entry.record["methods"]))])
@@ -321,7 +330,7 @@ class Saved:
     def table(self) -> str:
         from ..report.table import text_table
 
-        return text_table(self.records)
+        return "\n".join([text_table(self.records), *(f"{what} left out: {why}" for what, why in self.reasons.items())])
 
     __str__ = table
     __repr__ = table
@@ -334,7 +343,7 @@ class Saved:
     def report(self, path: str | Path, title: str = "Explanations") -> Path:
         from ..report.page import page
 
-        write_text(Path(path), page(self.all_entries, title))
+        write_text(Path(path), page(self.all_entries, title, failures=list(self.reasons.items())))
         return Path(path)
 
 
@@ -356,6 +365,12 @@ def save_entry(directory: Path, entry: Entry, arrays: dict[str, np.ndarray]) -> 
     write_text(directory / "explanation.json", json.dumps(entry.record, indent=1, allow_nan=False) + "\n")
 
 
+def save_run(directory: Path, folders: list[str], reasons: dict[str, str]) -> None:
+    """``run.json``: which folders belong to the run, in order, and what was left out of it."""
+    run = {"schema": SCHEMA, "folders": folders, "left_out": reasons}
+    write_text(directory / "run.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+
+
 def load(directory: str | Path) -> Saved:
     """Read what :meth:`Explanation.save` or ``consilience explain`` wrote: a run's folder, or one input's.
 
@@ -364,7 +379,15 @@ def load(directory: str | Path) -> Saved:
     from safetensors import SafetensorError, safe_open
 
     directory = Path(directory)
-    folders = sorted(path.parent for path in directory.glob("*/explanation.json")) or [directory]
+    folders, reasons = [directory], {}
+    path = directory / "run.json"
+    if path.exists():
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+            folders = [directory / Path(name).name for name in run["folders"]]
+            reasons = {str(what): str(why) for what, why in run["left_out"].items()}
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: damaged ({error})") from error
     records, arrays, entries = [], [], []
     for folder in folders:
         path = folder / "explanation.json"
@@ -390,7 +413,7 @@ def load(directory: str | Path) -> Saved:
         )
         records.append(record)
         arrays.append(tensors)
-    return Saved(records, arrays, entries)
+    return Saved(records, arrays, entries, reasons)
 
 
 def write_text(path: Path, text: str) -> None:

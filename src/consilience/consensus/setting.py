@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from ..errors import InputError, choose
 from ..explainers import Normalised
 from ..keys import Key
 from ..metrics import AverageSensitivity, Infidelity
-from ..neighbourhood import Points
+from ..neighbourhood import Baseline, Points
 from ..objective import Aim, Front, Objective, Term, parse
 from ..quadratic import Evidence
 from ..score import Score
@@ -60,10 +61,12 @@ class Draws:
     @classmethod
     def of(cls, spec: Draws | int | str | Mapping[str, int] | None, default: Draws, what: str) -> Draws:
         """An integer (both), a mapping, "average_sensitivity=10,infidelity=256", or None for the default."""
-        if spec is None or isinstance(spec, Draws):
-            return spec or default
-        if isinstance(spec, int):
-            found = cls(spec, spec)
+        if spec is None:
+            return default
+        if isinstance(spec, Draws):
+            found = spec
+        elif isinstance(spec, int | Integral):
+            found = cls(int(spec), int(spec))
         elif isinstance(spec, str) and spec.strip().isdigit():
             found = cls(int(spec), int(spec))
         else:
@@ -123,7 +126,8 @@ def derive(maps: Tensor) -> Tensor:
     and ε its mean over features (the paper leaves ε open; this makes the map's shape free of scale); and a uniform map."""
     mean = maps.mean(1)
     sigma = maps.std(1, correction=0)
-    epsilon = sigma.flatten(1).mean(1).clamp(min=torch.finfo(maps.dtype).tiny).view(-1, *[1] * (mean.ndim - 1))
+    epsilon = sigma.flatten(1).mean(1).view(-1, *[1] * (mean.ndim - 1))
+    epsilon = torch.where(epsilon == 0, torch.ones_like(epsilon), epsilon)  # one method, or all alike: var is the mean
     return torch.stack([mean, mean / (sigma + epsilon), torch.ones_like(mean)], 1)
 
 
@@ -133,7 +137,7 @@ def metrics_of(target: Aim | str) -> tuple[AverageSensitivity, Infidelity]:
     found = []
     for kind in (AverageSensitivity, Infidelity):
         mine = [term for term in terms if isinstance(term, kind)]
-        if mine and any(_draw(term) != _draw(mine[0]) for term in mine):
+        if any(_draw(term) != _draw(mine[0]) for term in mine):
             raise InputError(
                 f"objective: two different {kind.__name__} settings in one sum; draws are shared, so use one"
             )
@@ -141,9 +145,9 @@ def metrics_of(target: Aim | str) -> tuple[AverageSensitivity, Infidelity]:
     return found[0], found[1]  # type: ignore[return-value]
 
 
-def _draw(term: Term) -> Term:
-    """The term as far as its draws go."""
+def _draw(term: Term) -> tuple:
+    """The term as far as its draws go; arrays count by identity."""
     if isinstance(term, AverageSensitivity):
-        return replace(term, relative=True)
+        return term.neighbourhood, term.redraw
     assert isinstance(term, Infidelity)
-    return replace(term, scaling="correlation")
+    return term.features, term.share, None if term.baseline is None else Baseline.of(term.baseline)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from ..errors import InputError
 from ..neighbourhood import Cloud, Neighbourhood, Point, Points
 from ..score import Values
 
@@ -27,6 +28,10 @@ class Need:
     gradient: bool = True
     rule: str | None = None
     layer: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise InputError(f"samples, steps: at least 1, got {self.samples}")
 
     @property
     def cloud(self) -> tuple:

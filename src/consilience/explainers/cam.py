@@ -98,5 +98,5 @@ class EigenCAM(Explainer):
 def upsample(grid: Tensor, points: Points) -> Tensor:
     """(N, h, w) → (N, C, H, W): bilinear, shared evenly by the channels, so that the sum over channels is the map."""
     channels, *size = points.x.shape[1:]
-    big = nnf.interpolate(grid[:, None].to(points.x.dtype), size=size, mode="bilinear", align_corners=False)
+    big = nnf.interpolate(grid[:, None], size=size, mode="bilinear", align_corners=False)
     return (big / channels).expand(-1, channels, -1, -1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import InputError
 from ..neighbourhood import Anchored, Baseline, Path
 from .base import Explainer, Need, mean
 
@@ -27,7 +28,7 @@ class IntegratedGradients(Explainer):
 
     @property
     def need(self):
-        return Need(Path(Baseline.of(self.baselines), self.n_steps), self.n_steps)
+        return Need(Path(_one(self.baselines, self.name), self.n_steps), self.n_steps)
 
     def fold(self, state, cloud, values):
         return mean(state, cloud, values.gradient * cloud.delta)
@@ -41,7 +42,7 @@ class ExpectedGradients(Explainer):
     """φ = E (x̃ − b) ⊙ ∇f(b + α(x̃ − b)), α ~ U(0, 1), b from ``baselines``, x̃ = x + stdev · N(0, I).
 
     Expected gradients (Erion et al. 2021, arXiv 1906.10670) for ``stdev`` 0; with noise it is Captum's GradientShap.
-    ``baselines``: a data set (n, *F), of which each draw takes one row, or what IntegratedGradients takes.
+    ``baselines``: a data set (n, *F), of which each draw takes one row; or None, a number, "mean", "blur".
     """
 
     n_samples: int = 20
@@ -95,7 +96,7 @@ class DeepLIFT(Explainer):
 
     @property
     def need(self):
-        return Need(Anchored(Baseline.of(self.baselines)), rule="rescale")
+        return Need(Anchored(_one(self.baselines, self.name)), rule="rescale")
 
     def fold(self, state, cloud, values):
         return mean(state, cloud, values.gradient * cloud.delta)
@@ -104,6 +105,13 @@ class DeepLIFT(Explainer):
         return state
 
 
+def _one(spec: Any, name: str) -> Baseline:
+    baseline = Baseline.of(spec)
+    if baseline.kind == "samples":
+        raise InputError(f"baselines: {name} integrates from one baseline; expected_gradients averages over samples")
+    return baseline
+
+
 def _data(spec: Any) -> Baseline:
-    """A tensor with one axis more than an input is a data set to draw from; anything else as for IntegratedGradients."""
+    """An array is a data set to draw from; anything else as for IntegratedGradients."""
     return Baseline.samples(spec) if hasattr(spec, "shape") else Baseline.of(spec)

@@ -104,16 +104,17 @@ class Stack:
         tried: dict[tuple, str] = {}
         for name, explainer in zip(self.names, self.explainers, strict=True):
             need = explainer.need
-            what = (need.cloud, need.layer)
+            what = (need.cloud, need.layer, type(explainer) if need.layer else None)
             if what not in tried:
                 try:
                     cloud = need.where.draw(
                         points[:1], range(1), Key(self.seed, "explainer") / need.stream, need.samples
                     )
-                    score.evaluate(
+                    values = score.evaluate(
                         cloud.points, cloud.owner, gradient=self._gradient(need), rule=need.rule,
                         layers=(need.layer,) if need.layer else (), origin=cloud.origin,
                     )  # fmt: skip
+                    explainer.finish(explainer.fold(None, cloud, values), points[:1])
                     tried[what] = ""
                 except (ConsilienceError, RuntimeError) as error:
                     tried[what] = str(error) or type(error).__name__
@@ -159,7 +160,7 @@ class Normalised:
             return maps
         flat = maps.flatten(2)
         size = flat.abs().amax(2) if self.scale == "max" else flat.norm(dim=2)
-        size = torch.where(size > 0, size, torch.ones_like(size))  # keeps zeros, and lets NaN through to be seen
+        size = torch.where(size == 0, torch.ones_like(size), size)  # keeps zeros, and lets NaN through to be seen
         return (flat / size[..., None]).unflatten(2, maps.shape[2:])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,13 +22,25 @@ from ..score import Score
 SCALINGS = ("correlation", "free", "paper", "raw", "code")
 
 
+def patch(height: int, width: int) -> int:
+    """The side of the default masks' patches: of the common divisors of both sides that make 7 to 28 patches along the
+    short one, the one nearest 14; if there is none, a fourteenth of the short side.
+
+    With patches of one size, every mask takes the same area away, and the uniform map's response is constant: correlation
+    undefined, infidelity 1. With a remainder at the edge it is not, and a uniform map can predict Δf from the area.
+    """
+    short = min(height, width)
+    divisors = [d for d in range(1, short + 1) if height % d == 0 and width % d == 0 and 7 <= short / d <= 28]
+    return min(divisors, key=lambda d: abs(math.log(short / d / 14)), default=max(1, short // 14))
+
+
 @dataclass(frozen=True)
 class Infidelity(Term):
     """r_j = Iᵀφ_j − (f(x) − f(x with I replaced)), I a mask over ``share`` of the features (Yeh et al. 2019; AGG §4).
 
     Args:
-        features: the masks' unit, whose name is printed beside every value, which depends on it strongly. Default: square
-            patches, 14 to the short side, for images (16 pixels at 224); elements otherwise.
+        features: the masks' unit, whose name is printed beside every value, which depends on it strongly. Default: for
+            images square patches, about 14 to the short side (16 pixels at 224), see :func:`patch`; elements otherwise.
         share: int(share · K) of the K features are replaced.
         baseline: by what: "blur" (σ = 10 pixels; the default for images), "mean", "zero" (the default otherwise), a
             number, or a tensor.
@@ -41,14 +54,21 @@ class Infidelity(Term):
     scaling: str = "correlation"
 
     stream = "masks"
+    statistic = "responses"
+
+    @property
+    def scale_free(self) -> bool:
+        return self.scaling == "correlation"
 
     def __post_init__(self) -> None:
         choose("scaling", self.scaling, SCALINGS)
+        if not 0 < self.share < 1:
+            raise InputError(f"share: above 0 and below 1, got {self.share!r}")
 
     def neighbourhood(self, shape: Sequence[int]) -> Masked:
         """The masked neighbourhood of inputs with axes ``shape``."""
         image = len(shape) == 3
-        features = self.features or (Patches(max(1, min(shape[1:]) // 14)) if image else Elements())
+        features = self.features or (Patches(patch(shape[1], shape[2])) if image else Elements())
         baseline = self.baseline if self.baseline is not None else "blur" if image else "zero"
         return Masked(features, self.share, Baseline.of(baseline))
 

@@ -37,6 +37,11 @@ class AverageSensitivity(Term):
     redraw: bool = False
 
     stream = "sensitivity"
+    statistic = "quadratic"
+
+    @property
+    def scale_free(self) -> bool:
+        return self.relative
 
     @property
     def neighbourhood(self) -> Neighbourhood:

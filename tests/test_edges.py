@@ -1,0 +1,270 @@
+"""Degenerate cases and traps found by review: each was once a wrong number or a crash."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from nets import Small, bound, images
+from test_explain import METHODS, SMALL, value
+from torch import nn
+
+import consilience as cs
+from consilience.explainers import DeepLIFT, EigenCAM, IntegratedGradients, Saliency, SmoothGradSquared, Stack, VarGrad
+from consilience.metrics import AverageSensitivity, Infidelity
+from consilience.metrics.infidelity import patch
+
+TABLE = torch.randn(4, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def net(outputs=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, outputs)).double()
+
+
+def explain(model, x=TABLE, objective="robust", methods=("saliency", "input_x_gradient"), **options):
+    return cs.explain(model, x, 0, objective=objective, methods=list(methods), **(SMALL | options))
+
+
+class Constant(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :2] * 0 + 1
+
+
+@pytest.mark.parametrize("objective", ["opt", "robust", "faith", "paper_opt", "relative_sensitivity + 0.5*infidelity"])
+def test_a_constant_output_is_no_crash_and_has_no_valid_method(objective):
+    r = explain(Constant(), objective=objective)
+    assert r.solution.status == ("no valid method",) * 4 and r.weights.isnan().all() and r.attribution.isnan().all()
+    json.dumps(r.record(0), allow_nan=False)
+    assert "*" not in str(r).split("fresh ±")[0].split("---")[1]
+
+
+def test_one_dead_input_does_not_take_the_others_with_it():
+    class Half(Small):
+        def forward(self, x):
+            return super().forward(x) * (x.flatten(1)[:, :1] != 0)
+
+    x = images(3)
+    x[1] = 0
+    r = cs.explain(Half(), x, 1, methods=METHODS[:3], **SMALL)
+    assert r.solution.status[1] == "no valid method" and r.weights[[0, 2]].isfinite().all() and str(r)
+
+
+def test_what_belongs_to_an_input_stays_with_it_when_another_is_left_out():
+    x, baselines = TABLE[:3].clone(), torch.randn(3, 6, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    labels = torch.tensor([[0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 0, 1], [0, 0, 1, 1, 2, 2]])
+    model, methods = net(), [IntegratedGradients(8, baselines), DeepLIFT(baselines)]
+    options = {
+        "features": cs.Segments(labels, batched=True),
+        "objective": AverageSensitivity() + Infidelity(baseline=baselines),
+    }
+    whole = cs.explain(model, x, [0, 1, 2], methods=methods, **options, **SMALL)
+    x[0] = torch.nan
+    part = cs.explain(model, x, [0, 1, 2], methods=methods, **options, **SMALL)
+    torch.testing.assert_close(part.attribution, whole.attribution[1:])
+    assert part.target.tolist() == [1, 2] and "inputs[0] left out" in str(part)
+    given = cs.explain(model, x, [0, 1, 2], methods=methods, weights=torch.eye(2)[[0, 1, 0]], **options, **SMALL)
+    assert given.weights.tolist() == [[0, 1], [1, 0]]
+    with pytest.raises(cs.InputError, match="2 targets for 3 inputs"):
+        cs.explain(model, x, [1, 2], methods=methods, **SMALL)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (256, 256), (299, 299), (100, 100), (32, 32), (28, 28), (240, 320)])
+def test_default_masks_all_take_the_same_area(size):
+    side = patch(*size)
+    assert size[0] % side == 0 and size[1] % side == 0 and 7 <= min(size) / side <= 28
+    assert patch(224, 224) == 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_float32(dtype):
+    model, x = Small().to(dtype), images().to(dtype)
+    with torch.no_grad():
+        model.head.weight *= 1e-3
+    exact = Small()
+    with torch.no_grad():
+        exact.head.weight *= 1e-3
+    stack = Stack([Saliency(), SmoothGradSquared(6), VarGrad(6), EigenCAM()], 1)
+    found, expected = stack.attribute(*bound(model, x)), stack.attribute(*bound(exact, images()))
+    assert found.dtype == torch.float32
+    for i in range(4):
+        spread = (found[:, i].double() - expected[:, i]).norm() / expected[:, i].norm()
+        assert spread < (0.1 if dtype == torch.float16 else 0.3)
+    assert cs.explain(model, x, 1, methods=METHODS, objective="robust", **SMALL).attribution.isfinite().all()
+
+
+class Holes(nn.Module):
+    """The gradient with respect to feature 0 is NaN where feature 1 exceeds a threshold."""
+
+    def forward(self, x):
+        bad = torch.where(x[:, :1] > 9, torch.nan, 1.0)
+        return torch.cat([(x**2).sum(1, keepdim=True) * bad, x[:, 1:3]], 1)
+
+
+def test_a_mixture_of_something_not_finite_is_not_finite():
+    raw = torch.tensor([[[torch.nan, 4.0, 2.0]], [[1.0, 2.0, 4.0]]]).double()
+    from consilience.explainers import Normalised
+    from consilience.features import Elements
+
+    stage = Normalised(Stack([Saliency()]), Elements(), "keep")
+    assert stage.apply(raw, torch.arange(2))[0].isnan().all()
+    r = explain(Small(nn.SiLU), images(), methods=["saliency", "guided_backprop"], weights=[0.3, 0.7])
+    assert r.attribution.isnan().all() and r.failed
+
+
+def test_nan_scores_under_masks_are_named_and_do_not_poison_robustness():
+    class Fragile(nn.Module):
+        def forward(self, x):
+            return torch.where((x == 0).any(1, keepdim=True), torch.nan, net()(x))
+
+    for objective in ("faith", "opt", "infidelity", "paper_faith"):
+        r = explain(Fragile(), objective=objective)
+        assert r.solution.status == ("no valid method",) * 4
+    assert "NaN or infinite for" in r.record(0)["reasons"]["criteria.infidelity.saliency.fresh"]
+    robust = explain(Fragile(), objective="robust")
+    assert robust.weights.isfinite().all() and (value(robust, "relative_sensitivity", "consensus") > 0).all()
+
+
+def test_pooling_leaves_a_broken_input_out():
+    r = explain(net(), objective="faith")
+    evidence = r.evidence["fit"].rows(slice(2))
+    clean = evidence.inputs([0, 1, 3]).pooled()
+    evidence.responses.y[2, 0] = torch.nan
+    evidence.quadratic.draws[2, 0] = torch.nan
+    pooled = evidence.pooled()
+    torch.testing.assert_close(pooled.responses.y, clean.responses.y)
+    torch.testing.assert_close(pooled.quadratic.draws, clean.quadratic.draws)
+
+
+def test_consensus_keeps_what_is_bound():
+    class Scaled(nn.Module):
+        def forward(self, x, scale=1.0):
+            return net()(x * scale)
+
+    consensus = cs.Consensus(Scaled(), ["saliency", "input_x_gradient"], "robust", kwargs={"scale": 10.0}, **SMALL)
+    torch.testing.assert_close(consensus.attribute(TABLE, 0), consensus.explain(TABLE, 0).attribution)
+    torch.testing.assert_close(consensus.attribute(TABLE, 0, fresh_draws=4), consensus.explain(TABLE, 0).attribution)
+    signed = cs.Consensus(net(), ["saliency", "input_x_gradient"], "faith", signed=True, **SMALL)
+    torch.testing.assert_close(
+        signed.fit([TABLE], 0).weights, signed.explain(TABLE, 0, pooled=True).weights[0], rtol=1e-6, atol=1e-9
+    )
+
+
+def test_one_logit_is_a_binary_classifier():
+    model = net(1)
+    for kind, f in (("probability", torch.sigmoid), ("log_probability", nn.functional.logsigmoid)):
+        score, points = bound(model, TABLE, None, kind=kind)
+        torch.testing.assert_close(score(points.x, points.owner), f(model(TABLE))[:, 0].detach())
+    with pytest.raises(cs.InputError, match="two outputs"):
+        bound(model, TABLE, None, kind="margin")
+    with pytest.raises(cs.InputError, match="callable returned shape"):
+        bound(net(), TABLE, 0, kind=lambda out, t: out[:, :1])
+
+
+def test_baselines_are_one_or_one_for_each():
+    for methods in ([IntegratedGradients(4, torch.zeros(9, 6).double())], [DeepLIFT(torch.zeros(9, 6).double())]):
+        with pytest.raises(cs.InputError, match="9 rows for 4 inputs"):
+            cs.explain(net(), TABLE, 0, methods=methods, **SMALL)
+    with pytest.raises(cs.InputError, match="expected_gradients averages"):
+        cs.explain(net(), TABLE, 0, methods=[IntegratedGradients(4, cs.Baseline.samples(TABLE))], **SMALL)
+    lists = [
+        IntegratedGradients(4, [0.0] * 6),
+        IntegratedGradients(4, cs.Baseline.of([5.0] * 6)),
+        IntegratedGradients(4, 5),
+    ]
+    found = Stack(lists).attribute(*bound(net(), TABLE, 0))
+    assert not torch.allclose(found[:, 0], found[:, 1])
+    torch.testing.assert_close(found[:, 1], found[:, 2])
+
+
+def test_cross_validation_with_few_draws_and_any_objective_of_one_number():
+    for objective in ("paper_robust", "paper_faith", "infidelity", "paper_code", "paper_opt"):
+        r = explain(net(), objective=objective, choice="cross_validated", fit_draws=3)
+        assert all(status.startswith("cross-validated") for status in r.solution.status)
+    with pytest.raises(cs.InputError, match="neither signed"):
+        explain(net(), objective="opt", choice="cross_validated")
+
+
+def test_a_run_knows_its_folders(tmp_path):
+    explain(net(), TABLE.repeat(3, 1)).save(tmp_path)
+    few = explain(net(), TABLE[:2])
+    few.save(tmp_path)
+    (tmp_path / "001-b.part").mkdir()
+    assert len(cs.load(tmp_path)) == 2 and cs.load(tmp_path)["uniform"][0].shape == (6,)
+    many = explain(net(), TABLE.repeat(3, 1))
+    many.save(tmp_path / "many")
+    np.testing.assert_allclose(np.stack(cs.load(tmp_path / "many").attribution), many.attribution)
+
+
+def test_keyword_arguments_reach_the_model_as_they_were_given():
+    seen = {}
+
+    class Model(nn.Module):
+        def forward(self, x, pad, mode, temperature, gain):
+            seen.update(pad=pad, mode=mode)
+            assert temperature.shape == (1,) and gain.shape == (len(x), 1)
+            return net()(x * gain) / temperature
+
+    explain(
+        Model(), TABLE,
+        kwargs={"pad": (1, 2), "mode": ["a", "b"], "temperature": torch.ones(1).double(), "gain": torch.ones(4, 1).double()},
+    )  # fmt: skip
+    assert seen == {"pad": (1, 2), "mode": ["a", "b"]}
+
+
+def test_given_weights_win_over_the_objective():
+    r = explain(net(), objective="var", weights=[1.0, 0.0])
+    torch.testing.assert_close(r.attribution, r["saliency"])
+    assert r.record(0)["weights"] == [1.0, 0.0]
+
+
+def test_a_model_that_starts_in_place_has_a_layer():
+    model = nn.Sequential(
+        nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).double()
+    assert not cs.explain(model, images(), 1, methods=["saliency", "grad_cam"], objective="robust", **SMALL).failed
+
+
+def test_one_method_makes_var_the_mean():
+    r = explain(net(), methods=["saliency"])
+    torch.testing.assert_close(r["var"], r["mean"])
+
+
+def test_a_model_that_draws_in_eval_mode_does_not_read_the_global_state():
+    class Dropout(nn.Module):
+        def forward(self, x):
+            return net()(nn.functional.dropout(x, 0.5))
+
+    model, found = Dropout(), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(explain(model, max_batch=4).attribution)
+    assert torch.equal(*found)
+
+
+def test_arrays_modules_and_inference_mode():
+    model = net()
+    a = explain(model, TABLE.numpy())
+    with torch.inference_mode():
+        b = explain(model, TABLE.clone())
+    torch.testing.assert_close(a.attribution, b.attribution)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: cs.Front(AverageSensitivity(relative=False), Infidelity()),
+        lambda: cs.Front(Infidelity(), AverageSensitivity()),
+        lambda: Infidelity(share=1.5),
+        lambda: explain(net(), objective="paper_opt + robust"),
+        lambda: explain(net(), fit_draws=cs.Draws(0, 0)),
+        lambda: explain(net(), methods=[IntegratedGradients(0)]),
+        lambda: explain(net(), ids=torch.rand(4)),
+        lambda: explain(net(), objective=Infidelity(baseline=TABLE) + Infidelity(baseline=TABLE[:1], scaling="free")),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(make):
+    with pytest.raises(cs.InputError):
+        make()
