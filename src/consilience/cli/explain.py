@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..consensus import Draws, Explanation, aim, explain
-from ..consensus.result import save_entry, save_run, write_text
+from ..consensus.files import save_entry, save_run, write_text
 from ..consensus.setting import FIT, FRESH
 from ..data.images import Picture, expand, read_image
 from ..data.models import Loaded, load_model, parse_target

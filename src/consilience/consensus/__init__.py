@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .consensus import Consensus
 from .explain import explain
-from .result import Explanation, Saved, load
+from .files import Saved, load
+from .result import Explanation
 from .setting import FIT, FRESH, OBJECTIVES, PAPER_FIT, PAPER_FRESH, TERMS, Draws, aim
 
 __all__ = [
