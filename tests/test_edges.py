@@ -268,3 +268,32 @@ def test_arrays_modules_and_inference_mode():
 def test_settings_that_cannot_be_meant_are_refused(make):
     with pytest.raises(cs.InputError):
         make()
+
+
+def test_baselines_are_also_what_masks_put_in():
+    r = explain(net(), baselines=TABLE.mean(0), methods=["integrated_gradients", "saliency"], objective="faith")
+    assert r.settings["mask_baseline"] == "given"
+    expected = explain(
+        net(),
+        methods=[IntegratedGradients(baselines=TABLE.mean(0)), Saliency()],
+        objective=Infidelity(baseline=TABLE.mean(0)),
+    )
+    torch.testing.assert_close(r.attribution, expected.attribution)
+
+
+def test_what_a_reader_must_know_is_printed():
+    said = str(explain(nn.Sequential(net(), nn.Softmax(1))))
+    assert (
+        "look like probabilities" in said
+        and "promised on the fitting draws" in said
+        and "masks: 20% of the features" in said
+    )
+    assert "no method gave a usable map" in str(explain(Constant()))
+
+
+def test_a_wrong_name_gets_a_short_answer(tmp_path):
+    with pytest.raises(cs.InputError) as caught:
+        explain(net(), objective="robst")
+    assert str(caught.value).count("'robust'") == 1
+    with pytest.raises(cs.InputError, match="no weights to read"):
+        cs.Consensus(net(), "gradient").load(tmp_path / "none.json")

@@ -26,11 +26,15 @@ class MissingExtra(ConsilienceError, ImportError):
 
 def choose(what: str, name: str, options: Iterable[str]) -> str:
     """Return ``name`` if it is one of ``options``; otherwise raise an :class:`InputError` naming the near matches."""
-    known = list(options)
+    known = list(dict.fromkeys(options))
     if name in known:
         return name
     near = difflib.get_close_matches(str(name).lower().replace("-", "_"), known, n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(map(repr, near))}?" if near else f"; known: {', '.join(known)}"
+    hint = (
+        f"; did you mean {', '.join(map(repr, near))}?"
+        if near
+        else f"; known: {', '.join(known[:24])}" + (", …" if len(known) > 24 else "")
+    )
     raise InputError(f"unknown {what} {name!r}{hint}")
 
 

@@ -32,6 +32,10 @@ class Consensus:
         torch.Size([2, 4])
     """
 
+    def __repr__(self) -> str:
+        weights = "per input" if self.weights is None else [round(w, 4) for w in self.weights.tolist()]
+        return f"Consensus({type(self.model).__name__}, methods={self.methods}, objective={self.objective}, weights={weights})"
+
     def __init__(self, model: Any, methods: Any = "standard", objective: Any = "opt", **options: Any):
         self.model, self.methods, self.objective, self.options = model, methods, objective, options
         self.weights: Tensor | None = None
@@ -45,7 +49,7 @@ class Consensus:
     def attribute(
         self, inputs: Tensor, target: Any = None, additional_forward_args: Any = None, **options: Any
     ) -> Tensor:
-        """The combined attribution, broadcastable to ``inputs``: (B, 1, H, W) for images attributed by pixel.
+        """The combined attribution: of ``inputs``' shape for elements, (B, 1, H, W) for pixels, (B, *A) for other features.
 
         ``additional_forward_args``: a mapping of keyword arguments of the model. No fresh draws are spent here beyond the
         two that a standard error needs: judge with :meth:`explain`.
@@ -107,7 +111,10 @@ class Consensus:
 
     def load(self, path: str | Path) -> Consensus:
         """A Consensus with the weights that :meth:`save` wrote; the methods must be the same, in order."""
-        saved = json.loads(Path(path).read_text())
+        try:
+            saved = json.loads(Path(path).read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise InputError(f"{path}: no weights to read ({error}); they are written by save()") from error
         names = list(unique([e.name for e in resolve(self.methods)]))
         if saved.get("methods") != names:
             raise InputError(f"{path}: weights are for {saved.get('methods')}, this Consensus has {names}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..explainers import Explainer, Normalised, Stack, resolve
 from ..features import Features, features_for
 from ..keys import Key
-from ..neighbourhood import Points, neighbours
+from ..neighbourhood import Baseline, Points, neighbours
 from ..objective import Aim, Front, Term, cross_validated
 from ..quadratic import CRITERIA, Evidence, exact
 from ..score import Counts, Score
@@ -63,17 +63,19 @@ def explain(
         target: None or "predicted", an integer, or one for each input.
         methods: a preset ("standard", "gradient", "paper", …), names, or configured explainers.
         objective: "opt", "robust", "faith", "mean", "var", "paper_robust", …, an expression over them, or metrics.
-        seed: names all random draws; the same seed gives the same result for any batch, chunk and order.
+        seed: names all random draws; with the same ids, the same seed gives the same result for any batch, chunk and order.
         fit_draws, fresh_draws: draws for the weights (default 10 neighbours, 256 masks) and for judging them (20, 512).
         resolved_draws: neighbours at which the weights are solved anew, for the sensitivity of that; 0 for none.
         draws: "paper" for 50 of each to fit and 200 of each to judge.
         kind: which number of the output is explained, see :class:`~consilience.score.Score`.
         features: what is attributed; default pixels for images, elements otherwise.
-        baselines: for the path methods given by name.
+        baselines: what stands for "absent", for the path methods given by name and for the masks of the infidelity, unless
+            they have a baseline of their own.
         sign, scale: of every map before it is measured and mixed; default "abs" for images, else "keep", and "max".
         signed: allow negative weights. choice: "convex" or "cross_validated" (best single, mean, convex, signed).
         pooled: one set of weights for the whole batch. weights: use these (k,) or (B, k), solve nothing.
-        kwargs: further arguments of the model. ids: identities of the inputs, e.g. their data-set index.
+        kwargs: further arguments of the model. ids: identities of the inputs, to which their draws belong, e.g. their
+            data-set index; default: their places in the batch.
         max_batch: rows in flight. progress: called with (done, planned).
 
     Returns:
@@ -118,9 +120,12 @@ def explain(
     stack, failed = everything.usable(score, points)
     what = features_for(features, x.shape[1:])
     image = x.ndim == 4
+    sensitivity, infidelity = metrics_of(goal)
+    if baselines is not None and infidelity.baseline is None and Baseline.of(baselines).kind != "samples":
+        infidelity = replace(infidelity, baseline=baselines)
     setting = Setting(
         Normalised(stack, what, sign or ("abs" if image else "keep"), scale),
-        tuple(everything.names.index(name) for name in stack.names), len(everything), *metrics_of(goal), seed,
+        tuple(everything.names.index(name) for name in stack.names), len(everything), sensitivity, infidelity, seed,
     )  # fmt: skip
     solving = 0 if isinstance(goal, str) or weights is not None else resolved_draws
     if progress:
@@ -166,6 +171,7 @@ def explain(
         inputs=kept,
         index=tuple(left.tolist()),
         reasons=reasons,
+        warnings=tuple(_warnings(score.outputs[left])),
         target=score.targets[left],
         predicted=score.outputs[left].argmax(1),
         score=score.clean[left],
@@ -180,6 +186,12 @@ def explain(
             "layers": {name: layer.name for name, layer in score._layers.items()},
         },
     )  # fmt: skip
+
+
+def _warnings(outputs: Tensor) -> list[str]:
+    if outputs.shape[1] > 1 and bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-3).all()):
+        return ["the model's outputs look like probabilities: explain its logits, before the softmax, which saturates"]
+    return []
 
 
 def _brief(value: Any) -> str:

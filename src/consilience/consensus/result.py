@@ -65,6 +65,7 @@ class Explanation:
     counts: Counts
     seconds: float
     settings: dict[str, Any]
+    warnings: tuple[str, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -180,6 +181,7 @@ class Explanation:
                 for name, error in self.completeness.items()
             },
             "failed": dict(self.failed),
+            "warnings": list(self.warnings),
             "settings": self.settings,
             "evaluations": {"forward": self.counts.forward, "gradient": self.counts.gradient, "inputs": len(self)},
             "seconds": self.seconds,

@@ -224,6 +224,28 @@ def _heading(records: Sequence[Record]) -> str:
     return ", ".join(str(part) for part in (what, f"objective {first.get('objective')}", first.get("model")) if part)
 
 
+PROMISES = {
+    "opt": "promised on the fitting draws: correlation not below the best single method's",
+    "robust": "promised on the fitting draws: relative sensitivity not above the best single method's",
+    "faith": "promised on the fitting draws: correlation not below the best single method's",
+}
+
+
+def _setting(record: Record) -> str:
+    """The draws and units without which the numbers mean nothing, on one line."""
+    draws, settings = record.get("draws") or {}, record.get("settings") or {}
+    fit, fresh = draws.get("fit") or {}, draws.get("fresh") or {}
+    parts = ("average_sensitivity", "infidelity")
+    if not all(part in fit and part in fresh for part in parts) or "mask_unit" not in settings:
+        return ""
+    return (
+        f"draws: {fit['average_sensitivity']} neighbours and {fit['infidelity']} masks fit, "
+        f"{fresh['average_sensitivity']} and {fresh['infidelity']} fresh; neighbours: {settings.get('sensitivity')} in input "
+        f"units; masks: {settings.get('mask_share', 0):.0%} of the features ({settings['mask_unit']}), "
+        f"baseline {settings.get('mask_baseline')}"
+    )
+
+
 def incomplete(records: Sequence[Record]) -> list[str]:
     """A line for each method that claims to add up to the score's change and misses it by more than a tenth somewhere."""
     worst: dict[str, float] = {}
@@ -231,7 +253,8 @@ def incomplete(records: Sequence[Record]) -> list[str]:
         for name, error in (record.get("completeness_error") or {}).items():
             worst[name] = max(worst.get(name, 0.0), error or 0.0)
     return [
-        f"{name}: its map adds up to f(x) − f(baseline) within {error:.0%} only; raise its number of steps"
+        f"{name}: its map adds up to f(x) − f(baseline) within {error:.0%} only; "
+        "raise its number of steps, e.g. IntegratedGradients(50)"
         for name, error in worst.items()
         if error > 0.1
     ]
@@ -240,9 +263,14 @@ def incomplete(records: Sequence[Record]) -> list[str]:
 def _notes(records: Sequence[Record], table: list[Row]) -> list[str]:
     over = "its fresh draws" if len(records) == 1 else f"{len(records)} inputs"
     notes = [f"fresh ± standard error over {over} [fit]; * best on fresh draws"]
+    notes += [line for line in (_setting(records[0]), PROMISES.get(str(records[0].get("objective")), "")) if line]
     if len(records) == 1 and records[0].get("status"):
         gap = _number(records[0].get("gap"))
         notes.append(f"solved: {records[0]['status']}" + (f", gap {short(gap)}" if gap is not None else ""))
+    refused = [str((r.get("input") or {}).get("name")) for r in records if r.get("status") == "no valid method"]
+    if refused:
+        notes.append(f"no method gave a usable map (finite, not zero) for {', '.join(refused)}")
+    notes += dict.fromkeys(f"warning: {warning}" for record in records for warning in record.get("warnings") or ())
     resolved = [(record.get("measures") or {}).get("relative_sensitivity_resolved") or {} for record in records]
     cell = _average([Cell(None, _number(r.get("value")), None) for r in resolved], len(records))
     if cell.fresh is not None:
