@@ -6,17 +6,12 @@ import argparse
 
 from ..consensus.doctor import doctor
 from ..data.images import read_image
-from ..data.models import load_model, parse_target
+from ..data.models import parse_target
+from .model import load
 
 
 def run(arguments: argparse.Namespace) -> int:
-    loaded = load_model(
-        arguments.model,
-        checkpoint=arguments.checkpoint,
-        random_weights=arguments.random_weights,
-        labels=arguments.labels,
-        device=arguments.device,
-    )
+    loaded = load(arguments)
     x = loaded.preprocess(read_image(arguments.image))[None].to(arguments.device)
     target = parse_target(arguments.target, loaded.labels, loaded.n_classes)
     found = doctor(loaded.module, x, target, arguments.methods)

@@ -58,12 +58,16 @@ class Explainer:
         raise NotImplementedError
 
     def fold(self, state: Any, cloud: Cloud, values: Values) -> Any:
-        """Take in the values of some samples; ``state`` is None at first. Sums here, so any chunking gives the same."""
-        raise NotImplementedError
+        """Take in the values of some samples; ``state`` is None at first. Sums here, so any chunking gives the same.
+
+        By default the weighted mean of the gradients over the cloud, times the way from the origin where it has one.
+        """
+        assert values.gradient is not None
+        return mean(state, cloud, values.gradient if cloud.delta is None else values.gradient * cloud.delta)
 
     def finish(self, state: Any, points: Points) -> Tensor:
-        """The attributions of the points, (N, *F)."""
-        raise NotImplementedError
+        """The attributions of the points, (N, *F); by default the folded state itself."""
+        return state
 
 
 def mean(state: Tensor | None, cloud: Cloud, values: Tensor) -> Tensor:

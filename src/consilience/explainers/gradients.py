@@ -18,12 +18,6 @@ class Saliency(Explainer):
     def need(self):
         return Need()
 
-    def fold(self, state, cloud, values):
-        return mean(state, cloud, values.gradient)
-
-    def finish(self, state, points):
-        return state
-
 
 @dataclass(frozen=True)
 class InputXGradient(Explainer):
@@ -34,9 +28,6 @@ class InputXGradient(Explainer):
     @property
     def need(self):
         return Need()
-
-    def fold(self, state, cloud, values):
-        return mean(state, cloud, values.gradient)
 
     def finish(self, state, points):
         return state * points.x
@@ -51,12 +42,6 @@ class GuidedBackprop(Explainer):
     @property
     def need(self):
         return Need(rule="guided")
-
-    def fold(self, state, cloud, values):
-        return mean(state, cloud, values.gradient)
-
-    def finish(self, state, points):
-        return state
 
 
 @dataclass(frozen=True)
@@ -77,12 +62,6 @@ class SmoothGrad(Explainer):
     def need(self):
         return Need(Gaussian(self.stdev, self.relative), self.n_samples, "noise")
 
-    def fold(self, state, cloud, values):
-        return mean(state, cloud, values.gradient)
-
-    def finish(self, state, points):
-        return state
-
 
 @dataclass(frozen=True)
 class SmoothGradSquared(Explainer):
@@ -100,9 +79,6 @@ class SmoothGradSquared(Explainer):
 
     def fold(self, state, cloud, values):
         return mean(state, cloud, values.gradient**2)
-
-    def finish(self, state, points):
-        return state
 
 
 @dataclass(frozen=True)
@@ -149,9 +125,3 @@ class UniformGrad(Explainer):
     @property
     def need(self):
         return Need(Uniform(self.radius), self.n_samples, "noise")
-
-    def fold(self, state, cloud, values):
-        return mean(state, cloud, values.gradient)
-
-    def finish(self, state, points):
-        return state

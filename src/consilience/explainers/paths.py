@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..neighbourhood import Anchored, Baseline, Path
-from .base import Explainer, Need, mean
+from .base import Explainer, Need
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,6 @@ class IntegratedGradients(Explainer):
     @property
     def need(self):
         return Need(Path(_one(self.baselines, self.name), self.n_steps), self.n_steps)
-
-    def fold(self, state, cloud, values):
-        return mean(state, cloud, values.gradient * cloud.delta)
-
-    def finish(self, state, points):
-        return state
 
 
 @dataclass(frozen=True)
@@ -55,12 +49,6 @@ class ExpectedGradients(Explainer):
     def need(self):
         return Need(Path(_data(self.baselines), noise=self.stdev), self.n_samples, "paths")
 
-    def fold(self, state, cloud, values):
-        return mean(state, cloud, values.gradient * cloud.delta)
-
-    def finish(self, state, points):
-        return state
-
 
 @dataclass(frozen=True)
 class GradientSHAP(Explainer):
@@ -75,12 +63,6 @@ class GradientSHAP(Explainer):
     @property
     def need(self):
         return Need(Path(_data(self.baselines), noise=self.stdev), self.n_samples, "paths")
-
-    def fold(self, state, cloud, values):
-        return mean(state, cloud, values.gradient * cloud.delta)
-
-    def finish(self, state, points):
-        return state
 
 
 @dataclass(frozen=True)
@@ -97,12 +79,6 @@ class DeepLIFT(Explainer):
     @property
     def need(self):
         return Need(Anchored(_one(self.baselines, self.name)), rule="rescale")
-
-    def fold(self, state, cloud, values):
-        return mean(state, cloud, values.gradient * cloud.delta)
-
-    def finish(self, state, points):
-        return state
 
 
 def _one(spec: Any, name: str) -> Baseline:
