@@ -37,7 +37,8 @@ $(LOWER)/.current: pyproject.toml constraints-lower.txt
 	$(call environment,$(LOWER),constraints-lower.txt)
 
 demo: setup
-	$(BIN)/consilience explain --image sample --model demo --out out/demo
+	$(BIN)/consilience explain --image sample:coffee --image sample:chelsea --image sample:rocket \
+	    --image sample:motorcycle --model demo --out out/demo
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
