@@ -93,7 +93,10 @@ class Consensus:
             raise InputError(f"objective: {goal!r} has no weights to fit")
         choices = {name: self.options[name] for name in ("signed", "choice") if name in self.options}
         working = [i for i, name in enumerate(last.methods) if name not in last.failed]
-        weights = solve(goal, _join(parts), working, **choices)[0].weights[0]
+        return self._fitted(solve(goal, _join(parts), working, **choices)[0].weights[0])
+
+    def _fitted(self, weights: Tensor) -> Consensus:
+        """The same, with weights."""
         fitted = Consensus(self.model, self.methods, self.objective, **self.options)
         fitted.weights = weights
         return fitted
@@ -118,9 +121,7 @@ class Consensus:
         names = list(unique([e.name for e in resolve(self.methods)]))
         if saved.get("methods") != names:
             raise InputError(f"{path}: weights are for {saved.get('methods')}, this Consensus has {names}")
-        fitted = Consensus(self.model, self.methods, self.objective, **self.options)
-        fitted.weights = torch.tensor(saved["weights"], dtype=torch.float64)
-        return fitted
+        return self._fitted(torch.tensor(saved["weights"], dtype=torch.float64))
 
 
 def _join(parts: list[Evidence]) -> Evidence:

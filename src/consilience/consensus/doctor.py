@@ -14,6 +14,7 @@ from ..keys import Key
 from ..neighbourhood import Points
 from ..rules import Call, survey
 from ..score import Score, borrowed
+from .explain import warnings_of
 
 SATURATED = 1 - 1e-4
 
@@ -78,11 +79,7 @@ def doctor(model: Any, x: Tensor, target: Any = None, methods: Any = None, seed:
         warnings.append(
             "a probability is above 0.9999: gradients of kind='probability' vanish there; explain the logit or the margin"
         )
-    rows = score.outputs
-    if rows.shape[1] > 1 and bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-4).all()):
-        warnings.append(
-            "outputs look like probabilities: the model ends with a softmax, which saturates; explain its logits"
-        )
+    warnings += warnings_of(score.outputs)
     checks = [_check(score, points, explainer, seed) for explainer in explainers]
     calls: list[Call] = []
     if isinstance(model, nn.Module):

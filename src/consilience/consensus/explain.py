@@ -171,7 +171,7 @@ def explain(
         inputs=kept,
         index=tuple(left.tolist()),
         reasons=reasons,
-        warnings=tuple(_warnings(score.outputs[left])),
+        warnings=tuple(warnings_of(score.outputs[left])),
         target=score.targets[left],
         predicted=score.outputs[left].argmax(1),
         score=score.clean[left],
@@ -188,7 +188,8 @@ def explain(
     )  # fmt: skip
 
 
-def _warnings(outputs: Tensor) -> list[str]:
+def warnings_of(outputs: Tensor) -> list[str]:
+    """What (B, classes) outputs say against explaining them as logits."""
     if outputs.shape[1] > 1 and bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-3).all()):
         return ["the model's outputs look like probabilities: explain its logits, before the softmax, which saturates"]
     return []
