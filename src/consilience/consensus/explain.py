@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..explainers import Explainer, Normalised, Stack, resolve
+from ..explainers import Direct, Explainer, Normalised, Stack, resolve
 from ..features import Features, features_for
 from ..keys import Key
 from ..neighbourhood import Baseline, Points, neighbours
@@ -97,7 +97,7 @@ def explain(
             "objective: the front is over convex weights and has two numbers, so it takes neither signed=True nor "
             "choice='cross_validated'; use objective='robust' or 'faith'"
         )
-    explainers = resolve(methods, baselines)
+    explainers = resolve(methods, baselines, features if isinstance(features, Features) else None)
     x, numpy = _tensor(x, model)
     good, reasons = _finite(x, model)
     if ids is not None and (len(ids) != len(x) or torch.as_tensor(ids).is_floating_point()):
@@ -129,7 +129,7 @@ def explain(
     )  # fmt: skip
     solving = 0 if isinstance(goal, str) or weights is not None else resolved_draws
     if progress:
-        _watch(score, stack, len(kept), fit, fresh, solving, progress)
+        _watch(score, stack, x.shape[1:], len(kept), fit, fresh, solving, progress)
 
     base = setting.maps(score, points)
     complete = _completeness(score, stack, points, setting)
@@ -344,6 +344,8 @@ def _completeness(score: Score, stack: Stack, points: Points, setting: Setting) 
     """|Σφ − (f(x) − f(b))| / |f(x) − f(b)| of each explainer that claims to add up, (B,)."""
     found = {}
     for name, explainer in zip(stack.names, stack.explainers, strict=True):
+        if isinstance(explainer, Direct):
+            continue
         baseline = getattr(explainer.need.where, "baseline", None)
         if explainer.complete and baseline is not None and baseline.kind != "samples":
             raw = Stack([explainer], setting.seed).attribute(score, points)[:, 0].flatten(1)
@@ -381,9 +383,18 @@ def _finite(x: Tensor, model: Any) -> tuple[Tensor, dict[str, str]]:
     return good, reasons
 
 
-def _watch(score: Score, stack: Stack, count: int, fit: Draws, fresh: Draws, solving: int, progress: Progress) -> None:
+def _watch(
+    score: Score,
+    stack: Stack,
+    shape: Sequence[int],
+    count: int,
+    fit: Draws,
+    fresh: Draws,
+    solving: int,
+    progress: Progress,
+) -> None:
     """Tie the score's counter to the caller's progress: the plan is known in closed form."""
-    cost = stack.rows()
+    cost = stack.rows(shape)
     one = cost["forward"] + 3 * cost["gradient"]
     draws = fit.average_sensitivity * (1 + solving) + fresh.average_sensitivity + 1 + solving
     planned = count * (one * draws + fit.infidelity * (1 + solving) + fresh.infidelity)

@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ..errors import InputError, choose
-from .base import Explainer, Need
+from ..features import Features
+from .base import Direct, Explainer, Need
 from .cam import EigenCAM, GradCAM, GradCAMPlusPlus
 from .gradients import GuidedBackprop, InputXGradient, Saliency, SmoothGrad, SmoothGradSquared, UniformGrad, VarGrad
 from .paths import DeepLIFT, ExpectedGradients, GradientSHAP, IntegratedGradients
@@ -42,6 +43,7 @@ PRESETS: dict[str, tuple[Explainer, ...]] = {
 __all__ = [
     "METHODS",
     "PRESETS",
+    "Direct",
     "Explainer",
     "Need",
     "Normalised",
@@ -52,11 +54,14 @@ __all__ = [
 ]
 
 
-def resolve(methods: str | Explainer | Iterable[str | Explainer], baselines: Any = None) -> list[Explainer]:
+def resolve(
+    methods: str | Explainer | Iterable[str | Explainer], baselines: Any = None, features: Features | None = None
+) -> list[Explainer]:
     """A preset's name, method names ("saliency,grad_cam" or a list) or configured explainers → explainers, in order.
 
-    ``baselines`` goes to those given by name that have one.
+    ``baselines`` and ``features`` go to those given by name that have them.
     """
+    asked = {name: value for name, value in (("baselines", baselines), ("features", features)) if value is not None}
     if isinstance(methods, Explainer):
         return [methods]
     given = [part.strip() for part in methods.split(",")] if isinstance(methods, str) else list(methods)
@@ -67,14 +72,14 @@ def resolve(methods: str | Explainer | Iterable[str | Explainer], baselines: Any
         elif not isinstance(item, str):
             raise InputError(f"methods: names or explainers, got {type(item).__name__}")
         elif item in PRESETS:
-            found.extend(_with(e, baselines) for e in PRESETS[item])
+            found.extend(_with(e, asked) for e in PRESETS[item])
         else:
-            found.append(_with(METHODS[choose("method", item, [*METHODS, *PRESETS])](), baselines))
+            found.append(_with(METHODS[choose("method", item, [*METHODS, *PRESETS])](), asked))
     if not found:
         raise InputError("methods: at least one is needed")
     return found
 
 
-def _with(explainer: Explainer, baselines: Any) -> Explainer:
-    has = baselines is not None and any(f.name == "baselines" for f in fields(explainer))  # type: ignore[arg-type]
-    return replace(explainer, baselines=baselines) if has else explainer  # type: ignore[type-var]
+def _with(explainer: Explainer, asked: dict[str, Any]) -> Explainer:
+    mine = {f.name: asked[f.name] for f in fields(explainer) if f.name in asked}  # type: ignore[arg-type]
+    return replace(explainer, **mine) if mine else explainer  # type: ignore[type-var]

@@ -14,7 +14,7 @@ from ..features import Features
 from ..keys import Key
 from ..neighbourhood import Points
 from ..score import Score
-from .base import Explainer, Need
+from .base import Direct, Explainer, Need
 
 
 class Stack:
@@ -38,16 +38,23 @@ class Stack:
         """The distinct clouds to evaluate → which explainers fold them."""
         groups: dict[tuple, list[int]] = {}
         for index, explainer in enumerate(self.explainers):
-            groups.setdefault(explainer.need.cloud, []).append(index)
+            if not isinstance(explainer, Direct):
+                groups.setdefault(explainer.need.cloud, []).append(index)
         return groups
 
-    def rows(self) -> dict[str, int]:
-        """Model evaluations for one point, in rows: a closed formula, the floor of any implementation."""
+    def rows(self, shape: Sequence[int] = ()) -> dict[str, int]:
+        """Model evaluations for one point with axes ``shape``, in rows: a closed formula, the floor of any implementation.
+
+        The shape matters to methods that go through all features or windows."""
         cost = {"forward": 0, "gradient": 0}
         for members in self.clouds().values():
             need = self.explainers[members[0]].need
             gradient = any(self._gradient(self.explainers[i].need) for i in members)
-            cost["gradient" if gradient else "forward"] += need.samples * (2 if need.rule == "rescale" else 1)
+            cost["gradient" if gradient else "forward"] += need.total(shape) * (2 if need.rule == "rescale" else 1)
+        for explainer in self.explainers:
+            if isinstance(explainer, Direct):
+                for kind, count in explainer.rows(shape).items():
+                    cost[kind] += count
         return cost
 
     def attribute(self, score: Score, points: Points, graph: bool = False) -> Tensor:
@@ -70,6 +77,11 @@ class Stack:
             states = self._fold(score, points, members, needs, graph)
             for index, state in zip(members, states, strict=True):
                 maps[index] = self.explainers[index].finish(state, points)
+        for index, explainer in enumerate(self.explainers):
+            if isinstance(explainer, Direct):
+                if graph:
+                    raise InputError(f"methods: {explainer.name} has no graph; train with gradient or path methods")
+                maps[index] = explainer.attribute(score, points, Key(self.seed, "explainer") / explainer.name)
         return torch.stack(maps, 1)
 
     def _fold(self, score: Score, points: Points, members: list[int], needs: list[Need], graph: bool) -> list[Any]:
@@ -78,9 +90,10 @@ class Stack:
         gradient = any(self._gradient(n) for n in needs)
         key = Key(self.seed, "explainer") / need.stream
         states: list[Any] = [None] * len(members)
+        total = need.total(points.x.shape[1:])
         step = max(1, 4 * score.batch.size(gradient) // len(points))
-        for start in range(0, need.samples, step):
-            cloud = need.where.draw(points, range(start, min(start + step, need.samples)), key, need.samples)
+        for start in range(0, total, step):
+            cloud = need.where.draw(points, range(start, min(start + step, total)), key, total)
             values = score.evaluate(
                 cloud.points,
                 cloud.owner,
@@ -101,20 +114,16 @@ class Stack:
     def usable(self, score: Score, points: Points) -> tuple[Stack, dict[str, str]]:
         """Try each explainer on the first point, one sample of its cloud: (the stack that works, {name: why not})."""
         failed: dict[str, str] = {}
-        tried: dict[tuple, str] = {}
-        for name, explainer in zip(self.names, self.explainers, strict=True):
-            need = explainer.need
-            what = (need.cloud, need.layer, type(explainer) if need.layer else None)
+        tried: dict[Any, str] = {}
+        for index, (name, explainer) in enumerate(zip(self.names, self.explainers, strict=True)):
+            if isinstance(explainer, Direct):
+                what: Any = index
+            else:
+                need = explainer.need
+                what = need.cloud, need.gradient, need.layer, type(explainer) if need.layer else None
             if what not in tried:
                 try:
-                    cloud = need.where.draw(
-                        points[:1], range(1), Key(self.seed, "explainer") / need.stream, need.samples
-                    )
-                    values = score.evaluate(
-                        cloud.points, cloud.owner, gradient=self._gradient(need), rule=need.rule,
-                        layers=(need.layer,) if need.layer else (), origin=cloud.origin,
-                    )  # fmt: skip
-                    explainer.finish(explainer.fold(None, cloud, values), points[:1])
+                    self._probe(score, points[:1], explainer)
                     tried[what] = ""
                 except (ConsilienceError, RuntimeError) as error:
                     tried[what] = str(error) or type(error).__name__
@@ -125,6 +134,21 @@ class Stack:
             reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
             raise InputError(f"methods: none works on this model. {reasons}")
         return Stack([self.explainers[i] for i in left], self.seed, [self.names[i] for i in left]), failed
+
+    def _probe(self, score: Score, points: Points, explainer: Explainer) -> None:
+        """One sample, folded; a fold of outputs needs more than one, so it is left to the real run."""
+        if isinstance(explainer, Direct):
+            explainer.check(score, points, Key(self.seed, "explainer") / explainer.name)
+            return
+        need = explainer.need
+        key = Key(self.seed, "explainer") / need.stream
+        cloud = need.where.draw(points, range(1), key, need.total(points.x.shape[1:]))
+        values = score.evaluate(
+            cloud.points, cloud.owner, gradient=self._gradient(need), rule=need.rule,
+            layers=(need.layer,) if need.layer else (), origin=cloud.origin,
+        )  # fmt: skip
+        if self._gradient(need):
+            explainer.finish(explainer.fold(None, cloud, values), points)
 
 
 @dataclass(frozen=True)

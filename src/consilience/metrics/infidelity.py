@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from .. import simplex
 from ..errors import InputError, choose
-from ..features import Elements, Features, Patches
+from ..features import Features, coarse
 from ..keys import Key
 from ..neighbourhood import Baseline, Masked, Points
 from ..objective import Term
@@ -22,25 +21,14 @@ from ..score import Score
 SCALINGS = ("correlation", "free", "paper", "raw", "code")
 
 
-def patch(height: int, width: int) -> int:
-    """The side of the default masks' patches: of the common divisors of both sides that make 7 to 28 patches along the
-    short one, the one nearest 14; if there is none, a fourteenth of the short side.
-
-    With patches of one size, every mask takes the same area away, and the uniform map's response is constant: correlation
-    undefined, infidelity 1. With a remainder at the edge it is not, and a uniform map can predict Δf from the area.
-    """
-    short = min(height, width)
-    divisors = [d for d in range(1, short + 1) if height % d == 0 and width % d == 0 and 7 <= short / d <= 28]
-    return min(divisors, key=lambda d: abs(math.log(short / d / 14)), default=max(1, short // 14))
-
-
 @dataclass(frozen=True)
 class Infidelity(Term):
     """r_j = Iᵀφ_j − (f(x) − f(x with I replaced)), I a mask over ``share`` of the features (Yeh et al. 2019; AGG §4).
 
     Args:
         features: the masks' unit, whose name is printed beside every value, which depends on it strongly. Default: for
-            images square patches, about 14 to the short side (16 pixels at 224), see :func:`patch`; elements otherwise.
+            images square patches, about 14 to the short side (16 pixels at 224), see :func:`~consilience.features.coarse`;
+            elements otherwise.
         share: int(share · K) of the K features are replaced.
         baseline: by what: "blur" (σ = 10 pixels; the default for images), "mean", "zero" (the default otherwise), a
             number, or a tensor.
@@ -68,7 +56,7 @@ class Infidelity(Term):
     def neighbourhood(self, shape: Sequence[int]) -> Masked:
         """The masked neighbourhood of inputs with axes ``shape``."""
         image = len(shape) == 3
-        features = self.features or (Patches(patch(shape[1], shape[2])) if image else Elements())
+        features = self.features or coarse(shape)
         baseline = self.baseline if self.baseline is not None else "blur" if image else "zero"
         return Masked(features, self.share, Baseline.of(baseline))
 
