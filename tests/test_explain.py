@@ -13,6 +13,7 @@ from torch import nn
 
 import consilience as cs
 from consilience.consensus import OBJECTIVES
+from consilience.consensus.setting import derive
 from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
 from consilience.metrics import AverageSensitivity, Infidelity
 
@@ -62,13 +63,13 @@ def test_opt_is_as_faithful_as_the_best_single_and_at_least_as_robust():
 def test_what_is_measured_is_what_is_returned(objective):
     """The consensus' numbers are those of the returned attribution, and weights mix the returned maps."""
     r = run(objective)
-    if objective != "var":
+    if objective not in ("var", "median", "rank"):
         mixed = torch.einsum("bk,bk...->b...", r.weights, r.maps)
         torch.testing.assert_close(r.attribution, mixed)
         if objective not in ("paper_faith",):
             assert (r.weights >= 0).all() and torch.allclose(r.weights.sum(1), torch.ones(3).double())
     else:
-        torch.testing.assert_close(r.attribution, r["var"])
+        torch.testing.assert_close(r.attribution, r[objective])
     size = r.evidence["fit"].quadratic
     torch.testing.assert_close(
         r.attribution.flatten(1).pow(2).sum(1), torch.einsum("br,brt,bt->b", r.mixing, size.norm, r.mixing)
@@ -98,7 +99,7 @@ def test_record_has_every_field_and_is_valid_json():
         "faithfulness_correlation",
         "infidelity",
     }
-    rows = [*record["methods"], "mean", "var", "uniform", "consensus"]
+    rows = [*record["methods"], "mean", "var", "median", "rank", "uniform", "weighted", "consensus"]
     for criterion in record["criteria"].values():
         assert list(criterion) == rows
         for row in criterion.values():
@@ -343,3 +344,18 @@ def test_doctor():
     )
     assert "batch norms in training mode" in str(doctor(norm, images()))
     assert "softmax" in str(doctor(nn.Sequential(Small(), nn.Softmax(1)), images()))
+
+
+def test_aggregations_to_compare_with():
+    """Median, Borda count with ties averaged, and metric weighting, against their definitions."""
+    maps = torch.tensor([[[0.0, 1, 1, 3], [2, 2, 0, 5], [1, 7, 3, 3]]]).double()
+    median, rank, uniform = derive(maps)[0, 2:]
+    assert median.tolist() == [1, 2, 1, 3] and uniform.tolist() == [1] * 4
+    ranks = [[0, 1.5, 1.5, 3], [1.5, 1.5, 0, 3], [0, 3, 1.5, 1.5]]
+    torch.testing.assert_close(rank, torch.tensor(ranks).double().mean(0) / 3)
+    torch.testing.assert_close(derive(maps[:, :2])[0, 2], maps[0, :2].mean(0))
+    r = run("weighted")
+    sensitivity, rho = (r.criteria[c] for c in ("relative_sensitivity", "faithfulness_correlation"))
+    quality = torch.stack([1 / (sensitivity[m].fit * (1 - rho[m].fit * rho[m].fit.abs())) for m in r.methods], 1)
+    torch.testing.assert_close(r.weights, quality / quality.sum(1, keepdim=True))
+    torch.testing.assert_close(r.attribution, r["weighted"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .consensus import Consensus
+from .evaluate import Evaluator, evaluate
+from .evaluation import Comparison, Evaluation
 from .explain import explain
 from .files import Saved, load
 from .result import Explanation
@@ -10,5 +12,5 @@ from .setting import FIT, FRESH, OBJECTIVES, PAPER_FIT, PAPER_FRESH, TERMS, Draw
 
 __all__ = [
     "FIT", "FRESH", "OBJECTIVES", "PAPER_FIT", "PAPER_FRESH", "TERMS",
-    "Consensus", "Draws", "Explanation", "Saved", "aim", "explain", "load",
+    "Comparison", "Consensus", "Draws", "Evaluation", "Evaluator", "Explanation", "Saved", "aim", "evaluate", "explain", "load",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..explainers import Direct, Explainer, Normalised, Stack, resolve
-from ..features import Features, features_for
+from ..explainers import Direct, Explainer, Stack
+from ..features import Features
 from ..keys import Key
-from ..neighbourhood import Baseline, Points, neighbours
+from ..neighbourhood import Points, neighbours
 from ..objective import Aim, Front, Term, cross_validated
 from ..quadratic import CRITERIA, Evidence, exact
 from ..score import Counts, Score
 from ..simplex import Front as Curve
 from ..simplex import Solution
+from .prepare import prepare, warnings_of
 from .result import Explanation, Measured
-from .setting import FIT, FRESH, PAPER_FIT, PAPER_FRESH, Draws, Setting, aim, metrics_of
+from .setting import DERIVED, FIT, FRESH, PAPER_FIT, PAPER_FRESH, Draws, Setting, aim, by_quality
 
 Progress = Callable[[float, float], None]
 """Called with (work done, work planned), in forward evaluations; a gradient counts three."""
@@ -62,7 +63,7 @@ def explain(
         x: inputs (B, *F). An input with a NaN is reported and left out; the others are explained.
         target: None or "predicted", an integer, or one for each input.
         methods: a preset ("standard", "gradient", "paper", …), names, or configured explainers.
-        objective: "opt", "robust", "faith", "mean", "var", "paper_robust", …, an expression over them, or metrics.
+        objective: "opt", "robust", "faith", "mean", "median", "paper_robust", …, an expression over them, or metrics.
         seed: names all random draws; with the same ids, the same seed gives the same result for any batch, chunk and order.
         fit_draws, fresh_draws: draws for the weights (default 10 neighbours, 256 masks) and for judging them (20, 512).
         resolved_draws: neighbours at which the weights are solved anew, for the sensitivity of that; 0 for none.
@@ -97,39 +98,15 @@ def explain(
             "objective: the front is over convex weights and has two numbers, so it takes neither signed=True nor "
             "choice='cross_validated'; use objective='robust' or 'faith'"
         )
-    explainers = resolve(methods, baselines, features if isinstance(features, Features) else None)
-    x, numpy = _tensor(x, model)
-    good, reasons = _finite(x, model)
-    if ids is not None and (len(ids) != len(x) or torch.as_tensor(ids).is_floating_point()):
-        raise InputError(f"ids: expected {len(x)} integers, one for each input, got {len(ids)}")
-    score = Score(model, target, kind=kind, kwargs=kwargs, ids=ids, max_batch=max_batch, numpy=numpy)
-    score = score.at(x, good.nonzero()[:, 0])
-    finite = score.outputs.isfinite().all(1)
-    for i in (good & ~finite).nonzero()[:, 0].tolist():
-        reasons[f"inputs[{i}]"] = "the model's output has NaN or infinite values for this input"
-    left = (good & finite).nonzero()[:, 0]
-    if not len(left):
-        raise InputError(
-            "model: NaN or infinite outputs for every input; check the preprocessing and the weights, "
-            "or use float32 if the model is in half precision"
-        )
-    kept = x[left]
-    # Owners keep the caller's numbering, so targets, keyword tensors, baselines and segments stay with their input.
-    points = Points(kept, left, score.ids[left], len(x))
-    everything = Stack(explainers, seed)
-    stack, failed = everything.usable(score, points)
-    what = features_for(features, x.shape[1:])
-    image = x.ndim == 4
-    sensitivity, infidelity = metrics_of(goal)
-    if baselines is not None and infidelity.baseline is None and Baseline.of(baselines).kind != "samples":
-        infidelity = replace(infidelity, baseline=baselines)
-    setting = Setting(
-        Normalised(stack, what, sign or ("abs" if image else "keep"), scale),
-        tuple(everything.names.index(name) for name in stack.names), len(everything), sensitivity, infidelity, seed,
+    ready = prepare(
+        model, x, target, goal, methods=methods, seed=seed, kind=kind, features=features, baselines=baselines, sign=sign,
+        scale=scale, kwargs=kwargs, ids=ids, max_batch=max_batch,
     )  # fmt: skip
+    x, left, score, points, setting = ready.x, ready.left, ready.score, ready.points, ready.setting
+    stack = setting.stack.stack
     solving = 0 if isinstance(goal, str) or weights is not None else resolved_draws
     if progress:
-        _watch(score, stack, x.shape[1:], len(kept), fit, fresh, solving, progress)
+        _watch(score, stack, x.shape[1:], len(points), fit, fresh, solving, progress)
 
     base = setting.maps(score, points)
     complete = _completeness(score, stack, points, setting)
@@ -137,28 +114,23 @@ def explain(
     if weights is not None:
         goal, weights = "given", _given(weights, left, len(x), setting.rows)
     solution, curve = solve(goal, before.rows(slice(setting.rows)), setting.working, signed, choice, pooled, weights)
-    mixing = _mixing(goal, solution.weights, base.shape[1], setting.rows)
+    mixing = mixing_of(goal, solution.weights, base.shape[1], setting.rows)
     after = setting.evidence(score, points, base, fresh, "fresh")
     resolved = _resolved(goal, setting, score, points, base, mixing, fit, solving, signed, choice, pooled)
 
-    names = [*everything.names, "mean", "var", "uniform", "consensus"]
-    rows = torch.cat(
-        [
-            torch.eye(base.shape[1], dtype=torch.float64, device=mixing.device).expand(len(kept), -1, -1),
-            mixing[:, None],
-        ],
-        1,
-    )
-    attribution = torch.einsum("br,br...->b...", mixing.to(base), base.nan_to_num(0, 0, 0))
-    touched = ((mixing != 0).to(base.device) & ~base.flatten(2).isfinite().all(2)).any(1)
-    attribution[touched] = torch.nan  # a mixture of something that is not finite is not finite
+    weighted = torch.zeros_like(mixing)
+    weighted[:, : setting.rows] = by_quality(before.rows(slice(setting.rows)), setting.working)
+    names = [*ready.names, *DERIVED, "weighted", "consensus"]
+    singles = torch.eye(base.shape[1], dtype=torch.float64, device=mixing.device).expand(len(base), -1, -1)
+    rows = torch.cat([singles, weighted[:, None], mixing[:, None]], 1)
+    mixed = mix(rows[:, -2:], base)
     return Explanation(
-        attribution=attribution,
+        attribution=mixed[:, 1],
         weights=solution.weights,
         maps=base[:, : setting.rows],
-        derived=base[:, setting.rows :],
-        methods=everything.names,
-        kinds=tuple(e.kind for e in explainers),
+        derived=torch.cat([base[:, setting.rows :], mixed[:, :1]], 1),
+        methods=ready.names,
+        kinds=tuple(e.kind for e in ready.explainers),
         objective=objective if isinstance(objective, str) else _brief(objective),
         solution=solution,
         curve=curve,
@@ -167,10 +139,10 @@ def explain(
         mixing=mixing,
         resolved=resolved,
         completeness=complete,
-        failed=failed,
-        inputs=kept,
+        failed=ready.failed,
+        inputs=points.x,
         index=tuple(left.tolist()),
-        reasons=reasons,
+        reasons=ready.reasons,
         warnings=tuple(warnings_of(score.outputs[left])),
         target=score.targets[left],
         predicted=score.outputs[left].argmax(1),
@@ -182,17 +154,18 @@ def explain(
         settings={
             "kind": kind if isinstance(kind, str) else getattr(kind, "__name__", repr(kind)),
             "signed": signed, "choice": choice, "pooled": pooled, **_settings(setting, x.shape[1:]),
-            "explainers": {name: _brief(e) for name, e in zip(everything.names, explainers, strict=True)},
+            "explainers": {name: _brief(e) for name, e in zip(ready.names, ready.explainers, strict=True)},
             "layers": {name: layer.name for name, layer in score._layers.items()},
         },
     )  # fmt: skip
 
 
-def warnings_of(outputs: Tensor) -> list[str]:
-    """What (B, classes) outputs say against explaining them as logits."""
-    if outputs.shape[1] > 1 and bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-3).all()):
-        return ["the model's outputs look like probabilities: explain its logits, before the softmax, which saturates"]
-    return []
+def mix(rows: Tensor, maps: Tensor) -> Tensor:
+    """(B, M, R), (B, R, *A) → (B, M, *A); a mixture of something that is not finite is not finite."""
+    mixed = torch.einsum("bmr,br...->bm...", rows.to(maps), maps.nan_to_num(0, 0, 0))
+    bad = (~maps.flatten(2).isfinite().all(2)).to(rows)
+    mixed[torch.einsum("bmr,br->bm", (rows != 0).to(rows), bad) > 0] = torch.nan
+    return mixed
 
 
 def _brief(value: Any) -> str:
@@ -261,11 +234,11 @@ def solve(
     if weights is not None:
         return Solution(weights.to(device), nothing, nothing, ("given weights",) * count), None
     if isinstance(goal, str):
-        share = torch.zeros(k, dtype=torch.float64, device=device)
-        share[list(working)] = 1 / len(working)
-        return Solution(
-            share.expand(count, k), nothing, nothing, (f"{goal} of the maps, nothing solved",) * count
-        ), None
+        share = torch.zeros(count, k, dtype=torch.float64, device=device)
+        share[:, list(working)] = 1 / len(working)
+        if goal == "weighted":
+            share = by_quality(evidence, working)
+        return Solution(share, nothing, nothing, (f"{goal} of the maps, nothing solved",) * count), None
     shared = evidence.pooled() if pooled else evidence
     curve = None
     if choice == "cross_validated":
@@ -296,11 +269,11 @@ def _given(weights: Any, left: Tensor, inputs: int, k: int) -> Tensor:
     return given.expand(len(left), -1) if given.ndim == 1 else given[left.cpu()]
 
 
-def _mixing(goal: Aim | str, weights: Tensor, rows: int, k: int) -> Tensor:
-    """(B, R): the combined map's coefficients on methods, mean, var and uniform."""
+def mixing_of(goal: Aim | str, weights: Tensor, rows: int, k: int) -> Tensor:
+    """(B, R): the combined map's coefficients on the methods and the derived maps."""
     mixing = weights.new_zeros(len(weights), rows)
-    if goal == "var":
-        mixing[:, k + 1] = 1
+    if goal in ("var", "median", "rank"):
+        mixing[:, k + DERIVED.index(goal)] = 1
     else:
         mixing[:, :k] = weights
     return mixing
@@ -353,34 +326,6 @@ def _completeness(score: Score, stack: Stack, points: Points, setting: Setting) 
             difference = exact(score.clean[points.owner]) - exact(score(origin, points.owner))
             found[name] = (exact(raw).sum(1) - difference).abs() / difference.abs()
     return found
-
-
-def _tensor(x: Any, model: Any) -> tuple[Tensor, bool]:
-    """The batch, and whether the model is to be called with arrays."""
-    numpy = isinstance(x, np.ndarray) and not isinstance(model, nn.Module)
-    if not isinstance(x, np.ndarray) and not isinstance(x, Tensor):
-        raise InputError(f"x: expected a tensor or an array (B, …), got {type(x).__name__}")
-    x = torch.as_tensor(x).detach()
-    x = x.clone() if x.is_inference() else x
-    if x.ndim < 2 or not len(x):
-        raise InputError(
-            f"x: expected a batch (B, …) of at least one input, got shape {tuple(x.shape)}; add a first axis"
-        )
-    if not x.is_floating_point():
-        raise InputError(f"x: attributions need real numbers, got {x.dtype}; cast with .float() after preprocessing")
-    return x, numpy
-
-
-def _finite(x: Tensor, model: Any) -> tuple[Tensor, dict[str, str]]:
-    if isinstance(model, nn.Module):
-        for name, parameter in model.named_parameters():
-            if not bool(parameter.detach().isfinite().all()):
-                raise InputError(f"model: parameter {name!r} has NaN or infinite values; was the checkpoint damaged?")
-    good = x.flatten(1).isfinite().all(1)
-    reasons = {f"inputs[{i}]": "the input has NaN or infinite values" for i in (~good).nonzero()[:, 0].tolist()}
-    if not bool(good.any()):
-        raise InputError("x: every input has NaN or infinite values; check the preprocessing")
-    return good, reasons
 
 
 def _watch(

@@ -39,10 +39,10 @@ class Saved:
         return np.stack([arrays["weights"] for arrays in self.arrays])
 
     def __getitem__(self, name: str) -> list[np.ndarray]:
-        """One method's maps, or "consensus", "mean", "var"."""
+        """One row's maps: a method, an aggregation such as "mean", or "consensus"."""
         if name == "consensus":
             return self.attribution
-        if name in ("mean", "var"):
+        if all(name in entry.extra for entry in self.all_entries):
             return [entry.extra[name] for entry in self.all_entries]
         if name == "uniform":
             return [np.ones_like(entry.attribution) for entry in self.all_entries]
@@ -142,7 +142,8 @@ def load(directory: str | Path) -> Saved:
             raise InputError(f"{folder}: schema {record.get('schema')!r}; this version reads {SCHEMA}")
         image = tensors.pop("image", None)
         maps, attribution = tensors.pop("maps"), tensors.pop("attribution")
-        extra = {key[6:]: tensors.pop(key) for key in list(tensors) if key.startswith("extra.")}
+        order: dict[str, Any] = next(iter((record.get("criteria") or {}).values()), {})
+        extra = {name: tensors.pop(f"extra.{name}") for name in order if f"extra.{name}" in tensors}
         entries.append(
             Entry(record, None if image is None else image / np.float32(255), maps, attribution, name, extra)
         )

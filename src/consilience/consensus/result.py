@@ -19,7 +19,7 @@ from ..report.entry import Entry
 from ..score import Counts
 from ..simplex import Front, Solution
 from .files import SCHEMA, save_entry, save_run, write_text
-from .setting import Draws
+from .setting import DERIVED, Draws
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Explanation:
     """What :func:`consilience.explain` found for B inputs and k methods.
 
     ``attribution`` (B, *A) is Σ weights_j · maps_j; ``maps`` (B, k, *A) are the methods' (NaN where one failed), after sign
-    and scale; ``derived`` (B, 3, *A) are mean, var and uniform; ``r["grad_cam"]`` is one of them by name.
+    and scale; ``derived`` (B, 6, *A) are mean, var, median, rank, uniform and weighted; ``r["grad_cam"]`` is one by name.
     """
 
     attribution: Tensor
@@ -72,10 +72,10 @@ class Explanation:
         return len(self.attribution)
 
     def __getitem__(self, name: str) -> Tensor:
-        """One row's maps (B, *A): a method, "mean", "var", "uniform" or "consensus"."""
+        """One row's maps (B, *A): a method, "mean", "var", "median", "rank", "uniform", "weighted" or "consensus"."""
         if name == "consensus":
             return self.attribution
-        rows = [*self.methods, "mean", "var", "uniform"]
+        rows = [*self.methods, *DERIVED, "weighted"]
         at = rows.index(choose("row", name, [*rows, "consensus"]))
         return self.maps[:, at] if at < len(self.methods) else self.derived[:, at - len(self.methods)]
 
@@ -85,7 +85,7 @@ class Explanation:
     __repr__ = __str__
 
     def table(self) -> str:
-        """Methods, mean, var, uniform, consensus × criteria: fresh ± standard error, fit; averaged over the inputs."""
+        """Methods, aggregations, consensus × criteria: fresh ± standard error, fit; averaged over the inputs."""
         from ..report.table import text_table
 
         lines = [f"{what} left out: {why}" for what, why in self.reasons.items()]
@@ -153,7 +153,7 @@ class Explanation:
         target, predicted = int(self.target[i]), int(self.predicted[i])
         weighted = not bool((self.mixing[i, len(self.methods) :] != 0).any())
         if not weighted:
-            reasons["weights"] = "var divides the mean by the deviation between methods; it has no weights"
+            reasons["weights"] = f"{self.objective} is not a weighted sum of the maps"
         solved = "nothing is solved for this objective, or its optimum has no certificate"
         record: dict[str, Any] = {
             "schema": SCHEMA,
@@ -239,7 +239,7 @@ class Explanation:
                 maps=array(self.maps[i]),
                 attribution=array(self.attribution[i]),
                 name=self._name(i),
-                extra={"mean": array(self["mean"][i]), "var": array(self["var"][i])},
+                extra={name: array(self[name][i]) for name in (*DERIVED, "weighted") if name != "uniform"},
             )
             for i in range(len(self))
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 
@@ -18,7 +18,8 @@ from ..objective import Aim, Front, Objective, Term, parse
 from ..quadratic import Evidence
 from ..score import Score
 
-DERIVED = ("mean", "var", "uniform")
+DERIVED = ("mean", "var", "median", "rank", "uniform")
+"""Maps made from all methods' maps; "weighted", a mixture, stands beside them in tables."""
 
 TERMS: dict[str, Aim | Term] = {
     "robust": AverageSensitivity(),
@@ -35,16 +36,18 @@ TERMS: dict[str, Aim | Term] = {
     "faithfulness_correlation": Infidelity(),
     "infidelity": Infidelity(scaling="free"),
 }
-OBJECTIVES = ("robust", "faith", "opt", "mean", "var", "paper_robust", "paper_faith", "paper_opt", "paper_code")
+UNSOLVED = ("mean", "var", "median", "rank", "weighted")
+"""Aggregations to compare with: nothing is minimised."""
+OBJECTIVES = ("robust", "faith", "opt", *UNSOLVED, "paper_robust", "paper_faith", "paper_opt", "paper_code")
 
 
 def aim(objective: str | Aim | Term) -> Aim | str:
-    """A named objective, an expression, a metric or a sum of metrics; "mean" and "var" stay names."""
+    """A named objective, an expression, a metric or a sum of metrics; those that solve nothing stay names."""
     if isinstance(objective, Term):
         return Objective(((1.0, objective),))
     if not isinstance(objective, str):
         return objective
-    if objective in ("mean", "var"):
+    if objective in UNSOLVED:
         return objective
     return parse(objective, TERMS) if ("+" in objective or "*" in objective) else parse(
         choose("objective", objective, [*OBJECTIVES, *TERMS]), TERMS
@@ -102,10 +105,21 @@ class Setting:
     infidelity: Infidelity
     seed: int
 
+    def raw(self, score: Score, points: Points) -> Tensor:
+        """(N, working k, *F): the methods' attributions before the stage that reduces and scales them."""
+        return self.stack.stack.attribute(score, points)
+
+    def plain(self, raw: Tensor, owner: Tensor) -> Tensor:
+        """(N, working k, *F) → (N, working k, *A): reduced to features, signed and unscaled."""
+        return replace(self.stack, sign="keep", scale="none").apply(raw, owner)
+
     def maps(self, score: Score, points: Points, derived: bool = True) -> Tensor:
-        """(N, k [+ 3], *A): every method in order (NaN where one failed), then mean, var and uniform."""
-        found = self.stack.attribute(score, points)
-        every = found.new_full((len(points), self.rows, *found.shape[2:]), torch.nan)
+        """(N, k [+ 5], *A): every method in order (NaN where one failed), then the derived maps."""
+        return self.complete(self.stack.attribute(score, points), derived)
+
+    def complete(self, found: Tensor, derived: bool) -> Tensor:
+        """(N, working k, *A) → (N, k [+ 5], *A)."""
+        every = found.new_full((len(found), self.rows, *found.shape[2:]), torch.nan)
         every[:, list(self.working)] = found
         return torch.cat([every, derive(found)], 1) if derived else every
 
@@ -122,13 +136,43 @@ class Setting:
 
 
 def derive(maps: Tensor) -> Tensor:
-    """(N, k, *A) → (N, 3, *A): the mean; AGG's var, mean / (σ + ε) with σ the feature-wise standard deviation over methods
-    and ε its mean over features (the paper leaves ε open; this makes the map's shape free of scale); and a uniform map."""
+    """(N, k, *A) → (N, 5, *A): the mean; AGG's var, mean / (σ + ε) with σ the feature-wise standard deviation over methods
+    and ε its mean over features (the paper leaves ε open; this makes the map's shape free of scale); the median; the mean of
+    the features' ranks in 0…1, ties averaged (Borda count); and a uniform map."""
     mean = maps.mean(1)
     sigma = maps.std(1, correction=0)
     epsilon = sigma.flatten(1).mean(1).view(-1, *[1] * (mean.ndim - 1))
     epsilon = torch.where(epsilon == 0, torch.ones_like(epsilon), epsilon)  # one method, or all alike: var is the mean
-    return torch.stack([mean, mean / (sigma + epsilon), torch.ones_like(mean)], 1)
+    uniform = torch.ones_like(mean)
+    return torch.stack([mean, mean / (sigma + epsilon), _median(maps), _borda(maps), uniform], 1)
+
+
+def _median(maps: Tensor) -> Tensor:
+    """The middle of the methods, or the mean of the two middle ones."""
+    ordered = maps.sort(1).values
+    k = maps.shape[1]
+    return (ordered[:, (k - 1) // 2] + ordered[:, k // 2]) / 2
+
+
+def _borda(maps: Tensor) -> Tensor:
+    """Mean over methods of the share of features that are below, ties counting half."""
+    flat = maps.flatten(2)
+    ordered = flat.sort(2).values
+    below = torch.searchsorted(ordered, flat) + torch.searchsorted(ordered, flat, right=True) - 1
+    rank = (below.to(maps) / (2 * max(1, flat.shape[2] - 1))).mean(1)
+    return torch.where(flat.isfinite().all(1), rank, torch.nan).unflatten(1, maps.shape[2:])
+
+
+def by_quality(evidence: Evidence, working: Sequence[int]) -> Tensor:
+    """(B, k): metric weighting, w_j ∝ 1 / (relative sensitivity · (1 − ρ|ρ|)) of the fitting draws."""
+    eye = torch.eye(evidence.quadratic.norm.shape[1], dtype=torch.float64, device=evidence.quadratic.norm.device)  # type: ignore[union-attr]
+    corners = eye.expand(len(evidence.quadratic.norm), -1, -1)  # type: ignore[union-attr]
+    clean = evidence.clean()
+    quality = 1 / (AverageSensitivity().loss(clean, corners) * Infidelity().loss(clean, corners)).clamp(min=1e-12)
+    usable = torch.zeros_like(quality, dtype=torch.bool)
+    usable[:, list(working)] = True
+    quality = torch.where(usable & evidence.valid(), quality.nan_to_num(0), torch.zeros_like(quality))
+    return quality / quality.sum(1, keepdim=True)
 
 
 def metrics_of(target: Aim | str) -> tuple[AverageSensitivity, Infidelity]:

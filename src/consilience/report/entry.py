@@ -15,7 +15,7 @@ class Entry:
     """One input of a report.
 
     ``record`` is what ``explanation.json`` holds; ``image`` (H, W, 3) in 0…1, or None; ``maps`` (k, *A), in the order of
-    ``record["methods"]``; ``attribution`` (*A), the combined map; ``extra``, further maps (*A) by name ("mean", "var").
+    ``record["methods"]``; ``attribution`` (*A), the combined map; ``extra``, further maps (*A) by name ("mean", …).
     """
 
     record: dict[str, Any]

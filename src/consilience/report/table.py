@@ -30,7 +30,6 @@ CRITERIA = (
     Criterion("faithfulness_correlation", "correlation", True),
     Criterion("infidelity", "infidelity", False),
 )
-DERIVED = ("mean", "var", "uniform", "consensus")
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,16 @@ class Row:
 
 
 def rows(record: Record) -> list[Row]:
-    """One input's table: every method in order, then mean, var, uniform and consensus."""
+    """One input's table: every method in order, then the maps made from all of them, the consensus last."""
     methods, failed = list(record["methods"]), record.get("failed") or {}
     weights = record.get("weights") or [None] * len(methods)
     found = []
-    for name, weight in [*zip(methods, weights, strict=True), *((name, None) for name in DERIVED)]:
-        derived = name in DERIVED and name not in methods
-        found.append(Row(name, weight, _cells(record, name), derived, str(failed.get(name, ""))))
+    derived = dict.fromkeys(name for rows in (record.get("criteria") or {}).values() for name in rows)
+    for name, weight in [
+        *zip(methods, weights, strict=True),
+        *((name, None) for name in derived if name not in methods),
+    ]:
+        found.append(Row(name, weight, _cells(record, name), name not in methods, str(failed.get(name, ""))))
     return _mark(found)
 
 
@@ -78,7 +80,8 @@ def average(records: Sequence[Record]) -> list[Row]:
         return rows(records[0])
     tables = [{row.name: row for row in rows(record)} for record in records]
     methods = dict.fromkeys(name for table in tables for name, row in table.items() if not row.derived)
-    names = [*methods, *(name for name in DERIVED if name not in methods)]
+    derived = dict.fromkeys(name for table in tables for name, row in table.items() if row.derived)
+    names = [*methods, *(name for name in derived if name not in methods)]
     found = []
     for name in names:
         mine = [table[name] for table in tables if name in table]

@@ -1,0 +1,261 @@
+"""Quality over a data set: every measure of every row of every input, then means, errors, counts and comparisons."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConsilienceError, InputError, choose
+from ..features import Segments
+from ..keys import Key
+from ..measures import Measure, Task
+from ..measures import resolve as resolve_measures
+from ..neighbourhood import Points
+from ..score import Score
+from .evaluation import Evaluation
+from .explain import _brief, mix, mixing_of, solve
+from .prepare import Ready, prepare
+from .setting import DERIVED, FIT, Draws, aim, by_quality
+
+
+class Evaluator:
+    """``update`` with batches, ``compute`` when done: what :func:`evaluate` does over a loader.
+
+    Arguments as for :func:`evaluate`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        methods: Any = "standard",
+        measures: str | Measure | Iterable[str | Measure] = "default",
+        objective: Any = "opt",
+        rows: Sequence[str] | None = None,
+        seed: int = 0,
+        fit_draws: Any = None,
+        kind: str | Callable = "logit",
+        features: Any = None,
+        baselines: Any = None,
+        sign: str | None = None,
+        scale: str = "max",
+        kwargs: Any = None,
+        max_batch: int | str = "auto",
+    ):
+        self.model = model
+        self.measures = resolve_measures(measures)
+        self.goal = None if objective is None else aim(objective)
+        self.fit = Draws.of(fit_draws, FIT, "fit_draws")
+        self.wanted = rows
+        self.options: dict[str, Any] = {
+            "methods": methods, "seed": seed, "kind": kind, "features": features, "baselines": baselines, "sign": sign,
+            "scale": scale, "kwargs": kwargs, "max_batch": max_batch,
+        }  # fmt: skip
+        self.result: Evaluation | None = None
+        self.seen = 0
+        described = {
+            "methods": methods, "objective": objective, "rows": rows, "fit_draws": self.fit, "measures": self.measures,
+            **{k: v for k, v in self.options.items() if k not in ("methods", "kwargs", "max_batch")},
+        }  # fmt: skip
+        self.settings = {k: v if isinstance(v, str | int | None) else _brief(v) for k, v in described.items()}
+
+    def update(
+        self, x: Any, target: Any = None, ids: Any = None, regions: Any = None, reference: Any = None
+    ) -> Evaluation:
+        """Judge a batch: ``x`` (B, *F), targets as for ``explain``, ``ids`` (B,), which must not repeat, ``regions`` (B, *A)
+        bool, ``reference`` (B, *A)."""
+        ids = torch.arange(self.seen, self.seen + len(x)) if ids is None else torch.as_tensor(ids)
+        ready = prepare(self.model, x, target, self.goal or "mean", ids=ids, **self.options)
+        names, task = self._task(ready, regions, reference)
+        labels = [m.name for m in self.measures]
+        if self.result is None:
+            unique = tuple(f"{n}_{labels[:i].count(n) + 1}" if labels[:i].count(n) else n for i, n in enumerate(labels))
+            better = {name: m.card.better for name, m in zip(unique, self.measures, strict=True)}
+            self.result = Evaluation(names, unique, dict(better), settings=self.settings)
+            self.result.values = {name: np.empty((0, len(names))) for name in unique}
+        result = self.result
+        if names != result.rows:
+            raise InputError(f"methods: {names} work on this batch, {result.rows} did on the first")
+        kept = ready.points.ids.tolist()
+        for label, measure in zip(result.measures, self.measures, strict=True):
+            numbers, reasons = _numbers(measure, task, kept)
+            result.values[label] = np.concatenate([result.values[label], numbers])
+            result.reasons.setdefault(label, {}).update(reasons)
+        result.ids += kept
+        self.seen += len(x)
+        result.left_out |= {f"id {int(ids[i])}": why for i, why in ready.out.items()}
+        result.left_out |= {f"methods.{name}": why for name, why in ready.failed.items()}
+        for what in result.evaluations:
+            result.evaluations[what] += getattr(ready.score.counts, what)
+        return result
+
+    def compute(self) -> Evaluation:
+        """What has been judged so far."""
+        if self.result is None:
+            raise InputError("data: nothing was judged yet; call update(x) first")
+        return self.result
+
+    def _task(self, ready: Ready, regions: Any, reference: Any) -> tuple[tuple[str, ...], Task]:
+        setting, score, points = ready.setting, ready.score, ready.points
+        k, goal = setting.rows, self.goal
+        choices = [*ready.names, *DERIVED, *(["weighted", "consensus"] if goal is not None else [])]
+        wanted = list(self.wanted or [*ready.names, "mean", *(["consensus"] if goal is not None else [])])
+        for name in wanted:
+            choose("row", name, choices)
+        wanted = [name for name in wanted if name not in ready.failed]
+        derived = bool({"var", "median", "rank", "uniform"} & {*wanted, goal if isinstance(goal, str) else ""})
+
+        raw = setting.raw(score, points)
+        base = setting.complete(setting.stack.apply(raw, points.owner), derived)
+        mixing = torch.zeros(len(points), len(wanted), base.shape[1], dtype=torch.float64, device=base.device)
+        evidence = None
+        if {"consensus", "weighted"} & set(wanted):
+            evidence = setting.evidence(score, points, base[:, :k], self.fit, "fit")
+        for at, name in enumerate(wanted):
+            if name == "consensus":
+                assert goal is not None and evidence is not None
+                weights = solve(goal, evidence, setting.working)[0].weights
+                mixing[:, at] = mixing_of(goal, weights, base.shape[1], k)
+            elif name == "weighted":
+                assert evidence is not None
+                mixing[:, at, :k] = by_quality(evidence, setting.working)
+            elif name == "mean":
+                mixing[:, at, list(setting.working)] = 1 / len(setting.working)
+            else:
+                mixing[:, at, [*ready.names, *DERIVED].index(name)] = 1
+        place = torch.zeros(len(ready.x), dtype=torch.int64, device=points.owner.device)
+        place[points.owner] = torch.arange(len(points), device=place.device)
+
+        def explain(where: Score, near: Points) -> Tensor:
+            return mix(mixing[place[near.owner]], setting.maps(where, near, derived))
+
+        kinds = {name: e.kind for name, e in zip(ready.names, ready.explainers, strict=True)}
+        signed = raw.new_full((len(points), len(wanted), *base.shape[2:]), torch.nan)
+        reduced = setting.plain(raw, points.owner)
+        for at, name in enumerate(wanted):
+            if kinds.get(name) in ("contribution", "gradient"):
+                signed[:, at] = reduced[:, setting.working.index(ready.names.index(name))]
+        pick = lambda t: None if t is None else torch.as_tensor(t, device=base.device)[ready.left]  # noqa: E731
+        task = Task(
+            score, points, mix(mixing, base), setting.stack.features, explain, Key(setting.seed, "measure"), tuple(wanted),
+            tuple(kinds.get(name, "relevance") for name in wanted), signed, pick(regions), pick(reference),
+        )  # fmt: skip
+        return tuple(wanted), task
+
+
+def evaluate(
+    model: Any,
+    data: Any,
+    *,
+    target: Any = None,
+    path: str | Path | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Measure methods, aggregations and the consensus on a data set: one number per input first, then their statistics.
+
+    Args:
+        model: as for :func:`consilience.explain`.
+        data: a batch x (B, *F), or an iterable of batches x, (x, y) or (x, y, regions). An id counts the inputs in order.
+        target: None or "predicted"; "labels" takes each batch's y; an integer, or one for each input in order.
+        path: a JSON file that is written after every batch; a run that was interrupted goes on from it.
+        progress: called with (inputs done, inputs in all or None).
+        options: ``methods`` ("standard"); ``measures`` (names, configured measures, or the sets "default" and "all");
+            ``objective`` ("opt") for the consensus, None for no consensus; ``rows``: which rows to judge (default methods,
+            mean, consensus; also var, median, rank, uniform, weighted); ``seed``, ``fit_draws``, ``kind``, ``features``,
+            ``baselines``, ``sign``, ``scale``, ``kwargs``, ``max_batch`` as for ``explain``.
+
+    Returns:
+        An :class:`Evaluation`: ``print(t)``, ``t["road"]``, ``t.compare("consensus", "grad_cam")``, ``t.save(path)``.
+    """
+    evaluator = Evaluator(model, **options)
+    evaluator.settings["target"] = target if isinstance(target, str | int | None) else "given"
+    evaluator.settings["data"] = _fingerprint(data)
+    done: set[int] = set()
+    if path is not None and Path(path).exists():
+        found = Evaluation.load(path)
+        if found.settings != json.loads(json.dumps(evaluator.settings)):
+            raise InputError(f"path: {path} holds an evaluation with other settings; give another file or remove it")
+        evaluator.result, done = found, set(found.ids)
+        done |= {int(k[3:]) for k in found.left_out if k.startswith("id ")}
+    total = len(data) if isinstance(data, Tensor | np.ndarray) else _length(data)
+    start = 0
+    for batch in _batches(data, options):
+        x, y, regions = _parts(batch)
+        ids = list(range(start, start + len(x)))
+        start += len(x)
+        if not set(ids) <= done:
+            if isinstance(target, str) and target == "labels" and y is None:
+                raise InputError("target: 'labels' needs batches (x, y)")
+            each = isinstance(target, Tensor | np.ndarray | list | tuple)
+            goal = y if isinstance(target, str) and target == "labels" else target[ids[0] : start] if each else target
+            evaluator.update(x, goal, ids, regions)
+            if path is not None:
+                evaluator.compute().save(path)
+        if progress:
+            progress(start, total)
+    return evaluator.compute()
+
+
+def _batches(data: Any, options: Mapping[str, Any], size: int = 8) -> Iterable[Any]:
+    """A tensor in pieces that bound the memory, unless something else has one entry for each of its inputs."""
+    if not isinstance(data, Tensor | np.ndarray):
+        return data
+    whole = (
+        options.get("kwargs")
+        or isinstance(options.get("features"), Segments)
+        or hasattr(options.get("baselines"), "shape")
+    )
+    return [data] if whole else [data[i : i + size] for i in range(0, len(data), size)]
+
+
+def _parts(batch: Any) -> tuple[Any, Any, Any]:
+    if isinstance(batch, list | tuple):
+        x, y, regions = (*batch, None, None)[:3]
+        return x, y, regions
+    return batch, None, None
+
+
+def _length(data: Any) -> int | None:
+    items: Any = getattr(data, "dataset", None)
+    return len(items) if hasattr(items, "__len__") else None
+
+
+def _fingerprint(data: Any) -> str | None:
+    """What tells one data set from another, where it is at hand as a tensor."""
+    if not isinstance(data, Tensor | np.ndarray):
+        return None
+    array = np.ascontiguousarray(data.detach().cpu().numpy() if isinstance(data, Tensor) else data)
+    return hashlib.blake2b(array.tobytes(), digest_size=8).hexdigest()
+
+
+def _numbers(measure: Measure, task: Task, ids: Sequence[int]) -> tuple[np.ndarray, dict[str, str]]:
+    """(B, R) with NaN for what is missing, and why: "id row" → reason, or "" → reason for the whole measure."""
+    blank = np.full((len(task.points), len(task.names)), np.nan)
+    for part in measure.needs:
+        if getattr(task, part) is None:
+            return blank, {"": f"needs {part}, which were not given"}
+    try:
+        numbers = measure(task).detach().cpu().double().numpy()
+    except ConsilienceError as error:
+        return blank, {"": str(error)}
+    reasons = {}
+    flat = task.maps.flatten(2)
+    finite, some = flat.isfinite().all(2).cpu(), (flat != 0).any(2).cpu()
+    for i, r in zip(*np.nonzero(~np.isfinite(numbers)), strict=True):
+        why = measure.undefined
+        if "raw" in measure.needs and task.raw is not None and not bool(task.raw[i, r].isfinite().all()):
+            why = "needs signed contributions in units of the output; this row is none"
+        elif not finite[i, r]:
+            why = "the map has NaN or infinite values"
+        elif not some[i, r]:
+            why = "the map is zero everywhere"
+        reasons[f"{ids[i]} {task.names[r]}"] = why
+    return np.where(np.isfinite(numbers), numbers, np.nan), reasons

@@ -1,0 +1,124 @@
+"""What an explanation and an evaluation start from: a resolved score, the inputs that can be used, the methods that work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..explainers import Explainer, Normalised, Stack, resolve
+from ..features import Features, features_for
+from ..neighbourhood import Baseline, Points
+from ..objective import Aim
+from ..score import Score
+from .setting import Setting, metrics_of
+
+
+@dataclass(frozen=True)
+class Ready:
+    """``points``: the inputs that are left (``left``: their places in the caller's batch, whose numbering owners keep);
+    ``out``: why others were left out; ``failed``: methods that do not work on this model, and why."""
+
+    x: Tensor
+    left: Tensor
+    score: Score
+    points: Points
+    setting: Setting
+    explainers: list[Explainer]
+    names: tuple[str, ...]
+    failed: dict[str, str]
+    out: dict[int, str]
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        return {f"inputs[{i}]": why for i, why in self.out.items()}
+
+
+def prepare(
+    model: nn.Module | Callable,
+    x: Tensor | np.ndarray,
+    target: Any,
+    goal: Aim | str,
+    *,
+    methods: str | Explainer | Iterable[str | Explainer],
+    seed: int,
+    kind: str | Callable,
+    features: Features | str | None,
+    baselines: Any,
+    sign: str | None,
+    scale: str,
+    kwargs: Mapping[str, Any] | None,
+    ids: Sequence[int] | Tensor | None,
+    max_batch: int | str,
+) -> Ready:
+    """Check the arguments, evaluate the model once, and try every method on one point."""
+    explainers = resolve(methods, baselines, features if isinstance(features, Features) else None)
+    x, numpy = _tensor(x, model)
+    good, out = _finite(x, model)
+    if ids is not None and (len(ids) != len(x) or torch.as_tensor(ids).is_floating_point()):
+        raise InputError(f"ids: expected {len(x)} integers, one for each input, got {len(ids)}")
+    score = Score(model, target, kind=kind, kwargs=kwargs, ids=ids, max_batch=max_batch, numpy=numpy)
+    score = score.at(x, good.nonzero()[:, 0])
+    finite = score.outputs.isfinite().all(1)
+    for i in (good & ~finite).nonzero()[:, 0].tolist():
+        out[i] = "the model's output has NaN or infinite values for this input"
+    left = (good & finite).nonzero()[:, 0]
+    if not len(left):
+        raise InputError(
+            "model: NaN or infinite outputs for every input; check the preprocessing and the weights, "
+            "or use float32 if the model is in half precision"
+        )
+    kept = x[left]
+    # Owners keep the caller's numbering, so targets, keyword tensors, baselines and segments stay with their input.
+    points = Points(kept, left, score.ids[left], len(x))
+    everything = Stack(explainers, seed)
+    stack, failed = everything.usable(score, points)
+    what = features_for(features, x.shape[1:])
+    sensitivity, infidelity = metrics_of(goal)
+    if baselines is not None and infidelity.baseline is None and Baseline.of(baselines).kind != "samples":
+        infidelity = replace(infidelity, baseline=baselines)
+    setting = Setting(
+        Normalised(stack, what, sign or ("abs" if x.ndim == 4 else "keep"), scale),
+        tuple(everything.names.index(name) for name in stack.names), len(everything), sensitivity, infidelity, seed,
+    )  # fmt: skip
+    return Ready(x, left, score, points, setting, explainers, everything.names, failed, out)
+
+
+def warnings_of(outputs: Tensor) -> list[str]:
+    """What (B, classes) outputs say against explaining them as logits."""
+    if outputs.shape[1] > 1 and bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-3).all()):
+        return ["the model's outputs look like probabilities: explain its logits, before the softmax, which saturates"]
+    return []
+
+
+def _tensor(x: Any, model: Any) -> tuple[Tensor, bool]:
+    """The batch, and whether the model is to be called with arrays."""
+    numpy = isinstance(x, np.ndarray) and not isinstance(model, nn.Module)
+    if not isinstance(x, np.ndarray) and not isinstance(x, Tensor):
+        raise InputError(f"x: expected a tensor or an array (B, …), got {type(x).__name__}")
+    x = torch.as_tensor(x).detach()
+    x = x.clone() if x.is_inference() else x
+    if x.ndim < 2 or not len(x):
+        raise InputError(
+            f"x: expected a batch (B, …) of at least one input, got shape {tuple(x.shape)}; add a first axis"
+        )
+    if not x.is_floating_point():
+        raise InputError(f"x: attributions need real numbers, got {x.dtype}; cast with .float() after preprocessing")
+    return x, numpy
+
+
+def _finite(x: Tensor, model: Any) -> tuple[Tensor, dict[int, str]]:
+    if isinstance(model, nn.Module):
+        for name, parameter in model.named_parameters():
+            if not bool(parameter.detach().isfinite().all()):
+                raise InputError(f"model: parameter {name!r} has NaN or infinite values; was the checkpoint damaged?")
+    good = x.flatten(1).isfinite().all(1)
+    out = dict.fromkeys((~good).nonzero()[:, 0].tolist(), "the input has NaN or infinite values")
+    if not bool(good.any()):
+        raise InputError("x: every input has NaN or infinite values; check the preprocessing")
+    return good, out
