@@ -15,6 +15,7 @@ import consilience as cs
 from consilience.explainers import DeepLIFT, EigenCAM, IntegratedGradients, Saliency, SmoothGradSquared, Stack, VarGrad
 from consilience.features import coarse
 from consilience.metrics import AverageSensitivity, Infidelity
+from consilience.quadratic import joined
 
 TABLE = torch.randn(4, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
@@ -129,7 +130,7 @@ def test_nan_scores_under_masks_are_named_and_do_not_poison_robustness():
 
 def test_pooling_leaves_a_broken_input_out():
     r = explain(net(), objective="faith")
-    evidence = r.evidence["fit"].rows(slice(2))
+    evidence = joined(r.evidence["fit"]).rows(slice(2))
     clean = evidence.inputs([0, 1, 3]).pooled()
     evidence.responses.y[2, 0] = torch.nan
     evidence.quadratic.draws[2, 0] = torch.nan

@@ -13,9 +13,11 @@ from torch import nn
 
 import consilience as cs
 from consilience.consensus import OBJECTIVES
-from consilience.consensus.setting import derive
+from consilience.consensus.fitting import Rule, regret
+from consilience.consensus.setting import aim, derive
 from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
 from consilience.metrics import AverageSensitivity, Infidelity
+from consilience.quadratic import joined
 
 METHODS = [Saliency(), InputXGradient(), IntegratedGradients(4), SmoothGrad(4), GradCAM()]
 SMALL = {"fit_draws": "average_sensitivity=6,infidelity=40", "fresh_draws": "average_sensitivity=5,infidelity=50"}
@@ -70,7 +72,7 @@ def test_what_is_measured_is_what_is_returned(objective):
             assert (r.weights >= 0).all() and torch.allclose(r.weights.sum(1), torch.ones(3).double())
     else:
         torch.testing.assert_close(r.attribution, r[objective])
-    size = r.evidence["fit"].quadratic
+    size = joined(r.evidence["fit"]).quadratic
     torch.testing.assert_close(
         r.attribution.flatten(1).pow(2).sum(1), torch.einsum("br,brt,bt->b", r.mixing, size.norm, r.mixing)
     )
@@ -299,7 +301,7 @@ def test_save_load_report_plot(tmp_path):
     assert len(saved) == 3 and str(saved) == str(r)
     np.testing.assert_allclose(saved.attribution[2], r.attribution[2].numpy(), rtol=1e-6)
     np.testing.assert_allclose(saved["saliency"][0], r["saliency"][0].numpy(), rtol=1e-6)
-    torch.testing.assert_close(saved.evidence("fresh")[1].quadratic.draws, r.evidence["fresh"].quadratic.draws[1:2])
+    torch.testing.assert_close(saved.evidence("fresh")[1].quadratic.draws, r.evidence["fresh"][1].quadratic.draws)
     pages = [re.sub(r"base64,[^\"]*", "", kind.report(tmp_path / "page.html").read_text()) for kind in (saved, r)]
     assert pages[0] == pages[1] and "saliency" in pages[0]  # all but the pictures, which were rounded to 8 bits
     r.plot(1).savefig(tmp_path / "one.png")
@@ -359,3 +361,59 @@ def test_aggregations_to_compare_with():
     quality = torch.stack([1 / (sensitivity[m].fit * (1 - rho[m].fit * rho[m].fit.abs())) for m in r.methods], 1)
     torch.testing.assert_close(r.weights, quality / quality.sum(1, keepdim=True))
     torch.testing.assert_close(r.attribution, r["weighted"])
+
+
+@pytest.mark.parametrize("objective", ["robust", "faith", "opt", "average_sensitivity + infidelity"])
+def test_draws_until_sure(objective):
+    """Each input stops by itself, for a reason that is said; what it has then is what that many draws give."""
+    model, x = Small(), images(4)
+    options = {
+        "methods": METHODS,
+        "objective": objective,
+        "fresh_draws": 4,
+        "resolved_draws": 1,
+        "features": cs.Pixels(),
+    }
+    budget = {"average_sensitivity": 20, "infidelity": 256}
+    r = cs.explain(model, x, 1, draws="auto", tolerance=0.05, fit_draws=budget, **options)
+    stopped = r.draws["fit"]
+    for i, fit in enumerate(stopped):
+        draws = {kind: fit[kind] for kind in budget}
+        one = cs.explain(model, x[i : i + 1], 1, fit_draws=draws, ids=[i], **options)
+        torch.testing.assert_close(one.weights[0], r.weights[i], rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(one.resolved["value"][0], r.resolved["value"][i])
+        for criterion, rows in r.criteria.items():
+            torch.testing.assert_close(one.criteria[criterion]["consensus"].fit[0], rows["consensus"].fit[i])
+        sure = all(value <= 0.05 for value in fit["regret"].values())
+        assert fit["stopped"].startswith("regret" if sure else "budget")
+        assert sure or any(draws[kind] == budget[kind] for kind in budget)
+        assert {*fit["regret"]} == {"robust": {"average_sensitivity"}, "faith": {"infidelity"}}.get(
+            objective, {*budget}
+        )
+        if objective == "robust":
+            assert draws["infidelity"] == 128  # not looked at: not drawn on
+    assert r.record(0)["draws"]["fit"] == stopped[0]
+    moved = cs.explain(model, x[[2, 0]], 1, draws="auto", tolerance=0.05, fit_draws=budget, ids=[2, 0], **options)
+    assert [fit["stopped"] for fit in moved.draws["fit"]] == [stopped[2]["stopped"], stopped[0]["stopped"]]
+
+
+def test_the_cross_fitted_regret_is_that_of_its_definition():
+    r = run("robust")
+    evidence = joined(r.evidence["fit"]).rows(slice(len(r.methods)))
+    found = regret(Rule(aim("robust"), range(len(r.methods))), evidence, blocks=4)["quadratic"]
+    q = evidence.quadratic
+    count = q.draws.shape[1]
+    for i in range(len(r)):
+
+        def value(w, draws, i=i):
+            return (w @ q.draws[i, draws].mean(0) @ w / (w @ q.norm[i] @ w)).item()
+
+        crossed = []
+        for part in range(4):
+            inside = torch.arange(count * part // 4, count * (part + 1) // 4)
+            outside = torch.tensor([s for s in range(count) if s not in inside.tolist()])
+            w = aim("robust").minimise(evidence.inputs([i]).fold(part, 4)[0]).weights[0]
+            assert value(w, outside) <= min(value(e, outside) for e in torch.eye(len(r.methods)).double()) + 1e-12
+            crossed.append(value(w, inside))
+        plain = [value(r.weights[i], torch.arange(count * p // 4, count * (p + 1) // 4)) for p in range(4)]
+        assert found[i] == pytest.approx(np.mean(crossed) / np.mean(plain) - 1)

@@ -5,7 +5,7 @@ Scores, solutions and values follow from :class:`~consilience.quadratic.Evidence
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -38,6 +38,10 @@ class Term:
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
         """(B, M, R) → (B, M): what is minimised; differentiable in w."""
         raise NotImplementedError
+
+    def over_blocks(self, whole: Evidence, blocks: Sequence[Evidence], weights: Sequence[Tensor]) -> Tensor:
+        """(B,): the loss over all draws, each block of them judged with weights (B, R) of its own."""
+        return torch.stack([self.loss(e, w[:, None])[:, 0] for e, w in zip(blocks, weights, strict=True)]).mean(0)
 
     def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> Solution:
         """The optimum over the simplex (or over Σ|w| = 1)."""
@@ -111,6 +115,12 @@ class Objective:
     def at(self, evidence: Evidence, w: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, M, R) → (B, M): the balanced sum."""
         return self._sum(evidence, w, self._scales(evidence, evidence.valid() if valid is None else valid))
+
+    def over_blocks(self, whole: Evidence, blocks: Sequence[Evidence], weights: Sequence[Tensor]) -> Tensor:
+        """(B,): the balanced sum of its parts' :meth:`Term.over_blocks`; scales are those of all draws."""
+        scales = self._scales(whole, whole.valid())
+        parts = [term.over_blocks(whole, blocks, weights) for _, term in self.terms]
+        return torch.stack([w * part / s for (w, _), part, s in zip(self.terms, parts, scales, strict=True)]).sum(0)
 
     def _sum(self, evidence: Evidence, w: Tensor, scales: list[Tensor]) -> Tensor:
         parts = zip(self.terms, scales, strict=True)

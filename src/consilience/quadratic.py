@@ -6,6 +6,7 @@ nothing beside one map, and error bars, folds, paired differences and sums over 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,8 +118,9 @@ class Evidence:
             checks.append(self.responses.a.isfinite().all(1) & self.responses.y.isfinite().all(1)[:, None])
         return torch.stack(checks).all(0)
 
-    def fold(self, part: int, parts: int) -> tuple[Evidence, Evidence]:
-        """(draws outside block ``part`` of ``parts``, draws inside): contiguous blocks of each kind of draw."""
+    def fold(self, part: int, parts: int, only: str | None = None) -> tuple[Evidence, Evidence]:
+        """(draws outside block ``part`` of ``parts``, draws inside): contiguous blocks of each kind of draw, or of the kind
+        ``only`` ("quadratic" or "responses"), the other staying whole."""
 
         def halves(stat: Any) -> tuple[Any, Any]:
             if stat is None:
@@ -129,7 +131,9 @@ class Evidence:
             inside[edges[0] : edges[1]] = True
             return stat.take(~inside), stat.take(inside)
 
-        (q_out, q_in), (r_out, r_in) = halves(self.quadratic), halves(self.responses)
+        whole = lambda stat: (stat, stat)  # noqa: E731
+        (q_out, q_in) = (whole if only == "responses" else halves)(self.quadratic)
+        (r_out, r_in) = (whole if only == "quadratic" else halves)(self.responses)
         return Evidence(q_out, r_out), Evidence(q_in, r_in)
 
     def valid(self) -> Tensor:
@@ -191,6 +195,16 @@ class Evidence:
             None if q is None else Quadratic(q.draws.nan_to_num(0, 0, 0), q.norm.nan_to_num(0, 0, 0)),
             None if r is None else Responses(r.a.nan_to_num(0, 0, 0), r.y),
         )
+
+
+def joined(parts: Sequence[Evidence]) -> Evidence:
+    """The evidence of several inputs, each with the same number of draws, as one batch."""
+    q = [p.quadratic for p in parts if p.quadratic is not None]
+    r = [p.responses for p in parts if p.responses is not None]
+    return Evidence(
+        Quadratic(torch.cat([p.draws for p in q]), torch.cat([p.norm for p in q])) if q else None,
+        Responses(torch.cat([p.a for p in r]), torch.cat([p.y for p in r])) if r else None,
+    )
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..explainers import resolve, unique
-from ..quadratic import Evidence, Quadratic
-from .explain import explain, solve
+from ..quadratic import Evidence, Quadratic, joined
+from .explain import explain
+from .fitting import solve
 from .result import Explanation
 from .setting import aim
 
@@ -84,7 +85,7 @@ class Consensus:
             x = batch[0] if isinstance(batch, list | tuple) else batch
             ids = torch.arange(start, start + len(x))
             last = self.explain(x, target, ids=ids, fresh_draws=2, resolved_draws=0, weights=None)
-            parts.append(last.evidence["fit"].rows(slice(len(last.methods))).pooled())
+            parts.append(joined(last.evidence["fit"]).rows(slice(len(last.methods))).pooled())
             start += len(x)
         if last is None:
             raise InputError("loader: gave no batch")

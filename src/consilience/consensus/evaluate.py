@@ -20,7 +20,8 @@ from ..measures import resolve as resolve_measures
 from ..neighbourhood import Points
 from ..score import Score
 from .evaluation import Evaluation
-from .explain import _brief, mix, mixing_of, solve
+from .explain import _brief, mix
+from .fitting import Rule, mixing_of
 from .prepare import Ready, prepare
 from .setting import DERIVED, FIT, Draws, aim, by_quality
 
@@ -121,7 +122,7 @@ class Evaluator:
         for at, name in enumerate(wanted):
             if name == "consensus":
                 assert goal is not None and evidence is not None
-                weights = solve(goal, evidence, setting.working)[0].weights
+                weights = Rule(goal, setting.working).solve(evidence)[0].weights
                 mixing[:, at] = mixing_of(goal, weights, base.shape[1], k)
             elif name == "weighted":
                 assert evidence is not None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,17 @@ from ..explainers import Direct, Explainer, Stack
 from ..features import Features
 from ..keys import Key
 from ..neighbourhood import Points, neighbours
-from ..objective import Aim, Front, Term, cross_validated
+from ..objective import Aim, Front, Term
 from ..quadratic import CRITERIA, Evidence, exact
 from ..score import Counts, Score
 from ..simplex import Front as Curve
 from ..simplex import Solution
+from .fitting import Fitted, Rule, fit, mixing_of
 from .prepare import prepare, warnings_of
 from .result import Explanation, Measured
-from .setting import DERIVED, FIT, FRESH, PAPER_FIT, PAPER_FRESH, Draws, Setting, aim, by_quality
+from .setting import BUDGET, DERIVED, FIT, FRESH, PAPER_FIT, PAPER_FRESH, Draws, Setting, aim, by_quality
 
+PARTS = ("fit", "fresh", "stderr")
 Progress = Callable[[float, float], None]
 """Called with (work done, work planned), in forward evaluations; a gradient counts three."""
 
@@ -42,6 +45,7 @@ def explain(
     fresh_draws: Draws | int | str | Mapping[str, int] | None = None,
     resolved_draws: int = 2,
     draws: str | None = None,
+    tolerance: float = 0.02,
     kind: str | Callable = "logit",
     features: Features | str | None = None,
     baselines: Any = None,
@@ -67,7 +71,9 @@ def explain(
         seed: names all random draws; with the same ids, the same seed gives the same result for any batch, chunk and order.
         fit_draws, fresh_draws: draws for the weights (default 10 neighbours, 256 masks) and for judging them (20, 512).
         resolved_draws: neighbours at which the weights are solved anew, for the sensitivity of that; 0 for none.
-        draws: "paper" for 50 of each to fit and 200 of each to judge.
+        draws: "auto" draws to fit in rounds until the weights would hardly gain by more (at most 40 neighbours and 1024 masks,
+            or ``fit_draws``); "paper" for 50 of each to fit and 200 of each to judge.
+        tolerance: for "auto", the cross-fitted regret at which to stop, relative to the objective's value.
         kind: which number of the output is explained, see :class:`~consilience.score.Score`.
         features: what is attributed; default pixels for images, elements otherwise.
         baselines: what stands for "absent", for the path methods given by name and for the masks of the infidelity, unless
@@ -86,10 +92,11 @@ def explain(
         InputError: an argument cannot be used, or no input or no method is left.
     """
     began = time.perf_counter()
-    if draws not in (None, "paper"):
-        raise InputError(f"draws: 'paper' or None, got {draws!r}")
-    fit = Draws.of(fit_draws, PAPER_FIT if draws else FIT, "fit_draws")
-    fresh = Draws.of(fresh_draws, PAPER_FRESH if draws else FRESH, "fresh_draws")
+    if draws not in (None, "paper", "auto"):
+        raise InputError(f"draws: 'auto', 'paper' or None, got {draws!r}")
+    usual = {None: (FIT, FRESH), "auto": (BUDGET, FRESH), "paper": (PAPER_FIT, PAPER_FRESH)}[draws]
+    asked = Draws.of(fit_draws, usual[0], "fit_draws")
+    fresh = Draws.of(fresh_draws, usual[1], "fresh_draws")
     goal = aim(objective)
     if choice not in ("convex", "cross_validated"):
         raise InputError(f"choice: 'convex' or 'cross_validated', got {choice!r}")
@@ -104,26 +111,34 @@ def explain(
     )  # fmt: skip
     x, left, score, points, setting = ready.x, ready.left, ready.score, ready.points, ready.setting
     stack = setting.stack.stack
-    solving = 0 if isinstance(goal, str) or weights is not None else resolved_draws
+    if weights is not None:
+        goal, weights = "given", _given(weights, left, len(x), setting.rows)
+    solving = 0 if isinstance(goal, str) else resolved_draws
+    rule = Rule(goal, setting.working, signed, choice, pooled, weights)
+    sure = draws == "auto" and not isinstance(goal, str)
+    if draws == "auto" and not sure:
+        asked = Draws.of(fit_draws, FIT, "fit_draws")
     if progress:
-        _watch(score, stack, x.shape[1:], len(points), fit, fresh, solving, progress)
+        _watch(score, stack, x.shape[1:], len(points), asked, fresh, solving, progress)
 
     base = setting.maps(score, points)
     complete = _completeness(score, stack, points, setting)
-    before = setting.evidence(score, points, base, fit, "fit")
-    if weights is not None:
-        goal, weights = "given", _given(weights, left, len(x), setting.rows)
-    solution, curve = solve(goal, before.rows(slice(setting.rows)), setting.working, signed, choice, pooled, weights)
-    mixing = mixing_of(goal, solution.weights, base.shape[1], setting.rows)
+    groups = fit(rule, setting, score, points, base, asked, tolerance if sure else None)
     after = setting.evidence(score, points, base, fresh, "fresh")
-    resolved = _resolved(goal, setting, score, points, base, mixing, fit, solving, signed, choice, pooled)
-
-    weighted = torch.zeros_like(mixing)
-    weighted[:, : setting.rows] = by_quality(before.rows(slice(setting.rows)), setting.working)
     names = [*ready.names, *DERIVED, "weighted", "consensus"]
-    singles = torch.eye(base.shape[1], dtype=torch.float64, device=mixing.device).expand(len(base), -1, -1)
-    rows = torch.cat([singles, weighted[:, None], mixing[:, None]], 1)
+    solved = [_solved(rule, group, after, setting, names) for group in groups]
+    # Each input's place in its group; tensors of all groups, one after the other, go back into the inputs' order.
+    each = sorted((i, at, part) for part, group in enumerate(groups) for at, i in enumerate(group.index))
+    order = torch.tensor([i for group in groups for i in group.index], device=base.device).argsort()
+    join = lambda pick: torch.cat([pick(part) for part in solved])[order]  # noqa: E731
+    solution = Solution(
+        join(lambda p: p.solution.weights), join(lambda p: p.solution.value), join(lambda p: p.solution.gap),
+        tuple(solved[part].solution.status[at] for _, at, part in each),
+    )  # fmt: skip
+    rows = join(lambda p: p.rows)
     mixed = mix(rows[:, -2:], base)
+    mixing = rows[:, -1]
+    resolved = _resolved(rule, setting, score, points, base, mixing, groups, solving)
     return Explanation(
         attribution=mixed[:, 1],
         weights=solution.weights,
@@ -133,9 +148,18 @@ def explain(
         kinds=tuple(e.kind for e in ready.explainers),
         objective=objective if isinstance(objective, str) else _brief(objective),
         solution=solution,
-        curve=curve,
-        criteria=measure(before, after, rows, names),
-        evidence={"fit": before, "fresh": after},
+        curves=[(solved[part].curve, at) for _, at, part in each],
+        criteria={
+            criterion: {
+                name: Measured(*(join(lambda p, c=criterion, n=name, f=f: getattr(p.criteria[c][n], f)) for f in PARTS))
+                for name in names
+            }
+            for criterion in CRITERIA
+        },
+        evidence={
+            "fit": [groups[part].evidence.inputs([at]) for _, at, part in each],
+            "fresh": [after.inputs([i]) for i in range(len(points))],
+        },
         mixing=mixing,
         resolved=resolved,
         completeness=complete,
@@ -148,7 +172,7 @@ def explain(
         predicted=score.outputs[left].argmax(1),
         score=score.clean[left],
         seed=seed,
-        draws={"fit": fit, "fresh": fresh, "resolved": solving},
+        draws={"fit": [groups[part].said(at) for _, at, part in each], "fresh": vars(fresh), "resolved": solving},
         counts=Counts(score.counts.forward, score.counts.gradient),
         seconds=time.perf_counter() - began,
         settings={
@@ -218,47 +242,6 @@ def _broken(evidence: Evidence, rows: Tensor) -> Tensor:
     return touched | zero
 
 
-def solve(
-    goal: Aim | str,
-    evidence: Evidence,
-    working: Sequence[int],
-    signed: bool = False,
-    choice: str = "convex",
-    pooled: bool = False,
-    weights: Tensor | None = None,
-) -> tuple[Solution, Curve | None]:
-    """The one place where an objective becomes weights (B, k): per input or pooled, by the asked rule."""
-    count, k = evidence.quadratic.norm.shape[:2]  # type: ignore[union-attr]
-    device = evidence.quadratic.norm.device  # type: ignore[union-attr]
-    nothing = torch.full((count,), torch.nan, dtype=torch.float64, device=device)
-    if weights is not None:
-        return Solution(weights.to(device), nothing, nothing, ("given weights",) * count), None
-    if isinstance(goal, str):
-        share = torch.zeros(count, k, dtype=torch.float64, device=device)
-        share[:, list(working)] = 1 / len(working)
-        if goal == "weighted":
-            share = by_quality(evidence, working)
-        return Solution(share, nothing, nothing, (f"{goal} of the maps, nothing solved",) * count), None
-    shared = evidence.pooled() if pooled else evidence
-    curve = None
-    if choice == "cross_validated":
-        solution = cross_validated(goal, shared)
-    elif isinstance(goal, Front) and not signed:
-        curve = goal.curve(shared)
-        solution = goal.choose(curve)
-    else:
-        solution = goal.minimise(shared, signed=signed)
-    if pooled:
-        solution = Solution(
-            solution.weights.expand(count, -1),
-            solution.value.expand(count),
-            solution.gap.expand(count),
-            solution.status * count,
-        )
-        curve = None
-    return solution, curve
-
-
 def _given(weights: Any, left: Tensor, inputs: int, k: int) -> Tensor:
     """(k,) or (B, k), of the inputs that are left."""
     given = torch.as_tensor(weights, dtype=torch.float64)
@@ -269,46 +252,56 @@ def _given(weights: Any, left: Tensor, inputs: int, k: int) -> Tensor:
     return given.expand(len(left), -1) if given.ndim == 1 else given[left.cpu()]
 
 
-def mixing_of(goal: Aim | str, weights: Tensor, rows: int, k: int) -> Tensor:
-    """(B, R): the combined map's coefficients on the methods and the derived maps."""
-    mixing = weights.new_zeros(len(weights), rows)
-    if goal in ("var", "median", "rank"):
-        mixing[:, k + DERIVED.index(goal)] = 1
-    else:
-        mixing[:, :k] = weights
-    return mixing
+@dataclass(frozen=True)
+class _Solved:
+    """What follows from one group's evidence."""
+
+    solution: Solution
+    curve: Curve | None
+    rows: Tensor
+    criteria: dict[str, dict[str, Measured]]
+
+
+def _solved(rule: Rule, group: Fitted, after: Evidence, setting: Setting, names: Sequence[str]) -> _Solved:
+    """Weights, and every row's criteria on the fitting and the fresh draws: methods, derived, weighted, consensus."""
+    index = list(group.index)
+    rule = rule if rule.weights is None else replace(rule, weights=rule.weights[index])
+    before, k = group.evidence, setting.rows
+    solution, curve = rule.solve(before.rows(slice(k)))
+    assert before.quadratic is not None
+    count = before.quadratic.norm.shape[1]
+    mixing = mixing_of(rule.goal, solution.weights, count, k)
+    weighted = torch.zeros_like(mixing)
+    weighted[:, :k] = by_quality(before.rows(slice(k)), setting.working)
+    singles = torch.eye(count, dtype=torch.float64, device=mixing.device).expand(len(mixing), -1, -1)
+    rows = torch.cat([singles, weighted[:, None], mixing[:, None]], 1)
+    return _Solved(solution, curve, rows, measure(before, after.inputs(index), rows, names))
 
 
 def _resolved(
-    goal: Aim | str,
-    setting: Setting,
-    score: Score,
-    points: Points,
-    base: Tensor,
-    mixing: Tensor,
-    fit: Draws,
+    rule: Rule, setting: Setting, score: Score, points: Points, base: Tensor, mixing: Tensor, groups: Sequence[Fitted],
     count: int,
-    signed: bool,
-    choice: str,
-    pooled: bool,
-) -> dict[str, Tensor] | None:
+) -> dict[str, Tensor] | None:  # fmt: skip
     """‖φ*(x) − φ*(x′)‖² / ‖φ*(x)‖² with the weights solved anew at x′, on the same keyed draws: (B, count) and its mean."""
     if not count:
         return None
     k = setting.rows
     here = torch.einsum("br,br...->b...", mixing[:, :k], exact(base[:, :k].nan_to_num(0))).flatten(1)
-    changes = []
-    for sample in range(count):
+    each = torch.full((len(points), count), torch.nan, dtype=torch.float64, device=here.device)
+    for group, sample in itertools.product(groups, range(count)):
+        at = list(group.index)
         near = neighbours(
-            setting.sensitivity.neighbourhood, points, range(sample, sample + 1), Key(setting.seed, "resolved"), count
+            setting.sensitivity.neighbourhood,
+            points[at],
+            range(sample, sample + 1),
+            Key(setting.seed, "resolved"),
+            count,
         )
         # Same ids: the explainers' noise, and the draws for fitting, are those at x. Optimal is then a function of x too.
         maps = setting.maps(score, near, derived=False)
-        evidence = setting.evidence(score, near, maps, fit, "fit")
-        weights = solve(goal, evidence, setting.working, signed, choice, pooled)[0].weights
+        weights = rule.solve(setting.evidence(score, near, maps, group.draws, "fit"))[0].weights
         there = torch.einsum("br,br...->b...", weights, exact(maps.nan_to_num(0))).flatten(1)
-        changes.append(((here - there) ** 2).sum(1) / (here**2).sum(1))
-    each = torch.stack(changes, 1)
+        each[at, sample] = ((here[at] - there) ** 2).sum(1) / (here[at] ** 2).sum(1)
     error = each.std(1) / count**0.5 if count > 1 else torch.full_like(each[:, 0], torch.nan)
     return {"value": each.mean(1), "stderr": error}
 

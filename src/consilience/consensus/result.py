@@ -19,7 +19,7 @@ from ..report.entry import Entry
 from ..score import Counts
 from ..simplex import Front, Solution
 from .files import SCHEMA, save_entry, save_run, write_text
-from .setting import DERIVED, Draws
+from .setting import DERIVED
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Explanation:
     kinds: tuple[str, ...]
     objective: str
     solution: Solution
-    curve: Front | None
+    curves: list[tuple[Front | None, int]]
     criteria: dict[str, dict[str, Measured]]
-    evidence: dict[str, Evidence]
+    evidence: dict[str, list[Evidence]]
     mixing: Tensor
     resolved: dict[str, Tensor] | None
     completeness: dict[str, Tensor]
@@ -101,9 +101,8 @@ class Explanation:
     @property
     def diversity_gain(self) -> Tensor:
         """(B,): Σ_j w_j G_jj − wᵀGw of the absolute sensitivity, what mixing gains over its parts; ≥ 0 for convex weights."""
-        q = self.evidence["fit"].clean().quadratic
-        assert q is not None
-        matrix, w = q.matrix, self.mixing
+        found = [e.clean().quadratic for e in self.evidence["fit"]]
+        matrix, w = torch.cat([q.matrix for q in found if q is not None]), self.mixing
         return torch.einsum("br,brr->b", w, matrix) - torch.einsum("br,brt,bt->b", w, matrix, w)
 
     def hoeffding(self, delta: float = 0.05) -> float:
@@ -115,7 +114,7 @@ class Explanation:
         if self.settings["scale"] == "none":
             raise InputError("hoeffding: needs bounded maps; scale='none' has no a-priori bound")
         c2 = self.maps[0, 0].numel() * (1 if self.settings["sign"] == "abs" else 4)
-        k, m = len(self.methods), self.draws["fit"].average_sensitivity
+        k, m = len(self.methods), min(fit["average_sensitivity"] for fit in self.draws["fit"])
         return 2 * c2 * math.sqrt(2 * math.log(k * (k + 1) / delta) / m)
 
     # -- files ---------------------------------------------------------------------------------------------------------
@@ -173,7 +172,7 @@ class Explanation:
             "value": number(self.solution.value[i], "value", solved),
             "status": self.solution.status[i],
             "diversity_gain": number(self.diversity_gain[i], "diversity_gain"),
-            "draws": {k: vars(v) if isinstance(v, Draws) else v for k, v in self.draws.items()},
+            "draws": {**self.draws, "fit": self.draws["fit"][i]},
             "criteria": criteria,
             "measures": {"relative_sensitivity_resolved": resolved},
             "completeness_error": {
@@ -187,8 +186,9 @@ class Explanation:
             "seconds": self.seconds,
             "versions": versions(),
         }
-        if self.curve is not None and bool(self.curve.keep[i].any()):
-            record["front"] = self._front(i)
+        curve, at = self.curves[i]
+        if curve is not None and bool(curve.keep[at].any()):
+            record["front"] = self._front(curve, at, i)
         if record["model"] is None:
             reasons["model"] = "not named by the caller"
         if record["target_label"] is None:
@@ -196,14 +196,13 @@ class Explanation:
         record["reasons"] = reasons
         return record
 
-    def _front(self, i: int) -> dict[str, Any]:
-        assert self.curve is not None
-        keep = self.curve.keep[i]
-        weights = self.curve.weights[i][keep]
+    def _front(self, curve: Front, at: int, i: int) -> dict[str, Any]:
+        keep = curve.keep[at]
+        weights = curve.weights[at][keep]
         chosen = (weights - self.weights[i].to(weights)).abs().sum(1).argmin()
         return {
-            "relative_sensitivity": self.curve.robustness[i][keep].tolist(),
-            "faithfulness_correlation": self.curve.correlation[i][keep].tolist(),
+            "relative_sensitivity": curve.robustness[at][keep].tolist(),
+            "faithfulness_correlation": curve.correlation[at][keep].tolist(),
             "weights": weights.tolist(),
             "chosen": int(chosen),
         }
@@ -211,7 +210,8 @@ class Explanation:
     def _why(self, criterion: str, name: str, i: int) -> str:
         if name in self.failed:
             return "the method does not work on this model, see failed"
-        masks = torch.cat([e.responses.y[i] for e in self.evidence.values() if e.responses is not None])
+        found = [each[i].responses for each in self.evidence.values()]
+        masks = torch.cat([r.y[0] for r in found if r is not None])
         if not bool(masks.isfinite().all()) and criterion in ("faithfulness_correlation", "infidelity"):
             return f"the score is NaN or infinite for {int((~masks.isfinite()).sum())} of {len(masks)} masks"
         if not bool(self[name][i].isfinite().all()):
@@ -271,13 +271,13 @@ class Explanation:
     def _arrays(self, i: int) -> dict[str, np.ndarray]:
         """The evidence, so that tables and fronts can be made again."""
         found = {"weights": self.weights[i]}
-        for stream, evidence in self.evidence.items():
+        for stream, evidence in ((name, each[i]) for name, each in self.evidence.items()):
             if evidence.quadratic is not None:
-                found[f"{stream}.gram"] = evidence.quadratic.draws[i]
-                found[f"{stream}.norm"] = evidence.quadratic.norm[i]
+                found[f"{stream}.gram"] = evidence.quadratic.draws[0]
+                found[f"{stream}.norm"] = evidence.quadratic.norm[0]
             if evidence.responses is not None:
-                found[f"{stream}.responses"] = evidence.responses.a[i]
-                found[f"{stream}.falls"] = evidence.responses.y[i]
+                found[f"{stream}.responses"] = evidence.responses.a[0]
+                found[f"{stream}.falls"] = evidence.responses.y[0]
         return {name: value.detach().cpu().numpy() for name, value in found.items()}
 
 

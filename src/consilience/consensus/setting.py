@@ -91,6 +91,7 @@ class Draws:
 
 
 FIT, FRESH = Draws(10, 256), Draws(20, 512)
+BUDGET = Draws(40, 1024)
 PAPER_FIT, PAPER_FRESH = Draws(50, 50), Draws(200, 200)
 
 
@@ -125,14 +126,18 @@ class Setting:
 
     def evidence(self, score: Score, points: Points, base: Tensor, draws: Draws, stream: str) -> Evidence:
         """Measure the maps ``base`` (N, R, *A) at ``points`` with the named stream of draws."""
+        first = self.more(score, points, base, "quadratic", range(draws.average_sensitivity), stream)
+        return first + self.more(score, points, base, "responses", range(draws.infidelity), stream)
+
+    def more(self, score: Score, points: Points, base: Tensor, kind: str, samples: range, stream: str) -> Evidence:
+        """Only the draws ``samples`` of one kind: "quadratic" (neighbours) or "responses" (masks)."""
         key = Key(self.seed, stream)
+        if kind == "responses":
+            masks = self.infidelity.measure(self.stack.features, score, points, base, samples, key, samples.stop)
+            return Evidence(responses=masks)
         derived = base.shape[1] > self.rows
         near = lambda at: self.maps(score, at, derived)  # noqa: E731
-        count = draws.average_sensitivity
-        quadratic = self.sensitivity.measure(near, score, points, base, range(count), key, count)
-        masks = draws.infidelity
-        responses = self.infidelity.measure(self.stack.features, score, points, base, range(masks), key, masks)
-        return Evidence(quadratic, responses)
+        return Evidence(self.sensitivity.measure(near, score, points, base, samples, key, samples.stop))
 
 
 def derive(maps: Tensor) -> Tensor:

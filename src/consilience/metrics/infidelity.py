@@ -61,23 +61,35 @@ class Infidelity(Term):
         return Masked(features, self.share, Baseline.of(baseline))
 
     def measure(
-        self, attributed: Features, score: Score, points: Points, base: Tensor, samples: range, key: Key, total: int
+        self,
+        attributed: Features,
+        score: Score,
+        points: Points,
+        base: Tensor,
+        samples: range,
+        key: Key,
+        total: int,
+        graph: bool = False,
     ) -> Responses:
-        """Responses to the masks ``samples`` of ``total``; ``base`` (B, R, *A) on the features ``attributed``."""
+        """Responses to the masks ``samples`` of ``total``; ``base`` (B, R, *A) on the features ``attributed``.
+
+        ``graph``: y keeps its graph, for a loss (a has that of ``base``).
+        """
         count, rows = base.shape[:2]
         shape = points.x.shape[1:]
         where = self.neighbourhood(shape)
         owner = points.owner.repeat_interleave(rows)
         spread = attributed.spread(base.flatten(0, 1), owner, shape)
         per_unit = exact(where.features.reduce(spread, owner).reshape(count, rows, -1))
-        clean = exact(score(points.x, points.owner))[:, None]
+        output = lambda rows, owner: exact(score.evaluate(rows, owner, graph=graph).score)  # noqa: E731
+        clean = output(points.x, points.owner)[:, None]
         a, y = [], []
         step = max(1, 4 * score.batch.size(False) // count)
         for start in range(samples.start, samples.stop, step):
             part = range(start, min(start + step, samples.stop))
             cloud = where.draw(points, part, key / self.stream, total)
             assert cloud.masks is not None
-            fall = clean - cloud.split(exact(score(cloud.points, cloud.owner)))
+            fall = clean - cloud.split(output(cloud.points, cloud.owner))
             masks = cloud.split(exact(cloud.masks.flatten(1)))
             a.append(masks @ per_unit.mT)
             y.append(fall)
@@ -97,6 +109,21 @@ class Infidelity(Term):
         if self.scaling == "raw":
             return square - 2 * cross + q[:, None]
         return 1 - cross**2 / (square * q[:, None]).clamp(min=1e-300)
+
+    def over_blocks(self, whole: Evidence, blocks: Sequence[Evidence], weights: Sequence[Tensor]) -> Tensor:
+        """For the correlation, covariances are summed over the blocks before they are divided: ρ² of a few masks is biased."""
+        if self.scaling != "correlation":
+            return super().over_blocks(whole, blocks, weights)
+        parts = []
+        for block, w in zip(blocks, weights, strict=True):
+            assert block.responses is not None
+            c, b, v = block.responses.covariances()
+            n = block.responses.y.shape[1]
+            parts.append(n * torch.stack([torch.einsum("br,brt,bt->b", w, c, w), (w * b).sum(1), v]))
+        square, cross, spread = torch.stack(parts).sum(0)
+        size = square * spread
+        rho = torch.where(size > 0, cross / size.clamp(min=1e-300).sqrt(), torch.zeros_like(cross))
+        return 1 - rho * rho.abs()
 
     def matrix(self, evidence: Evidence) -> Tensor | None:
         """E[(β_i a_i − y)(β_j a_j − y)], β = 1 for "raw"; "correlation" and "free" are no quadratic form."""

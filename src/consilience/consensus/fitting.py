@@ -1,0 +1,179 @@
+"""Weights from draws: the one place where an objective is solved, for a fixed number of draws or until more would not pay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..neighbourhood import Points
+from ..objective import Aim, Front, Objective, Term, cross_validated
+from ..quadratic import Evidence
+from ..score import Score
+from ..simplex import Front as Curve
+from ..simplex import Solution
+from .setting import DERIVED, Draws, Setting, by_quality
+
+ROUNDS = Draws(5, 128)
+"""The first round of ``draws="auto"``; each further one doubles."""
+KINDS = {"quadratic": "average_sensitivity", "responses": "infidelity"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How evidence becomes weights."""
+
+    goal: Aim | str
+    working: tuple[int, ...]
+    signed: bool = False
+    choice: str = "convex"
+    pooled: bool = False
+    weights: Tensor | None = None
+
+    def solve(self, evidence: Evidence) -> tuple[Solution, Curve | None]:
+        return solve(self.goal, evidence, self.working, self.signed, self.choice, self.pooled, self.weights)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Inputs with the same number of draws: ``index``, their places among the points; ``why`` no more was drawn."""
+
+    index: tuple[int, ...]
+    evidence: Evidence
+    draws: Draws
+    regret: dict[str, Tensor]
+    why: tuple[str, ...]
+
+    def said(self, at: int) -> dict[str, Any]:
+        """For the record: draws of each kind, why no more, and the regret by kind of draw where it was looked at."""
+        found: dict[str, Any] = {**vars(self.draws), "stopped": self.why[at]}
+        if self.regret:
+            found["regret"] = {KINDS[kind]: float(value[at]) for kind, value in self.regret.items()}
+        return found
+
+
+def fit(
+    rule: Rule, setting: Setting, score: Score, points: Points, base: Tensor, draws: Draws, tolerance: float | None
+) -> list[Fitted]:
+    """The evidence on which weights rest. ``tolerance`` None: ``draws`` for every input; else at most that many."""
+    everything = tuple(range(len(points)))
+    if tolerance is None:
+        evidence = setting.evidence(score, points, base, draws, "fit")
+        return [Fitted(everything, evidence, draws, {}, ("as asked",) * len(points))]
+    done: list[Fitted] = []
+    first = Draws(*(min(getattr(ROUNDS, kind), getattr(draws, kind)) for kind in KINDS.values()))
+    open_ = [(everything, setting.evidence(score, points, base, first, "fit"), first)]
+    cost = setting.stack.stack.rows(points.x.shape[1:])
+    price = {"quadratic": cost["forward"] + 3 * cost["gradient"], "responses": 1}
+    while open_:
+        index, evidence, had = open_.pop()
+        found = regret(rule, evidence.rows(slice(setting.rows)))
+        step: dict[str, list[int]] = {kind: [] for kind in KINDS}
+        rest: list[int] = []
+        reasons = []
+        for i in range(len(index)):
+            wrong = {k: float(r[i]) for k, r in found.items() if not float(r[i]) <= tolerance}
+            more = {k: v for k, v in wrong.items() if getattr(had, KINDS[k]) < getattr(draws, KINDS[k])}
+            if more:
+                # What a further round may mend, per evaluation: a doubling halves the regret.
+                step[max(more, key=lambda k: more[k] / (getattr(had, KINDS[k]) * price[k]))].append(i)
+            else:
+                rest.append(i)
+                worst = max((float(r[i]) for r in found.values()), default=0.0)
+                reasons.append(
+                    f"budget reached, regret {worst:.1%}" if wrong else f"regret {worst:.1%} ≤ {tolerance:.1%}"
+                )
+        if rest:
+            kept = {k: r[rest] for k, r in found.items()}
+            done.append(Fitted(tuple(index[i] for i in rest), evidence.inputs(rest), had, kept, tuple(reasons)))
+        for kind, chosen in step.items():
+            if chosen:
+                name = KINDS[kind]
+                count = min(2 * getattr(had, name), getattr(draws, name))
+                at = [index[i] for i in chosen]
+                extra = setting.more(score, points[at], base[at], kind, range(getattr(had, name), count), "fit")
+                open_.append((tuple(at), evidence.inputs(chosen) + extra, replace(had, **{name: count})))
+    return done
+
+
+def regret(rule: Rule, evidence: Evidence, blocks: int = 5) -> dict[str, Tensor]:
+    """Kind of draw → (B,): V_cv / V_in − 1. V_cv scores each block of the draws of one kind with weights fitted without it,
+    V_in with weights fitted on all; the other kind of draw stays whole. Only for what the objective looks at."""
+    goal = rule.goal
+    if isinstance(goal, str):
+        return {}
+    count = len(evidence.quadratic.norm if evidence.quadratic is not None else evidence.responses.y)  # type: ignore[union-attr]
+    shared = evidence.pooled() if rule.pooled else evidence
+    rule = replace(rule, pooled=False)
+    whole = rule.solve(shared)[0].weights
+    clean = shared.clean()
+    found = {}
+    for kind in KINDS:
+        if kind not in goal.statistics:
+            continue
+        parts = [shared.fold(part, blocks, kind) for part in range(blocks)]
+        fitted = [rule.solve(outside)[0].weights for outside, _ in parts]
+        inside = [part.clean() for _, part in parts]
+        term: Term | Objective
+        if isinstance(goal, Front):
+            term = goal.robust if kind == "quadratic" else goal.faithful
+        else:
+            term = goal
+        crossed = term.over_blocks(clean, inside, fitted)
+        plain = term.over_blocks(clean, inside, [whole] * blocks)
+        found[kind] = (crossed / plain.clamp(min=1e-300) - 1).expand(count)
+    return found
+
+
+def solve(
+    goal: Aim | str,
+    evidence: Evidence,
+    working: Sequence[int],
+    signed: bool = False,
+    choice: str = "convex",
+    pooled: bool = False,
+    weights: Tensor | None = None,
+) -> tuple[Solution, Curve | None]:
+    """The one place where an objective becomes weights (B, k): per input or pooled, by the asked rule."""
+    count, k = evidence.quadratic.norm.shape[:2]  # type: ignore[union-attr]
+    device = evidence.quadratic.norm.device  # type: ignore[union-attr]
+    nothing = torch.full((count,), torch.nan, dtype=torch.float64, device=device)
+    if weights is not None:
+        return Solution(weights.to(device), nothing, nothing, ("given weights",) * count), None
+    if isinstance(goal, str):
+        share = torch.zeros(count, k, dtype=torch.float64, device=device)
+        share[:, list(working)] = 1 / len(working)
+        if goal == "weighted":
+            share = by_quality(evidence, working)
+        return Solution(share, nothing, nothing, (f"{goal} of the maps, nothing solved",) * count), None
+    shared = evidence.pooled() if pooled else evidence
+    curve = None
+    if choice == "cross_validated":
+        solution = cross_validated(goal, shared)
+    elif isinstance(goal, Front) and not signed:
+        curve = goal.curve(shared)
+        solution = goal.choose(curve)
+    else:
+        solution = goal.minimise(shared, signed=signed)
+    if pooled:
+        solution = Solution(
+            solution.weights.expand(count, -1),
+            solution.value.expand(count),
+            solution.gap.expand(count),
+            solution.status * count,
+        )
+        curve = None
+    return solution, curve
+
+
+def mixing_of(goal: Aim | str, weights: Tensor, rows: int, k: int) -> Tensor:
+    """(B, R): the combined map's coefficients on the methods and the derived maps."""
+    mixing = weights.new_zeros(len(weights), rows)
+    if goal in ("var", "median", "rank"):
+        mixing[:, k + DERIVED.index(goal)] = 1
+    else:
+        mixing[:, :k] = weights
+    return mixing
