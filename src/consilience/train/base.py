@@ -1,0 +1,220 @@
+"""What a training objective is: a module that gives a loss with its parts, and keeps the step that keys its draws."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from ..errors import InputError, choose
+from ..keys import Key
+from .passes import Passes
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+Schedule = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """``total`` (), to call ``backward`` on, and its ``parts``, each a detached (): unweighted values, and the weight."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+# -- losses: (outputs (N, …), y (N, …)) → (N,) -------------------------------------------------------------------------
+
+
+def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
+    """−log softmax of the label's output; ``y`` integers."""
+    if outputs.ndim < 2 or outputs.shape[1] == 1:
+        raise InputError(
+            "loss_fn: the model has one output, whose cross-entropy is always 0; use loss_fn=logistic or squared_error"
+        )
+    losses = nnf.cross_entropy(outputs, y, reduction="none")
+    return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
+
+
+def logistic(outputs: Tensor, y: Tensor) -> Tensor:
+    """log(1 + exp(∓ output)) for a single logit and ``y`` of 1 or 0."""
+    return nnf.binary_cross_entropy_with_logits(outputs.flatten(), y.flatten().to(outputs.dtype), reduction="none")
+
+
+def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
+    """(output − y)², the mean over outputs; ``y`` of the outputs' shape."""
+    if outputs.numel() != y.numel():
+        raise InputError(f"y: shape {tuple(y.shape)} does not fit outputs of shape {tuple(outputs.shape)}")
+    return ((outputs - y.view_as(outputs)) ** 2).reshape(len(outputs), -1).mean(1)
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """A schedule: in ``steps`` equal steps from 0 to ``to``, then ``to``. Any callable from the step to a weight will do."""
+
+    steps: int
+    to: float = 1.0
+
+    def __call__(self, step: int) -> float:
+        return self.to * min(1.0, (step + 1) / self.steps)
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """c · L₀ / |R₀|: the task loss over the unweighted part, at the first call in training (ExpO's rule, arXiv 1902.06787).
+
+    The ratio is kept in the objective's state. ``c``: a number or a schedule.
+    """
+
+    c: float | Schedule
+
+
+Weight = float | Schedule | Balanced
+
+
+def _at(weight: float | Schedule, step: int) -> float:
+    return float(weight(step) if callable(weight) else weight)
+
+
+# -- objectives --------------------------------------------------------------------------------------------------------
+
+
+class TrainingObjective(nn.Module):
+    """Interface: ``objective(model, x, y, ids=None) → Loss``, for any training loop.
+
+    Attributes:
+        includes_task: whether ``total`` contains the task loss (a whole objective) or is a regulariser to be added to it.
+        second_order: whether it differentiates gradients.
+
+    Args (of every objective):
+        weight: of the part named after the objective; a number, a schedule (step → number), or :class:`Balanced`.
+        loss_fn: (outputs, y) → one loss per input; :func:`cross_entropy`, :func:`logistic`, :func:`squared_error`, or yours.
+        reduction: over the batch, "mean" or "sum"; of the task loss and of the part alike.
+        seed: of the draws, each a function of (seed, stream, id, step).
+        max_batch: rows in flight.
+
+    ``x`` (B, *F) floating; ``ids`` (B,) name the inputs' draws, by default 0 … B − 1: give data-set indices, or fold the
+    rank in where ranks see different inputs under the same number. The buffer ``step`` counts the calls in training mode of
+    the objective and is saved in its ``state_dict``, so that a resumed run draws what the uninterrupted one would have.
+    ``total`` is differentiable in the model's parameters; ``x`` is a constant.
+    """
+
+    includes_task: ClassVar[bool] = False
+    second_order: ClassVar[bool] = True
+    step: Tensor
+    ratio: Tensor
+
+    def __init__(
+        self,
+        *,
+        weight: Weight = 1.0,
+        loss_fn: LossFunction = cross_entropy,
+        reduction: str = "mean",
+        seed: int = 0,
+        max_batch: int = 256,
+    ):
+        super().__init__()
+        if not (isinstance(max_batch, int) and max_batch > 0):
+            raise InputError(f"max_batch: a positive integer, got {max_batch!r}")
+        if not (callable(weight) or isinstance(weight, Balanced | int | float)):
+            raise InputError(f"weight: a number, a schedule or Balanced(c), got {weight!r}")
+        self.weight, self.loss_fn, self.reduction = weight, loss_fn, choose("reduction", reduction, ("mean", "sum"))
+        self.seed, self.max_batch = seed, max_batch
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("ratio", torch.full((), torch.nan))
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor | None = None, ids: Any = None) -> Loss:
+        if torch.is_inference_mode_enabled():  # its tensors have no gradients, which attributions need
+            with torch.inference_mode(False), torch.no_grad():
+                return self.forward(model, x.clone(), None if y is None else y.clone(), ids)
+        loss = self.loss(self._passes(model, x, y, ids))
+        if self.training:
+            self.step += 1
+        return loss
+
+    def loss(self, passes: Passes) -> Loss:
+        raise NotImplementedError
+
+    def _passes(self, model: nn.Module, x: Tensor, y: Tensor | None, ids: Any) -> Passes:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model: expected an nn.Module, got {type(model).__name__}")
+        if self.second_order:
+            _refuse_compiled(model, type(self).__name__)
+        if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
+            raise InputError(
+                f"x: expected a batch (B, *F) of floating numbers, got {tuple(x.shape)} of {x.dtype}; "
+                "for tokens train on their embeddings"
+            )
+        ids = torch.arange(len(x)) if ids is None else torch.as_tensor(ids, dtype=torch.int64)
+        for what, given in (("ids", ids), ("y", y)):
+            if given is not None and (given.ndim == 0 or len(given) != len(x) or (what == "ids" and given.ndim > 1)):
+                raise InputError(f"{what}: shape {tuple(given.shape)} for {len(x)} inputs; one for each is needed")
+        bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        return Passes(
+            model, bare, x.detach(), y, ids.to(x.device), int(self.step), Key(self.seed, "train"), self.loss_fn,
+            self.max_batch,
+        )  # fmt: skip
+
+    def _reduce(self, total: Tensor, count: int) -> Tensor:
+        return total / count if self.reduction == "mean" else total
+
+    def _weight(self, passes: Passes, part: Callable[[], Tensor]) -> Tensor | float:
+        """The weight of this step; ``part``: the unweighted part, for :class:`Balanced` (both sums over the batch)."""
+        if not isinstance(self.weight, Balanced):
+            return _at(self.weight, passes.step)
+        ratio = self.ratio
+        if ratio.isnan():
+            with torch.no_grad():
+                first = passes.fold(lambda i, graph: passes.losses(passes.x[i], i, i), lambda v, _: v.sum(), 1)
+                both = torch.stack([first.float(), part().detach().float()])
+                if isinstance(passes.model, nn.parallel.DistributedDataParallel):  # the same weight on every rank
+                    torch.distributed.all_reduce(both, group=passes.model.process_group)
+            if not both[1]:
+                raise InputError("weight: Balanced divides by the unweighted part, which is 0 here; give a number")
+            ratio = both[0] / both[1].abs()
+            if self.training:
+                self.ratio.copy_(ratio)
+        return _at(self.weight.c, passes.step) * ratio.to(passes.x.device)
+
+
+class Regulariser(TrainingObjective):
+    """Interface of an objective without the task loss: ``total`` = weight × value, to be added to yours."""
+
+    name: ClassVar[str]
+
+    def value(self, passes: Passes) -> Tensor:
+        """The sum over the batch, ()."""
+        raise NotImplementedError
+
+    def loss(self, passes: Passes) -> Loss:
+        return self.weighted(passes, self.value(passes))
+
+    def weighted(self, passes: Passes, total: Tensor, **more: Tensor) -> Loss:
+        weight = self._weight(passes, lambda: total)
+        value = self._reduce(total, len(passes)).to(torch.promote_types(passes.x.dtype, torch.float32))
+        return Loss(weight * value, parts(weight, **{self.name: value}, **more))
+
+
+def parts(weight: Tensor | float, **values: Tensor) -> dict[str, Tensor]:
+    some = next(iter(values.values()))
+    return {name: value.detach() for name, value in values.items()} | {
+        "weight": torch.as_tensor(weight).to(some.device)
+    }
+
+
+def _refuse_compiled(model: nn.Module, name: str) -> None:
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    optimized = () if frames is None else (frames.OptimizedModule,)
+    for module in model.modules():
+        if isinstance(module, optimized) or module._compiled_call_impl is not None:
+            raise InputError(
+                f"model: {type(module).__name__} is compiled, and {name} differentiates twice, which torch.compile does not "
+                "support; pass the original module (the compiled one's _orig_mod: they share their parameters)"
+            )
