@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 import twins
+import twins_more
+import twins_perturbation
 from nets import Small, bound, images
 from torch import nn
 from twins import SEED
@@ -30,7 +32,7 @@ from consilience.explainers import (
 from consilience.features import Elements, Pixels
 from consilience.score import Score
 
-TABLE = [*twins.TABLE]
+TABLE = [*twins.TABLE, *twins_more.TABLE, *twins_perturbation.TABLE]
 rows = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.explainer.name)
 
 
@@ -194,7 +196,7 @@ def test_names():
     assert Stack([SmoothGrad(), SmoothGrad(5)]).names == ("smoothgrad", "smoothgrad_2")
     with pytest.raises(ValueError, match="did you mean 'smoothgrad'"):
         resolve("smothgrad")
-    with pytest.raises(ValueError, match="names or explainers"):
+    with pytest.raises(ValueError, match="names, explainers"):
         resolve([3])
 
 

@@ -1,4 +1,4 @@
-"""consilience: feature attributions, their quality, and the best combination of them.
+"""consilience: feature attributions, their quality, the best combination of them, and training for better ones.
 
 >>> import torch, consilience as cs
 >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
@@ -9,17 +9,27 @@
 
 from __future__ import annotations
 
-from . import explainers
-from .consensus import Consensus, Draws, Explanation, explain, load
-from .errors import ConsilienceError, InputError, MissingExtra, UnsupportedOp
+from . import explainers, measures, train
+from .adapters import pack, segmentation, text
+from .consensus import Consensus, Draws, Explanation, evaluate, explain, load
+from .errors import ConsilienceError as ConsilienceError
+from .errors import InputError as InputError
+from .errors import MissingExtra as MissingExtra
+from .errors import UnsupportedOp as UnsupportedOp
+from .explainers import captum
 from .features import Elements, Patches, Pixels, Segments
 from .metrics import AverageSensitivity, Infidelity
-from .neighbourhood import Ball, Baseline, Gaussian, Uniform
+from .neighbourhood import Ball as Ball
+from .neighbourhood import Baseline
+from .neighbourhood import Gaussian as Gaussian
+from .neighbourhood import Uniform as Uniform
 from .objective import Front, Objective
 from .score import Score
+from .units import Columns, Windows
 
+# The names to know. Errors and neighbourhoods are importable from here too: cs.InputError, cs.Gaussian, …
 __all__ = [
-    "AverageSensitivity", "Ball", "Baseline", "Consensus", "ConsilienceError", "Draws", "Elements", "Explanation", "Front",
-    "Gaussian", "Infidelity", "InputError", "MissingExtra", "Objective", "Patches", "Pixels", "Score", "Segments", "Uniform",
-    "UnsupportedOp", "explain", "explainers", "load",
+    "AverageSensitivity", "Baseline", "Columns", "Consensus", "Draws", "Elements", "Explanation", "Front",
+    "Infidelity", "Objective", "Patches", "Pixels", "Score", "Segments", "Windows", "captum", "evaluate", "explain",
+    "explainers", "load", "measures", "pack", "segmentation", "text", "train",
 ]  # fmt: skip

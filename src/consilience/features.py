@@ -1,7 +1,7 @@
-"""What is attributed: a partition of an input's elements into features.
+"""What is attributed: a partition of an input's elements into features; here the interface, and images.
 
-A feature is a set of elements of the input; every element belongs to exactly one. Attributions add over the elements
-of a feature (``reduce``), a feature's value is spread evenly over its elements (``spread``, so that
+A feature is a set of elements of the input; every element belongs to one, or to none (padding). Attributions add over the
+elements of a feature (``reduce``), a feature's value is spread evenly over its elements (``spread``, so that
 ``reduce(spread(a)) = a``), and a subset of features selects elements (``mask``). F are the input's axes, A the
 features' axes. ``owner`` (N,) says to which input of the batch each row belongs, for partitions that differ by input.
 """
@@ -32,6 +32,10 @@ class Features:
         """(N, *F) → (N, *A): sums over the elements of each feature."""
         raise NotImplementedError
 
+    def reduce_gradient(self, values: Tensor, owner: Tensor) -> Tensor:
+        """(N, *F) → (N, *A) for gradients: sums too, unless a feature's elements are the coordinates of a vector."""
+        return self.reduce(values, owner)
+
     def expand(self, values: Tensor, owner: Tensor, shape: Sequence[int]) -> Tensor:
         """(N, *A) → (N, *F): each element gets its feature's value."""
         raise NotImplementedError
@@ -48,6 +52,10 @@ class Features:
     def mask(self, subsets: Tensor, owner: Tensor, shape: Sequence[int]) -> Tensor:
         """(N, *A) bool → (N, *F) bool."""
         return self.expand(subsets, owner, shape)
+
+    def movable(self, shape: Sequence[int]) -> Tensor | None:
+        """The elements that noise may move, bool of shape F or (B, …) broadcastable to (B, *F); None: all of them."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def find(module: nn.Module, run: Callable[[], Tensor], spatial: tuple[int, int])
     """The last spatial output of ``module`` whose gradient is non-zero at two or more places.
 
     A class-token transformer's last block has a gradient at that token only, so the last block's first norm is found.
-    Attention matrices and heads are left out, and token outputs of another width than the residual stream (qkv, MLP).
+    Attention matrices and heads are left out, and token outputs of another width than the residual stream (qkv, MLP);
+    projections of tokens (queries, keys, values) are taken only if there is nothing else.
 
     Args:
         run: one forward pass, under grad, from an input that requires it to the scores (N,).
@@ -53,19 +54,25 @@ def find(module: nn.Module, run: Callable[[], Tensor], spatial: tuple[int, int])
         InputError: the scores have no graph, or no output qualifies; says what was tried.
     """
     seen, grads = _probe(module, run)
-    lengths = {
-        tensor.shape[1]: tensor.shape[2] for _, _, tensor in seen if tensor.ndim == 3
-    }  # T → the last one's width
-    tried = []
+    projected = {name for name, child in module.named_modules() if isinstance(child, nn.Linear)}
+    tokens = [(name, tensor) for name, _, tensor in seen if tensor.ndim == 3 and tensor.shape[2] > 1]
+    lengths = {tensor.shape[1]: tensor.shape[2] for name, tensor in tokens}  # T → the width of the last one,
+    lengths |= {tensor.shape[1]: tensor.shape[2] for name, tensor in tokens if name not in projected}  # no projection
+    known, spare, tried = _grids(seen), None, []
     for (name, call, tensor), grad in zip(reversed(seen), reversed(grads), strict=True):
-        layer = _read(name, call, tensor, spatial)
+        layer = _read(name, call, tensor, spatial, known)
         if layer is None or (tensor.ndim == 4 and layer.layout == "NCHW" and tensor.shape[2] in lengths):
             continue
         if layer.layout == "tokens" and tensor.shape[2] != lengths[tensor.shape[1]]:
             continue
-        if grad is not None and int((to_grid(grad, layer) != 0).any(1).any(0).sum()) > 1:
+        if grad is None or int((to_grid(grad, layer) != 0).any(1).any(0).sum()) < 2:
+            tried.append(str(layer))
+        elif layer.layout == "tokens" and name in projected:
+            spare = spare or layer
+        else:
             return layer
-        tried.append(str(layer))
+    if spare:
+        return spare
     names = list(dict.fromkeys(name for name, _, _ in reversed(seen)))
     raise InputError(
         f"layer: none of {len(seen)} outputs has a gradient over space for an input of {spatial[0]} × {spatial[1]}"
@@ -88,7 +95,7 @@ def named(module: nn.Module, name: str, run: Callable[[], Tensor], spatial: tupl
         run()
     outputs = [(call, tensor) for found, call, tensor in seen if found == path and which in ("", str(call))]
     for call, tensor in reversed(outputs):
-        if layer := _read(path, call, tensor, spatial):
+        if layer := _read(path, call, tensor, spatial, _grids(seen)):
             return layer
     shapes = ", ".join(str(tuple(tensor.shape)) for _, tensor in outputs) or "no tensor"
     raise InputError(
@@ -133,8 +140,16 @@ def to_grid(tensor: Tensor, layer: Layer) -> Tensor:
 # -- inside ------------------------------------------------------------------------------------------------------------
 
 
-def _read(name: str, call: int, tensor: Tensor, spatial: tuple[int, int]) -> Layer | None:
-    """How an output lies on the image, by its shape; None if it does not."""
+def _grids(seen: Sequence[tuple[str, int, Tensor]]) -> set[tuple[int, int]]:
+    """(h, w) of the outputs that have them, e.g. of a convolution that embeds patches."""
+    return {(tensor.shape[2], tensor.shape[3]) for _, _, tensor in seen if tensor.ndim == 4}
+
+
+def _read(
+    name: str, call: int, tensor: Tensor, spatial: tuple[int, int], known: set[tuple[int, int]] | None = None
+) -> Layer | None:
+    """How an output lies on the image, by its shape; None if it does not. Tokens lie on a ``known`` grid if they can, and
+    have else the fewest tokens in front."""
     height, width = spatial
     if tensor.ndim == 4:
 
@@ -147,13 +162,16 @@ def _read(name: str, call: int, tensor: Tensor, spatial: tuple[int, int]) -> Lay
             (misfit(second, third), "NCHW", (second, third)), (misfit(first, second), "NHWC", (first, second))
         )
         return Layer(name, call, layout, grid) if best <= math.log(2) else None
-    if tensor.ndim == 3:
+    if tensor.ndim == 3 and tensor.shape[2] > 1:  # not (N, C, 1), the mean over tokens: C may well be a square
         strides = range(1, max(spatial) + 1)
         grids = {(height // s, width // s) for s in strides} | {(-(-height // s), -(-width // s)) for s in strides}
         sizes = {h * w: (h, w) for h, w in sorted(grids) if h * w > 1}
-        for prefix in range(MAX_PREFIX + 1):
-            if tensor.shape[1] - prefix in sizes:
-                return Layer(name, call, "tokens", sizes[tensor.shape[1] - prefix], prefix)
+        fits = [
+            (prefix, sizes[count]) for prefix in range(MAX_PREFIX + 1) if (count := tensor.shape[1] - prefix) in sizes
+        ]
+        if fits:
+            prefix, grid = min(fits, key=lambda fit: fit[1] not in (known or ()))
+            return Layer(name, call, "tokens", grid, prefix)
     return None
 
 

@@ -7,8 +7,8 @@ function of the key, the ids and the sample numbers, so any chunking of ``sample
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,12 +28,24 @@ class Points:
     ids: Tensor
     inputs: int = 0
     """B, the number of inputs that owners count; 0: not known."""
+    unit: Tensor | None = None
+    """The unit of noise, of shape F or (B, …) by owner, broadcastable; 0 where noise leaves an element as it is; None: 1."""
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index) -> Points:
-        return Points(self.x[index], self.owner[index], self.ids[index], self.inputs)
+        return replace(self, x=self.x[index], owner=self.owner[index], ids=self.ids[index])
+
+    def scaled(self, noise: Tensor) -> Tensor:
+        """Noise (N·s, *F) in the points' unit."""
+        if self.unit is None:
+            return noise
+        unit = self.unit.to(noise.device)
+        if unit.ndim == self.x.ndim:
+            owner = self.owner if len(unit) > 1 else torch.zeros_like(self.owner)
+            unit = unit[owner].repeat_interleave(len(noise) // len(self), 0)
+        return noise * unit
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class Cloud:
 
     ``points`` (n·s, *F); ``owner`` (n·s,); ``weights`` (s,), which sum to 1 over all samples of the neighbourhood;
     ``origin`` (n·s, *F) where paths start and ``delta`` where they lead from there, or None; ``masks`` (n·s, *A) of the
-    features taken away, or None.
+    features taken away (True, or the share that is gone), or None; ``present`` (n, *A): the features that each point has.
     """
 
     points: Tensor
@@ -52,6 +64,7 @@ class Cloud:
     origin: Tensor | None = None
     delta: Tensor | None = None
     masks: Tensor | None = None
+    present: Tensor | None = None
 
     def split(self, values: Tensor) -> Tensor:
         """(n·s, …) → (n, s, …)."""
@@ -60,7 +73,8 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What stands for "absent". ``kind``: zero, constant, mean (per channel), blur (Gaussian, σ pixels), given, samples.
+    """What stands for "absent". ``kind``: zero, constant, mean (per channel), blur (Gaussian, σ pixels), given, samples,
+    auto (blur for images, zero for anything else).
 
     Computed from the point itself, so an explainer stays a function of its point. ``given`` has shape F or (B, *F);
     ``samples`` has shape (n, *F), of which each draw takes one. The blur's kernel is renormalised at the borders.
@@ -70,11 +84,15 @@ class Baseline:
     value: float = 0.0
     sigma: float = 10.0
     tensor: Tensor | None = field(default=None, compare=False)
-    tag: int = 0  # identity of the tensor, for equality of needs
+    tag: int = field(default=0, repr=False)  # identity of the tensor, for equality of needs
 
     @classmethod
-    def of(cls, spec: Baseline | str | float | Tensor | np.ndarray | None) -> Baseline:
-        """None → zero; a number → constant; a name; an array → one baseline of shape F or (B, *F)."""
+    def of(cls, spec: Baseline | str | float | Tensor | np.ndarray | None, x: Tensor | None = None) -> Baseline:
+        """None → zero; a number → constant; a name; an array → one baseline of shape F or (B, *F).
+
+        With the inputs ``x`` (B, *F) at hand, rows that are not one for each input, or that are the inputs themselves (which
+        would explain nothing), are a data set.
+        """
         if isinstance(spec, Baseline):
             return spec
         if spec is None:
@@ -84,7 +102,11 @@ class Baseline:
         if isinstance(spec, (int, float)):
             return cls("constant", value=float(spec))
         if isinstance(spec, Tensor | np.ndarray):
-            return cls("given", tensor=torch.as_tensor(spec), tag=id(spec))
+            tensor = torch.as_tensor(spec)
+            if x is not None and tensor.ndim == x.ndim and len(tensor) > 1:
+                if len(tensor) != len(x) or torch.equal(tensor.to(x), x):
+                    return cls.samples(spec)
+            return cls("given", tensor=tensor, tag=id(spec))
         tensor = torch.as_tensor(spec)  # a list: its copy dies with this object, so it is known by what it holds
         return cls("given", tensor=tensor, tag=hash(tensor.numpy().tobytes()))
 
@@ -93,16 +115,22 @@ class Baseline:
         """A data set (n, *F) from which each draw takes one row."""
         return cls("samples", tensor=torch.as_tensor(data), tag=id(data))
 
+    def one(self) -> Baseline:
+        """For what integrates from one baseline: the mean row of a data set; anything else as it is."""
+        if self.kind != "samples" or self.tensor is None:
+            return self
+        return Baseline("given", tensor=self.tensor.double().mean(0), tag=self.tag)
+
     def at(self, points: Points) -> Tensor:
         """(N, *F): the baseline of each point; not for samples."""
         x = points.x
-        if self.kind == "zero":
+        if self.kind == "zero" or (self.kind == "auto" and x.ndim != 4):
             return torch.zeros_like(x)
         if self.kind == "constant":
             return torch.full_like(x, self.value)
         if self.kind == "mean":
             return x.mean(dim=tuple(range(2 if x.ndim > 2 else 1, x.ndim)), keepdim=True).expand_as(x)
-        if self.kind == "blur":
+        if self.kind in ("blur", "auto"):
             return blur(x, self.sigma)
         given = self._tensor(x)
         if given.shape == x.shape[1:]:
@@ -127,7 +155,7 @@ class Baseline:
         data = self._tensor(points.x)
         if data.shape[1:] != points.x.shape[1:]:
             raise InputError(f"baselines: rows of shape {tuple(data.shape[1:])} for inputs {tuple(points.x.shape[1:])}")
-        u = _noise(key.uniform, points, samples, ())
+        u = shared(key.uniform, points, samples, ())
         return data[(u * len(data)).long().clamp(max=len(data) - 1)]
 
     def _tensor(self, x: Tensor) -> Tensor:
@@ -147,7 +175,7 @@ def blur(x: Tensor, sigma: float) -> Tensor:
     return x
 
 
-def _noise(draw, points: Points, samples: range, shape: Sequence[int]) -> Tensor:
+def shared(draw, points: Points, samples: range, shape: Sequence[int]) -> Tensor:
     """(N·s, *shape) in float32: drawn once for each distinct id, then handed to every point that has it."""
     ids, where = points.ids.unique(return_inverse=True)
     s = len(samples)
@@ -194,29 +222,31 @@ class Point(Neighbourhood):
 
 @dataclass(frozen=True)
 class Uniform(Neighbourhood):
-    """x + ε, ε ~ U[−radius, radius] per element: also the L∞ ball. Unit: the model's input."""
+    """x + ε, ε ~ U[−radius, radius] per element: also the L∞ ball. Unit: the points' own if they have one (the standard
+    deviation of a table's columns, of a text's embeddings), else the model's input; so for the other neighbourhoods."""
 
     radius: float = 0.1
 
     def draw(self, points, samples, key, total):
-        noise = _noise(key.uniform, points, samples, points.x.shape[1:]).mul_(2).sub_(1)
-        return self._around(points, samples, noise.mul_(self.radius), total)
+        noise = shared(key.uniform, points, samples, points.x.shape[1:]).mul_(2).sub_(1)
+        return self._around(points, samples, points.scaled(noise.mul_(self.radius)), total)
 
 
 @dataclass(frozen=True)
 class Gaussian(Neighbourhood):
-    """x + σ N(0, I). ``relative``: σ is a share of the point's own range max x − min x, as in the SmoothGrad paper."""
+    """x + σ N(0, I). ``relative``: σ is a share of the point's own range max x − min x, as in the SmoothGrad paper, unless
+    the points have a unit: the range of a row whose columns measure different things is none."""
 
     sigma: float = 0.15
     relative: bool = False
 
     def draw(self, points, samples, key, total):
-        noise = _noise(key.normal, points, samples, points.x.shape[1:])
-        if self.relative:
+        noise = shared(key.normal, points, samples, points.x.shape[1:])
+        if self.relative and points.unit is None:
             flat = points.x.detach().flatten(1)
             span = (flat.amax(1) - flat.amin(1)).repeat_interleave(len(samples), 0)
             noise = noise * span.view(-1, *[1] * (points.x.ndim - 1))
-        return self._around(points, samples, noise * self.sigma, total)
+        return self._around(points, samples, points.scaled(noise * self.sigma), total)
 
 
 @dataclass(frozen=True)
@@ -227,10 +257,15 @@ class Ball(Neighbourhood):
 
     def draw(self, points, samples, key, total):
         shape = points.x.shape[1:]
-        noise = _noise((key / "direction").normal, points, samples, shape)
-        length = _noise((key / "length").uniform, points, samples, ()) ** (1 / math.prod(shape))
+        noise = shared((key / "direction").normal, points, samples, shape)
+        dims: int | Tensor = math.prod(shape)
+        if points.unit is not None:
+            free = points.scaled(torch.ones_like(noise)) != 0
+            noise, dims = noise * free, free.flatten(1).sum(1).clamp(min=1)
+        length = shared((key / "length").uniform, points, samples, ()) ** (1 / dims)
         norm = noise.flatten(1).norm(dim=1)
-        return self._around(points, samples, noise * (self.radius * length / norm).view(-1, *[1] * len(shape)), total)
+        noise = noise * (self.radius * length / norm.clamp(min=1e-30)).view(-1, *[1] * len(shape))
+        return self._around(points, samples, points.scaled(noise), total)
 
 
 @dataclass(frozen=True)
@@ -249,7 +284,7 @@ class Path(Neighbourhood):
         s, dims = len(samples), points.x.ndim - 1
         x = points.x.repeat_interleave(s, 0)
         if self.noise:
-            x = x + self.noise * _noise((key / "noise").normal, points, samples, x.shape[1:]).to(x)
+            x = x + points.scaled(self.noise * shared((key / "noise").normal, points, samples, x.shape[1:]).to(x)).to(x)
         origin = self.baseline.drawn(points, samples, key / "baseline")
         if self.steps:
             nodes, weights = np.polynomial.legendre.leggauss(self.steps)
@@ -257,7 +292,7 @@ class Path(Neighbourhood):
             alpha = torch.as_tensor((nodes[part] + 1) / 2, device=x.device, dtype=x.dtype).repeat(len(points))
             weight = torch.as_tensor(weights[part] / 2, device=x.device, dtype=_wide(x))
         else:
-            alpha = _noise((key / "alpha").uniform, points, samples, ()).to(x)
+            alpha = shared((key / "alpha").uniform, points, samples, ()).to(x)
             weight = _even(points, samples, total)
         rows = origin + alpha.view(-1, *[1] * dims) * (x - origin)
         return Cloud(rows, points.owner.repeat_interleave(s), weight, samples, origin, x - origin)
@@ -288,17 +323,48 @@ class Masked(Neighbourhood):
     baseline: Baseline = Baseline("blur")
 
     def draw(self, points, samples, key, total):
-        s, shape = len(samples), points.x.shape[1:]
-        owner = points.owner.repeat_interleave(s)
-        axes = self.features.shape(shape)
-        present = (self.features.sizes(points.owner, shape) > 0).flatten(1).repeat_interleave(s, 0)
-        words = _noise(lambda ids, sample, dims: key.bits(ids, sample, math.prod(dims)), points, samples, axes)
-        count = (present.sum(1) * self.share).long().clamp(min=1)
-        words = words.masked_fill(~present, 2**32)  # after every word of a feature that the input has
-        masks = (words.argsort(dim=1, stable=True).argsort(dim=1) < count[:, None]).unflatten(1, axes)
-        origin = self.baseline.drawn(points, samples, key / "baseline")
-        rows = torch.where(self.features.mask(masks, owner, shape), origin, points.x.repeat_interleave(s, 0))
-        return Cloud(rows, owner, _even(points, samples, total), samples, origin, masks=masks)
+        has = present(self.features, points)
+        count = (has.sum(1) * self.share).long().clamp(min=1)
+        masks = ranks(key, points, samples, has) < count[:, None, None]
+        return without(points, samples, masks, has, self.features, self.baseline, key, total)
+
+
+def present(features: Features, points: Points) -> Tensor:
+    """(N, A) bool: the features that each point has."""
+    return (features.sizes(points.owner, points.x.shape[1:]) > 0).flatten(1)
+
+
+def words(key: Key, points: Points, samples: range, count: int) -> Tensor:
+    """(N, s, count): keyed 32-bit words, the same for points of the same id."""
+    drawn = shared(lambda ids, sample, shape: key.bits(ids, sample, count), points, samples, (count,))
+    return drawn.unflatten(0, (-1, len(samples)))
+
+
+def ranks(key: Key, points: Points, samples: range, has: Tensor) -> Tensor:
+    """(N, s, A): the place of each feature in a random order, in which features that the input lacks come last."""
+    drawn = words(key, points, samples, has.shape[1]).masked_fill(~has[:, None], 2**32)
+    return drawn.argsort(dim=2, stable=True).argsort(dim=2)
+
+
+def without(
+    points: Points,
+    samples: range,
+    masks: Tensor,
+    has: Tensor,
+    features: Features,
+    baseline: Baseline,
+    key: Key,
+    total: int,
+    origin: Tensor | None = None,
+) -> Cloud:
+    """The cloud of the points with the features of ``masks`` (N, s, A) bool replaced by the baseline's values, drawn for
+    each sample unless ``origin`` (N·s, *F) holds them."""
+    s, shape = len(samples), points.x.shape[1:]
+    owner = points.owner.repeat_interleave(s)
+    gone = (masks & has[:, None]).flatten(0, 1).unflatten(1, features.shape(shape))
+    origin = baseline.drawn(points, samples, key / "baseline") if origin is None else origin
+    rows = torch.where(features.mask(gone, owner, shape), origin, points.x.repeat_interleave(s, 0))
+    return Cloud(rows, owner, _even(points, samples, total), samples, origin, masks=gone, present=has)
 
 
 def neighbours(
@@ -310,4 +376,41 @@ def neighbours(
     if redraw:
         numbers = torch.arange(samples.start, samples.stop, device=ids.device) + 1
         ids = fold(ids, numbers.repeat(len(points)))
-    return Points(cloud.points, cloud.owner, ids, points.inputs)
+    return replace(points, x=cloud.points, owner=cloud.owner, ids=ids)
+
+
+def noise_unit(features: Features, x: Tensor, baselines: Baseline | None = None) -> Tensor | None:
+    """The unit of noise around ``x`` (B, *F), for :class:`Points`; None: the model's input.
+
+    For a table with a data set of baselines, the standard deviation of each column there, so that a tenth means the same in
+    every column. Columns that hold only 0 and 1 there, and one-hot blocks of :class:`~consilience.units.Columns`, are left
+    unchanged by noise: half a category is no input. So are tokens that are no features.
+
+    Raises:
+        InputError: the data set has NaN, or rows of another shape.
+    """
+    unit = features.movable(x.shape[1:])
+    unit = None if unit is None else unit.to(device=x.device, dtype=torch.float32)
+    if baselines is None or baselines.kind != "samples" or x.ndim != 2:
+        return unit
+    data = baselines._tensor(x).double()
+    if data.shape[1:] != x.shape[1:] or not bool(data.isfinite().all()):
+        raise InputError(
+            f"baselines: expected a data set (n, {x.shape[1]}) without missing values, got shape {tuple(data.shape)}"
+            + ("; fill the missing values as the model's training data were" if data.shape[1:] == x.shape[1:] else "")
+        )
+    spread = data.std(0, correction=0).masked_fill(((data == 0) | (data == 1)).all(0), 0).float()
+    return spread if unit is None else spread * unit
+
+
+def unmoved(
+    score: Callable[[Tensor, Tensor], Tensor], points: Points, where: Neighbourhood, key: Key, samples: int = 10
+) -> Tensor:
+    """(N,) bool: whether the score is the same at all ``samples`` neighbours.
+
+    So it is around most points of a piecewise-constant model (a forest, a rule list): there every sensitivity is zero, or the
+    explainer's own noise, and says nothing. Costs ``samples`` forward evaluations for each point.
+    """
+    cloud = where.draw(points, range(samples), key, samples)
+    found = cloud.split(score(cloud.points, cloud.owner))
+    return (found == score(points.x, points.owner)[:, None]).all(1)

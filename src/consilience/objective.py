@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import simplex
+from .card import Card
 from .errors import InputError, choose
 from .quadratic import Evidence
 from .simplex import Solution
@@ -26,6 +27,7 @@ class Term:
     """
 
     statistic: ClassVar[str]
+    card: ClassVar[Card]
 
     @property
     def scale_free(self) -> bool:

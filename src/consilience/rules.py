@@ -314,6 +314,8 @@ class _Mode(TorchFunctionMode):
     def guided(self, name: str, func: Any, args: tuple, kwargs: dict, in_place: bool, live: list[Tensor]) -> Any:
         if name in LEAKY or (name == "threshold" and not _rectifies(name, args, kwargs)):
             self.refuse(f"{name!r} is no rectifier")
+        if name.startswith("rnn_relu"):
+            self.refuse(f"{name!r} hides its rectifiers")
         if name in ("maximum", "fmax") and len(live) == 1:
             self.refuse(f"{name!r} with a constant may be a rectifier in disguise", "write it as torch.relu")
         if name in ("mul", "multiply") and len(live) == 2 and (_gated(*live) or _gated(*live[::-1])):

@@ -114,7 +114,8 @@ class Values:
 def borrowed(model: Any, freeze: bool) -> Iterator[None]:
     """Use a module in eval mode and leave no trace: mode, parameters' flags and random state come back, whatever happens.
 
-    ``freeze``: parameters ask for no gradient meanwhile, so that only input gradients are computed and kept.
+    ``freeze``: parameters ask for no gradient meanwhile, so that only input gradients are computed and kept. Under grad, a
+    recurrent network on CUDA runs without cuDNN, whose backward pass refuses eval mode.
     """
     if not isinstance(model, nn.Module):
         with _forked():
@@ -128,7 +129,7 @@ def borrowed(model: Any, freeze: bool) -> Iterator[None]:
                 module.training = False
         for parameter, _ in flags:
             parameter.requires_grad_(False)
-        with _forked():
+        with _forked(), _without_cudnn(torch.is_grad_enabled() and _recurrent(model)):
             yield
     finally:
         for module, training in modes:
@@ -144,6 +145,23 @@ def _forked() -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         torch.manual_seed(0)
         yield
+
+
+def _recurrent(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.RNNBase) and any(p.is_cuda for p in m.parameters()) for m in model.modules())
+
+
+@contextlib.contextmanager
+def _without_cudnn(off: bool) -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    if not off or not cudnn.enabled:
+        yield
+        return
+    cudnn.enabled = False
+    try:
+        yield
+    finally:
+        cudnn.enabled = True
 
 
 class Score:
@@ -300,7 +318,9 @@ class Score:
         """
         gradient = gradient or bool(layers)
         if gradient and self.numpy:
-            raise InputError("model: a NumPy callable has no gradients; use methods that need outputs only")
+            raise InputError(
+                "model: a NumPy callable has no gradients; use methods that need outputs only, e.g. methods='black_box'"
+            )
         chosen = {name: self.layer(name, rows[:1], owner[:1]) for name in layers}
         parts: list[Values] = []
         start, per = 0, 2 if rule == "rescale" else 1
@@ -387,8 +407,12 @@ class Score:
         return self._layers[name]
 
     def module(self) -> nn.Module:
-        """An ``nn.Module`` from rows to (N,) scores, for libraries that want one. Rows must be the B inputs in order,
-        or whole multiples of them, input-major as Captum expands them (each input's copies together)."""
+        """This score as an ``nn.Module``, ``(rows (N, *F), owner (N,)) → (N,)``, for libraries that want one.
+
+        Captum expands rows in two orders, step by step or input by input, and whatever it is given in
+        ``additional_forward_args=(owner,)`` along with them: so every row finds its target. Only for a single input may
+        ``owner`` be left out. Whatever wraps the call decides on gradients, mode and random state.
+        """
         return _Module(self)
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -413,7 +437,7 @@ class Score:
         if outputs.ndim != 2 or len(outputs) != len(rows):
             raise InputError(
                 f"model: its output has shape {tuple(outputs.shape)} for {len(rows)} inputs, not one vector per input; "
-                "wrap the model so that it returns (N, outputs), e.g. pool over space for segmentation"
+                "wrap the model so that it returns (N, outputs); for segmentation, consilience.segmentation(model) does"
             )
         return outputs
 
@@ -474,8 +498,15 @@ class _Module(nn.Module):
         self.score = score
         self.inner = score.model if isinstance(score.model, nn.Module) else None
 
-    def forward(self, rows: Tensor) -> Tensor:
-        if len(rows) % self.score.size:
-            raise InputError(f"rows: {len(rows)} rows are not a multiple of the {self.score.size} inputs")
-        owner = torch.arange(self.score.size, device=rows.device).repeat_interleave(len(rows) // self.score.size)
-        return self.score._pick(self.score._outputs(rows, owner), owner)
+    def forward(self, rows: Tensor, owner: Tensor | None = None) -> Tensor:
+        if owner is None and self.score.size == 1:
+            owner = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        if owner is None or owner.shape != (len(rows),):
+            given = "none" if owner is None else f"shape {tuple(owner.shape)}"
+            raise InputError(
+                f"owner: {len(rows)} rows of {self.score.size} inputs need one owner each, got {given}; give it where the rows "
+                "are given, with Captum as additional_forward_args=(owner,)"
+            )
+        self.score.counts.add(len(rows), torch.is_grad_enabled())
+        # A copy, as everywhere: models that start with an in-place operation must not write to the caller's rows.
+        return self.score._pick(self.score._outputs(rows.clone(memory_format=self.score.layout), owner), owner)

@@ -1,4 +1,4 @@
-"""The command line: ``consilience explain | report | methods | doctor``.
+"""The command line: ``consilience explain | evaluate | report | methods | doctor``.
 
 Exit codes: 0 all done; 1 finished, some inputs failed; 2 nothing done; 130 interrupted.
 """
@@ -39,7 +39,11 @@ def parser() -> argparse.ArgumentParser:
         "--fit-draws", metavar="N|average_sensitivity=10,infidelity=256", help="draws that fit the weights"
     )
     one.add_argument("--fresh-draws", metavar="N|average_sensitivity=20,infidelity=512", help="draws that judge them")
-    one.add_argument("--draws", choices=("paper",), help="the paper's: 50 of each to fit, 200 of each to judge")
+    one.add_argument(
+        "--draws",
+        choices=("auto", "paper"),
+        help="auto: until more would hardly pay; paper: 50 of each to fit, 200 to judge",
+    )
     one.add_argument(
         "--resolved-draws",
         type=int,
@@ -61,8 +65,27 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("directory", metavar="DIR")
     two.add_argument("--out", metavar="FILE", help="default DIR/report.html")
 
-    three = commands.add_parser("methods", help="list methods, presets, objectives and metrics")
+    three = commands.add_parser("methods", help="list methods, objectives, criteria and measures, or show one in full")
     three.add_argument("name", nargs="?", help="show one in full")
+    three.add_argument("--markdown", action="store_true", help="every card, as the documentation has it")
+
+    five = commands.add_parser("evaluate", help="measure methods and their combinations over many images")
+    five.add_argument(
+        "--image", action="append", required=True, metavar="FILE|DIR|sample", help="repeat for more; all in a folder"
+    )
+    _model(five)
+    five.add_argument("--target", default="predicted", metavar="CLASS|predicted")
+    five.add_argument("--methods", default="standard")
+    five.add_argument("--measures", default="default", help="names or a set; see `consilience methods`")
+    five.add_argument("--objective", default="opt", help="of the consensus; none for no consensus")
+    five.add_argument("--rows", help="what to judge (default: methods, mean, consensus)")
+    five.add_argument("--fit-draws", metavar="N|average_sensitivity=10,infidelity=256")
+    five.add_argument("--seed", type=int, default=0)
+    five.add_argument("--device", default="cpu")
+    five.add_argument("--max-batch", default="auto", metavar="N|auto")
+    five.add_argument(
+        "--out", required=True, metavar="FILE.json", help="written after every image; a second run goes on"
+    )
 
     four = commands.add_parser("doctor", help="which methods are valid for a model, and the proof")
     _model(four)
@@ -91,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .explain import run
         elif arguments.command == "report":
             from .remake import run
+        elif arguments.command == "evaluate":
+            from .evaluate import run
         elif arguments.command == "methods":
             from .methods import run
         else:

@@ -90,16 +90,23 @@ def _check(arguments: argparse.Namespace) -> tuple[list[Explainer], int | str]:
     Draws.of(arguments.fresh_draws, FRESH, "--fresh-draws")
     if arguments.resolved_draws < 0:
         raise InputError(f"--resolved-draws: 0 or more, got {arguments.resolved_draws}")
-    max_batch = arguments.max_batch
-    if max_batch != "auto":
-        if not max_batch.isdigit() or int(max_batch) < 1:
-            raise InputError(f"--max-batch: a positive integer or 'auto', got {max_batch!r}")
-        max_batch = int(max_batch)
+    usable_device(arguments.device)
+    return methods, rows_in_flight(arguments.max_batch)
+
+
+def rows_in_flight(given: str) -> int | str:
+    if given == "auto":
+        return given
+    if not given.isdigit() or int(given) < 1:
+        raise InputError(f"--max-batch: a positive integer or 'auto', got {given!r}")
+    return int(given)
+
+
+def usable_device(name: str) -> None:
     try:
-        torch.empty(1, device=arguments.device)
+        torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device: {arguments.device!r} cannot be used ({str(error).splitlines()[0]})") from error
-    return methods, max_batch
+        raise InputError(f"--device: {name!r} cannot be used ({str(error).splitlines()[0]})") from error
 
 
 def _explain(

@@ -1,14 +1,16 @@
-"""``consilience methods``: what there is, one line each; with a name, its whole description."""
+"""``consilience methods``: what there is, one line each; with a name, its card; ``--markdown``, all cards as one page."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
+from typing import Any
 
 from ..consensus import OBJECTIVES, TERMS
 from ..errors import choose
 from ..explainers import METHODS, PRESETS
-from ..metrics import AverageSensitivity, Infidelity
+from ..measures import MEASURES, SETS
+from ..metrics import METRICS
 from ..quadratic import CRITERIA, HIGHER_IS_BETTER
 
 OBJECTIVE_LINES = {
@@ -25,33 +27,72 @@ OBJECTIVE_LINES = {
     "paper_opt": "AGG's: the sum of both, balanced by Frobenius norm",
     "paper_code": "the authors' code: weights solved for β·φ, put on the unscaled φ",
 }
+CARDS: dict[str, dict[str, Any]] = {"Methods": METHODS, "Metrics": METRICS, "Measures": MEASURES}
 
 
 def run(arguments: argparse.Namespace) -> int:
-    things = {**METHODS, **CRITERIA, "AverageSensitivity": AverageSensitivity, "Infidelity": Infidelity}
-    if arguments.name:
-        name = choose("name", arguments.name, [*things, *OBJECTIVES, *PRESETS])
-        if name in things:
-            thing = things[name]
-            print(f"{name}{inspect.signature(thing) if inspect.isclass(thing) else ''}\n\n{inspect.getdoc(thing)}")
-        elif name in OBJECTIVE_LINES:
-            print(f"{name}: {OBJECTIVE_LINES[name]}\n{TERMS.get(name, '')}")
-        else:
-            print(f"{name}:\n" + "\n".join(f"  {e.name:22} {e}" for e in PRESETS[name]))
-        return 0
-    print("Methods")
-    for name, cls in METHODS.items():
-        print(f"  {name:22} {cls.kind:13} {_first(cls)}")
-    print("\nSets of methods")
-    for name, members in PRESETS.items():
-        print(f"  {name:22} {', '.join(e.name for e in members)}")
-    print("\nObjectives (or a sum of criteria, e.g. 'relative_sensitivity + 0.5*infidelity')")
-    for name in OBJECTIVES:
-        print(f"  {name:22} {OBJECTIVE_LINES[name]}")
-    print("\nCriteria")
-    for name, function in CRITERIA.items():
-        print(f"  {name:26} {'higher' if name in HIGHER_IS_BETTER else 'lower'} is better  {_first(function)}")
+    if arguments.markdown:
+        print(markdown(), end="")
+    elif arguments.name:
+        print(describe(arguments.name))
+    else:
+        print(overview())
     return 0
+
+
+def describe(name: str) -> str:
+    """One method, metric, measure, criterion, objective or set in full."""
+    cards = {key: thing for things in CARDS.values() for key, thing in things.items()}
+    name = choose("name", name, [*cards, *CRITERIA, *OBJECTIVES, *PRESETS, *SETS])
+    if name in cards:
+        thing = cards[name]
+        width = max(len(label) for label, _ in thing.card.lines())
+        lines = [f"{label:<{width}}  {text}" for label, text in thing.card.lines()]
+        return "\n".join(
+            [f"{name}: {thing.__name__}{inspect.signature(thing)}", "", *lines, "", inspect.getdoc(thing) or ""]
+        )
+    if name in CRITERIA:
+        better = "higher" if name in HIGHER_IS_BETTER else "lower"
+        return f"{name} ({better} is better)\n\n{inspect.getdoc(CRITERIA[name])}"
+    if name in OBJECTIVE_LINES:
+        return f"{name}: {OBJECTIVE_LINES[name]}\n{TERMS.get(name, '')}"
+    if name in PRESETS:
+        return f"{name}:\n" + "\n".join(f"  {e.name:22} {e}" for e in PRESETS[name])
+    return f"{name}: {', '.join(SETS[name])}"
+
+
+def overview() -> str:
+    lines = ["Methods"]
+    lines += [f"  {name:22} {cls.kind:13} {cls.card.formula}" for name, cls in METHODS.items()]
+    lines += ["", "Sets of methods"]
+    lines += [f"  {name:22} {', '.join(e.name for e in members)}" for name, members in PRESETS.items()]
+    lines += ["", "Objectives (or a sum of criteria, e.g. 'relative_sensitivity + 0.5*infidelity')"]
+    lines += [f"  {name:22} {OBJECTIVE_LINES[name]}" for name in OBJECTIVES]
+    lines += ["", "Criteria of every explanation"]
+    for name in CRITERIA:
+        better = "higher" if name in HIGHER_IS_BETTER else "lower"
+        lines.append(f"  {name:26} {better:6} is better  {_first(CRITERIA[name])}")
+    lines += ["", "Measures of an evaluation"]
+    for name, measure in MEASURES.items():
+        better = f"{measure.card.better} is better" if measure.card.better else ""
+        lines.append(f"  {name:26} {better:16} {measure.card.formula}")
+    lines += ["", "Sets of measures"]
+    lines += [
+        f"  {name:22} {', '.join(members) if name != 'all' else 'every measure'}" for name, members in SETS.items()
+    ]
+    return "\n".join([*lines, "", "`consilience methods NAME` shows one in full."])
+
+
+def markdown() -> str:
+    """Every card as a page for people."""
+    out = ["# Catalogue", "", "Made by `consilience methods --markdown`: what each number means, beside its name.", ""]
+    for section, things in CARDS.items():
+        out += [f"## {section}", ""]
+        for name, thing in things.items():
+            kind = f" ({thing.kind})" if section == "Methods" else ""
+            out += [f"### `{name}`{kind}", ""]
+            out += [f"- **{label}**: {text}" for label, text in thing.card.lines()] + [""]
+    return "\n".join(out)
 
 
 def _first(thing: object) -> str:

@@ -85,6 +85,8 @@ class Evaluator:
         if names != result.rows:
             raise InputError(f"methods: {names} work on this batch, {result.rows} did on the first")
         kept = ready.points.ids.tolist()
+        for measure in self.measures:
+            measure.prepare(task)
         for label, measure in zip(result.measures, self.measures, strict=True):
             numbers, reasons = _numbers(measure, task, kept)
             result.values[label] = np.concatenate([result.values[label], numbers])
@@ -96,6 +98,14 @@ class Evaluator:
         for what in result.evaluations:
             result.evaluations[what] += getattr(ready.score.counts, what)
         return result
+
+    def resume(self, path: str | Path) -> set[int]:
+        """Go on from what an interrupted run with the same settings saved; the ids that are done."""
+        found = Evaluation.load(path)
+        if found.settings != json.loads(json.dumps(self.settings)):
+            raise InputError(f"path: {path} holds an evaluation with other settings; give another file or remove it")
+        self.result = found
+        return {*found.ids, *(int(k[3:]) for k in found.left_out if k.startswith("id "))}
 
     def compute(self) -> Evaluation:
         """What has been judged so far."""
@@ -181,11 +191,7 @@ def evaluate(
     evaluator.settings["data"] = _fingerprint(data)
     done: set[int] = set()
     if path is not None and Path(path).exists():
-        found = Evaluation.load(path)
-        if found.settings != json.loads(json.dumps(evaluator.settings)):
-            raise InputError(f"path: {path} holds an evaluation with other settings; give another file or remove it")
-        evaluator.result, done = found, set(found.ids)
-        done |= {int(k[3:]) for k in found.left_out if k.startswith("id ")}
+        done = evaluator.resume(path)
     total = len(data) if isinstance(data, Tensor | np.ndarray) else _length(data)
     start = 0
     for batch in _batches(data, options):
@@ -218,7 +224,7 @@ def _batches(data: Any, options: Mapping[str, Any], size: int = 8) -> Iterable[A
 
 
 def _parts(batch: Any) -> tuple[Any, Any, Any]:
-    if isinstance(batch, list | tuple):
+    if isinstance(batch, list | tuple) and not all(isinstance(part, str) for part in batch):
         x, y, regions = (*batch, None, None)[:3]
         return x, y, regions
     return batch, None, None

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..explainers import Direct, Explainer, Stack
 from ..features import Features
 from ..keys import Key
-from ..neighbourhood import Points, neighbours
+from ..neighbourhood import Points, neighbours, unmoved
 from ..objective import Aim, Front, Term
 from ..quadratic import CRITERIA, Evidence, exact
 from ..score import Counts, Score
@@ -167,7 +167,8 @@ def explain(
         inputs=points.x,
         index=tuple(left.tolist()),
         reasons=ready.reasons,
-        warnings=tuple(warnings_of(score.outputs[left])),
+        warnings=(*ready.warnings, *_warnings(score, points, setting)),
+        about=dict(ready.about),
         target=score.targets[left],
         predicted=score.outputs[left].argmax(1),
         score=score.clean[left],
@@ -182,6 +183,20 @@ def explain(
             "layers": {name: layer.name for name, layer in score._layers.items()},
         },
     )  # fmt: skip
+
+
+def _warnings(score: Score, points: Points, setting: Setting) -> list[str]:
+    """Of a network, that it gives probabilities; of a black box, what a piecewise-constant one (a forest) makes of
+    sensitivities, which costs ten evaluations for each input."""
+    if isinstance(score.model, nn.Module):
+        return warnings_of(score.outputs[points.owner])
+    same = unmoved(score, points, setting.sensitivity.neighbourhood, Key(setting.seed, "flat"))
+    if not bool(same.any()):
+        return []
+    return [
+        f"the score of {int(same.sum())} of {len(same)} inputs is the same at all neighbours: the model is piecewise constant "
+        "there, so a sensitivity near zero is no merit, and gradients would be zero"
+    ]
 
 
 def mix(rows: Tensor, maps: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..adapters import adapted
 from ..errors import InputError
 from ..explainers import Explainer, Normalised, Stack, resolve
-from ..features import Features, features_for
-from ..neighbourhood import Baseline, Points
+from ..features import Elements, Features, Pixels, features_for
+from ..neighbourhood import Baseline, Points, noise_unit
 from ..objective import Aim
 from ..score import Score
 from .setting import Setting, metrics_of
@@ -33,6 +34,9 @@ class Ready:
     names: tuple[str, ...]
     failed: dict[str, str]
     out: dict[int, str]
+    kwargs: dict[str, Any]
+    about: dict[str, Any]
+    warnings: tuple[str, ...]
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -57,12 +61,15 @@ def prepare(
     max_batch: int | str,
 ) -> Ready:
     """Check the arguments, evaluate the model once, and try every method on one point."""
-    explainers = resolve(methods, baselines, features if isinstance(features, Features) else None)
-    x, numpy = _tensor(x, model)
+    given = adapted(model, x, target, features, baselines, kwargs)
+    model, features = given.model, given.features
+    x, numpy = _tensor(given.x, model)
+    baseline = None if given.baselines is None else Baseline.of(given.baselines, x)
+    explainers = resolve(methods, baseline, features if isinstance(features, Features) else None)
     good, out = _finite(x, model)
     if ids is not None and (len(ids) != len(x) or torch.as_tensor(ids).is_floating_point()):
         raise InputError(f"ids: expected {len(x)} integers, one for each input, got {len(ids)}")
-    score = Score(model, target, kind=kind, kwargs=kwargs, ids=ids, max_batch=max_batch, numpy=numpy)
+    score = Score(model, given.target, kind=kind, kwargs=given.kwargs, ids=ids, max_batch=max_batch, numpy=numpy)
     score = score.at(x, good.nonzero()[:, 0])
     finite = score.outputs.isfinite().all(1)
     for i in (good & ~finite).nonzero()[:, 0].tolist():
@@ -75,18 +82,24 @@ def prepare(
         )
     kept = x[left]
     # Owners keep the caller's numbering, so targets, keyword tensors, baselines and segments stay with their input.
-    points = Points(kept, left, score.ids[left], len(x))
+    what = features_for(features, x.shape[1:])
+    unit = noise_unit(what, x, baseline) if given.unit is None else given.unit
+    points = Points(kept, left, score.ids[left], len(x), unit)
     everything = Stack(explainers, seed)
     stack, failed = everything.usable(score, points)
-    what = features_for(features, x.shape[1:])
     sensitivity, infidelity = metrics_of(goal)
-    if baselines is not None and infidelity.baseline is None and Baseline.of(baselines).kind != "samples":
-        infidelity = replace(infidelity, baseline=baselines)
+    if infidelity.baseline is None and baseline is not None:
+        infidelity = replace(infidelity, baseline=baseline)
+    if infidelity.features is None and features is not None and not isinstance(what, Pixels | Elements):
+        infidelity = replace(infidelity, features=what)
     setting = Setting(
         Normalised(stack, what, sign or ("abs" if x.ndim == 4 else "keep"), scale),
         tuple(everything.names.index(name) for name in stack.names), len(everything), sensitivity, infidelity, seed,
     )  # fmt: skip
-    return Ready(x, left, score, points, setting, explainers, everything.names, failed, out)
+    return Ready(
+        x, left, score, points, setting, explainers, everything.names, failed, out, dict(given.kwargs),
+        dict(given.about), given.warnings,
+    )  # fmt: skip
 
 
 def warnings_of(outputs: Tensor) -> list[str]:

@@ -91,6 +91,11 @@ class Explanation:
         lines = [f"{what} left out: {why}" for what, why in self.reasons.items()]
         return "\n".join([text_table([self.record(i) for i in range(len(self))]), *lines])
 
+    @property
+    def tokens(self) -> list[list[str]] | None:
+        """Of texts: (B, T) tokens, "" where padded, in the order of the attribution; None for other inputs."""
+        return self.about.get("tokens")
+
     def describe(self, **about: Any) -> Explanation:
         """Add what only the caller knows: ``model``, ``labels``, ``names`` (B,), ``images`` (B, H, W, 3) in 0…1, …"""
         self.about.update(about)

@@ -147,7 +147,8 @@ def derive(maps: Tensor) -> Tensor:
     mean = maps.mean(1)
     sigma = maps.std(1, correction=0)
     epsilon = sigma.flatten(1).mean(1).view(-1, *[1] * (mean.ndim - 1))
-    epsilon = torch.where(epsilon == 0, torch.ones_like(epsilon), epsilon)  # one method, or all alike: var is the mean
+    alike = epsilon <= 1e-6 * mean.abs().flatten(1).amax(1).view_as(epsilon)
+    epsilon = torch.where(alike, torch.ones_like(epsilon), epsilon)  # one method, or all alike: var is the mean
     uniform = torch.ones_like(mean)
     return torch.stack([mean, mean / (sigma + epsilon), _median(maps), _borda(maps), uniform], 1)
 
@@ -183,6 +184,12 @@ def by_quality(evidence: Evidence, working: Sequence[int]) -> Tensor:
 def metrics_of(target: Aim | str) -> tuple[AverageSensitivity, Infidelity]:
     """The metrics an objective is made of, defaults where it has none; one of each kind, since draws are shared."""
     terms = [] if isinstance(target, str) else [term for _, term in target.terms]
+    for term in terms:
+        if not isinstance(term, AverageSensitivity | Infidelity):
+            raise InputError(
+                f"objective: explanations are solved for AverageSensitivity and Infidelity; {type(term).__name__} can be "
+                "trained for (cs.train.Penalty) and measured (cs.evaluate)"
+            )
     found = []
     for kind in (AverageSensitivity, Infidelity):
         mine = [term for term in terms if isinstance(term, kind)]

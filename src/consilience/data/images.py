@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 2**26
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """The most pixels (width × height, 67 million) that :func:`read_image` decodes: the header is asked before decoding."""
 
 _SAMPLES = {
@@ -65,14 +66,22 @@ def samples() -> list[str]:
 
 
 def expand(images: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Replace each ``sample`` by ``sample:NAME`` for every packaged photograph; everything else is kept as it is.
+    """Replace ``sample`` by ``sample:NAME`` for every packaged photograph, and a folder by the pictures in it, by name.
 
     >>> expand(["cat.jpg", "sample"])[:2]
     ['cat.jpg', 'sample:coffee']
     """
     names: list[str] = []
     for image in images:
-        names += [f"sample:{name}" for name in samples()] if image == "sample" else [os.fspath(image)]
+        if image == "sample":
+            names += [f"sample:{name}" for name in samples()]
+        elif os.path.isdir(image):
+            inside = sorted(entry.path for entry in os.scandir(image) if entry.name.lower().endswith(SUFFIXES))
+            if not inside:
+                raise InputError(f"{os.fspath(image)}: no pictures in this folder ({', '.join(SUFFIXES)})")
+            names += inside
+        else:
+            names.append(os.fspath(image))
     return names
 
 

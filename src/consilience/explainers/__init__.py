@@ -7,22 +7,31 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ..errors import InputError, choose
-from ..features import Features
+from ..features import Features, Patches
+from ..neighbourhood import Baseline
 from .base import Direct, Explainer, Need
-from .cam import EigenCAM, GradCAM, GradCAMPlusPlus
+from .bridge import Function, captum, foreign
+from .cam import EigenCAM, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM
 from .gradients import GuidedBackprop, InputXGradient, Saliency, SmoothGrad, SmoothGradSquared, UniformGrad, VarGrad
+from .noise import FusionGrad, NoiseGrad
 from .paths import DeepLIFT, ExpectedGradients, GradientSHAP, IntegratedGradients
+from .perturbation import RISE, FeatureAblation, Occlusion
+from .shapley import KernelSHAP, ShapleySampling
 from .stack import Normalised, Stack, unique
+from .surrogates import LIME, MAPLE
 
 METHODS: dict[str, type[Explainer]] = {
     cls.name: cls
     for cls in (
         Saliency, InputXGradient, IntegratedGradients, ExpectedGradients, GradientSHAP, SmoothGrad, SmoothGradSquared,
-        VarGrad, UniformGrad, GuidedBackprop, DeepLIFT, GradCAM, GradCAMPlusPlus, EigenCAM,
+        VarGrad, UniformGrad, NoiseGrad, FusionGrad, GuidedBackprop, DeepLIFT, GradCAM, GradCAMPlusPlus, LayerCAM,
+        ScoreCAM, EigenCAM, FeatureAblation, Occlusion, RISE, LIME, KernelSHAP, ShapleySampling, MAPLE,
     )
 }  # fmt: skip
 
-# Sets of methods by name. "paper" is AGG's Tables 1, 3, 4 and "paper_faithfulness" its Table 2, with the settings of the
+# Sets of methods by name. "black_box" needs outputs only: near x, half removed, and
+# coalitions of every size. "paper" is AGG's Tables 1, 3, 4 and "paper_faithfulness" its Table 2,
+# "paper_perturbation" the perturbation methods of Tables 10 and 11; with the settings of the
 # authors' code: 50 integration steps, 20 noise draws with σ = .5 in units of the normalised input.
 PRESETS: dict[str, tuple[Explainer, ...]] = {
     "standard": (
@@ -30,6 +39,7 @@ PRESETS: dict[str, tuple[Explainer, ...]] = {
         GradCAM(),
     ),
     "gradient": (Saliency(), InputXGradient(), IntegratedGradients(), SmoothGrad(10), SmoothGradSquared(10), VarGrad(10)),
+    "black_box": (FeatureAblation(), LIME(500), ShapleySampling(8)),
     "paper": (
         Saliency(), GuidedBackprop(), DeepLIFT(), IntegratedGradients(50), InputXGradient(),
         SmoothGrad(20, 0.5, relative=False), VarGrad(20, 0.5, relative=False),
@@ -38,6 +48,7 @@ PRESETS: dict[str, tuple[Explainer, ...]] = {
         GradientSHAP(20), IntegratedGradients(50), InputXGradient(), SmoothGrad(20, 0.5, relative=False),
         GradCAM(), GradCAMPlusPlus(), EigenCAM(),
     ),
+    "paper_perturbation": (LIME(features=Patches(16)), ShapleySampling(features=Patches(16)), FeatureAblation(Patches(16))),
 }  # fmt: skip
 
 __all__ = [
@@ -45,9 +56,11 @@ __all__ = [
     "PRESETS",
     "Direct",
     "Explainer",
+    "Function",
     "Need",
     "Normalised",
     "Stack",
+    "captum",
     "resolve",
     "unique",
     *(c.__name__ for c in METHODS.values()),
@@ -57,20 +70,23 @@ __all__ = [
 def resolve(
     methods: str | Explainer | Iterable[str | Explainer], baselines: Any = None, features: Features | None = None
 ) -> list[Explainer]:
-    """A preset's name, method names ("saliency,grad_cam" or a list) or configured explainers → explainers, in order.
+    """A preset's name, method names ("saliency,grad_cam" or a list), configured explainers, Captum's classes and instances,
+    or callables (inputs, target=…) → explainers, in order.
 
-    ``baselines`` and ``features`` go to those given by name that have them.
+    ``baselines`` and ``features`` go to those given by name that have them, and rows of baselines to those that need data.
     """
-    asked = {name: value for name, value in (("baselines", baselines), ("features", features)) if value is not None}
-    if isinstance(methods, Explainer):
-        return [methods]
+    data = baselines.tensor if isinstance(baselines, Baseline) and baselines.kind == "samples" else None
+    pairs = (("baselines", baselines), ("features", features), ("data", data))
+    asked = {name: value for name, value in pairs if value is not None}
+    if not isinstance(methods, Iterable):
+        methods = [methods]
     given = [part.strip() for part in methods.split(",")] if isinstance(methods, str) else list(methods)
     found: list[Explainer] = []
     for item in given:
         if isinstance(item, Explainer):
             found.append(item)
         elif not isinstance(item, str):
-            raise InputError(f"methods: names or explainers, got {type(item).__name__}")
+            found.append(foreign(item))
         elif item in PRESETS:
             found.extend(_with(e, asked) for e in PRESETS[item])
         else:

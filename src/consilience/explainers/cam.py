@@ -1,4 +1,4 @@
-"""Class activation maps: reductions of one layer's activations and their gradients, upsampled to the input.
+"""Class activation maps: reductions of one layer's activations, weighted by gradients or by scores, upsampled to the input.
 
 The layer is found by one probe pass (``layer="auto"``: the last spatial output with a non-zero spatial gradient) or
 named. Activations and gradients ride on the backward pass that saliency makes anyway. A is (N, C, h, w), g its gradient.
@@ -12,8 +12,13 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from ..card import Card
+from ..errors import InputError
 from ..neighbourhood import Points
-from .base import Explainer, Need
+from .base import Direct, Explainer, Need
+
+HEAT = "no unit: a heat map; the sum over an image's channels is the map"
+RIDES = "1 gradient, shared with saliency; one more, once, where the layer has to be found"
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,22 @@ class GradCAM(Explainer):
     layer: str = "auto"
 
     name, kind = "grad_cam", "relevance"
+    card = Card(
+        formula="φ = relu Σ_c ḡ_c A_c, ḡ_c the mean over space of ∂f/∂A_c",
+        source="Selvaraju et al. 2017, arXiv 1610.02391",
+        normalisation=HEAT,
+        cost=RIDES,
+        differences=(
+            (
+                "Captum",
+                "LayerGradCam keeps negative values and the layer's size: relu_attributions=True, then upsample",
+            ),
+            (
+                "pytorch-grad-cam",
+                "each map is shifted and divided to 0…1 and upsampled by OpenCV: equal up to that scaling",
+            ),
+        ),
+    )
 
     @property
     def need(self):
@@ -46,6 +67,19 @@ class GradCAMPlusPlus(Explainer):
     layer: str = "auto"
 
     name, kind = "grad_cam_plus_plus", "relevance"
+    card = Card(
+        formula="φ = relu Σ_c a_c A_c, a_c = Σ_hw α relu(g), α = g² / (2g² + g³ Σ_hw A)",
+        source="Chattopadhay et al. 2018, arXiv 1710.11063; the score in place of its exponential, as in the released code",
+        normalisation=HEAT,
+        cost=RIDES,
+        differences=(
+            (
+                "pytorch-grad-cam",
+                "adds an absolute 10⁻⁶ to the denominator, so that scaling the score changes the map; the guard here is "
+                "relative, and both agree where gradients are large",
+            ),
+        ),
+    )
 
     @property
     def need(self):
@@ -74,6 +108,15 @@ class EigenCAM(Explainer):
     layer: str = "auto"
 
     name, kind = "eigen_cam", "relevance"
+    card = Card(
+        formula="φ = relu(±A v), v the first right singular vector of A (hw × C), the sign that makes the mean positive",
+        source="Muhammad & Yeasin 2020, arXiv 2008.00299",
+        normalisation=HEAT,
+        cost=RIDES + "; one small eigenproblem",
+        differences=(
+            ("pytorch-grad-cam", "centres the channels first, which is another map and leaves its sign undefined"),
+        ),
+    )
 
     @property
     def need(self):
@@ -93,6 +136,107 @@ class EigenCAM(Explainer):
 
     def finish(self, state, points):
         return upsample(state, points)
+
+
+@dataclass(frozen=True)
+class LayerCAM(Explainer):
+    """relu Σ_c relu(g_c) ⊙ A_c: each place has weights of its own, so earlier layers may be read as well (Jiang et al. 2021,
+    doi 10.1109/TIP.2021.3089943)."""
+
+    layer: str = "auto"
+
+    name, kind = "layer_cam", "relevance"
+    card = Card(
+        formula="φ = relu Σ_c relu(∂f/∂A_c) ⊙ A_c",
+        source="Jiang et al. 2021, IEEE Transactions on Image Processing, doi 10.1109/TIP.2021.3089943",
+        normalisation=HEAT,
+        cost=RIDES,
+        differences=(
+            (
+                "pytorch-grad-cam",
+                "each map is shifted and divided to 0…1 and upsampled by OpenCV: equal up to that scaling",
+            ),
+            (
+                "the paper",
+                "scales shallow layers' maps by tanh(2·map / max) before it adds them up; one layer needs none",
+            ),
+        ),
+    )
+
+    @property
+    def need(self):
+        return Need(layer=self.layer)
+
+    def fold(self, state, cloud, values):
+        acts, grads = values.activations[self.layer]
+        return (grads.relu() * acts).sum(1).relu()
+
+    def finish(self, state, points):
+        return upsample(state, points)
+
+
+@dataclass(frozen=True)
+class ScoreCAM(Direct):
+    """relu Σ_c α_c A_c, α = softmax_c f(x ⊙ H_c), H_c the channel A_c upsampled and stretched to 0…1 (Wang et al. 2020,
+    arXiv 1910.01279). The paper subtracts f(baseline), which the softmax does not see.
+
+    Two phases: the activations, then one evaluation for each channel. ``channels`` bounds those: the ones with the largest
+    mean |A| are asked, the others get no weight; None asks all. What a mask takes away becomes 0 in units of the model's
+    input. A channel that is constant over space masks everything.
+    """
+
+    layer: str = "auto"
+    channels: int | None = 512
+
+    name, kind = "score_cam", "relevance"
+    card = Card(
+        formula="φ = relu Σ_c α_c A_c, α = softmax over c of f(x ⊙ H_c), H_c = A_c upsampled, then min–max to 0…1",
+        source="Wang et al. 2020, arXiv 1910.01279, algorithm 1",
+        normalisation=HEAT,
+        perturbation="the input times a map of 0…1: what is taken away becomes 0, the training mean of a normalised input",
+        cost="1 gradient (for the layer), and a forward for each of the layer's channels, 512 at most by default",
+        differences=(
+            (
+                "pytorch-grad-cam",
+                "masks are upsampled with align_corners=True, which shifts them against the map, itself upsampled without, by "
+                "up to half a cell; all channels, channels=None here; equal where the layer has the input's size",
+            ),
+            (
+                "the authors' code",
+                "weighs by the probability itself, without a softmax over channels, and leaves constant channels out",
+            ),
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        if self.channels is not None and self.channels < 1:
+            raise InputError(f"channels: at least 1, or None for all, got {self.channels}")
+
+    def attribute(self, score, points, key):
+        acts = score.evaluate(points.x, points.owner, layers=(self.layer,)).activations[self.layer][0]
+        if self.channels is not None and self.channels < acts.shape[1]:
+            most = acts.abs().mean((2, 3)).topk(self.channels, dim=1).indices
+            acts = acts.gather(1, most[..., None, None].expand(-1, -1, *acts.shape[2:]))
+        each, found = acts.flatten(0, 1)[:, None], []
+        for part in torch.arange(len(each), device=acts.device).split(score.batch.size(False)):
+            masks = stretched(
+                nnf.interpolate(each[part], size=points.x.shape[2:], mode="bilinear", align_corners=False)
+            )
+            which = part // acts.shape[1]
+            found.append(score(points.x[which] * masks.to(points.x), points.owner[which]))
+        weights = torch.cat(found).view(acts.shape[:2]).softmax(1)
+        return upsample((weights[..., None, None] * acts).sum(1).relu(), points)
+
+    def rows(self, shape):
+        """An upper bound: a layer may have fewer channels, or with None any number (512 is planned for)."""
+        return {"forward": self.channels or 512, "gradient": 1}
+
+
+def stretched(maps: Tensor) -> Tensor:
+    """(n, 1, H, W) to 0…1, each by its own range; a constant map becomes 0."""
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    span = high - low
+    return (maps - low) / torch.where(span > 0, span, torch.ones_like(span))
 
 
 def upsample(grid: Tensor, points: Points) -> Tensor:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..card import Card
 from ..neighbourhood import Gaussian, Uniform
 from .base import Explainer, Need, mean
+
+SIGNED = "none: score per unit of the input, signed"
+NOISE = "the input plus N(0, σ²) per element, σ = .15 of the input's range max x − min x"
+DRAWS = "20, keyed by the input's id: the same at its neighbours, and for the three methods on this cloud"
+CLOUD = "a gradient for each sample (20), shared by SmoothGrad, SmoothGrad² and VarGrad of equal settings"
+STDEV = "σ is in units of the input (stdevs): relative=False here, and stdev of that value"
 
 
 @dataclass(frozen=True)
@@ -13,6 +20,19 @@ class Saliency(Explainer):
     """φ = ∇f(x). Signed here; the absolute value is the stage after (Simonyan et al. 2014, arXiv 1312.6034)."""
 
     name, kind = "saliency", "gradient"
+    card = Card(
+        formula="φ = ∇f(x)",
+        source="Simonyan et al. 2014, arXiv 1312.6034",
+        normalisation=SIGNED,
+        cost="1 gradient, shared with all that need the gradient at x",
+        differences=(
+            ("Captum", "takes the absolute value inside: abs=False there, or sign='abs' here"),
+            (
+                "Quantus",
+                "its explain() returns |gradient| summed over channels: features=Pixels and sign='abs' sum first",
+            ),
+        ),
+    )
 
     @property
     def need(self):
@@ -24,6 +44,12 @@ class InputXGradient(Explainer):
     """φ = x ⊙ ∇f(x) (Shrikumar et al. 2016, arXiv 1605.01713)."""
 
     name, kind = "input_x_gradient", "contribution"
+    card = Card(
+        formula="φ = x ⊙ ∇f(x)",
+        source="Shrikumar et al. 2016, arXiv 1605.01713",
+        normalisation="none: in units of the score, signed; x is the model's input, after its normalisation",
+        cost="1 gradient, shared with all that need the gradient at x",
+    )
 
     @property
     def need(self):
@@ -38,6 +64,19 @@ class GuidedBackprop(Explainer):
     """The gradient, with negative gradients stopped at every rectifier (Springenberg et al. 2015, arXiv 1412.6806)."""
 
     name, kind = "guided_backprop", "gradient"
+    card = Card(
+        formula="φ = ∇f(x), with negative gradients set to zero at every rectifier on the way back",
+        source="Springenberg et al. 2015, arXiv 1412.6806",
+        normalisation=SIGNED,
+        cost="1 gradient",
+        differences=(
+            (
+                "Captum",
+                "changes nn.ReLU modules only: functional, in-place and reused calls, and other activations, pass unseen; "
+                "here the former are seen and the latter refused by name; equal for networks of nn.ReLU modules",
+            ),
+        ),
+    )
 
     @property
     def need(self):
@@ -57,6 +96,18 @@ class SmoothGrad(Explainer):
     relative: bool = True
 
     name, kind = "smoothgrad", "gradient"
+    card = Card(
+        formula="φ = E ∇f(x + ε), ε ~ N(0, σ²)",
+        source="Smilkov et al. 2017, arXiv 1706.03825",
+        normalisation=SIGNED,
+        perturbation=NOISE,
+        draws=DRAWS,
+        cost=CLOUD,
+        differences=(
+            ("Captum", "NoiseTunnel: " + STDEV),
+            ("AGG's code", "calls NoiseTunnel with 'smoothgrad_sq' under this name: smoothgrad_squared here"),
+        ),
+    )
 
     @property
     def need(self):
@@ -72,6 +123,15 @@ class SmoothGradSquared(Explainer):
     relative: bool = True
 
     name, kind = "smoothgrad_squared", "relevance"
+    card = Card(
+        formula="φ = E (∇f(x + ε))², ε ~ N(0, σ²)",
+        source="Hooker et al. 2019, arXiv 1806.10758",
+        normalisation="none: (score per unit of the input)², never negative",
+        perturbation=NOISE,
+        draws=DRAWS,
+        cost=CLOUD,
+        differences=(("Captum", "NoiseTunnel, nt_type='smoothgrad_sq': " + STDEV),),
+    )
 
     @property
     def need(self):
@@ -93,6 +153,18 @@ class VarGrad(Explainer):
     relative: bool = True
 
     name, kind = "vargrad", "relevance"
+    card = Card(
+        formula="φ = Var ∇f(x + ε), ε ~ N(0, σ²), divided by n",
+        source="Adebayo et al. 2018, arXiv 1810.03292",
+        normalisation="none: (score per unit of the input)², never negative",
+        perturbation=NOISE,
+        draws=DRAWS,
+        cost=CLOUD,
+        differences=(
+            ("Captum", "NoiseTunnel, nt_type='vargrad': E g² − (E g)², which cancels in float32; " + STDEV),
+            ("AGG's code", "makes the same call for SmoothGrad and VarGrad: both are smoothgrad_squared there"),
+        ),
+    )
 
     @property
     def need(self):
@@ -121,6 +193,14 @@ class UniformGrad(Explainer):
     radius: float = 0.1
 
     name, kind = "uniformgrad", "gradient"
+    card = Card(
+        formula="φ = E ∇f(x + u), u ~ U[−r, r] for each element",
+        source="the gradient averaged over a box, as used by AGG, arXiv 2406.05090, for neighbours",
+        normalisation=SIGNED,
+        perturbation="the input plus U[−.1, .1] per element, in units of the model's input",
+        draws="20, keyed by the input's id",
+        cost="a gradient for each sample (20)",
+    )
 
     @property
     def need(self):

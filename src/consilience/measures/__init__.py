@@ -5,13 +5,72 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..errors import InputError, choose
+from .agreement import (
+    FeatureAgreement,
+    PairwiseRankAgreement,
+    RankAgreement,
+    RankCorrelation,
+    SignAgreement,
+    SignedRankAgreement,
+)  # fmt: skip
 from .base import Measure, Task
+from .curves import (
+    IROF,
+    Deletion,
+    EffectiveComplexity,
+    Insertion,
+    Monotonicity,
+    PixelFlipping,
+    RegionPerturbation,
+    RoadCombined,
+    RoadLeRF,
+    RoadMoRF,
+    Selectivity,
+)  # fmt: skip
+from .localisation import (
+    AttributionLocalisation,
+    LocalisationAUC,
+    PointingGame,
+    RelevanceMass,
+    RelevanceRank,
+    TopKLocalisation,
+)  # fmt: skip
+from .maps import EntropyComplexity, GiniSparseness, TruncatedL2
+from .masking import FaithfulnessCorrelation, FaithfulnessEstimate, Infidelity, MonotonicityCorrelation, SensitivityN
+from .neighbours import RIS, ROS, RRS, AvgSensitivity, KendallTau, LocalLipschitz, MaxSensitivity, TopKIntersection
+from .outputs import Completeness, LocalFidelity
+from .randomisation import MPRT, EfficientMPRT, RandomLogit, SmoothMPRT
 
-MEASURES: dict[str, type[Measure]] = {}
+MEASURES: dict[str, type[Measure]] = {
+    cls.name: cls
+    for cls in (
+        # Stability: the map at neighbours.
+        MaxSensitivity, AvgSensitivity, LocalLipschitz, RIS, RRS, ROS, TopKIntersection, KendallTau,
+        # Faithfulness: features taken away, in the map's order or at random.
+        RoadMoRF, RoadLeRF, RoadCombined, PixelFlipping, Selectivity, RegionPerturbation, Deletion, Insertion, IROF,
+        FaithfulnessCorrelation, FaithfulnessEstimate, SensitivityN, Infidelity, Monotonicity, MonotonicityCorrelation,
+        Completeness, LocalFidelity,
+        # Randomisation: the map of another model, or of another output.
+        MPRT, SmoothMPRT, EfficientMPRT, RandomLogit,
+        # Complexity of the map itself.
+        GiniSparseness, EntropyComplexity, EffectiveComplexity, TruncatedL2,
+        # Where the evidence is known to be.
+        RelevanceMass, RelevanceRank, PointingGame, AttributionLocalisation, TopKLocalisation, LocalisationAUC,
+        # Agreement with the other methods.
+        FeatureAgreement, RankAgreement, SignAgreement, SignedRankAgreement, RankCorrelation, PairwiseRankAgreement,
+    )
+}  # fmt: skip
 
-SETS: dict[str, tuple[str, ...]] = {"default": (), "all": tuple(MEASURES)}
+SETS: dict[str, tuple[str, ...]] = {
+    # One of each kind, cheap beside the explanations themselves.
+    "default": (
+        "avg_sensitivity", "max_sensitivity", "road_combined", "faithfulness_correlation", "infidelity", "random_logit",
+        "gini_sparseness", "rank_correlation",
+    ),
+    "all": tuple(MEASURES),
+}  # fmt: skip
 
-__all__ = ["MEASURES", "SETS", "Measure", "Task", "resolve"]
+__all__ = ["MEASURES", "SETS", "Measure", "Task", "resolve", *(cls.__name__ for cls in MEASURES.values())]
 
 
 def resolve(measures: str | Measure | Iterable[str | Measure]) -> list[Measure]:

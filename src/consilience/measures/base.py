@@ -76,6 +76,9 @@ class Measure:
     undefined: ClassVar[str] = "not defined for this input"
     needs: ClassVar[tuple[str, ...]] = ()
 
+    def prepare(self, task: Task) -> None:
+        """Say what will be asked of the model, before any measure is called, so that one pass can serve several."""
+
     def __call__(self, task: Task) -> Tensor:
         """(B, R): one number for each input and row."""
         raise NotImplementedError

@@ -5,7 +5,14 @@ One law is the contract: for Σw = 1, residuals(Σ wφ) = Σ w residuals(φ) on 
 
 from __future__ import annotations
 
+from ..objective import Term
+from .alignment import Alignment
 from .infidelity import Infidelity
+from .outputs import Completeness, LocalFidelity
 from .sensitivity import AverageSensitivity
 
-__all__ = ["AverageSensitivity", "Infidelity"]
+METRICS: dict[str, type[Term]] = {
+    cls.__name__: cls for cls in (AverageSensitivity, Infidelity, Alignment, LocalFidelity, Completeness)
+}
+
+__all__ = ["METRICS", "Alignment", "AverageSensitivity", "Completeness", "Infidelity", "LocalFidelity"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import simplex
+from ..card import Card
 from ..errors import InputError, choose
 from ..features import Features, coarse
 from ..keys import Key
@@ -41,6 +42,20 @@ class Infidelity(Term):
     baseline: Any = None
     scaling: str = "correlation"
 
+    card = Card(
+        formula="E(β Σ_mask φ − (f(x) − f(x masked)))² / Var Δf; as an objective 1 − ρ|ρ|, ρ = corr(Σ_mask φ, Δf)",
+        source="Yeh et al. 2019, arXiv 1901.09392; Decker et al. 2024 (AGG), §4, arXiv 2406.05090",
+        better="lower",
+        normalisation="one β of either sign fitted on the draws that are judged; Var Δf: a uniform map scores 1",
+        perturbation="int(0.2 K) of K features replaced by the blurred image (σ = 10 px) or zero; unit: see mask_unit",
+        draws="256 masks to fit, 512 fresh (streams 'fit' and 'fresh')",
+        cost="one forward for each mask",
+        differences=(
+            ("Quantus", "no β and no normalisation, pixels in windows: the measure infidelity says how to get its number"),
+            ("Captum", "the perturbation is the caller's; normalize=True fits β: scaling='free'"),
+            ("the authors' code", "β per method, weights put on unscaled maps: scaling='code'"),
+        ),
+    )
     stream = "masks"
     statistic = "responses"
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import simplex
+from ..card import Card
 from ..errors import InputError
 from ..keys import Key
 from ..neighbourhood import Neighbourhood, Points, Uniform, neighbours
@@ -36,6 +37,19 @@ class AverageSensitivity(Term):
     relative: bool = True
     redraw: bool = False
 
+    card = Card(
+        formula="E‖φ(x) − φ(x + ε)‖², relative: divided by ‖φ(x)‖²",
+        source="Decker et al. 2024 (AGG), Definition 4.1, arXiv 2406.05090",
+        better="lower",
+        normalisation="by ‖φ(x)‖² as an objective and as relative_sensitivity; none as average_sensitivity",
+        perturbation="ε ~ U[−0.1, 0.1] per element, in units of the model's input (of a table's columns, where they have one)",
+        draws="10 to fit, 20 fresh (streams 'fit' and 'fresh')",
+        cost="one explanation for each draw",
+        differences=(
+            ("Quantus", "AvgSensitivity is E‖Δφ‖ / ‖φ‖, not squared: the measure avg_sensitivity"),
+            ("the authors' code", "draws SmoothGrad's own noise anew at each neighbour: redraw=True"),
+        ),
+    )
     stream = "sensitivity"
     statistic = "quadratic"
 

@@ -1,0 +1,215 @@
+"""Features taken away and the score asked again: ablation, occlusion, RISE. Outputs only: any callable works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..card import Card
+from ..errors import InputError
+from ..features import Features
+from ..masks import AUTO, Grids, Singles, Sliding, unit
+from ..neighbourhood import Baseline, Cloud, Points
+from ..quadratic import exact
+from ..score import Values
+from .base import Explainer, Need
+
+UNIT = "features (default: about 14 × 14 square patches of an image, elements otherwise)"
+ABSENT = "replaced by the baseline: for images blurred with σ = 10 pixels, else zero, unless given"
+
+
+@dataclass(frozen=True)
+class FeatureAblation(Explainer):
+    """φ_a = f(x) − f(x without feature a), shared evenly by the feature's elements.
+
+    Every feature alone is replaced by the baseline's values (leave one out; Zeiler & Fergus 2014, arXiv 1311.2901, occlude
+    one square of an image after another). Exact, no randomness.
+
+    Args:
+        features: what is taken away as one; default :func:`~consilience.features.coarse`.
+        baselines: by what: None ("blur" for images, else zero), "zero", "mean", "blur", a number, a tensor F or (B, *F), or
+            ``Baseline.samples(data)``, whose mean row is used.
+    """
+
+    features: Features | None = None
+    baselines: Any = None
+
+    name, kind = "feature_ablation", "contribution"
+    card = Card(
+        formula="φ_a = f(x) − f(x without a), divided among the elements of a",
+        source="leave one out; Zeiler & Fergus 2014, arXiv 1311.2901, §4.2",
+        perturbation=f"one at a time of the {UNIT}, {ABSENT}",
+        cost="1 + A forward, A features",
+        differences=(
+            (
+                "Captum's FeatureAblation",
+                "gives every element of a feature the feature's whole value, does not divide it, and its baseline is zero: "
+                "baselines='zero', and multiply by the feature's size. Values depend on the baseline strongly.",
+            ),
+        ),
+    )
+
+    @property
+    def need(self):
+        return Need(Singles(self.features, one(self.baselines)), None, self.name, gradient=False)
+
+    def fold(self, state, cloud, values):
+        return falls(state, cloud, values)
+
+    def finish(self, state, points):
+        return give(state[1] / state[2].clamp(min=1), self.features, points)
+
+
+@dataclass(frozen=True)
+class Occlusion(Explainer):
+    """φ_a = mean over the windows that cover a of (f(x) − f(x without the window)) / (features in the window), shared evenly
+    by the feature's elements (Zeiler & Fergus 2014, arXiv 1311.2901).
+
+    Args:
+        window, stride: in features along each axis, one number or one for each axis. With ``features=Pixels()`` they are in
+            pixels; the default is windows of 2 × 2 patches, moved by one patch.
+        features: the grid over which windows slide; default :func:`~consilience.features.coarse`. Segments have no order.
+        baselines: as for :class:`FeatureAblation`.
+    """
+
+    window: int | tuple[int, ...] = 2
+    stride: int | tuple[int, ...] = 1
+    features: Features | None = None
+    baselines: Any = None
+
+    name, kind = "occlusion", "contribution"
+    card = Card(
+        formula="φ_a = mean over windows w that cover a of (f(x) − f(x without w)) / |w|, divided among the elements of a",
+        source="Zeiler & Fergus 2014, arXiv 1311.2901, §4.2; mean over overlapping windows as in Captum",
+        perturbation=f"sliding windows over the {UNIT}, {ABSENT}",
+        cost="1 + number of windows, forward",
+        differences=(
+            (
+                "Captum's Occlusion",
+                "does not divide by the window's elements, its baseline is zero, and a last window that does not fit is cut, "
+                "where here it ends with the axis. sliding_window_shapes=(C, h, w), strides=(C, s, t) is window=(h, w), "
+                "stride=(s, t), features=Pixels(), baselines='zero', times C h w.",
+            ),
+        ),
+    )
+
+    @property
+    def need(self):
+        where = Sliding(self.features, one(self.baselines), self.window, self.stride)
+        return Need(where, None, self.name, gradient=False)
+
+    def fold(self, state, cloud, values):
+        return falls(state, cloud, values)
+
+    def finish(self, state, points):
+        return give(state[1] / state[2].clamp(min=1), self.features, points)
+
+
+@dataclass(frozen=True)
+class RISE(Explainer):
+    """φ = E[f(x ⊙ M + b ⊙ (1 − M)) M] / E[M] over random soft masks M (Petsiuk et al. 2018, arXiv 1806.07421).
+
+    M: a ``grid`` of cells that are 1 with probability ``keep``, upsampled bilinearly and shifted at random; E[M] = ``keep``
+    everywhere. The map is the mean score when an element is kept: it has a level, and only differences say anything. For
+    images and series (N, C, …).
+
+    Args:
+        n_samples: masks. The paper uses 4000 for VGG16 and 8000 for ResNet50.
+        grid: cells along each axis after the channel. keep: the paper's p.
+        baselines: as for :class:`FeatureAblation`; each mask has a row of ``Baseline.samples(data)``. The paper's is 0.
+    """
+
+    n_samples: int = 4000
+    grid: int = 7
+    keep: float = 0.5
+    baselines: Any = None
+
+    name, kind = "rise", "relevance"
+    card = Card(
+        formula="φ = (1 / (N p)) Σ_m f(x ⊙ M_m + b ⊙ (1 − M_m)) M_m",
+        source="Petsiuk, Das & Saenko 2018, arXiv 1806.07421, §3",
+        normalisation="by E[M] = p, the probability to keep a cell",
+        perturbation="7 × 7 random cells, upsampled bilinearly, shifted at random; what is dimmed tends to the baseline: for "
+        "images blurred with σ = 10 pixels, else zero, unless given",
+        draws="n_samples masks, stream 'rise'",
+        cost="n_samples forward",
+        differences=(
+            (
+                "the authors' code",
+                "multiplies the image by the mask, so what is absent is 0 after preprocessing (baselines=0), uses the "
+                "probability (kind='probability'), and extrapolates the border cells by reflection; p = .1 in its demo.",
+            ),
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        if self.grid < 1 or not 0 < self.keep <= 1:
+            raise InputError(
+                f"grid, keep: at least 1 cell, kept with probability in (0, 1], got {self.grid}, {self.keep}"
+            )
+
+    @property
+    def need(self):
+        return Need(Grids(absent(self.baselines), self.grid, self.keep), self.n_samples, self.name, gradient=False)
+
+    def fold(self, state, cloud, values):
+        score = exact(cloud.split(values.score)) * exact(cloud.weights)
+        assert cloud.masks is not None
+        kept = 1 - cloud.split(exact(cloud.masks)).flatten(2)
+        total = (score[:, None] @ kept)[:, 0]
+        return total if state is None else state + total
+
+    def finish(self, state, points):
+        channels, *space = points.x.shape[1:]
+        mean = (state / (self.keep * channels)).unflatten(1, space)[:, None]
+        return like(mean, points).expand(-1, channels, *space)
+
+
+# -- shared by the family ----------------------------------------------------------------------------------------------
+
+
+def absent(spec: Any) -> Baseline:
+    """What stands for "absent": None → blur for images, zero otherwise."""
+    return AUTO if spec is None else Baseline.of(spec)
+
+
+def one(spec: Any) -> Baseline:
+    """One baseline for each input, for methods that compare with one: of a data set its mean row."""
+    return absent(spec).one()
+
+
+def removed(cloud: Cloud) -> Tensor:
+    """(n, s, A) float64: 1 where a feature was taken away."""
+    assert cloud.masks is not None
+    return cloud.split(exact(cloud.masks.flatten(1)))
+
+
+State = tuple[Tensor, Tensor, Tensor]
+
+
+def falls(state: State | None, cloud: Cloud, values: Values) -> State:
+    """The score of the point (n,), which is sample 0; for each feature (n, A), the sum over samples without it of the
+    score's fall, divided among the features that were taken away together; and how many samples these are."""
+    score, gone = exact(cloud.split(values.score)), removed(cloud)
+    clean = score[:, 0] if state is None else state[0]
+    fall = (clean[:, None] - score) / gone.sum(2).clamp(min=1)
+    total, count = (fall[:, None] @ gone)[:, 0], gone.sum(1)
+    return (clean, total, count) if state is None else (clean, state[1] + total, state[2] + count)
+
+
+def give(values: Tensor, features: Features | None, points: Points) -> Tensor:
+    """(n, A) → (n, *F): each feature's value shared evenly by its elements, in the input's dtype or float32."""
+    shape: Sequence[int] = points.x.shape[1:]
+    what = unit(features, shape)
+    size = exact(what.sizes(points.owner, shape))
+    each = torch.where(size > 0, values.unflatten(1, what.shape(shape)) / size.clamp(min=1), 0)
+    return what.expand(like(each, points), points.owner, shape)
+
+
+def like(values: Tensor, points: Points) -> Tensor:
+    """The values on the input's device, in its dtype, float32 at least."""
+    return values.to(points.x.device, torch.promote_types(points.x.dtype, torch.float32))

@@ -1,0 +1,145 @@
+"""Attributions that are the coefficients of a simple model fitted to the score: LIME on masks, MAPLE on tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..card import Card
+from ..errors import InputError
+from ..features import Features
+from ..keys import Key
+from ..masks import Halves
+from ..neighbourhood import Points
+from ..quadratic import exact
+from ..score import Score
+from ..surrogate import Maple, Memory, lasso, maple, moments, ridge
+from .base import Direct, Explainer, Need
+from .perturbation import ABSENT, UNIT, absent, give, like, removed
+
+
+@dataclass(frozen=True)
+class LIME(Explainer):
+    """φ = β of argmin Σ_s w_s (f_s − β₀ − β · z_s)² + penalty (Ribeiro et al. 2016, arXiv 1602.04938), shared evenly by each
+    feature's elements.
+
+    z: which features are there, each with probability 1/2; sample 0 is x itself. w = exp(−d² / (2 ``kernel_width``²)), d the
+    cosine distance of z to "all there", 1 − √(share there). Penalty: ``ridge`` ‖β‖²; with ``l1`` > 0 the lasso instead,
+    Σ w r² / (2 Σ w) + l1 ‖β‖₁, scikit-learn's scaling, in units of the score: a β below about 4 · l1 vanishes.
+
+    Args:
+        n_samples: masks, 1000 as in the lime package. Fewer than features is possible but says little.
+        features: what is taken away as one; default :func:`~consilience.features.coarse`; at most 1024.
+        baselines: as for :class:`FeatureAblation`; each mask has a row of ``Baseline.samples(data)``.
+        ridge, l1: AGG §5.3 uses l1 = 0, .01, .1.
+        kernel_width: .25 as in lime's images.
+    """
+
+    n_samples: int = 1000
+    features: Features | None = None
+    baselines: Any = None
+    ridge: float = 1.0
+    l1: float = 0.0
+    kernel_width: float = 0.25
+
+    name, kind = "lime", "contribution"
+    card = Card(
+        formula="β of argmin Σ w (f − β₀ − β·z)² + ridge ‖β‖², or Σ w (f − β₀ − β·z)² / (2 Σ w) + l1 ‖β‖₁",
+        source="Ribeiro, Singh & Guestrin 2016, arXiv 1602.04938",
+        normalisation="w = exp(−d² / (2 · .25²)), d = 1 − √(share of features there)",
+        perturbation=f"each with probability 1/2 of the {UNIT}, {ABSENT}",
+        draws="n_samples masks, stream 'lime'",
+        cost="n_samples forward",
+        differences=(
+            (
+                "lime's LimeImageExplainer",
+                "the same regression; it finds segments by quickshift, replaces them by their mean colour, and explains "
+                "probabilities: features=Segments(labels), baselines=..., kind='probability'.",
+            ),
+            (
+                "lime's LimeTabularExplainer",
+                "perturbs by Gaussian noise or within quartiles around the training data and has no baseline: "
+                "consilience.surrogate.lime_tabular.",
+            ),
+            (
+                "Captum's Lime",
+                "lasso with alpha .01, kernel on the cosine distance of the inputs themselves with width 1, and 50 samples: "
+                "l1=.01 for the penalty; the kernel is not offered, since it weighs bright features more.",
+            ),
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        if self.l1 < 0 or self.ridge <= 0 or self.kernel_width <= 0:
+            raise InputError(
+                f"l1, ridge, kernel_width: not negative, above 0, above 0; got {self.l1}, {self.ridge}, {self.kernel_width}"
+            )
+
+    @property
+    def need(self):
+        return Need(Halves(self.features, absent(self.baselines)), self.n_samples, self.name, gradient=False)
+
+    def fold(self, state, cloud, values):
+        has = exact(cloud.present)[:, None]
+        there = has - removed(cloud)
+        distance = 1 - (there.sum(2) / has.sum(2)).sqrt()
+        weights = torch.exp(-(distance**2) / (2 * self.kernel_width**2))
+        gram, cross = moments(there, weights, exact(cloud.split(values.score)))
+        return (gram, cross) if state is None else (state[0] + gram, state[1] + cross)
+
+    def finish(self, state, points):
+        gram, cross = state
+        found = lasso(gram, cross, self.l1) if self.l1 else ridge(gram, cross, self.ridge)
+        return give(found[:, 1:], self.features, points)
+
+
+@dataclass(frozen=True)
+class MAPLE(Direct):
+    """φ = slopes of a linear model of the score fitted to the rows of ``data`` that a random forest holds to be near x
+    (Plumb et al. 2018, arXiv 1807.02910). For tables; an element of the input is a column.
+
+    The forest is fitted when first needed, to the score's values on ``data``, once for each target, and kept while the model
+    stays the same. Needs scikit-learn (extra "tables").
+
+    Args:
+        data: rows (n, *F) from where the model is used, usually its training data.
+        validation: rows that choose the number of columns; default a quarter of ``data``, drawn by the seed and held out.
+        forest: trees, leaves and penalty, see :class:`~consilience.surrogate.Maple`.
+    """
+
+    data: Any = field(default=None, compare=False)
+    validation: Any = field(default=None, compare=False)
+    forest: Maple = Maple()
+
+    name, kind = "maple", "gradient"
+    card = Card(
+        formula="c of argmin Σ_i w_i (f(x_i) − c₀ − c·x_i)² + .001 ‖c‖², w_i = Σ_trees 1[x_i in the leaf of x] / rows in it",
+        source="Plumb, Molitor & Talwalkar 2018, arXiv 1807.02910",
+        perturbation="none: the rows of data",
+        draws="the forest's bootstrap and splits, and the held-out quarter, from stream 'maple'",
+        cost="the rows of data once for each target, then 16 forward for each batch, to see whether the model has changed",
+        differences=(
+            (
+                "the authors' code (also in shap)",
+                "ranks columns by the impurity of the root, not by its fall at the first split, and draws no seed; the weights "
+                "and the ridge are the same. shap's copy chooses the number of columns on the training rows and multiplies "
+                "by x − mean(data) on request.",
+            ),
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_memory", {})
+
+    def attribute(self, score: Score, points: Points, key: Key) -> Tensor:
+        if self.data is None:
+            raise InputError("data: maple fits a forest to data; give MAPLE(data=rows), usually the training data")
+        memory: Memory = self._memory  # type: ignore[attr-defined]
+        found = maple(score, points, self.data, key, self.forest, self.validation, memory)
+        return like(found[:, 1:].unflatten(1, points.x.shape[1:]), points)
+
+    def rows(self, shape):
+        return {"forward": 0, "gradient": 0}

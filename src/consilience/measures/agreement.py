@@ -1,0 +1,149 @@
+"""How far the methods disagree: each row against the others (the disagreement problem of Krishna et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..card import Card
+from .base import Measure, Task
+from .flat import flat, present, some
+from .ranks import pairs, pearson, ranks, top
+
+KRISHNA = "Krishna et al. 2022, arXiv 2202.01602"
+
+
+@dataclass(frozen=True)
+class Agreement(Measure):
+    """The mean agreement of a row with the other rows; :meth:`matrix` gives that of each pair. Features are ordered by |φ|."""
+
+    undefined = "there is no other row to compare with, or no other for which the comparison is defined"
+
+    def matrix(self, task: Task) -> Tensor:
+        """(B, R, R), symmetric: how far each two rows agree; NaN where that is not defined."""
+        values, there = flat(task.maps), some(present(task), slice(None))
+        parts = self._describe(values, there)
+        count = values.shape[1]
+        found = values.new_empty(len(values), count, count)
+        for i in range(count):
+            each = self._compare([p[:, i : i + 1] for p in parts], [p[:, i:] for p in parts], there)
+            found[:, i, i:] = each
+            found[:, i:, i] = each
+        return found
+
+    def __call__(self, task: Task) -> Tensor:
+        found = self.matrix(task)
+        own = torch.eye(found.shape[1], dtype=torch.bool, device=found.device)
+        return found.masked_fill(own, torch.nan).nanmean(-1)
+
+    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
+        """What is compared of each row, (B, R, A) each."""
+        raise NotImplementedError
+
+    def _compare(self, one: list[Tensor], two: list[Tensor], there: Tensor | None) -> Tensor:
+        """(B, 1, A) and (B, m, A) each → (B, m)."""
+        raise NotImplementedError
+
+
+def _card(
+    formula: str, normalisation: str = "free of the maps' scales", openxai: str = "their place in the array"
+) -> Card:
+    return Card(
+        formula=f"mean over the other rows of {formula}",
+        source=KRISHNA,
+        normalisation=normalisation,
+        cost="0",
+        differences=(("openxai", f"one map against a linear model's coefficients; tied features count by {openxai}"),),
+    )
+
+
+@dataclass(frozen=True)
+class FeatureAgreement(Agreement):
+    """|top-k(φ) ∩ top-k(ψ)| / k, of |φ|. ``k``: a number, or below 1 a share of the features that the input has; those tied at
+    the k-th place share what is left of it."""
+
+    k: int | float = 0.1
+
+    name = "feature_agreement"
+    card = _card("|top-k(φ) ∩ top-k(ψ)| / k")
+
+    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
+        return [top(values.abs(), self.k, there)]
+
+    def _compare(self, one: list[Tensor], two: list[Tensor], there: Tensor | None) -> Tensor:
+        """The share of the k places that both give to a feature about which they agree in everything else described."""
+        both = torch.minimum(one[0], two[0])
+        for a, b in zip(one[1:], two[1:], strict=True):
+            both = both * (a == b)
+        return both.sum(-1) / one[0].sum(-1)
+
+
+@dataclass(frozen=True)
+class RankAgreement(FeatureAgreement):
+    """The share of the k places whose feature is in both sets and has the same rank in both."""
+
+    name = "rank_agreement"
+    card = _card("|{i in both top-k: rank_φ(i) = rank_ψ(i)}| / k")
+
+    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
+        return [*super()._describe(values, there), ranks(values.abs(), there)]
+
+
+@dataclass(frozen=True)
+class SignAgreement(FeatureAgreement):
+    """The share of the k places whose feature is in both sets and has the same sign in both: needs maps with their sign."""
+
+    name = "sign_agreement"
+    card = _card("|{i in both top-k: sign φ_i = sign ψ_i}| / k", "maps without a sign: the same as feature_agreement")
+
+    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
+        return [*super()._describe(values, there), values.sign()]
+
+
+@dataclass(frozen=True)
+class SignedRankAgreement(FeatureAgreement):
+    """The share of the k places whose feature is in both sets with the same rank and the same sign."""
+
+    name = "signed_rank_agreement"
+    card = _card(
+        "|{i in both top-k: rank_φ(i) = rank_ψ(i), sign φ_i = sign ψ_i}| / k",
+        "maps without a sign: the same as rank_agreement",
+    )
+
+    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
+        return [*super()._describe(values, there), ranks(values.abs(), there), values.sign()]
+
+
+@dataclass(frozen=True)
+class RankCorrelation(Agreement):
+    """Spearman's correlation of |φ| and |ψ| over all features; not defined with a constant map."""
+
+    name = "rank_correlation"
+    undefined = "the map is constant, or there is no other row that is not"
+    card = _card("Spearman's ρ(|φ|, |ψ|)", openxai="dense ranks, which is not Spearman's ρ")
+
+    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
+        return [ranks(values.abs(), there)]
+
+    def _compare(self, one: list[Tensor], two: list[Tensor], there: Tensor | None) -> Tensor:
+        return pearson(one[0], two[0], there)
+
+
+@dataclass(frozen=True)
+class PairwiseRankAgreement(Agreement):
+    """The share of the pairs of features that φ and ψ order the same way, both tied included: (1 + τ)/2 without ties."""
+
+    name = "pairwise_rank_agreement"
+    card = _card(
+        "|{i < j: sign(|φ_i| − |φ_j|) = sign(|ψ_i| − |ψ_j|)}| / (d(d − 1)/2)",
+        openxai="the order in which they are listed",
+    )
+
+    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
+        return [values.abs()]
+
+    def _compare(self, one: list[Tensor], two: list[Tensor], there: Tensor | None) -> Tensor:
+        counts = pairs(one[0], two[0], there)
+        return (counts.concordant + counts.tied_both) / counts.total

@@ -1,0 +1,51 @@
+"""A task's maps and regions as rows of numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import neighbourhood
+from ..errors import InputError
+from ..quadratic import exact
+from .base import Task
+
+
+def flat(maps: Tensor) -> Tensor:
+    """(N, R, *A) → (N, R, A) float64."""
+    return exact(maps.flatten(2))
+
+
+def present(task: Task) -> Tensor | None:
+    """(B, A) bool: which features each input has; None where every input has all."""
+
+    def make() -> Tensor | None:
+        has = neighbourhood.present(task.features, task.points)
+        return None if bool(has.all()) else has.to(exact(task.maps[:0]).device)
+
+    return task.once("present", make)
+
+
+def some(present: Tensor | None, which: slice | Tensor) -> Tensor | None:
+    """(n, 1, A): presence of some of the inputs, to be broadcast over rows."""
+    return None if present is None else present[which][:, None]
+
+
+def region(task: Task) -> Tensor:
+    """(B, 1, A) bool: where the evidence is, among the features that the input has."""
+    if task.regions is None:
+        raise InputError("regions: this measure needs the region where the evidence is known to be, (B, *A) bool")
+    if task.regions.shape != task.maps.shape[:1] + task.maps.shape[2:]:
+        expected = tuple(task.maps.shape[:1] + task.maps.shape[2:])
+        raise InputError(
+            f"regions: shape {tuple(task.regions.shape)}, expected {expected}: one place for each feature of the maps; "
+            "reduce masks over elements to features first, e.g. features.reduce(mask, owner) > 0"
+        )
+    inside = task.regions.flatten(1).bool().to(exact(task.maps[:0]).device)
+    there = present(task)
+    return (inside if there is None else inside & there)[:, None]
+
+
+def none_is_nan(value: Tensor, where: Tensor) -> Tensor:
+    """NaN where the condition fails."""
+    return torch.where(where, value, torch.nan)

@@ -1,0 +1,197 @@
+"""Measures of where the evidence is said to be, for inputs whose evidence is known to lie in a region."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from ..card import Card
+from ..errors import InputError
+from .base import Measure, Task
+from .flat import flat, none_is_nan, present, region, some
+from .ranks import ranks, top
+
+EMPTY = "the region is empty or everything, or the map has no positive value to judge"
+
+
+@dataclass(frozen=True)
+class Localised(Measure):
+    """Judges v = |φ|, or the positive part v = max(φ, 0) if not ``magnitude`` (the same for maps without a sign)."""
+
+    magnitude: bool = True
+
+    needs = ("regions",)
+    undefined = EMPTY
+
+    def __call__(self, task: Task) -> Tensor:
+        values = flat(task.maps)
+        values = values.abs() if self.magnitude else values.clamp(min=0)
+        there = some(present(task), slice(None))
+        inside = region(task)
+        return none_is_nan(self._judge(values, inside, there, task), (values > 0).any(-1) & inside.any(-1))
+
+    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
+        """(B, R, A) values, (B, 1, A) region and presence → (B, R)."""
+        raise NotImplementedError
+
+
+def _card(
+    formula: str, source: str, normalisation: str = "none", differences: tuple[tuple[str, str], ...] = ()
+) -> Card:
+    return Card(
+        formula=f"{formula}; v = |φ| (magnitude) or max(φ, 0), G the region",
+        source=source,
+        better="higher",
+        normalisation=normalisation,
+        cost="0",
+        differences=differences,
+    )
+
+
+@dataclass(frozen=True)
+class RelevanceMass(Localised):
+    """Σ_G v / Σ v: the share of the map's mass in the region (Arras, Osman & Samek 2022, arXiv 2003.07258)."""
+
+    name = "relevance_mass"
+    card = _card(
+        "Σ_G v / Σ v",
+        "Arras, Osman & Samek 2022, arXiv 2003.07258 (relevance mass accuracy)",
+        "by Σ v: free of the map's scale",
+        (("quantus", "RelevanceMassAccuracy sums φ as it is: with maps of both signs the ratio has no bounds; abs=True gives "
+          "magnitude=True"),),
+    )  # fmt: skip
+
+    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
+        return (values * inside).sum(-1) / values.sum(-1)
+
+
+@dataclass(frozen=True)
+class AttributionLocalisation(Localised):
+    """μ = Σ_G φ⁺ / Σ φ⁺, or μ · d/|G| if ``weighted``: how much denser the region is than all (Kohlbrenner et al. 2020,
+    arXiv 1910.09840). d counts the features that the input has."""
+
+    magnitude: bool = False
+    weighted: bool = False
+
+    name = "attribution_localisation"
+    card = _card(
+        "Σ_G v / Σ v, times d/|G| if weighted",
+        "Kohlbrenner et al. 2020, arXiv 1910.09840 (inside-total relevance ratio)",
+        "by Σ v: free of the map's scale",
+        (("quantus", "AttributionLocalisation takes |φ| unless abs=False, positive_attributions=True; its default is "
+          "magnitude=True here. weighted=True multiplies by |G| over a number that depends on the batch (inf for 2 inputs)"),),
+    )  # fmt: skip
+
+    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
+        ratio = (values * inside).sum(-1) / values.sum(-1)
+        if not self.weighted:
+            return ratio
+        count = torch.full_like(ratio[:, :1], values.shape[-1]) if there is None else there.sum(-1)
+        return ratio * count / inside.sum(-1)
+
+
+@dataclass(frozen=True)
+class RelevanceRank(Localised):
+    """|top-|G| of v ∩ G| / |G|: the region's share of as many features as it has (Arras, Osman & Samek 2022, arXiv
+    2003.07258). Features tied at the last place share what is left of it."""
+
+    name = "relevance_rank"
+    card = _card(
+        "|top-|G|(v) ∩ G| / |G|",
+        "Arras, Osman & Samek 2022, arXiv 2003.07258 (relevance rank accuracy)",
+        "free of the map's scale",
+        (("quantus", "RelevanceRankAccuracy breaks ties by place in the array; without ties abs=True gives this number"),),
+    )  # fmt: skip
+
+    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
+        size = inside.sum(-1, keepdim=True)
+        return (top(values, size, there) * inside).sum(-1) / size[..., 0]
+
+
+@dataclass(frozen=True)
+class TopKLocalisation(Localised):
+    """|top-k of v ∩ G| / k: the share of the k largest that lies in the region (Theiner et al. 2022, arXiv 2104.14995).
+    At most |G|/k if the region is smaller. ``k``: a number, or below 1 a share of the features."""
+
+    k: int | float = 0.1
+
+    name = "top_k_localisation"
+    card = _card(
+        "|top-k(v) ∩ G| / k",
+        "Theiner, Müller-Budack & Ewerth 2022, arXiv 2104.14995",
+        "free of the map's scale",
+        (("quantus", "TopKIntersection has k=1000 of all elements and takes φ as it is; k=…, abs=True gives this number "
+          "without ties"),),
+    )  # fmt: skip
+
+    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
+        members = top(values, self.k, there)
+        return (members * inside).sum(-1) / members.sum(-1)
+
+
+@dataclass(frozen=True)
+class PointingGame(Localised):
+    """1 if the largest value lies in the region or within ``tolerance`` features of it, else 0; of several largest, their
+    share (Zhang et al. 2018, arXiv 1608.00507, with a tolerance of 15 pixels). Distances are Euclidean on the map's grid."""
+
+    magnitude: bool = False
+    tolerance: int = 0
+
+    name = "pointing_game"
+    card = _card(
+        "1[argmax v within `tolerance` of G]",
+        "Zhang et al. 2018, arXiv 1608.00507 (15 pixels of tolerance)",
+        "free of the map's scale",
+        (
+            ("quantus", "PointingGame has no tolerance and counts a hit if any of several largest lies inside; weighted=True "
+             "raises TypeError"),
+        ),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.tolerance < 0:
+            raise InputError(f"tolerance: 0 or more features, got {self.tolerance!r}")
+
+    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
+        if self.tolerance:
+            inside = _wider(inside, task.maps.shape[2:], self.tolerance)
+            inside = inside if there is None else inside & there
+        largest = values == values.amax(-1, keepdim=True)
+        return (largest & inside).sum(-1) / largest.sum(-1).double()
+
+
+@dataclass(frozen=True)
+class LocalisationAUC(Localised):
+    """Area under the ROC curve of v as a detector of the region: the chance that a feature inside has a larger value than
+    one outside, ties counting half (Fawcett 2006, doi 10.1016/j.patrec.2005.10.010)."""
+
+    name = "localisation_auc"
+    card = _card(
+        "P(v_in > v_out) + ½ P(v_in = v_out)",
+        "Fawcett 2006, doi 10.1016/j.patrec.2005.10.010",
+        "free of the map's scale; .5 by chance",
+        (("quantus", "AUC takes φ as it is, with abs=True it gives this number"),),
+    )
+
+    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
+        total = torch.full_like(inside[..., 0], values.shape[-1], dtype=torch.float64)
+        total = total if there is None else there.sum(-1).double()
+        count = inside.sum(-1).double()
+        place = (ranks(values, there) * inside).sum(-1)
+        pairs = count * (total - count)
+        return (place - count * (count + 1) / 2) / torch.where(pairs > 0, pairs, torch.nan)
+
+
+def _wider(inside: Tensor, grid: torch.Size, tolerance: int) -> Tensor:
+    """(B, 1, A) → the features within ``tolerance`` of the region on the grid."""
+    if len(grid) not in (1, 2):
+        raise InputError(f"tolerance: needs maps on a line or a grid, these have shape {tuple(grid)}; use tolerance=0")
+    steps = torch.arange(-tolerance, tolerance + 1, device=inside.device)
+    rows = steps if len(grid) == 2 else steps[:1] * 0
+    disc = (rows[:, None] ** 2 + steps**2 <= tolerance**2).float()
+    flat_grid = inside.reshape(len(inside), 1, -1, grid[-1]).float()
+    near = nnf.conv2d(flat_grid, disc[None, None], padding=(len(rows) // 2, tolerance))
+    return (near > 0.5).reshape(inside.shape)

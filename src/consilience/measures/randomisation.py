@@ -1,0 +1,390 @@
+"""Whether the map depends on what the model has learned, and on the output it is asked about.
+
+Random parameters: each submodule's own ``reset_parameters`` (its initial distribution; a BatchNorm's statistics are reset
+too), and where a submodule has parameters but no such method (class tokens, position embeddings, layer scales, attention's
+projections), normal draws with the mean and standard deviation that each parameter has, so that a single number stays. Draws
+are keyed by the seed and the submodule's name, made on the CPU, in a copy of the model. Submodules count in the order in
+which they are registered, which is nearly always that of execution.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from ..card import Card
+from ..errors import InputError, choose
+from ..keys import Key
+from ..neighbourhood import Gaussian, Points, neighbours
+from ..quadratic import exact
+from ..score import Score
+from .base import Measure, Task
+from .flat import flat, none_is_nan, present, some
+from .neighbours import constant, zero_if_only_other_constant
+from .ranks import pearson, spearman
+
+ORDERS = ("top_down", "bottom_up", "independent")
+SIMILARITIES = ("spearman", "pearson", "ssim")
+WEIGHTS = (
+    "keyed draws, the same for all inputs: each submodule's reset_parameters; normal with the parameter's own mean and "
+    "deviation where it has none"
+)
+QUANTUS = (
+    "redraws with torch.manual_seed and reset_parameters only, so that parameters outside such modules stay trained"
+)
+
+
+# -- random models -----------------------------------------------------------------------------------------------------
+
+
+def with_parameters(model: Any) -> list[str]:
+    """Names of the submodules that have parameters of their own, in the order in which they are registered."""
+    if not isinstance(model, nn.Module):
+        raise InputError("model: randomisation needs an nn.Module, not a plain callable")
+    names = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))]
+    if not names:
+        raise InputError("model: it has no parameters to draw anew")
+    return names
+
+
+def redraw(module: nn.Module, key: Key) -> None:
+    """Draw a module's own parameters anew, in place; the global random state is left as it was."""
+    first, second = key.words
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(first << 31 | second >> 1)
+        if not _resets(module):
+            for parameter in module.parameters(recurse=False):
+                values = parameter.double()
+                noise = torch.randn(parameter.shape, dtype=torch.float64).to(parameter.device)
+                parameter.copy_(values.mean() + values.std(correction=0) * noise)
+            return
+        where = next(module.parameters(recurse=False)).device
+        try:
+            module.to("cpu").reset_parameters()  # type: ignore[operator]
+        finally:
+            module.to(where)
+
+
+def _resets(module: nn.Module) -> bool:
+    """Whether it has a ``reset_parameters`` that takes no argument."""
+    reset = getattr(module, "reset_parameters", None)
+    return callable(reset) and all(
+        p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        for p in inspect.signature(reset).parameters.values()
+    )
+
+
+def randomised(model: Any, order: str, key: Key, steps: int | None = None) -> Iterator[nn.Module]:
+    """The model with ever more parameters drawn anew (``top_down`` from the last submodule, ``bottom_up`` from the first) or
+    with one submodule's only (``independent``). ``steps``: at most so many states, evenly spaced; the last is always
+    there. It is one copy that is changed: use each state before asking for the next."""
+    names = with_parameters(model)
+    names = names if order == "bottom_up" else names[::-1]
+    steps = len(names) if steps is None else min(steps, len(names))
+    shown = {-(-len(names) * i // steps) - 1 for i in range(1, steps + 1)}
+    copied = copy.deepcopy(model)
+    modules, trained = dict(copied.named_modules()), dict(model.named_modules())
+    for at, name in enumerate(names):
+        if order == "independent" and at not in shown:
+            continue
+        redraw(modules[name], key / name)
+        if at in shown:
+            yield copied
+        if order == "independent":
+            _restore(modules[name], trained[name])
+
+
+def _restore(module: nn.Module, trained: nn.Module) -> None:
+    with torch.no_grad():
+        for mine, theirs in (
+            (module.parameters(recurse=False), trained.parameters(recurse=False)),
+            (module.buffers(recurse=False), trained.buffers(recurse=False)),
+        ):
+            for value, right in zip(mine, theirs, strict=True):
+                value.copy_(right)
+
+
+# -- similarities of maps ----------------------------------------------------------------------------------------------
+
+
+def similarity(kind: str, a: Tensor, b: Tensor, present: Tensor | None) -> Tensor:
+    """(N, R, *A), (N, R, *A) → (N, R). Correlations are 0 where only ``b`` is constant, NaN where ``a`` is."""
+    if kind == "ssim":
+        return ssim(a, b)
+    one, two = flat(a), flat(b)
+    value = (spearman if kind == "spearman" else pearson)(one, two, present)
+    return torch.where(constant(one, present), torch.nan, zero_if_only_other_constant(value, one, two, present))
+
+
+def ssim(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
+    """Mean structural similarity of maps (N, R, H, W), each divided by its largest absolute value (Wang et al. 2004, doi
+    10.1109/TIP.2003.819861): a square window (at most the map's size), unbiased moments, K = (.01, .03), and the range 1 of
+    maps without negative values, else 2. Windows lie inside the map."""
+    if a.ndim != 4:
+        raise InputError(f"similarity: 'ssim' is for maps on a grid (H, W), these have shape {tuple(a.shape[2:])}")
+    n, rows, height, width = a.shape
+    side = min(window, height, width)
+    one, two = flat(a), flat(b)
+    signed = (one < 0).any(-1) | (two < 0).any(-1)
+    one, two = (v / torch.where(m > 0, m, 1.0) for v in (one, two) for m in (v.abs().amax(-1, keepdim=True),))
+    span = torch.where(signed, 2.0, 1.0).double().reshape(-1, 1, 1)
+    one, two = (v.reshape(n * rows, 1, height, width) for v in (one, two))
+    mean = lambda v: nnf.avg_pool2d(v, side, stride=1)[:, 0]  # noqa: E731
+    unbiased = side**2 / max(1, side**2 - 1)
+    ma, mb = mean(one), mean(two)
+    va, vb = (unbiased * (mean(v * v) - m * m) for v, m in ((one, ma), (two, mb)))
+    vab = unbiased * (mean(one * two) - ma * mb)
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    value = (2 * ma * mb + c1) * (2 * vab + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
+    return value.mean((1, 2)).reshape(n, rows)
+
+
+def histogram_entropy(maps: Tensor, bins: int, present: Tensor | None) -> Tensor:
+    """(N, R, A) → (N, R): entropy (nats) of the histogram of a map's values in ``bins`` equal bins from least to largest."""
+    low = (maps if present is None else maps.masked_fill(~present, torch.inf)).amin(-1, keepdim=True)
+    high = (maps if present is None else maps.masked_fill(~present, -torch.inf)).amax(-1, keepdim=True)
+    span = high - low
+    place = ((maps - low) / torch.where(span > 0, span, 1.0) * bins).nan_to_num(0).long().clamp(0, bins - 1)
+    ones = torch.ones_like(maps) if present is None else present.expand_as(maps).double()
+    counts = torch.zeros(*maps.shape[:-1], bins, dtype=torch.float64, device=maps.device).scatter_add_(-1, place, ones)
+    entropy = torch.special.entr(counts / counts.sum(-1, keepdim=True)).sum(-1)
+    return none_is_nan(entropy, maps.isfinite().all(-1))
+
+
+# -- measures ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MPRT(Measure):
+    """Model parameter randomisation test: the similarity of the map with that of the model whose parameters are drawn anew,
+    layer by layer; the mean over layers (Adebayo et al. 2018, arXiv 1810.03292). :meth:`curve` gives each layer's.
+
+    Args:
+        order: "top_down" (cascading from the output, the paper's), "bottom_up" or "independent" (one layer at a time).
+        similarity: "spearman", "pearson" or "ssim", of the maps as shown (with or without sign).
+        steps: at most so many layers of the cascade are looked at, evenly spaced, the last always; None: all.
+    """
+
+    order: str = "top_down"
+    similarity: str = "spearman"
+    steps: int | None = None
+
+    name = "mprt"
+    undefined = "the map is constant"
+    card = Card(
+        formula="mean over layers l of similarity(φ_f(x), φ_{f_l}(x)), f_l: the layers from the output down to l drawn anew",
+        source="Adebayo et al. 2018, arXiv 1810.03292",
+        better="lower",
+        normalisation="free of the map's scale",
+        perturbation=WEIGHTS,
+        draws='one random model, stream "randomisation"',
+        cost="`steps` explanations (by default one for each submodule with parameters), for all similarities together",
+        differences=(("quantus", f"MPRT: {QUANTUS}; return_average_correlation=True counts the trained model, of similarity 1, "
+                      "as one of the layers, and fails with its SSIM"),),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        choose("order", self.order, ORDERS)
+        choose("similarity", self.similarity, SIMILARITIES)
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"steps: at least 1, got {self.steps!r}")
+
+    def curve(self, task: Task) -> Tensor:
+        """(B, R, L): the similarity after each layer, in the order in which they are drawn anew."""
+        return self._curves(task)[self.similarity]
+
+    def __call__(self, task: Task) -> Tensor:
+        return self.curve(task).mean(-1)
+
+    def _curves(self, task: Task) -> dict[str, Tensor]:
+        kinds = [kind for kind in SIMILARITIES if kind != "ssim" or task.maps.ndim == 4]
+        if self.similarity not in kinds:
+            raise InputError(
+                f"similarity: 'ssim' is for maps on a grid (H, W), not of shape {tuple(task.maps.shape[2:])}; use 'spearman'"
+            )
+
+        def make() -> dict[str, Tensor]:
+            trained = self._maps(task, task.score, slice(None))
+            layers = []
+            for model in randomised(task.score.model, self.order, task.stream("randomisation"), self.steps):
+                other = _asking(task.score, model)
+                parts = [
+                    {kind: similarity(kind, trained[p], maps, some(present(task), p)) for kind in kinds}
+                    for p in _groups(task)
+                    for maps in (self._maps(task, other, p),)
+                ]
+                layers.append({kind: torch.cat([part[kind] for part in parts]) for kind in kinds})
+            return {kind: torch.stack([layer[kind] for layer in layers], -1) for kind in kinds}
+
+        return task.once(("mprt", type(self), *self._setting), make)
+
+    @property
+    def _setting(self) -> tuple:
+        return self.order, self.steps
+
+    def _maps(self, task: Task, score: Score, which: slice) -> Tensor:
+        """(n, R, *A): what is compared."""
+        return task.maps[which] if score is task.score else task.explain(score, task.points[which])
+
+
+@dataclass(frozen=True)
+class SmoothMPRT(MPRT):
+    """MPRT of maps that are averaged over noisy copies of the input, so that noise in the maps does not pass for an effect of
+    the parameters (Hedström et al. 2024, arXiv 2401.06465; bottom-up).
+
+    Args:
+        samples: copies. sigma: of the Gaussian noise, as a share of the input's range max x − min x.
+    """
+
+    order: str = "bottom_up"
+    samples: int = 10
+    sigma: float = 0.1
+
+    name = "smooth_mprt"
+    card = Card(
+        formula="mean over layers l of similarity(φ̄_f(x), φ̄_{f_l}(x)), φ̄ = mean_s φ(x + ε_s), ε_s ~ N(0, (σ · range x)²)",
+        source="Hedström et al. 2024, arXiv 2401.06465",
+        better="lower",
+        normalisation="free of the mean map's scale; each map has its own scale before the mean",
+        perturbation=WEIGHTS + "; x + ε, the same noise for all models",
+        draws='one random model, stream "randomisation"; `samples` of noise, stream "smoothing"',
+        cost="`samples` × (1 + `steps`) explanations, for all similarities together",
+        differences=(
+            ("quantus", f"SmoothMPRT: {QUANTUS}; an a_batch that is given is compared unsmoothed; samples=50"),
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 1:
+            raise InputError(f"samples: at least 1, got {self.samples!r}")
+
+    @property
+    def _setting(self) -> tuple:
+        return self.order, self.steps, self.samples, self.sigma
+
+    def _maps(self, task: Task, score: Score, which: slice) -> Tensor:
+        parts = [self._smooth(task, score, task.points[which][p]) for p in _groups(task, len(task.points[which]))]
+        return torch.cat(parts)
+
+    def _smooth(self, task: Task, score: Score, points: Points) -> Tensor:
+        """(n, R, *A): the mean map over the noisy copies."""
+        where, key = Gaussian(self.sigma, relative=True), task.stream("smoothing")
+        total, start = torch.zeros(()), 0
+        while start < self.samples:
+            step = max(1, score.batch.size(True) // len(points))
+            part = range(start, min(start + step, self.samples))
+            maps = exact(task.explain(score, neighbours(where, points, part, key, self.samples)))
+            total = maps.unflatten(0, (len(points), -1)).sum(1) + total.to(maps)
+            start = part.stop
+        return total / self.samples
+
+
+@dataclass(frozen=True)
+class EfficientMPRT(Measure):
+    """(H(φ_f̃) − H(φ_f)) / H(φ_f): how much more complex the map gets when all parameters are drawn anew, H the entropy of the
+    histogram of its values (Hedström et al. 2024, arXiv 2401.06465; 100 bins). One explanation in place of one per layer."""
+
+    bins: int = 100
+
+    name = "efficient_mprt"
+    undefined = "the map is constant"
+    card = Card(
+        formula="(H(φ_f̃(x)) − H(φ_f(x))) / H(φ_f(x)), H: entropy of the histogram of values, `bins` bins from least to largest",
+        source="Hedström et al. 2024, arXiv 2401.06465",
+        better="higher",
+        normalisation="free of the map's scale and shift",
+        perturbation=WEIGHTS,
+        draws='one random model, stream "randomisation"',
+        cost="1 explanation",
+        differences=(("quantus", f"EfficientMPRT: {QUANTUS}; else this number"),),
+    )
+
+    def __post_init__(self) -> None:
+        if self.bins < 2:
+            raise InputError(f"bins: at least 2, got {self.bins!r}")
+
+    def __call__(self, task: Task) -> Tensor:
+        def entropy(maps: Tensor, which: slice) -> Tensor:
+            return histogram_entropy(flat(maps), self.bins, some(present(task), which))
+
+        (model,) = randomised(task.score.model, "top_down", task.stream("randomisation"), steps=1)
+        score = _asking(task.score, model)
+        before = torch.cat([entropy(task.maps[part], part) for part in _groups(task)])
+        after = torch.cat([entropy(task.explain(score, task.points[part]), part) for part in _groups(task)])
+        return (after - before) / none_is_nan(before, before > 0)
+
+
+@dataclass(frozen=True)
+class RandomLogit(Measure):
+    """The similarity of the map with that of another output, drawn at random: a map that is the same for every class explains
+    none (Sixt, Granz & Landgraf 2020, arXiv 1912.09818). ``samples``: so many draws, whose mean is taken."""
+
+    similarity: str = "spearman"
+    samples: int = 1
+
+    name = "random_logit"
+    undefined = "the map is constant"
+    card = Card(
+        formula="mean_s similarity(φ_target(x), φ_{class s}(x)), class s ≠ target",
+        source="Sixt, Granz & Landgraf 2020, arXiv 1912.09818, with similarity='ssim'",
+        better="lower",
+        normalisation="free of the map's scale",
+        perturbation="the output asked about",
+        draws='`samples` other outputs for each input, stream "random_logit"',
+        cost="`samples` explanations",
+        differences=(("quantus", "RandomLogit draws among num_classes=1000 outputs, whatever the model has; its default SSIM "
+                      "flattens the maps and compares windows of 7 consecutive values"),),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        choose("similarity", self.similarity, SIMILARITIES)
+        if self.samples < 1:
+            raise InputError(f"samples: at least 1, got {self.samples!r}")
+
+    def __call__(self, task: Task) -> Tensor:
+        score, points = task.score, task.points
+        classes = score.outputs.shape[1]
+        if classes < 2:
+            raise InputError("model: the random-logit test needs at least two outputs")
+        found = []
+        for sample in range(self.samples):
+            drawn = (task.stream("random_logit").uniform(points.ids, sample, ()) * (classes - 1)).long()
+            drawn = drawn.clamp(max=classes - 2)
+            targets = score.targets.clone()
+            targets[points.owner] = drawn + (drawn >= targets[points.owner])
+            other = score.towards(targets)
+            found.append(
+                torch.cat(
+                    [
+                        similarity(
+                            self.similarity, task.maps[p], task.explain(other, points[p]), some(present(task), p)
+                        )
+                        for p in _groups(task)
+                    ]
+                )
+            )
+        return torch.stack(found).mean(0)
+
+
+def _asking(score: Score, model: nn.Module) -> Score:
+    """The same question to a model with other parameters; class activation maps read the layers found in the trained one."""
+    other = score.using(model)
+    other._layers = dict(score._layers)
+    return other
+
+
+def _groups(task: Task, count: int | None = None) -> Iterator[slice]:
+    """The inputs (or ``count`` points), as many at a time as rows may be in flight."""
+    start, count = 0, len(task.points) if count is None else count
+    while start < count:
+        part = slice(start, start + task.score.batch.size(True))
+        yield part
+        start = part.stop

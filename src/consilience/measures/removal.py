@@ -1,0 +1,182 @@
+"""Features taken away, or put in, in the order of each attribution: one engine, whose curves measures share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, choose
+from ..features import Elements, Features, Pixels, coarse
+from ..neighbourhood import present
+from ..quadratic import exact
+from ..score import Score
+from .base import Task
+from .imputation import Imputer
+
+VALUES = ("change", "score", "probability", "accuracy")
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What the model says along the way. float64; NaN in rows whose map is not finite.
+
+    ``count`` (B, T): how many features were taken away (or put in), ``share`` (B, T): of those that the input has;
+    ``score``, ``probability``, ``accuracy`` (B, R, T): the explained score, the target's probability (NaN for regression),
+    and whether the target is still the largest output; ``clean`` (B,): the score of the whole input.
+    """
+
+    count: Tensor
+    share: Tensor
+    score: Tensor
+    probability: Tensor
+    accuracy: Tensor
+    clean: Tensor
+
+    def read(self, value: str) -> Tensor:
+        """(B, R, T): one of these, or "change": the score minus the clean score."""
+        return self.score - self.clean[:, None, None] if value == "change" else getattr(self, value)
+
+    def area(self, value: str) -> Tensor:
+        """(B, R): the mean height of the curve over ``share`` (trapezoidal rule)."""
+        width = self.share.diff(dim=1)[:, None]
+        heights = self.read(value)
+        return (width * (heights[..., 1:] + heights[..., :-1]) / 2).sum(-1) / width.sum(-1)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Which features go, in which order, by what they are replaced, and where to look.
+
+    ``first``: "most" or "least" relevant. Ties are broken by keyed random words, one for each feature of an input and the
+    same for all its maps, so counts are exact. "least" is the reversed order of "most", and the features that an input lacks
+    are in neither. ``insert``: the first features are put into the replaced input, in place of the other way round.
+    ``steps``: T, for 0, 1/T, …, 1 of the features, but at most one step for each; None: one by one; shares; or a range of
+    counts. Of K features, a share s takes ⌊s · K⌋. ``average``: features are ordered by their mean over elements, not by
+    their sum.
+    """
+
+    features: Features
+    imputer: Imputer
+    steps: int | tuple[float, ...] | range | None = 20
+    first: Literal["most", "least"] = "most"
+    insert: bool = False
+    average: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, int) and self.steps < 1:
+            raise InputError(f"steps: at least 1, or None for one feature at a time, got {self.steps!r}")
+        if isinstance(self.steps, tuple) and not (self.steps and all(0 <= share <= 1 for share in self.steps)):
+            raise InputError(f"steps: shares between 0 and 1, got {self.steps!r}")
+
+    def curves(self, task: Task) -> Curves:
+        """B · R · T model evaluations, in batches of at most ``max_batch``; once for each task."""
+        return task.once(("removal", self), lambda: self._curves(task))
+
+    def counts(self, owned: Tensor) -> Tensor:
+        """(B, T) int64: how many of the ``owned`` (B,) features are gone at each step."""
+        if isinstance(self.steps, range):
+            return torch.tensor(self.steps, device=owned.device).minimum(owned[:, None])
+        most = int(owned.max())
+        last = most if self.steps is None else self.steps
+        shares = [t / min(last, most) for t in range(min(last, most) + 1)] if isinstance(last, int) else last
+        exactly = torch.tensor(shares, dtype=torch.float64, device=owned.device) * owned[:, None]
+        return (exactly + 1e-9).long()
+
+    def _curves(self, task: Task) -> Curves:
+        points, score = task.points, task.score
+        shape, device = points.x.shape[1:], points.x.device
+        clean = exact(score.clean)[points.owner]
+        has = present(self.features, points).to(clean.device)
+        owned = has.sum(1)
+        counts = self.counts(owned)
+        inputs, rows, steps = len(points), task.maps.shape[1], counts.shape[1]
+        axes = self.features.shape(shape)
+        reference = self.imputer.reference(points, range(1), task.stream("removal"))
+        usable = exact(task.maps).flatten(2).isfinite().all(2).flatten().nonzero()[:, 0]
+        found = torch.full((3, inputs * rows, steps), torch.nan, dtype=torch.float64, device=clean.device)
+        step = 4 * score.batch.size(False)
+        for start in range(0, len(usable) * steps, step):
+            at = torch.arange(start, min(start + step, len(usable) * steps), device=clean.device)
+            distinct, which = (at // steps).unique_consecutive(return_inverse=True)
+            pairs, t = usable[distinct], at % steps
+            places = self._places(task, pairs, has[pairs // rows])[which]
+            pairs = pairs[which]
+            b = pairs // rows
+            first = places < counts[b, t][:, None]
+            gone = (has[b] & (~first if self.insert else first)).unflatten(1, axes).to(device)
+            b = b.to(device)
+            filled = self.imputer.fill(points.x[b], self.features.mask(gone, points.owner[b], shape), reference[b])
+            found[:, pairs, t] = _read(score, filled, points.owner[b])
+        share = counts / owned.clamp(min=1)[:, None].double()
+        read = found.unflatten(1, (inputs, rows))
+        return Curves(counts, share, read[0], read[1], read[2], clean)
+
+    def _places(self, task: Task, pairs: Tensor, has: Tensor) -> Tensor:
+        """(P, K) int64: the place of each feature in the order of map ``pairs`` (P,); those that the input lacks come last."""
+        values = settled(on_units(task, self.features, pairs, self.average)).masked_fill(~has, -torch.inf)
+        inputs, which = (pairs // task.maps.shape[1]).unique_consecutive(return_inverse=True)
+        words = task.stream("ties").bits(task.points.ids.to(has.device)[inputs], 0, has.shape[1])
+        shuffled = words.argsort(dim=1, stable=True)[which]
+        order = shuffled.gather(1, values.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
+        places = torch.empty_like(order).scatter_(
+            1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+        )
+        return torch.where(has, has.sum(1, keepdim=True) - 1 - places, places) if self.first == "least" else places
+
+
+def on_units(task: Task, features: Features, pairs: Tensor, average: bool = False) -> Tensor:
+    """(P, K) float64: maps number ``pairs`` (of B · R) summed (or averaged) over the elements of other features, each
+    attributed feature spread evenly."""
+    maps = exact(task.maps.flatten(0, 1)[pairs.to(task.maps.device)])
+    if features == task.features and not average:
+        return maps.flatten(1)
+    owner = task.points.owner.to(maps.device)[pairs // task.maps.shape[1]]
+    shape = task.points.x.shape[1:]
+    values = features.reduce(task.features.spread(maps, owner, shape), owner).flatten(1)
+    return values / features.sizes(owner, shape).flatten(1).clamp(min=1).to(values) if average else values
+
+
+def settled(values: Tensor, unit: Tensor | None = None) -> Tensor:
+    """Values rounded to multiples of the unit, 2⁻⁴⁰ of the largest along the last axis: what differs by the rounding of
+    sums only becomes equal, so that ties are ties."""
+    unit = values.abs().amax(-1, keepdim=True) * 2.0**-40 if unit is None else unit
+    return torch.where(unit > 0, (values / unit).round() * unit, values)
+
+
+def chosen(task: Task, features: Features | None) -> Features:
+    """The features to take away: those asked for; else those of the maps, or, where these are elements or pixels,
+    :func:`~consilience.features.coarse` ones."""
+    if features is not None:
+        return features
+    fine = isinstance(task.features, Elements | Pixels)
+    return coarse(task.points.x.shape[1:]) if fine else task.features
+
+
+def blurred(task: Task, baseline: object) -> object:
+    """``None`` → "blur" for images, "zero" for anything else, as for :class:`~consilience.metrics.Infidelity`."""
+    return baseline if baseline is not None else "blur" if task.points.x.ndim == 4 else "zero"
+
+
+def check_value(value: str) -> None:
+    choose("value", value, VALUES)
+
+
+def _read(score: Score, rows: Tensor, owner: Tensor) -> Tensor:
+    """(3, N) float64: score, probability and accuracy of each row, from one evaluation."""
+    outputs = score.outputs_of(rows, owner)
+    before = score.outputs[owner]
+    if score.kind == "output":
+        probability = accuracy = torch.full_like(outputs[:, 0], torch.nan)
+    elif outputs.shape[1] == 1:  # one logit
+        probability = outputs[:, 0].sigmoid()
+        accuracy = ((outputs[:, 0] > 0) == (before[:, 0] > 0)).to(outputs)
+    else:
+        target = score.targets[owner]
+        done = (before >= 0).all(1) & ((before.sum(1) - 1).abs() < 1e-3)  # the model ends in a softmax
+        known = torch.where(done[:, None], outputs, outputs.softmax(1))
+        probability = known.gather(1, target[:, None])[:, 0]
+        accuracy = (outputs.argmax(1) == target).to(outputs)
+    return exact(torch.stack([score._pick(outputs, owner), probability, accuracy]))

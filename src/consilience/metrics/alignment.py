@@ -1,0 +1,79 @@
+"""Whether an attribution is where, or what, it is asked to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .. import simplex
+from ..errors import InputError
+from ..neighbourhood import Points
+from ..objective import Term
+from ..quadratic import Evidence, Quadratic, average_sensitivity, exact, relative_sensitivity
+from .sensitivity import gram
+
+
+@dataclass(frozen=True)
+class Alignment(Term):
+    """r_j = φ_j − φ*, or r_j = φ_j outside a region; Q = ‖r‖² (AGG §4: γ₁ = I, γ₂ = φ*; γ₁ the projection, γ₂ = 0).
+
+    Nothing is drawn: one residual for each input. Exactly one of the two is given:
+
+    Args:
+        reference: φ* (B, *A), an attribution that is asked for, on the scale of the maps.
+        region: (B, *A) bool, True where attributions may be.
+        relative: for a region, the share of ‖φ‖² outside it, wᵀGw / wᵀHw (the default), or wᵀGw, which maps with a small
+            norm win.
+
+    Raises:
+        InputError: neither or both are given, or their shape is not the maps'.
+    """
+
+    reference: Tensor | None = field(default=None, compare=False)
+    region: Tensor | None = field(default=None, compare=False)
+    relative: bool = True
+
+    statistic = "quadratic"
+
+    def __post_init__(self) -> None:
+        if (self.reference is None) == (self.region is None):
+            raise InputError("Alignment: give either reference=, an attribution (B, *A), or region=, bool (B, *A)")
+
+    @property
+    def _shares(self) -> bool:
+        return self.relative and self.region is not None
+
+    @property
+    def allows_signed(self) -> bool:
+        return self._shares
+
+    def measure(self, points: Points, base: Tensor) -> Quadratic:
+        """The Gram matrices of the maps ``base`` (B, R, *A) at ``points``, as one draw."""
+        asked = self.reference if self.region is None else self.region
+        assert asked is not None
+        if asked.shape[1:] != base.shape[2:] or len(asked) <= int(points.owner.max()):
+            name = "reference" if self.region is None else "region"
+            raise InputError(
+                f"{name}: shape {tuple(asked.shape)}, expected one for each input and feature of the maps, "
+                f"(B, {', '.join(map(str, base.shape[2:]))})"
+            )
+        flat = exact(base.flatten(2))
+        mine = asked.to(points.owner.device)[points.owner].flatten(1)[:, None].to(flat.device)
+        residual = flat - mine.to(flat) if self.region is None else flat * ~mine.bool()
+        return Quadratic(gram(residual)[:, None], gram(flat))
+
+    def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
+        return (relative_sensitivity if self._shares else average_sensitivity)(evidence, w).value
+
+    def matrix(self, evidence: Evidence) -> Tensor | None:
+        return None if self._shares or evidence.quadratic is None else evidence.quadratic.matrix
+
+    def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> simplex.Solution:
+        q = evidence.quadratic
+        assert q is not None
+        if self._shares:
+            return simplex.ratio(q.matrix, q.norm, valid=valid, signed=signed)
+        if signed:
+            raise InputError("signed: for Alignment to a region with relative=True")
+        return simplex.quadratic(q.matrix, valid=valid)
