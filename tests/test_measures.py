@@ -518,6 +518,17 @@ def test_measures_with_the_same_neighbours_share_one_pass_and_keep_statistics_on
     assert all(value.shape in ((3, S), (3, S, 3)) for value in statistics.values())
 
 
+def test_what_one_measure_cannot_have_does_not_stop_the_others():
+    t = task()
+    plain = dataclasses.replace(t, score=Score(lambda x: x.flatten(1)[:, :4], 1).at(images()), memory={})
+    measures = [RRS(samples=S), MaxSensitivity(samples=S)]
+    for measure in measures:
+        measure.prepare(plain)
+    with pytest.raises(InputError, match=r"needs an nn\.Module"):
+        measures[0](plain)
+    assert measures[1](plain).isfinite().all()
+
+
 @pytest.mark.parametrize("where", [Ball(0.7), Gaussian(0.2)])
 def test_any_neighbourhood_will_do(where):
     t = task()

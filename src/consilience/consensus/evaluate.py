@@ -124,7 +124,7 @@ class Evaluator:
         derived = bool({"var", "median", "rank", "uniform"} & {*wanted, goal if isinstance(goal, str) else ""})
 
         raw = setting.raw(score, points)
-        base = setting.complete(setting.stack.apply(raw, points.owner), derived)
+        base = setting.complete(setting.stack.apply(raw, points.owner), points, derived)
         mixing = torch.zeros(len(points), len(wanted), base.shape[1], dtype=torch.float64, device=base.device)
         evidence = None
         if {"consensus", "weighted"} & set(wanted):

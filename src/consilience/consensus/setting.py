@@ -13,7 +13,7 @@ from ..errors import InputError, choose
 from ..explainers import Normalised
 from ..keys import Key
 from ..metrics import AverageSensitivity, Infidelity
-from ..neighbourhood import Baseline, Points
+from ..neighbourhood import Baseline, Points, present
 from ..objective import Aim, Front, Objective, Term, parse
 from ..quadratic import Evidence
 from ..score import Score
@@ -116,13 +116,16 @@ class Setting:
 
     def maps(self, score: Score, points: Points, derived: bool = True) -> Tensor:
         """(N, k [+ 5], *A): every method in order (NaN where one failed), then the derived maps."""
-        return self.complete(self.stack.attribute(score, points), derived)
+        return self.complete(self.stack.attribute(score, points), points, derived)
 
-    def complete(self, found: Tensor, derived: bool) -> Tensor:
+    def complete(self, found: Tensor, points: Points, derived: bool) -> Tensor:
         """(N, working k, *A) → (N, k [+ 5], *A)."""
         every = found.new_full((len(found), self.rows, *found.shape[2:]), torch.nan)
         every[:, list(self.working)] = found
-        return torch.cat([every, derive(found)], 1) if derived else every
+        if not derived:
+            return every
+        has = present(self.stack.features, points).view(len(points), *found.shape[2:])
+        return torch.cat([every, derive(found, has)], 1)
 
     def evidence(self, score: Score, points: Points, base: Tensor, draws: Draws, stream: str) -> Evidence:
         """Measure the maps ``base`` (N, R, *A) at ``points`` with the named stream of draws."""
@@ -140,17 +143,19 @@ class Setting:
         return Evidence(self.sensitivity.measure(near, score, points, base, samples, key, samples.stop))
 
 
-def derive(maps: Tensor) -> Tensor:
+def derive(maps: Tensor, has: Tensor | None = None) -> Tensor:
     """(N, k, *A) → (N, 5, *A): the mean; AGG's var, mean / (σ + ε) with σ the feature-wise standard deviation over methods
     and ε its mean over features (the paper leaves ε open; this makes the map's shape free of scale); the median; the mean of
-    the features' ranks in 0…1, ties averaged (Borda count); and a uniform map."""
+    the features' ranks in 0…1, ties averaged (Borda count); and a uniform map.
+
+    ``has`` (N, *A) bool: the features that each input has; the others are 0 and count nowhere."""
+    has = torch.ones_like(maps[:, 0], dtype=torch.bool) if has is None else has
     mean = maps.mean(1)
     sigma = maps.std(1, correction=0)
-    epsilon = sigma.flatten(1).mean(1).view(-1, *[1] * (mean.ndim - 1))
+    epsilon = (sigma * has).flatten(1).sum(1).div(has.flatten(1).sum(1).clamp(min=1)).view(-1, *[1] * (mean.ndim - 1))
     alike = epsilon <= 1e-6 * mean.abs().flatten(1).amax(1).view_as(epsilon)
     epsilon = torch.where(alike, torch.ones_like(epsilon), epsilon)  # one method, or all alike: var is the mean
-    uniform = torch.ones_like(mean)
-    return torch.stack([mean, mean / (sigma + epsilon), _median(maps), _borda(maps), uniform], 1)
+    return torch.stack([mean, mean / (sigma + epsilon), _median(maps), _borda(maps, has), has.to(mean)], 1)
 
 
 def _median(maps: Tensor) -> Tensor:
@@ -160,13 +165,15 @@ def _median(maps: Tensor) -> Tensor:
     return (ordered[:, (k - 1) // 2] + ordered[:, k // 2]) / 2
 
 
-def _borda(maps: Tensor) -> Tensor:
+def _borda(maps: Tensor, has: Tensor) -> Tensor:
     """Mean over methods of the share of features that are below, ties counting half."""
-    flat = maps.flatten(2)
+    here = has.flatten(1)[:, None]
+    flat = maps.flatten(2).masked_fill(~here, torch.inf)
     ordered = flat.sort(2).values
     below = torch.searchsorted(ordered, flat) + torch.searchsorted(ordered, flat, right=True) - 1
-    rank = (below.to(maps) / (2 * max(1, flat.shape[2] - 1))).mean(1)
-    return torch.where(flat.isfinite().all(1), rank, torch.nan).unflatten(1, maps.shape[2:])
+    rank = (below.to(maps) / (2 * (here.sum(2, keepdim=True) - 1).clamp(min=1))).mean(1)
+    rank = torch.where(flat.isfinite().all(1), rank, torch.nan).masked_fill(~here[:, 0], 0)
+    return rank.unflatten(1, maps.shape[2:])
 
 
 def by_quality(evidence: Evidence, working: Sequence[int]) -> Tensor:

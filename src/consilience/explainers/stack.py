@@ -177,7 +177,12 @@ class Normalised:
     def apply(self, raw: Tensor, owner: Tensor) -> Tensor:
         """(n, k, *F) → (n, k, *A)."""
         count, k = raw.shape[:2]
-        maps = self.features.reduce(raw.flatten(0, 1), owner.repeat_interleave(k)).unflatten(0, (count, k))
+        flat, who = raw.flatten(0, 1), owner.repeat_interleave(k)
+        maps = self.features.reduce(flat, who).unflatten(0, (count, k))
+        if type(self.features).reduce_gradient is not Features.reduce_gradient:
+            for at, explainer in enumerate(self.stack.explainers):
+                if explainer.kind == "gradient":
+                    maps[:, at] = self.features.reduce_gradient(raw[:, at], owner)
         if self.sign == "abs":
             maps = maps.abs()
         if self.scale == "none":

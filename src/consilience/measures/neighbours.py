@@ -238,7 +238,7 @@ class Nearby(Measure):
                     try:
                         parts[statistic].append(statistic(chunk))
                     except ConsilienceError as error:
-                        wrong[statistic] = error
+                        wrong[statistic] = error.with_traceback(None)  # whose frames would keep the chunk's maps
             for statistic, part in parts.items():
                 if statistic not in wrong:
                     rows[statistic].append(torch.cat(part, 1))
