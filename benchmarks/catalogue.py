@@ -50,7 +50,10 @@ def small(samples: int) -> Callable[[type], Any]:
 
     def make(cls: type) -> Any:
         names = set(getattr(cls, "__dataclass_fields__", {}))
-        wanted = {"n_samples": samples, "n_steps": 8, "samples": 5, "channels": 16, "draws": 5, "subsets": 32}
+        wanted = {
+            "n_samples": 64 if cls.__name__ == "KernelSHAP" else 4 if "Grad" in cls.__name__ else samples, "m_samples": 2,
+            "n_steps": 8, "samples": 5, "channels": 16, "steps": 10, "subsets": 32,
+        }  # fmt: skip
         return cls(**{name: value for name, value in wanted.items() if name in names})
 
     return make
@@ -69,6 +72,9 @@ def methods_for(kind: str, samples: int, data: Tensor | None = None) -> list[Exp
         if name == "maple":
             if kind in ("table", "forest"):
                 found.append(cls(data=data))
+            continue
+        if kind == "image" and name == "kernel_shap":  # 196 patches would need 400 coalitions at least
+            found.append(cls(128, cs.Patches(32)))
             continue
         found.append(small(samples)(cls))
     return found

@@ -35,7 +35,8 @@ def noisy_model(e, model, sample):
     model = copy.deepcopy(model)
     for name, parameter in model.named_parameters():
         key = Key(SEED, f"explainer/{e.name}/weights/{name}")
-        noise = key.normal(torch.tensor([0]), sample, parameter.shape)[0]
+        high, low = (key / str(sample)).words
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(high << 31 | low >> 1))
         parameter.data *= 1 + e.stdev * noise.double()
     return model
 

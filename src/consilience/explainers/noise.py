@@ -21,8 +21,6 @@ from ..neighbourhood import Gaussian, Neighbourhood, Point, Points
 from ..score import Score
 from .base import Direct, mean
 
-PIECE = 1 << 20  # numbers drawn at a time, so that noise for a large matrix does not need many times its memory
-
 
 @dataclass(frozen=True)
 class NoiseGrad(Direct):
@@ -147,9 +145,9 @@ def noisy(model: Any, key: Key, sample: int, stdev: float) -> Iterator[None]:
 
 
 def _noise(key: Key, sample: int, like: Tensor) -> Tensor:
-    """Standard normal of a tensor's shape, float32 at least: piece i of its elements is drawn with the id i."""
-    ids = torch.arange(-(-like.numel() // PIECE), device=like.device)
-    sizes = [min(PIECE, like.numel() - PIECE * i) for i in range(len(ids))]
-    parts = [key.normal(ids[i : i + 1], sample, (size,))[0] for i, size in enumerate(sizes)]
+    """Standard normal of a tensor's shape, float32 at least. A generator of torch's own, seeded by the key: a network has
+    millions of parameters, and counter-based draws would take longer than its passes. Drawn on the CPU for every device."""
+    high, low = (key / str(sample)).words
+    generator = torch.Generator().manual_seed(high << 31 | low >> 1)
     wide = torch.promote_types(like.dtype, torch.float32)
-    return torch.cat(parts).view(like.shape).to(wide) if parts else torch.zeros_like(like)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like.device, wide)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .. import simplex
+from ..card import Card
 from ..errors import InputError
 from ..neighbourhood import Points
 from ..objective import Term
@@ -34,6 +35,13 @@ class Alignment(Term):
     region: Tensor | None = field(default=None, compare=False)
     relative: bool = True
 
+    card = Card(
+        formula="‖φ − φ*‖², or ‖φ outside the region‖² / ‖φ‖² (relative=False: not divided)",
+        source="Decker et al. 2024 (AGG), §4, arXiv 2406.05090",
+        better="lower",
+        normalisation="by ‖φ‖² for a region; none for a reference, which has to be on the scale of the maps",
+        cost="none beside the maps",
+    )
     statistic = "quadratic"
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import simplex
+from ..card import Card
 from ..errors import InputError
 from ..features import Features
 from ..keys import Key
@@ -62,6 +63,15 @@ class LocalFidelity(Squares):
     radius: float = 0.1
     baseline: Any = None
 
+    card = Card(
+        formula="E (f(x) + Σ ε_i φ_i − f(x′))², x′ = x + ε for gradients, x′ − b = (1 + ε)(x − b) for contributions",
+        source="Plumb et al. 2020 (ExpO), arXiv 1902.06787",
+        better="lower",
+        normalisation="none: squared units of the score, so maps must be signed and unscaled",
+        perturbation="ε ~ N(0, radius²), one for each attributed feature, in the points' unit of noise",
+        draws="stream 'local'",
+        cost="one forward for each draw",
+    )
     stream = "local"
 
     def __post_init__(self) -> None:
@@ -98,6 +108,14 @@ class Completeness(Squares):
     """
 
     baseline: Any = None
+
+    card = Card(
+        formula="(Σφ − (f(x) − f(b)))²",
+        source="Sundararajan, Taly & Yan 2017, arXiv 1703.01365",
+        better="lower",
+        normalisation="none: squared units of the score, so maps must be signed, unscaled contributions",
+        cost="2 forward",
+    )
 
     def measure(self, score: Score, points: Points, base: Tensor, graph: bool = False) -> Responses:
         """a (B, 1, R) and y (B, 1) for the maps ``base`` (B, R, *A)."""
