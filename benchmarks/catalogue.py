@@ -16,7 +16,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,10 @@ def small(samples: int) -> Callable[[type], Any]:
 
     def make(cls: type) -> Any:
         names = set(getattr(cls, "__dataclass_fields__", {}))
+        few = {"KernelSHAP": 4 * samples, "ShapleySampling": 2, "SmoothMPRT": 2}
         wanted = {
-            "n_samples": 64 if cls.__name__ == "KernelSHAP" else 4 if "Grad" in cls.__name__ else samples, "m_samples": 2,
-            "n_steps": 8, "samples": 5, "channels": 16, "steps": 10, "subsets": 32,
+            "n_samples": 4 if "Grad" in cls.__name__ else few.get(cls.__name__, samples), "m_samples": 2, "n_steps": 8,
+            "samples": few.get(cls.__name__, 3), "channels": 16, "steps": 4 if "MPRT" in cls.__name__ else 10, "subsets": 32,
         }  # fmt: skip
         return cls(**{name: value for name, value in wanted.items() if name in names})
 
@@ -73,10 +74,12 @@ def methods_for(kind: str, samples: int, data: Tensor | None = None) -> list[Exp
             if kind in ("table", "forest"):
                 found.append(cls(data=data))
             continue
-        if kind == "image" and name == "kernel_shap":  # 196 patches would need 400 coalitions at least
-            found.append(cls(128, cs.Patches(32)))
-            continue
-        found.append(small(samples)(cls))
+        method = small(samples)(cls)
+        if kind == "image" and hasattr(
+            method, "features"
+        ):  # 16 patches: few enough for every explanation of a benchmark
+            method = replace(method, features=cs.Patches(56))
+        found.append(method)
     return found
 
 
@@ -199,7 +202,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--random-count", type=int, default=5, help="photographs for the model with random weights")
     parser.add_argument("--samples", type=int, default=32, help="samples of each perturbation method")
-    parser.add_argument("--fit", type=int, default=5, help="neighbours that fit the consensus' weights")
+    parser.add_argument("--fit", type=int, default=3, help="neighbours that fit the consensus' weights")
     parser.add_argument("--only", help="names of cases, separated by commas")
     parser.add_argument("--cache", default="out/catalogue")
     parser.add_argument("--out", required=True)

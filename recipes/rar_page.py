@@ -19,7 +19,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left } td small { color: #595959; display: block; white-space: nowrap } caption { text-align: left; color: #595959 }
+th:first-child, td:first-child { text-align: left } td small { color: #595959; display: block; white-space: nowrap }
+caption { text-align: left; color: #595959 }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem }
 svg { width: 100%; height: auto }
 .key span { margin-right: 1.2rem } .key i { display: inline-block; width: 1.4rem; height: 3px; margin-right: .4rem }

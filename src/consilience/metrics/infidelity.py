@@ -51,7 +51,10 @@ class Infidelity(Term):
         draws="256 masks to fit, 512 fresh (streams 'fit' and 'fresh')",
         cost="one forward for each mask",
         differences=(
-            ("Quantus", "no β and no normalisation, pixels in windows: the measure infidelity says how to get its number"),
+            (
+                "Quantus",
+                "no β and no normalisation, pixels in windows: the measure infidelity says how to get its number",
+            ),
             ("Captum", "the perturbation is the caller's; normalize=True fits β: scaling='free'"),
             ("the authors' code", "β per method, weights put on unscaled maps: scaling='code'"),
         ),
