@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from consilience.explainers import METHODS, Stack
-from consilience.features import Patches
+from consilience.features import Patches, Pixels
 from consilience.neighbourhood import Points
 from consilience.score import Score
 
@@ -50,9 +50,10 @@ def row(
 ) -> dict[str, Any]:
     gap = float((mine - theirs).abs().max() / mine.abs().max())
     agrees = gap <= tolerance
+    why = f"{reason} (largest difference {gap:.2g} of the largest value)" if reason and not agrees else ""
     return {
         "measure": name, "library": library, "ours": float(mine.abs().max()), "theirs": float(theirs.abs().max()),
-        "agrees": agrees, "reason": "" if agrees else f"{reason} (largest difference {gap:.2g} of the largest value)",
+        "agrees": agrees, "reason": why,
     }  # fmt: skip
 
 
@@ -73,8 +74,8 @@ def cases() -> list[dict[str, Any]]:
         ("deeplift", {"baselines": 0.2}, lambda: captum.DeepLift(model).attribute(x, 0.2, TARGET), ""),
         ("feature_ablation", {"features": Patches(2), "baselines": 0.0},
          lambda: captum.FeatureAblation(model).attribute(x, 0.0, TARGET, feature_mask=masks) / 12, ""),
-        ("occlusion", {"window": 3, "stride": 1, "baselines": 0.0},
-         lambda: captum.Occlusion(model).attribute(x, (3, 3, 3), (3, 1, 1), 0.0, TARGET), ""),
+        ("occlusion", {"window": 3, "stride": 1, "baselines": 0.0, "features": Pixels()},
+         lambda: captum.Occlusion(model).attribute(x, (3, 3, 3), (3, 1, 1), 0.0, TARGET).double() / 27, ""),
     ]  # fmt: skip
     for name, options, theirs, reason in table:
         if name in METHODS:
@@ -116,7 +117,7 @@ def cams() -> list[dict[str, Any]]:
         "grad_cam_plus_plus": "there an absolute 1e-6 is added to a denominator of squared gradients",
         "eigen_cam": "there the channels are centred, after which the sign is undefined",
         "layer_cam": "",
-        "score_cam": "",
+        "score_cam": "there the masks are upsampled with align_corners=True and the map without; here without, both",
     }
     found = []
     for name, theirs in (

@@ -151,3 +151,33 @@ def test_the_demo_model_explains_a_photograph(tmp_path):
     record = json.loads(next((tmp_path / "o").glob("*/explanation.json")).read_text())
     assert code == 0 and "cat" in (record["predicted_label"] + "tabby cat").lower()
     assert torch.tensor(record["weights"]).sum() == pytest.approx(1)
+
+
+def test_evaluate_a_folder_and_go_on(tmp_path, capsys):
+    folder, out = tmp_path / "pictures", tmp_path / "quality.json"
+    folder.mkdir()
+    for i in range(2):
+        Image.effect_noise((180, 180), 40 + 20 * i).convert("RGB").save(folder / f"{i}.png")
+    (folder / "2.jpg").write_bytes(b"\xff\xd8\xff")
+    command = [
+        "evaluate", "--image", str(folder), *MODEL, "--methods", "saliency,grad_cam", "--objective", "robust",
+        "--fit-draws", "average_sensitivity=2,infidelity=8", "--measures", "gini_sparseness,random_logit", "--out", str(out),
+    ]  # fmt: skip
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert "2.jpg" in said.err and "gini_sparseness ↑" in said.out and "consensus" in said.out and "n = 2" in said.out
+    before = out.read_text()
+    assert main(command) == 1
+    assert "already" in capsys.readouterr().err and out.read_text() == before
+    assert main([*command[:-1], str(folder)]) == 2 and "is a folder" in capsys.readouterr().err
+    assert main([*command, "--seed", "1"]) == 2 and "other settings" in capsys.readouterr().err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["evaluate", "--image", str(empty), *MODEL, "--out", str(out)]) == 2
+    assert "no pictures" in capsys.readouterr().err
+
+
+def test_methods_shows_cards(capsys):
+    assert main(["methods", "road_morf"]) == 0
+    said = capsys.readouterr().out
+    assert "arXiv 2202.00449" in said and "lower is better" in said and "pytorch-grad-cam" in said
