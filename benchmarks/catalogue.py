@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import consilience as cs
 from consilience.data.images import read_image
 from consilience.data.models import load_model
-from consilience.explainers import METHODS, Explainer
+from consilience.explainers import METHODS, PRESETS, Explainer
 from consilience.measures import MEASURES, Measure
 
 
@@ -177,12 +177,14 @@ def cases(options: argparse.Namespace) -> list[Case]:
     )
     classifier, texts = text()
     image = methods_for("image", options.samples)
+    standard = [method for method in image if method.name in {e.name for e in PRESETS["standard"]}]
     n = options.count
     draws = {"fit_draws": f"average_sensitivity={options.fit},infidelity=64"}
     table = {"baselines": train, **draws}
     return [
         Case("resnet18", resnet, [x[i : i + 1] for i in range(n)], image, others, options=draws, note="ImageNet weights"),
-        Case("resnet18 mosaics", resnet, mosaics(x, labels), image, located, "labels", draws, "ImageNet weights"),
+        Case("resnet18 mosaics", resnet, mosaics(x, labels)[: options.random_count], standard, located, "labels", draws,
+             "ImageNet weights, standard methods"),
         Case("vit_tiny", transformer, [x[i : i + 1] for i in range(min(n, options.random_count))], image, others,
              options=draws, note="random weights"),
         Case("breast cancer network", network(train, y_train), [test[:n]], methods_for("table", options.samples, train),
@@ -200,7 +202,9 @@ def main() -> None:
     parser.add_argument("--labels", required=True, help="CSV with columns file and class_index")
     parser.add_argument("--checkpoint", required=True, help="weights of torchvision's resnet18")
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--random-count", type=int, default=5, help="photographs for the model with random weights")
+    parser.add_argument(
+        "--random-count", type=int, default=5, help="photographs for the mosaics and for random weights"
+    )
     parser.add_argument("--samples", type=int, default=32, help="samples of each perturbation method")
     parser.add_argument("--fit", type=int, default=3, help="neighbours that fit the consensus' weights")
     parser.add_argument("--only", help="names of cases, separated by commas")
