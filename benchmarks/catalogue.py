@@ -250,7 +250,17 @@ def main() -> None:
         assert not missing, missing[:5]
         plain = json.loads(json.dumps(result), parse_constant=lambda _: None)
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(options.out).write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        short = json.dumps(_short(plain), ensure_ascii=False, separators=(",", ":"))
+        Path(options.out).write_text(short + "\n", encoding="utf-8")
+
+
+def _short(value: Any) -> Any:
+    """Four digits: enough to review."""
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_short(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

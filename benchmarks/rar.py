@@ -194,6 +194,7 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--cache", default="out/rar-cache")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="of training, in place of the preset's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-batch", type=int, default=256, help="rows in flight in training")
@@ -204,6 +205,8 @@ def main() -> None:
     options.objectives = [*OBJECTIVES, *([STRONGER] if options.stronger else [])]
     options.preset = options.preset or PRESET.get(options.data, options.data)
     preset = PRESETS[options.preset]
+    if options.steps:
+        preset = replace(preset, train_steps=options.steps, natural_steps=options.steps)
     if preset.data != options.data:
         parser.error(f"--preset {options.preset} is for {preset.data}, not {options.data}")
     found, about = everything(preset, options)

@@ -109,7 +109,40 @@ def page(stored: dict[str, Any]) -> str:
             cells += ["yes" if case["agrees"] else "**no**", case["reason"] or ""]
             lines.append("| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
         lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines + times()).rstrip() + "\n"
+
+
+def times() -> list[str]:
+    """What ``conformance/speed.py`` measured."""
+    path = HERE / "speed.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    settings = found["settings"]
+    lines = [
+        "## Seconds beside Quantus", "",
+        f"`python conformance/speed.py`: {settings['images']} images of {settings['side']} × {settings['side']}, one network, "
+        f"one map (saliency), the best of {settings['repeats']} turns; {found['machine']}; a busy machine. Quantus gets all "
+        "images in one batch. With one small map both sides spend their time in the same model passes; what several maps, or "
+        "several measures on the same curves and neighbours, share here is not in this table. Random draws, and where the card "
+        "says so definitions, differ, hence the correlations.", "",
+        "| measure | Quantus' | seconds, ours | Quantus | ratio | mean, ours | Quantus | correlation over images |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in found["rows"]:
+        keys = (
+            "measure",
+            "quantus",
+            "seconds",
+            "quantus_seconds",
+            "ratio",
+            "mean",
+            "quantus_mean",
+            "correlation_over_images",
+        )
+        cells = [show(row[key]) if key in row and row[key] is not None else "–" for key in keys]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def show(value: Any) -> str:

@@ -325,7 +325,9 @@ class Masked(Neighbourhood):
     def draw(self, points, samples, key, total):
         has = present(self.features, points)
         count = (has.sum(1) * self.share).long().clamp(min=1)
-        masks = ranks(key, points, samples, has) < count[:, None, None]
+        order = words(key, points, samples, has.shape[1]).masked_fill(~has[:, None], 2**32).argsort(dim=2, stable=True)
+        first = torch.arange(has.shape[1], device=has.device) < count[:, None, None]
+        masks = torch.zeros_like(order, dtype=torch.bool).scatter_(2, order, first.expand_as(order))
         return without(points, samples, masks, has, self.features, self.baseline, key, total)
 
 

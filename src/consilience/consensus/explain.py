@@ -76,8 +76,8 @@ def explain(
         tolerance: for "auto", the cross-fitted regret at which to stop, relative to the objective's value.
         kind: which number of the output is explained, see :class:`~consilience.score.Score`.
         features: what is attributed; default pixels for images, elements otherwise.
-        baselines: what stands for "absent", for the path methods given by name and for the masks of the infidelity, unless
-            they have a baseline of their own.
+        baselines: what stands for "absent", for the methods and for the masks of the infidelity, unless they have a baseline
+            of their own; rows of a data set are drawn from, or their mean is taken, and give a table's noise its unit.
         sign, scale: of every map before it is measured and mixed; default "abs" for images, else "keep", and "max".
         signed: allow negative weights. choice: "convex" or "cross_validated" (best single, mean, convex, signed).
         pooled: one set of weights for the whole batch. weights: use these (k,) or (B, k), solve nothing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from ..errors import InputError, choose
@@ -73,7 +73,8 @@ def resolve(
     """A preset's name, method names ("saliency,grad_cam" or a list), configured explainers, Captum's classes and instances,
     or callables (inputs, target=…) → explainers, in order.
 
-    ``baselines`` and ``features`` go to those given by name that have them, and rows of baselines to those that need data.
+    ``baselines`` and ``features`` go to those that have them and leave them open (None), and rows of baselines to those that
+    need data.
     """
     data = baselines.tensor if isinstance(baselines, Baseline) and baselines.kind == "samples" else None
     pairs = (("baselines", baselines), ("features", features), ("data", data))
@@ -84,7 +85,7 @@ def resolve(
     found: list[Explainer] = []
     for item in given:
         if isinstance(item, Explainer):
-            found.append(item)
+            found.append(_with(item, asked))
         elif not isinstance(item, str):
             found.append(foreign(item))
         elif item in PRESETS:
@@ -97,5 +98,7 @@ def resolve(
 
 
 def _with(explainer: Explainer, asked: dict[str, Any]) -> Explainer:
-    mine = {f.name: asked[f.name] for f in fields(explainer) if f.name in asked}  # type: ignore[arg-type]
-    return replace(explainer, **mine) if mine else explainer  # type: ignore[type-var]
+    if not is_dataclass(explainer):
+        return explainer
+    mine = {f.name: asked[f.name] for f in fields(explainer) if f.name in asked and getattr(explainer, f.name) is None}
+    return replace(explainer, **mine) if mine else explainer
