@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..explainers import Direct, Explainer, Stack
 from ..features import Features
 from ..keys import Key
-from ..neighbourhood import Points, neighbours, unmoved
+from ..neighbourhood import Baseline, Points, neighbours, unmoved
 from ..objective import Aim, Front, Term
 from ..quadratic import CRITERIA, Evidence, exact
 from ..score import Counts, Score
@@ -179,6 +179,7 @@ def explain(
         settings={
             "kind": kind if isinstance(kind, str) else getattr(kind, "__name__", repr(kind)),
             "signed": signed, "choice": choice, "pooled": pooled, **_settings(setting, x.shape[1:]),
+            "noise_unit": ready.noise_unit,
             "explainers": {name: _brief(e) for name, e in zip(ready.names, ready.explainers, strict=True)},
             "layers": {name: layer.name for name, layer in score._layers.items()},
         },
@@ -213,8 +214,12 @@ def _brief(value: Any) -> str:
         return f"array{tuple(value.shape)}"
     if isinstance(value, tuple):
         return f"({', '.join(map(_brief, value))})"
+    if isinstance(value, Features) and not is_dataclass(value):
+        return f"{type(value).__name__}({value.unit})"
     if is_dataclass(value) and not isinstance(value, type):
-        parts = (f"{f.name}={_brief(getattr(value, f.name))}" for f in fields(value))
+        # A baseline's tag is the address of its tensor: nothing that another run would know again.
+        shown = [f.name for f in fields(value) if not (isinstance(value, Baseline) and f.name == "tag")]
+        parts = (f"{name}={_brief(getattr(value, name))}" for name in shown)
         return f"{type(value).__name__}({', '.join(parts)})"
     return repr(value)
 

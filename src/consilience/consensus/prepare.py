@@ -38,6 +38,8 @@ class Ready:
     about: dict[str, Any]
     warnings: tuple[str, ...]
 
+    noise_unit: str
+
     @property
     def reasons(self) -> dict[str, str]:
         return {f"inputs[{i}]": why for i, why in self.out.items()}
@@ -98,8 +100,19 @@ def prepare(
     )  # fmt: skip
     return Ready(
         x, left, score, points, setting, explainers, everything.names, failed, out, dict(given.kwargs),
-        dict(given.about), given.warnings,
+        dict(given.about), given.warnings, _named(points.unit, baseline, x),
     )  # fmt: skip
+
+
+def _named(unit: Tensor | None, baseline: Baseline | None, x: Tensor) -> str:
+    """The unit of noise, in words for tables."""
+    if unit is None:
+        return "input units"
+    if x.ndim == 2 and baseline is not None and baseline.kind == "samples":
+        return "standard deviations of the baselines' columns"
+    return (
+        "units of the input's own, 0 where it must not move" if x.ndim == 2 else "standard deviations of the embeddings"
+    )
 
 
 def warnings_of(outputs: Tensor) -> list[str]:

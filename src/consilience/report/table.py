@@ -243,8 +243,9 @@ def _setting(record: Record) -> str:
         return ""
     return (
         f"draws: {fit['average_sensitivity']} neighbours and {fit['infidelity']} masks fit, "
-        f"{fresh['average_sensitivity']} and {fresh['infidelity']} fresh; neighbours: {settings.get('sensitivity')} in input "
-        f"units; masks: {settings.get('mask_share', 0):.0%} of the features ({settings['mask_unit']}), "
+        f"{fresh['average_sensitivity']} and {fresh['infidelity']} fresh; neighbours: {settings.get('sensitivity')} in "
+        f"{settings.get('noise_unit', 'input units')}; masks: {settings.get('mask_share', 0):.0%} of the features "
+        f"({settings['mask_unit']}), "
         f"baseline {settings.get('mask_baseline')}"
     )
 
