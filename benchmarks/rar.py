@@ -2,6 +2,7 @@
 
     python benchmarks/rar.py --data digits --stronger --out benchmarks/results/rar_digits.json
     python benchmarks/rar.py --data fashion_mnist --folder DIR --seeds 2 --out benchmarks/results/rar_fashion_mnist.json
+    python benchmarks/rar.py --show benchmarks/results/rar_digits.json --page docs/rar.md
 
 NA: accuracy; AA: accuracy under PGD; IN, CO: top-k intersection and Kendall's τ of the attribution maps under the iterative
 feature-importance attack, on the images that the model classifies correctly, and ("common") on those that all four do.
@@ -188,10 +189,14 @@ def machine() -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, choices=sorted({preset.data for preset in PRESETS.values()}))
+    parser.add_argument("--show", help="print a stored file's tables and do nothing else")
+    parser.add_argument(
+        "--page", help="with --show: a Markdown page, in which the tables are put between the file's marks"
+    )
+    parser.add_argument("--data", choices=sorted({preset.data for preset in PRESETS.values()}))
     parser.add_argument("--preset", choices=sorted(PRESETS), help="default: the scaled one of this data set")
     parser.add_argument("--folder", help="where the data set's files are")
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out")
     parser.add_argument("--cache", default="out/rar-cache")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of training, in place of the preset's")
@@ -201,6 +206,11 @@ def main() -> None:
     parser.add_argument("--attack-batch", type=int, default=2048, help="rows in flight in the attacks")
     parser.add_argument("--stronger", action="store_true", help="also IG-SUM-NORM with β = 1")
     options = parser.parse_args()
+    if options.show:
+        text = shown(json.loads(Path(options.show).read_text(encoding="utf-8"))["rows"])
+        return fill(options.page, Path(options.show).stem, text) if options.page else print(text)
+    if not options.data or not options.out:
+        parser.error("--data and --out are needed, or --show")
     torch.set_num_threads(options.threads)
     options.objectives = [*OBJECTIVES, *([STRONGER] if options.stronger else [])]
     options.preset = options.preset or PRESET.get(options.data, options.data)
@@ -215,15 +225,38 @@ def main() -> None:
     result = {"rows": rows(options.data, found, options.seeds), "settings": settings, "machine": machine()}
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     Path(options.out).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    show(result["rows"])
+    print(shown(result["rows"]))
 
 
-def show(table: list[dict]) -> None:
-    columns = ("NA", "AA", "IN", "CO", "IN common", "CO common", "IN frozen common", "CO frozen common")
-    cells = {(row["objective"], row["metric"]): f"{row['value']:.3f} ± {row['stderr']:.3f}" for row in table}
-    print("| objective | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
-    for name in dict.fromkeys(row["objective"] for row in table):
-        print(f"| {title(name)} | " + " | ".join(cells[name, column] for column in columns) + " |")
+def shown(table: list[dict]) -> str:
+    """Two Markdown tables: all images, and those that all four models classify correctly."""
+    cells = {(row["objective"], row["metric"]): row for row in table}
+
+    def cell(name: str, metric: str) -> str:
+        row = cells[name, metric]
+        if metric[:2] in ("NA", "AA", "IN"):
+            return f"{100 * row['value']:.1f} ± {100 * row['stderr']:.1f}"
+        return f"{row['value']:.3f} ± {row['stderr']:.3f}"
+
+    names = list(dict.fromkeys(row["objective"] for row in table))
+    columns = [*METRICS, "IN common", "CO common", "IN frozen common", "CO frozen common"]
+    lines = ["| training | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {title(name)} | " + " | ".join(cell(name, column) for column in columns) + " |" for name in names]
+    lines += ["", "Paired differences on the common images:", "", "| pair | IN | CO |", "|---|---|---|"]
+    for name in names:
+        for other in names[: names.index(name)]:
+            found = [cell(name, f"{metric} common, minus {other}") for metric in ("IN", "CO")]
+            lines.append(f"| {title(name)} − {title(other)} | {' | '.join(found)} |")
+    return "\n".join(lines)
+
+
+def fill(page: str, name: str, text: str) -> None:
+    """Put the text between the page's marks <!-- name --> and <!-- /name -->."""
+    before, begin, rest = Path(page).read_text(encoding="utf-8").partition(f"<!-- {name} -->")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
+    if not (begin and end):
+        raise SystemExit(f"{page} has no marks <!-- {name} --> and <!-- /{name} -->")
+    Path(page).write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
