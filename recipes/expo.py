@@ -183,10 +183,18 @@ def compare(preset: Preset, trained: dict[str, Training], data: Data, options: a
     }
     values = part.x[: options.examples].tolist()
     html = page(
-        f"{options.preset}: local explanations", preset.about, TITLES, rows, logs, data.features, values, slopes
+        f"Local explanations: {options.preset}", preset.about, TITLES, rows, logs, data.features, values, slopes
     )
     (out / "index.html").write_text(html, encoding="utf-8")
     print(f"{out / 'index.html'}: error, fidelity and stability of {', '.join(TITLES[name] for name in trained)}")
+
+
+def here(options: argparse.Namespace) -> str:
+    """What the command line changed of the preset, for the page."""
+    changed = [f"seed {options.seed}", f"local models at {options.test_rows} test rows at most"]
+    changed += [f"{options.steps} training steps at most"] if options.steps else []
+    changed += [f"precision {options.precision}"] if options.precision != "32-true" else []
+    return f" This run: {', '.join(changed)}."
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -210,6 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     preset = PRESETS[options.preset]
     if options.steps:
         preset = replace(preset, steps=options.steps)
+    preset = replace(preset, about=preset.about + here(options))
     print(f"{options.preset}. {preset.about}")
     data = load(preset.data, options.data, seed=options.seed)
     trained = {name: fit(preset, name, data, options) for name in options.objectives}

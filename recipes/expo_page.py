@@ -43,16 +43,18 @@ def page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1><p>{escape(about)}</p>"
-        f'{table(rows, names, titles)}<h2>Training</h2><p class="key">{key}</p><div class="curves">{plots}</div>'
+        f'<div class="wide">{table(rows, names, titles)}</div>'
+        f'<h2>Training</h2><p>By epoch, on logarithmic axes.</p><p class="key">{key}</p><div class="curves">{plots}</div>'
         "<h2>Explanations of test rows</h2><p>Slopes of LIME's local model with samples around the row, per standard "
-        f'deviation of the column: the five largest without regulariser.</p><div class="maps">{shown}</div></body></html>\n'
+        f'deviation of the column: the five largest without regulariser.</p><div class="wide maps">{shown}</div>'
+        "</body></html>\n"
     )
 
 
 def table(rows: Sequence[Mapping], names: Sequence[str], titles: Mapping[str, str]) -> str:
     cells = {(row["objective"], row["metric"]): row for row in rows}
     metrics = [metric for metric in METRICS if (names[0], metric) in cells]
-    head = "".join(f"<th>{metric}<br><small>{METRICS[metric]}</small></th>" for metric in metrics)
+    head = "".join(f"<th>{metric.replace('-', '‑')}<br><small>{METRICS[metric]}</small></th>" for metric in metrics)
     body = ""
     for name in names:
         body += f"<tr><td>{escape(titles[name])}</td>"
@@ -61,7 +63,7 @@ def table(rows: Sequence[Mapping], names: Sequence[str], titles: Mapping[str, st
             factor = (
                 "" if name == "none" or plain is None or "-" not in metric else f"÷ {plain['value'] / row['value']:.3g}"
             )
-            body += f"<td>{row['value']:.3g} <small>± {row['stderr']:.1g}</small><br>{factor}</td>"
+            body += f"<td>{row['value']:.3g} <small>± {row['stderr']:.1g}</small>{factor}</td>"
         body += "</tr>"
     return (
         "<table><caption>On test rows of one split; ± the standard error over rows; ÷ by what factor less than without "

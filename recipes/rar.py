@@ -202,9 +202,19 @@ def compare(preset: Preset, trained: dict[str, Training], data: Data, options: a
         name: sorted((out / name / "logs").glob("**/metrics.csv"), key=lambda file: file.stat().st_mtime)
         for name in trained
     }
-    html = page(f"{preset.data}: {options.preset}", preset.about, TITLES, rows, logs, tensors, data.classes)
+    html = page(f"Robust attributions: {options.preset}", preset.about, TITLES, rows, logs, tensors, data.classes)
     (out / "index.html").write_text(html, encoding="utf-8")
     print(f"{out / 'index.html'}: NA, AA, IN, CO of {', '.join(TITLES[name] for name in trained)}")
+
+
+def here(options: argparse.Namespace) -> str:
+    """What the command line changed of the preset, for the page."""
+    changed = [f"seed {options.seed}"]
+    changed += [f"{options.steps} training steps"] if options.steps else []
+    changed += [f"early stopping after {options.patience} epochs"] if options.patience else []
+    changed += [f"{options.attack_images} test images"] if options.attack_images else []
+    changed += [f"precision {options.precision}"] if options.precision != "32-true" else []
+    return f" This run: {', '.join(changed)}."
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -234,6 +244,7 @@ def main(arguments: list[str] | None = None) -> None:
     preset = PRESETS[options.preset]
     if options.steps:
         preset = replace(preset, train_steps=options.steps, natural_steps=options.steps)
+    preset = replace(preset, about=preset.about + here(options))
     print(f"{options.preset}. {preset.about}")
     data = load(preset.data, options.data, download=options.download)
     trained = {name: fit(preset, name, data, options) for name in options.objectives}

@@ -19,12 +19,14 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left } td small { color: #595959; display: block; white-space: nowrap }
+th:first-child, td:first-child { text-align: left } td, th:first-child { white-space: nowrap }
+td small { color: #595959; display: block }
 caption { text-align: left; color: #595959 }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem }
 svg { width: 100%; height: auto }
 .key span { margin-right: 1.2rem } .key i { display: inline-block; width: 1.4rem; height: 3px; margin-right: .4rem }
-.maps { overflow-x: auto; font-size: .8rem } .maps img { width: 4.6rem; image-rendering: pixelated; display: block }
+.wide { overflow-x: auto } .maps { font-size: .8rem }
+.maps img { width: 4.6rem; image-rendering: pixelated; display: block; margin: auto }
 .maps th, .maps td { text-align: center !important; padding: .15rem; vertical-align: top }
 """
 METRICS = {
@@ -57,7 +59,8 @@ def page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1><p>{escape(about)}</p>"
-        f'{table(rows, names, titles)}<h2>Training</h2><p class="key">{key}</p><div class="curves">{plots}</div>'
+        f'<div class="wide">{table(rows, names, titles)}</div>'
+        f'<h2>Training</h2><p class="key">{key}</p><div class="curves">{plots}</div>'
         f"<h2>Attributions under attack</h2>{examples(tensors, names, titles, classes)}</body></html>\n"
     )
 
@@ -130,7 +133,7 @@ def examples(
     return (
         "<p>Integrated gradients of the class, absolute, summed over channels; each map has its own colour scale. Attacked "
         "within the ball that training used; the class stays the same.</p>"
-        f'<div class="maps"><table><tr><th rowspan="2">image</th>{head}</tr><tr>{under}</tr>{body}</table></div>'
+        f'<div class="wide maps"><table><tr><th rowspan="2">image</th>{head}</tr><tr>{under}</tr>{body}</table></div>'
     )
 
 

@@ -17,8 +17,6 @@ FEW = "--preset diabetes --accelerator cpu --quiet --test-rows 6 --probe-rows 2 
 
 @pytest.fixture(scope="module")
 def expo():
-    for module in ("lightning", "tensorboard", "sklearn"):
-        pytest.importorskip(module)
     import expo
 
     expo.PRESETS["diabetes"] = replace(expo.PRESETS["diabetes"], width=12, every=2)
@@ -39,6 +37,7 @@ def test_expo_trains_compares_and_shows(expo, tmp_path):
     assert all(row["value"] >= 0 and row["n"] == (110 if row["metric"] == "MSE" else 6) for row in result["rows"])
     html = (tmp_path / "index.html").read_text()
     assert all(title in html for title in expo.TITLES.values()) and "http:" not in html and "https:" not in html
+    assert "This run: seed 0, local models at 6 test rows at most, 6 training steps at most." in html
     for name in expo.OBJECTIVES:
         head = (tmp_path / name / "logs/version_0/metrics.csv").read_text().splitlines()[0].split(",")
         assert {"train/loss", "train/task", "val/loss", "val/task", "probe/LIME-NF", "probe/LIME-S"} <= set(head)

@@ -250,10 +250,7 @@ def test_the_docs_loop_runs(capsys):
     assert int(space["checkpoint"]["objective"]["step"]) == 4 and capsys.readouterr().out.count("ig_norm") == 4
 
 
-@pytest.mark.slow
 def test_the_docs_trainer_runs(tmp_path):
-    pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
     (block,) = blocks("python trainer")
     space = {"output_dir": str(tmp_path)}
     exec(block, space)
