@@ -62,8 +62,10 @@ class Training(L.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         loss, parts = losses(self.preset, self.model, self.regulariser, *batch)
-        self.log_dict({f"train/{part}": value for part, value in parts.items()}, on_epoch=True, on_step=False)
-        self.log("train/loss", loss, on_epoch=True, on_step=False, prog_bar=True)
+        self.log_dict(
+            {f"train/{part}": value for part, value in parts.items()}, on_epoch=True, on_step=False, sync_dist=True
+        )
+        self.log("train/loss", loss, on_epoch=True, on_step=False, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:

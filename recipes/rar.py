@@ -54,8 +54,10 @@ class Training(L.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         x, y, ids = batch
         loss = self.objective(self.model, x, y, ids)
-        self.log_dict({f"train/{part}": value for part, value in loss.parts.items()}, on_epoch=True, on_step=False)
-        self.log("train/loss", loss.total, on_epoch=True, on_step=False, prog_bar=True)
+        self.log_dict(
+            {f"train/{part}": value for part, value in loss.parts.items()}, on_epoch=True, on_step=False, sync_dist=True
+        )
+        self.log("train/loss", loss.total, on_epoch=True, on_step=False, prog_bar=True, sync_dist=True)
         return loss.total
 
     def validation_step(self, batch: Batch, _: int) -> None:

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as nnf
-from nets import Small
+from nets import Small, images
 from torch import nn
 from train_twins import IDS, TABLE, X, Y, make, slope
 
@@ -302,3 +302,45 @@ def test_piecewise_linear_networks_have_no_curvature_to_attack():
         x = X.clone().requires_grad_()
         size = slope(Sum(act), x).pow(2).sum()
         assert bool(torch.autograd.grad(size, x, allow_unused=True, materialize_grads=True)[0].any()) == bends
+
+
+def on_a_rank(rank, world, folder):
+    """Both halves of four inputs; this rank's gradients of every objective, averaged by DistributedDataParallel."""
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(f"{folder}/store", world)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    x, y, ids = four()
+    mine, found = slice(2 * rank, 2 * rank + 2), {}
+    for name in TABLE:
+        parallel = nn.parallel.DistributedDataParallel(Small(nn.Softplus))
+        objective = make(name, max_batch=7, weight=train.Balanced(0.3))
+        total = objective(parallel, x[mine], y[mine], ids[mine]).total
+        if not objective.includes_task:
+            total = total + nnf.cross_entropy(parallel(x[mine]), y[mine])
+        total.backward()
+        found[name] = objective.ratio, [p.grad for p in parallel.module.parameters()]
+    torch.save(found, f"{folder}/{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def four():
+    return images(4, seed=6), torch.tensor([1, 3, 0, 2]), torch.tensor([9, 2, 30, 5])
+
+
+@pytest.mark.slow
+def test_two_ranks_take_the_step_of_one(tmp_path):
+    """Halves of a batch on two processes give the gradients, and ExpO's weight, of the whole batch on one."""
+    torch.multiprocessing.spawn(on_a_rank, (2, str(tmp_path)), 2)
+    ranks, (x, y, ids) = [torch.load(tmp_path / str(rank)) for rank in (0, 1)], four()
+    for name in TABLE:
+        if name == "gini":  # couples the inputs of a batch
+            continue
+        model, objective = Small(nn.Softplus), make(name, weight=train.Balanced(0.3))
+        total = objective(model, x, y, ids).total
+        if not objective.includes_task:
+            total = total + nnf.cross_entropy(model(x), y)
+        total.backward()
+        for ratio, grads in (rank[name] for rank in ranks):
+            torch.testing.assert_close(ratio, objective.ratio, equal_nan=True, msg=name)
+            for got, p in zip(grads, model.parameters(), strict=True):
+                torch.testing.assert_close(got, p.grad, rtol=1e-5, atol=1e-8, msg=name)
