@@ -49,8 +49,8 @@ class Term:
         """The optimum over the simplex (or over Σ|w| = 1)."""
         raise NotImplementedError
 
-    def matrix(self, evidence: Evidence) -> Tensor | None:
-        """(B, R, R) if the loss is wᵀGw, else None."""
+    def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
+        """(B, R, R) if what is minimised is wᵀGw, else None. A scale that is fitted is fitted on ``whole``, if given."""
         return None
 
     def _objective(self) -> Objective:
@@ -119,8 +119,13 @@ class Objective:
         return self._sum(evidence, w, self._scales(evidence, evidence.valid() if valid is None else valid))
 
     def over_blocks(self, whole: Evidence, blocks: Sequence[Evidence], weights: Sequence[Tensor]) -> Tensor:
-        """(B,): the balanced sum of its parts' :meth:`Term.over_blocks`; scales are those of all draws."""
+        """(B,): the balanced sum of its parts' :meth:`Term.over_blocks`; scales are those of all draws. A sum that is minimised
+        as a quadratic form is judged as that form."""
         scales = self._scales(whole, whole.valid())
+        if len(self.terms) > 1 and all(term.matrix(whole) is not None for _, term in self.terms):
+            forms = [self._form(block, whole, scales) for block in blocks]
+            judged = [torch.einsum("br,brt,bt->b", w, form, w) for form, w in zip(forms, weights, strict=True)]
+            return torch.stack(judged).mean(0)
         parts = [term.over_blocks(whole, blocks, weights) for _, term in self.terms]
         return torch.stack([w * part / s for (w, _), part, s in zip(self.terms, parts, scales, strict=True)]).sum(0)
 
@@ -136,13 +141,15 @@ class Objective:
         evidence = evidence.clean()
         if len(self.terms) == 1:
             return self.terms[0][1].solve(evidence, valid, signed)
-        matrices = [term.matrix(evidence) for _, term in self.terms]
         scales = self._scales(evidence, valid)
-        if all(m is not None for m in matrices) and not signed:
-            weighted = zip(self.terms, matrices, scales, strict=True)
-            parts = [w / s[:, None, None] * m for (w, _), m, s in weighted if m is not None]
-            return simplex.quadratic(torch.stack(parts).sum(0), valid)
+        if all(term.matrix(evidence) is not None for _, term in self.terms) and not signed:
+            return simplex.quadratic(self._form(evidence, evidence, scales), valid)
         return self._descend(evidence, valid, scales, signed)
+
+    def _form(self, evidence: Evidence, whole: Evidence, scales: list[Tensor]) -> Tensor:
+        """(B, R, R): Σ λ_i G_i / s_i of parts that all are quadratic forms."""
+        parts = zip(self.terms, (term.matrix(evidence, whole) for _, term in self.terms), scales, strict=True)
+        return torch.stack([w / s[:, None, None] * m for (w, _), m, s in parts if m is not None]).sum(0)
 
     def _descend(self, evidence: Evidence, valid: Tensor, scales: list[Tensor], signed: bool) -> Solution:
         if signed:

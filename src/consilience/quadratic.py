@@ -104,6 +104,14 @@ class Evidence:
         return Evidence(*(getattr(self, name) if name in statistics else None for name in ("quadratic", "responses")))
 
     @property
+    def like(self) -> Tensor:
+        """(B, R) float64 on the evidence's device, to make others like it."""
+        if self.quadratic is not None:
+            return self.quadratic.norm[:, 0]
+        assert self.responses is not None
+        return self.responses.a[:, 0]
+
+    @property
     def draws(self) -> int:
         """The smallest number of draws of any kind."""
         counts = [] if self.quadratic is None else [self.quadratic.draws.shape[1]]

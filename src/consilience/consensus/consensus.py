@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..explainers import resolve, unique
-from ..quadratic import Evidence, Quadratic, joined
+from ..quadratic import Evidence, Quadratic
 from .explain import explain
 from .fitting import solve
+from .job import Job, begin
+from .plan import Plan, plan
 from .result import Explanation
-from .setting import aim
+from .setting import FIT, aim
 
 
 class Consensus:
@@ -52,49 +54,55 @@ class Consensus:
     ) -> Tensor:
         """The combined attribution: of ``inputs``' shape for elements, (B, 1, H, W) for pixels, (B, *A) for other features.
 
-        ``additional_forward_args``: a mapping of keyword arguments of the model. No fresh draws are spent here beyond the
-        two that a standard error needs: judge with :meth:`explain`.
+        ``additional_forward_args``: a mapping of keyword arguments of the model. Only the draws that the weights need are made:
+        none with fitted weights, masks alone for "faith", neighbours alone for "robust". Judge with :meth:`explain`.
         """
         if additional_forward_args is not None and not isinstance(additional_forward_args, dict):
             raise InputError("additional_forward_args: give a mapping {name: value}; rows are gathered by name")
-        frugal = {
-            "fresh_draws": 2,
-            "resolved_draws": 0,
-            **{k: v for k, v in self.options.items() if k != "fresh_draws"},
-        }
         if additional_forward_args is not None:
-            frugal["kwargs"] = additional_forward_args
-        found = self.explain(inputs, target, **(frugal | options))
-        if len(found) < len(inputs):
-            raise InputError(f"inputs: {'; '.join(f'{k}: {v}' for k, v in found.reasons.items())}")
-        attribution = found.attribution
+            options["kwargs"] = additional_forward_args
+        job = self._begin(inputs, target, **options)
+        if job.ready.out:
+            raise InputError(f"inputs: {'; '.join(f'{k}: {v}' for k, v in job.ready.reasons.items())}")
+        attribution = job.combine(every=False).attribution
         if inputs.ndim == 4 and attribution.ndim == 3 and attribution.shape[1:] == inputs.shape[2:]:
             attribution = attribution[:, None]
         return attribution
+
+    def plan(self, inputs: Any, target: Any = None, every: bool = True, **options: Any) -> Plan:
+        """What :meth:`explain` (or, with ``every=False``, :meth:`attribute`) will take: model evaluations, memory, time.
+
+        Evaluates the model once, tries every method on one sample and times two batches; draws nothing."""
+        return plan(self._begin(inputs, target, **options), every)
+
+    def _begin(self, x: Any, target: Any, **options: Any) -> Job:
+        chosen = {"weights": self.weights, **self.options, **options}
+        return begin(self.model, x, target, methods=self.methods, objective=self.objective, **chosen)
 
     def fit(self, loader: Iterable[Any], target: Any = None) -> Consensus:
         """Weights for all inputs at once: the optimum of the mean of every input's own (normalised) statistics.
 
         ``loader`` gives batches x, or (x, …) of which the first is used. Returns a Consensus with ``weights`` set, which
         solves nothing any more. Pooled weights are the stable choice for robustness; for faithfulness, per input is better.
+        Each input gets the same number of draws, ``fit_draws`` (default 10 neighbours, 256 masks): none can stop by itself
+        where all are pooled.
         """
-        parts: list[Evidence] = []
-        last = None
-        start = 0
-        for batch in loader:
-            x = batch[0] if isinstance(batch, list | tuple) else batch
-            ids = torch.arange(start, start + len(x))
-            last = self.explain(x, target, ids=ids, fresh_draws=2, resolved_draws=0, weights=None)
-            parts.append(joined(last.evidence["fit"]).rows(slice(len(last.methods))).pooled())
-            start += len(x)
-        if last is None:
-            raise InputError("loader: gave no batch")
         goal = aim(self.objective)
         if isinstance(goal, str):
             raise InputError(f"objective: {goal!r} has no weights to fit")
+        fixed = {"weights": None, "draws": None, "fit_draws": self.options.get("fit_draws") or FIT}
+        parts: list[Evidence] = []
+        start, job = 0, None
+        for batch in loader:
+            x = batch[0] if isinstance(batch, list | tuple) else batch
+            job = self._begin(x, target, ids=torch.arange(start, start + len(x)), **fixed)
+            (group,) = job.combine(every=False).groups
+            parts.append(group.evidence.pooled())
+            start += len(x)
+        if job is None:
+            raise InputError("loader: gave no batch")
         choices = {name: self.options[name] for name in ("signed", "choice") if name in self.options}
-        working = [i for i, name in enumerate(last.methods) if name not in last.failed]
-        return self._fitted(solve(goal, _join(parts), working, **choices)[0].weights[0])
+        return self._fitted(solve(goal, _join(parts), job.ready.setting.working, **choices)[0].weights[0])
 
     def _fitted(self, weights: Tensor) -> Consensus:
         """The same, with weights."""

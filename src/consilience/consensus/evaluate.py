@@ -20,10 +20,11 @@ from ..measures import resolve as resolve_measures
 from ..neighbourhood import Points
 from ..score import Score
 from .evaluation import Evaluation
-from .explain import _brief, mix
-from .fitting import Rule, mixing_of
+from .explain import _brief
+from .fitting import Rule, fit, looked_at, mixing_of
+from .job import mix
 from .prepare import Ready, prepare
-from .setting import DERIVED, FIT, Draws, aim, by_quality
+from .setting import BUDGET, DERIVED, FIT, KINDS, Draws, aim, by_quality
 
 
 class Evaluator:
@@ -53,7 +54,9 @@ class Evaluator:
         self.model = model
         self.measures = resolve_measures(measures)
         self.goal = None if objective is None else aim(objective)
-        self.fit = Draws.of(fit_draws, FIT, "fit_draws")
+        # As explain() does: until sure, unless a number is asked for.
+        self.tolerance = 0.02 if fit_draws is None and not isinstance(self.goal, str) else None
+        self.fit = Draws.of(fit_draws, FIT if self.tolerance is None else BUDGET, "fit_draws")
         self.wanted = rows
         self.options: dict[str, Any] = {
             "methods": methods, "seed": seed, "kind": kind, "features": features, "baselines": baselines, "sign": sign,
@@ -126,18 +129,21 @@ class Evaluator:
         raw = setting.raw(score, points)
         base = setting.complete(setting.stack.apply(raw, points.owner), points, derived)
         mixing = torch.zeros(len(points), len(wanted), base.shape[1], dtype=torch.float64, device=base.device)
-        evidence = None
         if {"consensus", "weighted"} & set(wanted):
-            evidence = setting.evidence(score, points, base[:, :k], self.fit, "fit")
+            assert goal is not None
+            rule = Rule(goal, setting.working)
+            asked = tuple(KINDS) if "weighted" in wanted else looked_at(goal)
+            for group in fit(rule, setting, score, points, base[:, :k], self.fit, self.tolerance, asked):
+                rows = list(group.index)
+                if "consensus" in wanted:
+                    weights = rule.solve(group.evidence)[0].weights
+                    mixing[rows, wanted.index("consensus")] = mixing_of(goal, weights, base.shape[1], k)
+                if "weighted" in wanted:
+                    mixing[rows, wanted.index("weighted"), :k] = by_quality(group.evidence, setting.working)
         for at, name in enumerate(wanted):
-            if name == "consensus":
-                assert goal is not None and evidence is not None
-                weights = Rule(goal, setting.working).solve(evidence)[0].weights
-                mixing[:, at] = mixing_of(goal, weights, base.shape[1], k)
-            elif name == "weighted":
-                assert evidence is not None
-                mixing[:, at, :k] = by_quality(evidence, setting.working)
-            elif name == "mean":
+            if name in ("consensus", "weighted"):
+                continue
+            if name == "mean":
                 mixing[:, at, list(setting.working)] = 1 / len(setting.working)
             else:
                 mixing[:, at, [*ready.names, *DERIVED].index(name)] = 1

@@ -5,31 +5,27 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..explainers import Direct, Explainer, Stack
+from ..explainers import Explainer
 from ..features import Features
 from ..keys import Key
 from ..neighbourhood import Baseline, Points, neighbours, unmoved
-from ..objective import Aim, Front, Term
+from ..objective import Aim, Term
 from ..quadratic import CRITERIA, Evidence, exact
 from ..score import Counts, Score
-from ..simplex import Front as Curve
-from ..simplex import Solution
-from .fitting import Fitted, Rule, fit, mixing_of
-from .prepare import prepare, warnings_of
+from .fitting import Fitted
+from .job import Combined, Job, Progress, baselines_of, begin, mix
+from .prepare import warnings_of
 from .result import Explanation, Measured
-from .setting import BUDGET, DERIVED, FIT, FRESH, PAPER_FIT, PAPER_FRESH, Draws, Setting, aim, by_quality
+from .setting import DERIVED, Draws, Setting, by_quality
 
 PARTS = ("fit", "fresh", "stderr")
-Progress = Callable[[float, float], None]
-"""Called with (work done, work planned), in forward evaluations; a gradient counts three."""
 
 
 @torch.inference_mode(False)
@@ -58,6 +54,7 @@ def explain(
     kwargs: Mapping[str, Any] | None = None,
     ids: Sequence[int] | Tensor | None = None,
     max_batch: int | str = "auto",
+    precision: str | None = None,
     progress: Progress | None = None,
 ) -> Explanation:
     """Explain a batch with several methods and with their optimal combination.
@@ -69,10 +66,11 @@ def explain(
         methods: a preset ("standard", "gradient", "paper", …), names, or configured explainers.
         objective: "opt", "robust", "faith", "mean", "median", "paper_robust", …, an expression over them, or metrics.
         seed: names all random draws; with the same ids, the same seed gives the same result for any batch, chunk and order.
-        fit_draws, fresh_draws: draws for the weights (default 10 neighbours, 256 masks) and for judging them (20, 512).
+        fit_draws: draws for the weights; None (and an objective that is solved): see ``draws``.
+        fresh_draws: draws that judge (default 20 neighbours, 512 masks).
         resolved_draws: neighbours at which the weights are solved anew, for the sensitivity of that; 0 for none.
-        draws: "auto" draws to fit in rounds until the weights would hardly gain by more (at most 40 neighbours and 1024 masks,
-            or ``fit_draws``); "paper" for 50 of each to fit and 200 of each to judge.
+        draws: "auto" (the default, unless ``fit_draws`` says how many) draws in rounds until the weights would hardly gain by
+            more, at most 40 neighbours and 1024 masks, or ``fit_draws``; "paper": 50 of each to fit and 200 of each to judge.
         tolerance: for "auto", the cross-fitted regret at which to stop, relative to the objective's value.
         kind: which number of the output is explained, see :class:`~consilience.score.Score`.
         features: what is attributed; default pixels for images, elements otherwise.
@@ -84,6 +82,7 @@ def explain(
         kwargs: further arguments of the model. ids: identities of the inputs, to which their draws belong, e.g. their
             data-set index; default: their places in the batch.
         max_batch: rows in flight. progress: called with (done, planned).
+        precision: "bfloat16" or "float16" for autocast; None: as the model is.
 
     Returns:
         An :class:`Explanation`. The guarantee is for the fitting draws; fresh values and standard errors are beside them.
@@ -92,75 +91,51 @@ def explain(
         InputError: an argument cannot be used, or no input or no method is left.
     """
     began = time.perf_counter()
-    if draws not in (None, "paper", "auto"):
-        raise InputError(f"draws: 'auto', 'paper' or None, got {draws!r}")
-    usual = {None: (FIT, FRESH), "auto": (BUDGET, FRESH), "paper": (PAPER_FIT, PAPER_FRESH)}[draws]
-    asked = Draws.of(fit_draws, usual[0], "fit_draws")
-    fresh = Draws.of(fresh_draws, usual[1], "fresh_draws")
-    goal = aim(objective)
-    if choice not in ("convex", "cross_validated"):
-        raise InputError(f"choice: 'convex' or 'cross_validated', got {choice!r}")
-    if isinstance(goal, Front) and weights is None and (signed or choice != "convex"):
-        raise InputError(
-            "objective: the front is over convex weights and has two numbers, so it takes neither signed=True nor "
-            "choice='cross_validated'; use objective='robust' or 'faith'"
-        )
-    ready = prepare(
-        model, x, target, goal, methods=methods, seed=seed, kind=kind, features=features, baselines=baselines, sign=sign,
-        scale=scale, kwargs=kwargs, ids=ids, max_batch=max_batch,
+    job = begin(
+        model, x, target, methods=methods, objective=objective, seed=seed, fit_draws=fit_draws, fresh_draws=fresh_draws,
+        resolved_draws=resolved_draws, draws=draws, tolerance=tolerance, kind=kind, features=features, baselines=baselines,
+        sign=sign, scale=scale, signed=signed, choice=choice, pooled=pooled, weights=weights, kwargs=kwargs, ids=ids,
+        max_batch=max_batch, precision=precision, progress=progress,
     )  # fmt: skip
+    ready = job.ready
     x, left, score, points, setting = ready.x, ready.left, ready.score, ready.points, ready.setting
-    stack = setting.stack.stack
-    if weights is not None:
-        goal, weights = "given", _given(weights, left, len(x), setting.rows)
-    solving = 0 if isinstance(goal, str) else resolved_draws
-    rule = Rule(goal, setting.working, signed, choice, pooled, weights)
-    sure = draws == "auto" and not isinstance(goal, str)
-    if draws == "auto" and not sure:
-        asked = Draws.of(fit_draws, FIT, "fit_draws")
-    if progress:
-        _watch(score, stack, x.shape[1:], len(points), asked, fresh, solving, progress)
-
-    base = setting.maps(score, points)
-    complete = _completeness(score, stack, points, setting)
-    groups = fit(rule, setting, score, points, base, asked, tolerance if sure else None)
-    after = setting.evidence(score, points, base, fresh, "fresh")
+    combined = job.combine()
+    base, groups = combined.base, combined.groups
+    complete = _completeness(score, points, setting, combined.sums)
+    after = setting.evidence(score, points, base, job.fresh, "fresh")
     names = [*ready.names, *DERIVED, "weighted", "consensus"]
-    solved = [_solved(rule, group, after, setting, names) for group in groups]
-    # Each input's place in its group; tensors of all groups, one after the other, go back into the inputs' order.
-    each = sorted((i, at, part) for part, group in enumerate(groups) for at, i in enumerate(group.index))
-    order = torch.tensor([i for group in groups for i in group.index], device=base.device).argsort()
-    join = lambda pick: torch.cat([pick(part) for part in solved])[order]  # noqa: E731
-    solution = Solution(
-        join(lambda p: p.solution.weights), join(lambda p: p.solution.value), join(lambda p: p.solution.gap),
-        tuple(solved[part].solution.status[at] for _, at, part in each),
-    )  # fmt: skip
-    rows = join(lambda p: p.rows)
+    weighted = combined.join([_weighted(group, setting) for group in groups])
+    singles = torch.eye(base.shape[1], dtype=torch.float64, device=base.device).expand(len(points), -1, -1)
+    rows = torch.cat([singles, weighted[:, None], combined.mixing[:, None]], 1)
+    judged = [
+        measure(group.evidence, after.inputs(list(group.index)), rows[list(group.index)], names) for group in groups
+    ]
+    criteria = {
+        criterion: {
+            name: Measured(*(combined.join([getattr(part[criterion][name], f) for part in judged]) for f in PARTS))
+            for name in names
+        }
+        for criterion in CRITERIA
+    }
     mixed = mix(rows[:, -2:], base)
-    mixing = rows[:, -1]
-    resolved = _resolved(rule, setting, score, points, base, mixing, groups, solving)
+    resolved = _resolved(job, combined)
+    places = combined.places
     return Explanation(
         attribution=mixed[:, 1],
-        weights=solution.weights,
+        weights=combined.solution.weights,
         maps=base[:, : setting.rows],
         derived=torch.cat([base[:, setting.rows :], mixed[:, :1]], 1),
         methods=ready.names,
         kinds=tuple(e.kind for e in ready.explainers),
         objective=objective if isinstance(objective, str) else _brief(objective),
-        solution=solution,
-        curves=[(solved[part].curve, at) for _, at, part in each],
-        criteria={
-            criterion: {
-                name: Measured(*(join(lambda p, c=criterion, n=name, f=f: getattr(p.criteria[c][n], f)) for f in PARTS))
-                for name in names
-            }
-            for criterion in CRITERIA
-        },
+        solution=combined.solution,
+        curves=[(combined.solved[part][1], at) for part, at in places],
+        criteria=criteria,
         evidence={
-            "fit": [groups[part].evidence.inputs([at]) for _, at, part in each],
+            "fit": [groups[part].evidence.inputs([at]) for part, at in places],
             "fresh": [after.inputs([i]) for i in range(len(points))],
         },
-        mixing=mixing,
+        mixing=combined.mixing,
         resolved=resolved,
         completeness=complete,
         failed=ready.failed,
@@ -173,13 +148,15 @@ def explain(
         predicted=score.outputs[left].argmax(1),
         score=score.clean[left],
         seed=seed,
-        draws={"fit": [groups[part].said(at) for _, at, part in each], "fresh": vars(fresh), "resolved": solving},
+        draws={
+            "fit": [groups[part].said(at) for part, at in places], "fresh": vars(job.fresh), "resolved": job.resolved,
+        },
         counts=Counts(score.counts.forward, score.counts.gradient),
         seconds=time.perf_counter() - began,
         settings={
             "kind": kind if isinstance(kind, str) else getattr(kind, "__name__", repr(kind)),
             "signed": signed, "choice": choice, "pooled": pooled, **_settings(setting, x.shape[1:]),
-            "noise_unit": ready.noise_unit,
+            "precision": precision, "noise_unit": ready.noise_unit,
             "explainers": {name: _brief(e) for name, e in zip(ready.names, ready.explainers, strict=True)},
             "layers": {name: layer.name for name, layer in score._layers.items()},
         },
@@ -198,14 +175,6 @@ def _warnings(score: Score, points: Points, setting: Setting) -> list[str]:
         f"the score of {int(same.sum())} of {len(same)} inputs is the same at all neighbours: the model is piecewise constant "
         "there, so a sensitivity near zero is no merit, and gradients would be zero"
     ]
-
-
-def mix(rows: Tensor, maps: Tensor) -> Tensor:
-    """(B, M, R), (B, R, *A) → (B, M, *A); a mixture of something that is not finite is not finite."""
-    mixed = torch.einsum("bmr,br...->bm...", rows.to(maps), maps.nan_to_num(0, 0, 0))
-    bad = (~maps.flatten(2).isfinite().all(2)).to(rows)
-    mixed[torch.einsum("bmr,br->bm", (rows != 0).to(rows), bad) > 0] = torch.nan
-    return mixed
 
 
 def _brief(value: Any) -> str:
@@ -262,98 +231,40 @@ def _broken(evidence: Evidence, rows: Tensor) -> Tensor:
     return touched | zero
 
 
-def _given(weights: Any, left: Tensor, inputs: int, k: int) -> Tensor:
-    """(k,) or (B, k), of the inputs that are left."""
-    given = torch.as_tensor(weights, dtype=torch.float64)
-    if given.shape not in ((k,), (inputs, k)):
-        raise InputError(
-            f"weights: shape ({k},) or ({inputs}, {k}) for these methods and inputs, got {tuple(given.shape)}"
-        )
-    return given.expand(len(left), -1) if given.ndim == 1 else given[left.cpu()]
+def _weighted(group: Fitted, setting: Setting) -> Tensor:
+    """(B, R): the row "weighted" of one group's inputs."""
+    found = torch.zeros_like(group.evidence.like)
+    found[:, : setting.rows] = by_quality(group.evidence.rows(slice(setting.rows)), setting.working)
+    return found
 
 
-@dataclass(frozen=True)
-class _Solved:
-    """What follows from one group's evidence."""
-
-    solution: Solution
-    curve: Curve | None
-    rows: Tensor
-    criteria: dict[str, dict[str, Measured]]
-
-
-def _solved(rule: Rule, group: Fitted, after: Evidence, setting: Setting, names: Sequence[str]) -> _Solved:
-    """Weights, and every row's criteria on the fitting and the fresh draws: methods, derived, weighted, consensus."""
-    index = list(group.index)
-    rule = rule if rule.weights is None else replace(rule, weights=rule.weights[index])
-    before, k = group.evidence, setting.rows
-    solution, curve = rule.solve(before.rows(slice(k)))
-    assert before.quadratic is not None
-    count = before.quadratic.norm.shape[1]
-    mixing = mixing_of(rule.goal, solution.weights, count, k)
-    weighted = torch.zeros_like(mixing)
-    weighted[:, :k] = by_quality(before.rows(slice(k)), setting.working)
-    singles = torch.eye(count, dtype=torch.float64, device=mixing.device).expand(len(mixing), -1, -1)
-    rows = torch.cat([singles, weighted[:, None], mixing[:, None]], 1)
-    return _Solved(solution, curve, rows, measure(before, after.inputs(index), rows, names))
-
-
-def _resolved(
-    rule: Rule, setting: Setting, score: Score, points: Points, base: Tensor, mixing: Tensor, groups: Sequence[Fitted],
-    count: int,
-) -> dict[str, Tensor] | None:  # fmt: skip
+def _resolved(job: Job, combined: Combined) -> dict[str, Tensor] | None:
     """‖φ*(x) − φ*(x′)‖² / ‖φ*(x)‖² with the weights solved anew at x′, on the same keyed draws: (B, count) and its mean."""
+    setting, score, points, count = job.ready.setting, job.ready.score, job.ready.points, job.resolved
     if not count:
         return None
     k = setting.rows
-    here = torch.einsum("br,br...->b...", mixing[:, :k], exact(base[:, :k].nan_to_num(0))).flatten(1)
+    here = torch.einsum("br,br...->b...", combined.mixing[:, :k], exact(combined.base[:, :k].nan_to_num(0))).flatten(1)
     each = torch.full((len(points), count), torch.nan, dtype=torch.float64, device=here.device)
-    for group, sample in itertools.product(groups, range(count)):
+    where, key = setting.sensitivity.neighbourhood, Key(setting.seed, "resolved")
+    for group, sample in itertools.product(combined.groups, range(count)):
         at = list(group.index)
-        near = neighbours(
-            setting.sensitivity.neighbourhood,
-            points[at],
-            range(sample, sample + 1),
-            Key(setting.seed, "resolved"),
-            count,
-        )
+        near = neighbours(where, points[at], range(sample, sample + 1), key, count)
         # Same ids: the explainers' noise, and the draws for fitting, are those at x. Optimal is then a function of x too.
         maps = setting.maps(score, near, derived=False)
-        weights = rule.solve(setting.evidence(score, near, maps, group.draws, "fit"))[0].weights
+        weights = job.rule.solve(setting.evidence(score, near, maps, group.draws, "fit"))[0].weights
         there = torch.einsum("br,br...->b...", weights, exact(maps.nan_to_num(0))).flatten(1)
         each[at, sample] = ((here[at] - there) ** 2).sum(1) / (here[at] ** 2).sum(1)
     error = each.std(1) / count**0.5 if count > 1 else torch.full_like(each[:, 0], torch.nan)
     return {"value": each.mean(1), "stderr": error}
 
 
-def _completeness(score: Score, stack: Stack, points: Points, setting: Setting) -> dict[str, Tensor]:
-    """|Σφ − (f(x) − f(b))| / |f(x) − f(b)| of each explainer that claims to add up, (B,)."""
+def _completeness(score: Score, points: Points, setting: Setting, sums: Tensor) -> dict[str, Tensor]:
+    """|Σφ − (f(x) − f(b))| / |f(x) − f(b)|, (B,), of each explainer that claims to add up; ``sums`` (B, k) are Σφ."""
+    stack = setting.stack.stack
     found = {}
-    for name, explainer in zip(stack.names, stack.explainers, strict=True):
-        if isinstance(explainer, Direct):
-            continue
-        baseline = getattr(explainer.need.where, "baseline", None)
-        if explainer.complete and baseline is not None and baseline.kind != "samples":
-            raw = Stack([explainer], setting.seed).attribute(score, points)[:, 0].flatten(1)
-            origin = baseline.at(points)
-            difference = exact(score.clean[points.owner]) - exact(score(origin, points.owner))
-            found[name] = (exact(raw).sum(1) - difference).abs() / difference.abs()
+    for baseline, members in baselines_of(stack).items():
+        difference = exact(score.clean[points.owner]) - exact(score(baseline.at(points), points.owner))
+        for at in members:
+            found[stack.names[at]] = (sums[:, at] - difference).abs() / difference.abs()
     return found
-
-
-def _watch(
-    score: Score,
-    stack: Stack,
-    shape: Sequence[int],
-    count: int,
-    fit: Draws,
-    fresh: Draws,
-    solving: int,
-    progress: Progress,
-) -> None:
-    """Tie the score's counter to the caller's progress: the plan is known in closed form."""
-    cost = stack.rows(shape)
-    one = cost["forward"] + 3 * cost["gradient"]
-    draws = fit.average_sensitivity * (1 + solving) + fresh.average_sensitivity + 1 + solving
-    planned = count * (one * draws + fit.infidelity * (1 + solving) + fresh.infidelity)
-    score.counts.watch = lambda counts: progress(min(counts.forward + 3 * counts.gradient, planned), planned)

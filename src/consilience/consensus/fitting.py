@@ -11,15 +11,14 @@ from torch import Tensor
 
 from ..neighbourhood import Points
 from ..objective import Aim, Front, Objective, Term, cross_validated
-from ..quadratic import Evidence
+from ..quadratic import Evidence, Quadratic
 from ..score import Score
 from ..simplex import Front as Curve
 from ..simplex import Solution
-from .setting import DERIVED, Draws, Setting, by_quality
+from .setting import DERIVED, KINDS, Draws, Setting, by_quality
 
 ROUNDS = Draws(5, 128)
 """The first round of ``draws="auto"``; each further one doubles."""
-KINDS = {"quadratic": "average_sensitivity", "responses": "infidelity"}
 
 
 @dataclass(frozen=True)
@@ -55,17 +54,39 @@ class Fitted:
         return found
 
 
+def looked_at(goal: Aim | str) -> tuple[str, ...]:
+    """The kinds of draws on which a goal's weights depend."""
+    if isinstance(goal, str):
+        return tuple(KINDS) if goal == "weighted" else ()
+    return tuple(kind for kind in KINDS if kind in goal.statistics)
+
+
 def fit(
-    rule: Rule, setting: Setting, score: Score, points: Points, base: Tensor, draws: Draws, tolerance: float | None
+    rule: Rule,
+    setting: Setting,
+    score: Score,
+    points: Points,
+    base: Tensor,
+    draws: Draws,
+    tolerance: float | None,
+    kinds: Sequence[str] = tuple(KINDS),
 ) -> list[Fitted]:
-    """The evidence on which weights rest. ``tolerance`` None: ``draws`` for every input; else at most that many."""
+    """The evidence on which weights rest. ``tolerance`` None: ``draws`` for every input; else at most that many.
+
+    ``kinds``: which draws to make; of those that the objective does not look at, the first round is made."""
     everything = tuple(range(len(points)))
+    if not kinds:
+        square = base.new_zeros((*base.shape[:2], base.shape[1]), dtype=torch.float64)
+        nothing = Evidence(Quadratic(square[:, None][:, :0], square))
+        return [Fitted(everything, nothing, Draws(0, 0), {}, ("nothing is solved",) * len(points))]
+    skipped = {KINDS[kind]: 0 for kind in KINDS if kind not in kinds}
+    draws = replace(draws, **skipped)
     if tolerance is None:
-        evidence = setting.evidence(score, points, base, draws, "fit")
+        evidence = setting.evidence(score, points, base, draws, "fit", kinds)
         return [Fitted(everything, evidence, draws, {}, ("as asked",) * len(points))]
     done: list[Fitted] = []
     first = Draws(*(min(getattr(ROUNDS, kind), getattr(draws, kind)) for kind in KINDS.values()))
-    open_ = [(everything, setting.evidence(score, points, base, first, "fit"), first)]
+    open_ = [(everything, setting.evidence(score, points, base, first, "fit", kinds), first)]
     cost = setting.stack.stack.rows(points.x.shape[1:])
     price = {"quadratic": cost["forward"] + 3 * cost["gradient"], "responses": 1}
     while open_:
@@ -76,10 +97,10 @@ def fit(
         reasons = []
         for i in range(len(index)):
             wrong = {k: float(r[i]) for k, r in found.items() if not float(r[i]) <= tolerance}
-            more = {k: v for k, v in wrong.items() if getattr(had, KINDS[k]) < getattr(draws, KINDS[k])}
+            more = {k: v for k, v in wrong.items() if had.of_kind(k) < draws.of_kind(k)}
             if more:
                 # What a further round may mend, per evaluation: a doubling halves the regret.
-                step[max(more, key=lambda k: more[k] / (getattr(had, KINDS[k]) * price[k]))].append(i)
+                step[max(more, key=lambda k: more[k] / (had.of_kind(k) * price[k]))].append(i)
             else:
                 rest.append(i)
                 worst = max((float(r[i]) for r in found.values()), default=0.0)
@@ -91,11 +112,10 @@ def fit(
             done.append(Fitted(tuple(index[i] for i in rest), evidence.inputs(rest), had, kept, tuple(reasons)))
         for kind, chosen in step.items():
             if chosen:
-                name = KINDS[kind]
-                count = min(2 * getattr(had, name), getattr(draws, name))
+                count = min(2 * had.of_kind(kind), draws.of_kind(kind))
                 at = [index[i] for i in chosen]
-                extra = setting.more(score, points[at], base[at], kind, range(getattr(had, name), count), "fit")
-                open_.append((tuple(at), evidence.inputs(chosen) + extra, replace(had, **{name: count})))
+                extra = setting.more(score, points[at], base[at], kind, range(had.of_kind(kind), count), "fit")
+                open_.append((tuple(at), evidence.inputs(chosen) + extra, replace(had, **{KINDS[kind]: count})))
     return done
 
 
@@ -105,7 +125,7 @@ def regret(rule: Rule, evidence: Evidence, blocks: int = 5) -> dict[str, Tensor]
     goal = rule.goal
     if isinstance(goal, str):
         return {}
-    count = len(evidence.quadratic.norm if evidence.quadratic is not None else evidence.responses.y)  # type: ignore[union-attr]
+    count = len(evidence.like)
     shared = evidence.pooled() if rule.pooled else evidence
     rule = replace(rule, pooled=False)
     whole = rule.solve(shared)[0].weights
@@ -138,17 +158,9 @@ def solve(
     weights: Tensor | None = None,
 ) -> tuple[Solution, Curve | None]:
     """The one place where an objective becomes weights (B, k): per input or pooled, by the asked rule."""
-    count, k = evidence.quadratic.norm.shape[:2]  # type: ignore[union-attr]
-    device = evidence.quadratic.norm.device  # type: ignore[union-attr]
-    nothing = torch.full((count,), torch.nan, dtype=torch.float64, device=device)
-    if weights is not None:
-        return Solution(weights.to(device), nothing, nothing, ("given weights",) * count), None
+    count = len(evidence.like)
     if isinstance(goal, str):
-        share = torch.zeros(count, k, dtype=torch.float64, device=device)
-        share[:, list(working)] = 1 / len(working)
-        if goal == "weighted":
-            share = by_quality(evidence, working)
-        return Solution(share, nothing, nothing, (f"{goal} of the maps, nothing solved",) * count), None
+        return unsolved(goal, evidence.like, working, weights, evidence), None
     shared = evidence.pooled() if pooled else evidence
     curve = None
     if choice == "cross_validated":
@@ -167,6 +179,26 @@ def solve(
         )
         curve = None
     return solution, curve
+
+
+def unsolved(
+    goal: str,
+    like: Tensor,
+    working: Sequence[int],
+    weights: Tensor | None = None,
+    evidence: Evidence | None = None,
+) -> Solution:
+    """The weights (B, k), as ``like``, of goals that solve nothing: given ones, equal shares, or by measured quality."""
+    nothing = torch.full_like(like[:, 0], torch.nan)
+    if weights is not None:
+        return Solution(weights.to(like.device), nothing, nothing, ("given weights",) * len(like))
+    if goal == "weighted":
+        assert evidence is not None
+        share = by_quality(evidence, working)
+    else:
+        share = torch.zeros_like(like)
+        share[:, list(working)] = 1 / len(working)
+    return Solution(share, nothing, nothing, (f"{goal} of the maps, nothing solved",) * len(like))
 
 
 def mixing_of(goal: Aim | str, weights: Tensor, rows: int, k: int) -> Tensor:

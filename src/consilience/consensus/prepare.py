@@ -61,6 +61,7 @@ def prepare(
     kwargs: Mapping[str, Any] | None,
     ids: Sequence[int] | Tensor | None,
     max_batch: int | str,
+    precision: str | None = None,
 ) -> Ready:
     """Check the arguments, evaluate the model once, and try every method on one point."""
     given = adapted(model, x, target, features, baselines, kwargs)
@@ -71,7 +72,16 @@ def prepare(
     good, out = _finite(x, model)
     if ids is not None and (len(ids) != len(x) or torch.as_tensor(ids).is_floating_point()):
         raise InputError(f"ids: expected {len(x)} integers, one for each input, got {len(ids)}")
-    score = Score(model, given.target, kind=kind, kwargs=given.kwargs, ids=ids, max_batch=max_batch, numpy=numpy)
+    score = Score(
+        model,
+        given.target,
+        kind=kind,
+        kwargs=given.kwargs,
+        ids=ids,
+        max_batch=max_batch,
+        numpy=numpy,
+        precision=precision,
+    )
     score = score.at(x, good.nonzero()[:, 0])
     finite = score.outputs.isfinite().all(1)
     for i in (good & ~finite).nonzero()[:, 0].tolist():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 
@@ -15,9 +15,11 @@ from ..keys import Key
 from ..metrics import AverageSensitivity, Infidelity
 from ..neighbourhood import Baseline, Points, present
 from ..objective import Aim, Front, Objective, Term, parse
-from ..quadratic import Evidence
+from ..quadratic import Evidence, exact
 from ..score import Score
 
+KINDS = {"quadratic": "average_sensitivity", "responses": "infidelity"}
+"""Part of the evidence → the metric whose draws it holds: neighbours, and masks."""
 DERIVED = ("mean", "var", "median", "rank", "uniform")
 """Maps made from all methods' maps; "weighted", a mixture, stands beside them in tables."""
 
@@ -60,6 +62,9 @@ class Draws:
 
     average_sensitivity: int = 10
     infidelity: int = 256
+
+    def of_kind(self, kind: str) -> int:
+        return getattr(self, KINDS[kind])
 
     @classmethod
     def of(cls, spec: Draws | int | str | Mapping[str, int] | None, default: Draws, what: str) -> Draws:
@@ -118,6 +123,14 @@ class Setting:
         """(N, k [+ 5], *A): every method in order (NaN where one failed), then the derived maps."""
         return self.complete(self.stack.attribute(score, points), points, derived)
 
+    def base(self, score: Score, points: Points, derived: bool = True) -> tuple[Tensor, Tensor]:
+        """:meth:`maps`, and Σφ (N, working k) of each attribution before it is reduced and scaled."""
+        maps, sums = [], []
+        for part, raw in self.stack.stack.stream(score, points):
+            maps.append(self.stack.apply(raw, points.owner[part]))
+            sums.append(exact(raw.flatten(2)).sum(2))
+        return self.complete(torch.cat(maps), points, derived), torch.cat(sums)
+
     def complete(self, found: Tensor, points: Points, derived: bool) -> Tensor:
         """(N, working k, *A) → (N, k [+ 5], *A)."""
         every = found.new_full((len(found), self.rows, *found.shape[2:]), torch.nan)
@@ -127,10 +140,14 @@ class Setting:
         has = present(self.stack.features, points).view(len(points), *found.shape[2:])
         return torch.cat([every, derive(found, has)], 1)
 
-    def evidence(self, score: Score, points: Points, base: Tensor, draws: Draws, stream: str) -> Evidence:
-        """Measure the maps ``base`` (N, R, *A) at ``points`` with the named stream of draws."""
-        first = self.more(score, points, base, "quadratic", range(draws.average_sensitivity), stream)
-        return first + self.more(score, points, base, "responses", range(draws.infidelity), stream)
+    def evidence(
+        self, score: Score, points: Points, base: Tensor, draws: Draws, stream: str, kinds: Iterable[str] = tuple(KINDS)
+    ) -> Evidence:
+        """Measure the maps ``base`` (N, R, *A) at ``points`` with the named stream of draws, of these kinds."""
+        parts = [
+            self.more(score, points, base, kind, range(draws.of_kind(kind)), stream) for kind in KINDS if kind in kinds
+        ]
+        return sum(parts, Evidence())
 
     def more(self, score: Score, points: Points, base: Tensor, kind: str, samples: range, stream: str) -> Evidence:
         """Only the draws ``samples`` of one kind: "quadratic" (neighbours) or "responses" (masks)."""

@@ -143,12 +143,14 @@ class Infidelity(Term):
         rho = torch.where(size > 0, cross / size.clamp(min=1e-300).sqrt(), torch.zeros_like(cross))
         return 1 - rho * rho.abs()
 
-    def matrix(self, evidence: Evidence) -> Tensor | None:
+    def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
         """E[(β_i a_i − y)(β_j a_j − y)], β = 1 for "raw"; "correlation" and "free" are no quadratic form."""
         r = evidence.responses
         if r is None or self.scaling in ("correlation", "free"):
             return None
-        beta = torch.ones_like(r.a[:, 0]) if self.scaling == "raw" else self._beta(r)
+        fitted = (whole or evidence).responses
+        assert fitted is not None
+        beta = torch.ones_like(r.a[:, 0]) if self.scaling == "raw" else self._beta(fitted)
         residual = r.a * beta[:, None] - r.y[..., None]
         return residual.mT @ residual / r.a.shape[1]
 

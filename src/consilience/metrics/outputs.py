@@ -31,7 +31,7 @@ class Squares(Term):
         a = torch.einsum("bmr,bsr->bms", w, r.a)
         return ((a - r.y[:, None]) ** 2).mean(-1)
 
-    def matrix(self, evidence: Evidence) -> Tensor | None:
+    def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
         r = evidence.responses
         if r is None:
             return None

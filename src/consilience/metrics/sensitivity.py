@@ -81,7 +81,7 @@ class AverageSensitivity(Term):
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
         return (relative_sensitivity if self.relative else average_sensitivity)(evidence, w).value
 
-    def matrix(self, evidence: Evidence) -> Tensor | None:
+    def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
         return None if self.relative or evidence.quadratic is None else evidence.quadratic.matrix
 
     def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> simplex.Solution:
