@@ -48,6 +48,14 @@ def test_two_images_one_bad(tmp_path, picture, capsys):
     assert 'src="http' not in page and 'href="http' not in page
 
 
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, picture, capsys):
+    assert explain("--image", picture, "--image", "sample:camera", "--dry-run", out=tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "saliency, input_x_gradient" in said and "MiB" in said and "2 images: about" in said
+    assert not (tmp_path / "out").exists()
+    assert explain("--image", tmp_path / "none.png", "--dry-run", out=tmp_path / "out") == 2
+
+
 def test_the_same_picture_gets_the_same_numbers_in_any_list(tmp_path):
     explain("--image", "sample:camera", out=tmp_path / "one")
     explain("--image", "sample:rocket", "--image", "sample:camera", out=tmp_path / "two")

@@ -394,3 +394,24 @@ def test_shapes_are_checked():
         simplex.quadratic(torch.eye(3))
     with pytest.raises(InputError, match="valid"):
         simplex.quadratic(torch.eye(3)[None], torch.ones(3, dtype=torch.bool))
+
+
+def test_incompatibility_is_what_the_best_compromise_loses():
+    """Against a fine grid of mixtures of two methods; 0 for one method, for equal ones, and whatever the scales."""
+    args = problem(8, 2, 60)
+    found = simplex.front(*args).incompatibility
+    w = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    w = torch.stack([w, 1 - w], 1)
+    for i in range(8):
+        r, c = judge(tuple(x[i : i + 1].expand(len(w), *x.shape[1:]) for x in args), w)
+        if c.max() <= 0:
+            assert found[i].isnan()
+            continue
+        slow = torch.maximum(1 - r.min() / r, 1 - c / c.max()).min()
+        assert float(slow) - 1e-3 <= float(found[i]) <= float(slow) + 0.02
+    assert (found.nan_to_num(0) >= 0).all() and (found.nan_to_num(0) < 1).all() and found.isfinite().any()
+    alone = [x[:, :1, :1] if x.ndim == 3 else x[:, :1] if x.ndim == 2 else x for x in args]
+    assert simplex.front(*alone).incompatibility.nan_to_num(0).abs().max() < 1e-9
+    G, H, C, b, v = args
+    scaled = simplex.front(7 * G, 3 * H, 4 * C, 2 * b, v).incompatibility
+    torch.testing.assert_close(scaled, found, equal_nan=True, rtol=1e-4, atol=1e-4)

@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--objective", default="opt", help="a name or a sum, e.g. 'relative_sensitivity + 0.5*infidelity'")
     one.add_argument(
-        "--fit-draws", metavar="N|average_sensitivity=10,infidelity=256", help="draws that fit the weights"
+        "--fit-draws",
+        metavar="N|average_sensitivity=10,infidelity=256",
+        help="draws that fit the weights; default: --draws auto",
     )
     one.add_argument("--fresh-draws", metavar="N|average_sensitivity=20,infidelity=512", help="draws that judge them")
     one.add_argument(
@@ -59,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--device", default="cpu")
     one.add_argument("--max-batch", default="auto", metavar="N|auto", help="rows in flight")
+    one.add_argument("--precision", choices=("bfloat16", "float16"), help="run the model under autocast")
+    one.add_argument("--dry-run", action="store_true", help="print evaluations, memory and time, and explain nothing")
     one.add_argument("--out", required=True, metavar="DIR")
 
     two = commands.add_parser("report", help="make the report of a finished run again, from its files")

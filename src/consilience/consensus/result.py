@@ -110,6 +110,15 @@ class Explanation:
         matrix, w = torch.cat([q.matrix for q in found if q is not None]), self.mixing
         return torch.einsum("br,brr->b", w, matrix) - torch.einsum("br,brt,bt->b", w, matrix, w)
 
+    @property
+    def incompatibility(self) -> Tensor:
+        """(B,): how far robustness and faithfulness exclude each other, on the fitting draws; 0: one mixture is best in both;
+        .2: no mixture loses less than a fifth of one or the other. NaN unless the objective is a front, such as "opt"."""
+        found = [
+            curve.incompatibility[at] if curve is not None else torch.tensor(torch.nan) for curve, at in self.curves
+        ]
+        return torch.stack([value.double().cpu() for value in found])
+
     def hoeffding(self, delta: float = 0.05) -> float:
         """Q(ŵ) − min Q ≤ 2c₂ √(2 ln(k(k+1)/δ)/m) for the absolute sensitivity, with probability 1 − δ over the m draws.
 
@@ -194,6 +203,8 @@ class Explanation:
         curve, at = self.curves[i]
         if curve is not None and bool(curve.keep[at].any()):
             record["front"] = self._front(curve, at, i)
+            nothing = "no mixture has a positive correlation"
+            record["front"]["incompatibility"] = number(self.incompatibility[i], "front.incompatibility", nothing)
         if record["model"] is None:
             reasons["model"] = "not named by the caller"
         if record["target_label"] is None:

@@ -312,7 +312,7 @@ def _front(record: dict[str, Any]) -> dict[str, Any] | None:
     for key in ("relative_sensitivity", "faithfulness_correlation"):
         fit = _number(record, "criteria", key, "consensus", "fit")
         found[key][at] = found[key][at] if fit is None else fit
-    return {**found, "chosen": at}
+    return {**found, "chosen": at, "incompatibility": front.get("incompatibility")}
 
 
 def _explore(entry: Entry, front: dict[str, Any], colours: Palette) -> str:
@@ -335,6 +335,11 @@ def _explore(entry: Entry, front: dict[str, Any], colours: Palette) -> str:
         "sensitivity": front["relative_sensitivity"], "correlation": front["faithfulness_correlation"],
     }  # fmt: skip
     last = len(front["weights"]) - 1
+    lost = front.get("incompatibility")
+    conflict = "" if lost is None else (
+        f'<p class="soft">Incompatibility {lost:.2f}: the best compromise loses {lost:.0%} of the best robustness and of the '
+        "best correlation; 0 would be a mixture that is best in both.</p>"
+    )  # fmt: skip
     return (
         '<div class="explore"><p>Along the front: relative sensitivity <output class="sensitivity"></output>, correlation '
         '<output class="correlation"></output> <span class="soft">(fitting draws; the maps are mixed here, at '
@@ -342,7 +347,7 @@ def _explore(entry: Entry, front: dict[str, Any], colours: Palette) -> str:
         '<div class="control"><span>robust</span>'
         f'<input class="along" type="range" min="0" max="{last}" step="1" value="{front["chosen"]}" '
         'aria-label="Point of the front">'
-        '<span>faithful <button type="button" class="plain reset">reset</button></span></div>'
+        f'<span>faithful <button type="button" class="plain reset">reset</button></span></div>{conflict}'
         f'<script type="application/json" class="front-data">{embed(data)}</script></div>'
     )
 

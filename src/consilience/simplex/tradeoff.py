@@ -118,6 +118,19 @@ class Front:
         some = self.keep.any(1)
         return finish(self.criteria.weights(u), value, (value - bound).clamp(min=0), some[:, None], self.unit, says)
 
+    @property
+    def incompatibility(self) -> Tensor:
+        """(B,) in [0, 1): min over the front of max(1 − r*/r, 1 − ρ/ρ*), with r* and ρ* the best of each.
+
+        0: one mixture is best in both. p: some mixture is within the share p of both optima, and none on this front is nearer.
+        It has no scale and no direction. NaN where no mixture has a positive correlation: there is nothing to give up."""
+        r = self.robustness.masked_fill(~self.keep, torch.inf)
+        rho = self.correlation.masked_fill(~self.keep, -torch.inf)
+        best, most = r.amin(1, keepdim=True), rho.amax(1, keepdim=True)
+        lost = torch.where(r > 0, 1 - best / r, torch.zeros_like(r))
+        lost = torch.maximum(lost, 1 - rho / torch.where(most > 0, most, torch.nan)).masked_fill(~self.keep, torch.inf)
+        return torch.where(most[:, 0] > 0, lost.amin(1), torch.nan)
+
     def _inner(self, at: Tensor) -> Tensor:
         """Point ``at`` (B,) in the criteria's units."""
         unit = self.criteria.unit
