@@ -45,17 +45,37 @@ class Case:
     note: str = ""
 
 
-def small(samples: int) -> Callable[[type], Any]:
-    """A method or measure with its number of samples cut down."""
+def small(samples: int, image: bool = False) -> Callable[[type], Any]:
+    """A method or measure with its numbers of samples cut down; further for ``image``s, where a row costs a network's pass.
+
+    What is set here is stored with the results, and so is every default that is not."""
+    wanted: dict[str, dict[str, Any]] = {
+        "": {"n_samples": samples, "m_samples": 2, "n_steps": 8, "samples": 3, "channels": 16, "steps": 10, "subsets": 32},
+        "gradients": {"n_samples": 4},
+        "kernel_shap": {"n_samples": 4 * samples}, "shapley_sampling": {"n_samples": 2},
+        "mprt": {"steps": 4}, "smooth_mprt": {"steps": 4, "samples": 2},
+    }  # fmt: skip
+    if image:
+        wanted[""] |= {"m_samples": 1, "n_steps": 4, "samples": 2, "channels": 8, "steps": 4}
+        patches, percentages = cs.Patches(56), (20, 50, 80)
+        wanted |= {
+            "uniformgrad": {"n_samples": 2}, "noisegrad": {"n_samples": 2}, "fusiongrad": {"n_samples": 2},
+            "expected_gradients": {"n_samples": 2}, "gradient_shap": {"n_samples": 2},
+            "kernel_shap": {"n_samples": samples * 3 // 2},
+            "mprt": {"steps": 2}, "smooth_mprt": {"steps": 1, "samples": 2}, "random_logit": {"samples": 1},
+            "road_morf": {"percentages": percentages}, "road_lerf": {"percentages": percentages},
+            "road_combined": {"percentages": percentages}, "region_perturbation": {"regions": 6},
+            "faithfulness_correlation": {"draws": 2 * samples}, "infidelity": {"draws": 2 * samples},
+            "sensitivity_n": {"draws": samples // 2}, "local_fidelity": {"draws": samples // 2},
+            "faithfulness_estimate": {"features": patches},
+            "monotonicity_correlation": {"features": patches, "draws": 2},
+        }  # fmt: skip
 
     def make(cls: type) -> Any:
         names = set(getattr(cls, "__dataclass_fields__", {}))
-        few = {"KernelSHAP": 4 * samples, "ShapleySampling": 2, "SmoothMPRT": 2}
-        wanted = {
-            "n_samples": 4 if "Grad" in cls.__name__ else few.get(cls.__name__, samples), "m_samples": 2, "n_steps": 8,
-            "samples": few.get(cls.__name__, 3), "channels": 16, "steps": 4 if "MPRT" in cls.__name__ else 10, "subsets": 32,
-        }  # fmt: skip
-        return cls(**{name: value for name, value in wanted.items() if name in names})
+        named: str = cls.name  # type: ignore[attr-defined]
+        given = wanted[""] | (wanted["gradients"] if "Grad" in cls.__name__ else {}) | wanted.get(named, {})
+        return cls(**{name: value for name, value in given.items() if name in names})
 
     return make
 
@@ -74,11 +94,9 @@ def methods_for(kind: str, samples: int, data: Tensor | None = None) -> list[Exp
             if kind in ("table", "forest"):
                 found.append(cls(data=data))
             continue
-        method = small(samples)(cls)
-        if kind == "image" and hasattr(
-            method, "features"
-        ):  # 16 patches: few enough for every explanation of a benchmark
-            method = replace(method, features=cs.Patches(56))
+        method = small(samples, kind == "image")(cls)
+        if kind == "image" and hasattr(method, "features"):  # nine patches: few enough for every explanation
+            method = replace(method, features=cs.Patches(75))
         found.append(method)
     return found
 
@@ -164,9 +182,9 @@ def cases(options: argparse.Namespace) -> list[Case]:
     import timm
     from sklearn.ensemble import RandomForestClassifier
 
-    every = [small(options.samples)(cls) for cls in MEASURES.values()]
-    located = [m for m in every if "regions" in m.needs]
-    others = [m for m in every if "regions" not in m.needs]
+    every, images = ([small(options.samples, image)(cls) for cls in MEASURES.values()] for image in (False, True))
+    located = [m for m in images if "regions" in m.needs]
+    pictured, others = ([m for m in found if "regions" not in m.needs] for found in (images, every))
     x, labels, resnet = photographs(options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -179,14 +197,14 @@ def cases(options: argparse.Namespace) -> list[Case]:
     image = methods_for("image", options.samples)
     standard = [method for method in image if method.name in {e.name for e in PRESETS["standard"]}]
     n = options.count
-    draws = {"fit_draws": f"average_sensitivity={options.fit},infidelity=64"}
+    draws = {"fit_draws": f"average_sensitivity={options.fit},infidelity={2 * options.samples}", "max_batch": 16}
     table = {"baselines": train, **draws}
+    pieces = lambda count: list(x[: min(n, count)].split(options.batch))  # noqa: E731
     return [
-        Case("resnet18", resnet, [x[i : i + 1] for i in range(n)], image, others, options=draws, note="ImageNet weights"),
+        Case("resnet18", resnet, pieces(n), image, pictured, options=draws, note="ImageNet weights"),
         Case("resnet18 mosaics", resnet, mosaics(x, labels)[: options.random_count], standard, located, "labels", draws,
              "ImageNet weights, standard methods"),
-        Case("vit_tiny", transformer, [x[i : i + 1] for i in range(min(n, options.random_count))], image, others,
-             options=draws, note="random weights"),
+        Case("vit_tiny", transformer, pieces(options.random_count), image, pictured, options=draws, note="random weights"),
         Case("breast cancer network", network(train, y_train), [test[:n]], methods_for("table", options.samples, train),
              others, options=table, note="trained here"),
         Case("breast cancer forest", forest.predict_proba, [test[:n].numpy()],
@@ -205,8 +223,11 @@ def main() -> None:
     parser.add_argument(
         "--random-count", type=int, default=5, help="photographs for the mosaics and for random weights"
     )
-    parser.add_argument("--samples", type=int, default=32, help="samples of each perturbation method")
-    parser.add_argument("--fit", type=int, default=3, help="neighbours that fit the consensus' weights")
+    parser.add_argument("--samples", type=int, default=16, help="samples of each perturbation method")
+    parser.add_argument("--fit", type=int, default=2, help="neighbours that fit the consensus' weights")
+    parser.add_argument(
+        "--batch", type=int, default=2, help="photographs at a time; results are stored after each batch"
+    )
     parser.add_argument("--only", help="names of cases, separated by commas")
     parser.add_argument("--cache", default="out/catalogue")
     parser.add_argument("--out", required=True)

@@ -709,6 +709,22 @@ def test_a_model_that_ignores_its_parameters_passes_for_insensitive():
     torch.testing.assert_close(EfficientMPRT()(t), torch.zeros(3, 3).double(), atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("order", ["top_down", "bottom_up", "independent"])
+def test_efficient_mprt_has_the_random_model_from_mprt(order):
+    t = task()
+    asked = []
+    explain = lambda score, points: asked.append(len(points)) or t.explain(score, points)  # noqa: E731
+    shared = dataclasses.replace(t, explain=explain, memory={})
+    group = [MPRT(order, steps=2), EfficientMPRT(), EfficientMPRT(7)]
+    for measure in group:
+        measure.prepare(shared)
+    found = [measure(shared) for measure in group]
+    assert sum(asked) == (2 if order != "independent" else 4) * 3
+    for measure, value in zip(group, found, strict=True):
+        torch.testing.assert_close(value, measure(dataclasses.replace(t, memory={})))
+        assert value.isfinite().all() and (value != 0).all()
+
+
 def test_a_map_that_vanishes_is_not_similar():
     t = task()
     calls = []

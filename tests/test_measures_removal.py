@@ -477,18 +477,43 @@ def test_its_card_says_everything(name):
 
 @pytest.mark.parametrize("first, insert", list(itertools.product(("most", "least"), (False, True))))
 def test_counts_are_exact_under_ties_and_orders_are_each_others_reverse(first, insert):
-    given = task()
-    seen = []
-    given.score.model = lambda rows: (seen.append(rows.clone()), Small()(rows))[1]
-    curve = Removal(Pixels(), imputer(9.0), (0.1, 0.5, 1.0), first, insert).curves(given)
-    gone = (torch.cat(seen)[:, 0] == 9).unflatten(0, (3, 5, 3))
+    shares, other = (0.1, 0.5, 1.0), {"most": "least", "least": "most"}[first]
+    weights = torch.randn(64, generator=torch.Generator().manual_seed(0)).double()
+
+    def read(weights, first, insert, shares):
+        """(B, R, T): Σ weights over the features that were taken away."""
+        given = task()
+        classes = given.score.outputs.shape[1]
+        given.score.model = lambda rows: ((rows[:, 0] == 9).flatten(1).double() @ weights)[:, None].expand(-1, classes)
+        return Removal(Pixels(), imputer(9.0), shares, first, insert).curves(given)
+
+    curve = read(torch.ones(64).double(), first, insert, shares)
     expected = torch.tensor([6, 32, 64])
-    assert torch.equal(gone.sum((-1, -2)), (64 - expected if insert else expected).expand(3, 5, 3))
+    assert torch.equal(curve.score, (64 - expected if insert else expected).double().expand(3, 5, 3))
     assert torch.equal(curve.count, expected.expand(3, 3))
-    seen.clear()
-    other = {"most": "least", "least": "most"}[first]
-    Removal(Pixels(), imputer(9.0), (0.5,), other, not insert).curves(given)
-    assert torch.equal((torch.cat(seen)[:, 0] == 9).unflatten(0, (3, 5, 1))[:, :, 0], gone[:, :, 1])
+    here, there = read(weights, first, insert, shares), read(weights, other, not insert, (0.5,))
+    torch.testing.assert_close(here.score[..., 1:2], there.score)
+    assert len(here.score[..., 1].unique()) > 3  # and the sets do differ
+
+
+@pytest.mark.parametrize("batch", [3, 64])
+def test_each_set_of_features_is_evaluated_once(batch):
+    given = task()
+    maps = torch.cat([given.maps, given.maps[:, :2], torch.zeros_like(given.maps[:, :1])], 1)
+    maps[1, 1] = torch.nan
+    given = replace(given, maps=maps, memory={})
+    given.score.batch.sizes[False] = batch
+    seen = []
+    given.score.model = lambda rows: (seen.append(rows.flatten(1).clone()), Small()(rows))[1]
+    curve = Removal(Pixels(), imputer(9.0), 8).curves(given)
+    rows = torch.cat(seen)
+    assert len(rows.unique(dim=0)) == len(rows) - 2  # the inputs without anything are alike, all others differ
+    most = (
+        2 * 3 + 7 * 3 * 5
+    )  # nothing, all, and what lies between, of maps of which two repeat others and two are constant
+    assert most - 3 <= len(rows) <= most  # a map and its rounded values may meet now and then
+    torch.testing.assert_close(curve.score[0, :2], curve.score[0, 5:7], rtol=0, atol=0)
+    assert curve.score[1, 1].isnan().all() and curve.score[1, [0, 2, 5, 6, 7]].isfinite().all()
 
 
 def test_curves_are_evaluated_once_for_all_measures_and_nothing_else():
@@ -496,11 +521,15 @@ def test_curves_are_evaluated_once_for_all_measures_and_nothing_else():
     count = lambda: given.score.counts.forward  # noqa: E731
     start = count()
     PixelFlipping(7)(given)
-    assert count() - start == 3 * 5 * 8
+    flipping = count() - start
+    assert 0.9 < flipping / (3 * (5 * 6 + 2)) <= 1  # the first and the last of eight steps are the same for all maps
     Deletion(7)(given), PixelFlipping(7, value="accuracy")(given)
-    assert count() - start == 3 * 5 * 8
-    RoadMoRF()(given), RoadLeRF()(given), RoadCombined()(given), RoadMoRF(value="probability")(given)
-    assert count() - start == 3 * 5 * (8 + 9 + 9)
+    assert count() - start == flipping
+    RoadMoRF()(given), RoadLeRF()(given)
+    both = count() - start
+    assert 0.9 < (both - flipping) / (3 * 5 * (9 + 9)) <= 1
+    RoadCombined()(given), RoadMoRF(value="probability")(given)
+    assert count() - start == both
     start = count()
     FaithfulnessCorrelation(20)(given), FaithfulnessCorrelation(20, method="spearman")(given), Infidelity(20)(given)
     assert count() - start == 3 * 20
@@ -669,5 +698,6 @@ def test_segments_of_uneven_size_are_ordered_by_their_mean():
     given.score.model = lambda rows: (seen.append(rows.clone()), Small()(rows))[1]
     maps = torch.where(label == 1, 2.0, 1.0).double().expand(3, 1, 8, 8)  # the large one has the larger sum
     IROF(features=Segments(label), baseline=9.0)(replace(given, maps=maps))
-    gone = (torch.cat(seen)[:, 0] == 9).unflatten(0, (3, 3))
-    assert torch.equal(gone[:, 1], (label == 1).expand(3, 8, 8))
+    gone = torch.cat(seen)[:, 0] == 9
+    some = gone.flatten(1).any(1) & ~gone.flatten(1).all(1)
+    assert torch.equal(gone[some], (label == 1).expand(3, 8, 8))

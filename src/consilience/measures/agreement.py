@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from ..card import Card
 from .base import Measure, Task
 from .flat import flat, present, some
-from .ranks import pairs, pearson, ranks, top
+from .ranks import Order, pairs, pearson, ranks, top
 
 KRISHNA = "Krishna et al. 2022, arXiv 2202.01602"
 
@@ -38,11 +39,11 @@ class Agreement(Measure):
         own = torch.eye(found.shape[1], dtype=torch.bool, device=found.device)
         return found.masked_fill(own, torch.nan).nanmean(-1)
 
-    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
-        """What is compared of each row, (B, R, A) each."""
+    def _describe(self, values: Tensor, there: Tensor | None) -> list[Any]:
+        """What is compared of each row, (B, R, A) each, or an :class:`~consilience.measures.ranks.Order`."""
         raise NotImplementedError
 
-    def _compare(self, one: list[Tensor], two: list[Tensor], there: Tensor | None) -> Tensor:
+    def _compare(self, one: list[Any], two: list[Any], there: Tensor | None) -> Tensor:
         """(B, 1, A) and (B, m, A) each → (B, m)."""
         raise NotImplementedError
 
@@ -141,9 +142,9 @@ class PairwiseRankAgreement(Agreement):
         openxai="the order in which they are listed",
     )
 
-    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
-        return [values.abs()]
+    def _describe(self, values: Tensor, there: Tensor | None) -> list[Any]:
+        return [Order.of(values.abs(), there)]
 
-    def _compare(self, one: list[Tensor], two: list[Tensor], there: Tensor | None) -> Tensor:
-        counts = pairs(one[0], two[0], there)
+    def _compare(self, one: list[Any], two: list[Any], there: Tensor | None) -> Tensor:
+        counts = pairs(one[0], two[0])
         return (counts.concordant + counts.tied_both) / counts.total

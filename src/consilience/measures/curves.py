@@ -16,6 +16,7 @@ from .base import Measure, Task
 from .imputation import NoisyLinear, imputer
 from .removal import Curves, Removal, blurred, check_value, chosen
 
+ONCE = "what several maps or steps take away alike is asked once"
 TIES = "ties are broken by keyed random words, the same for all maps of an input (stream 'ties')"
 
 
@@ -29,7 +30,14 @@ def _card(
     normalisation: str = "none: of the map only the order counts",
 ) -> Card:
     return Card(
-        formula, source, better, normalisation, perturbation, f"{TIES}; noise from 'removal'", cost, differences
+        formula,
+        source,
+        better,
+        normalisation,
+        perturbation,
+        f"{TIES}; noise from 'removal'",
+        f"{cost}; {ONCE}",
+        differences,
     )
 
 

@@ -214,13 +214,14 @@ class MPRT(Measure):
             trained = self._maps(task, task.score, slice(None))
             layers = []
             for model in randomised(task.score.model, self.order, task.stream("randomisation"), self.steps):
-                other = _asking(task.score, model)
-                parts = [
-                    {kind: similarity(kind, trained[p], maps, some(present(task), p)) for kind in kinds}
-                    for p in _groups(task)
-                    for maps in (self._maps(task, other, p),)
-                ]
+                other, parts, random = _asking(task.score, model), [], []
+                for p in _groups(task):
+                    maps, there = self._maps(task, other, p), some(present(task), p)
+                    parts.append({kind: similarity(kind, trained[p], maps, there) for kind in kinds})
+                    random.append({bins: histogram_entropy(flat(maps), bins, there) for bins in _entropies(task)})
                 layers.append({kind: torch.cat([part[kind] for part in parts]) for kind in kinds})
+            if self._ends_random:  # whichever order, and a seed of its own for each submodule: the same model
+                _entropies(task).update({bins: torch.cat([part[bins] for part in random]) for bins in _entropies(task)})
             return {kind: torch.stack([layer[kind] for layer in layers], -1) for kind in kinds}
 
         return task.once(("mprt", type(self), *self._setting), make)
@@ -228,6 +229,11 @@ class MPRT(Measure):
     @property
     def _setting(self) -> tuple:
         return self.order, self.steps
+
+    @property
+    def _ends_random(self) -> bool:
+        """Whether the last maps are the random model's at the inputs themselves, which EfficientMPRT wants as well."""
+        return self.order != "independent"
 
     def _maps(self, task: Task, score: Score, which: slice) -> Tensor:
         """(n, R, *A): what is compared."""
@@ -270,6 +276,10 @@ class SmoothMPRT(MPRT):
     def _setting(self) -> tuple:
         return self.order, self.steps, self.samples, self.sigma
 
+    @property
+    def _ends_random(self) -> bool:
+        return False
+
     def _maps(self, task: Task, score: Score, which: slice) -> Tensor:
         parts = [self._smooth(task, score, task.points[which][p]) for p in _groups(task, len(task.points[which]))]
         return torch.cat(parts)
@@ -303,7 +313,7 @@ class EfficientMPRT(Measure):
         normalisation="free of the map's scale and shift",
         perturbation=WEIGHTS,
         draws='one random model, stream "randomisation"',
-        cost="1 explanation",
+        cost="1 explanation, none after mprt",
         differences=(("quantus", f"EfficientMPRT: {QUANTUS}; else this number"),),
     )
 
@@ -311,14 +321,19 @@ class EfficientMPRT(Measure):
         if self.bins < 2:
             raise InputError(f"bins: at least 2, got {self.bins!r}")
 
+    def prepare(self, task: Task) -> None:
+        _entropies(task).setdefault(self.bins, None)
+
     def __call__(self, task: Task) -> Tensor:
         def entropy(maps: Tensor, which: slice) -> Tensor:
             return histogram_entropy(flat(maps), self.bins, some(present(task), which))
 
-        (model,) = randomised(task.score.model, "top_down", task.stream("randomisation"), steps=1)
-        score = _asking(task.score, model)
         before = torch.cat([entropy(task.maps[part], part) for part in _groups(task)])
-        after = torch.cat([entropy(task.explain(score, task.points[part]), part) for part in _groups(task)])
+        after = _entropies(task).get(self.bins)
+        if after is None:
+            (model,) = randomised(task.score.model, "top_down", task.stream("randomisation"), steps=1)
+            score = _asking(task.score, model)
+            after = torch.cat([entropy(task.explain(score, task.points[part]), part) for part in _groups(task)])
         return (after - before) / none_is_nan(before, before > 0)
 
 
@@ -372,6 +387,11 @@ class RandomLogit(Measure):
                 )
             )
         return torch.stack(found).mean(0)
+
+
+def _entropies(task: Task) -> dict[int, Tensor | None]:
+    """Entropies (B, R) of the random model's maps by the number of bins; None: wanted, and not known yet."""
+    return task.once("entropies of the random model", dict)
 
 
 def _asking(score: Score, model: nn.Module) -> Score:

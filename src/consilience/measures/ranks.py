@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,27 +75,53 @@ class Pairs:
         return (self.concordant - self.discordant) / torch.where(free == 0, torch.nan, free).sqrt()
 
 
-def pairs(a: Tensor, b: Tensor, present: Tensor | None = None) -> Pairs:
+@dataclass(frozen=True)
+class Order:
+    """How rows (…, n) order their features: ``groups`` (…, n), 0 for the smallest value, 1 for the next, …, the absent last;
+    ``tied`` (…): pairs tied; ``finite`` (…); ``count`` (…): features present. To compare one row with many, order it once."""
+
+    groups: Tensor
+    tied: Tensor
+    finite: Tensor
+    count: Tensor
+
+    @staticmethod
+    def of(values: Tensor, present: Tensor | None = None) -> Order:
+        shape = _shape(values, present)
+        flat, there = _rows(values, present)
+        groups = torch.empty(flat.shape, dtype=torch.int64, device=flat.device)
+        tied = torch.empty(len(flat), dtype=torch.float64, device=flat.device)
+        count = there.sum(1).double()
+        for part in _blocks(flat):
+            groups[part], sizes = _groups(flat[part], there[part])
+            # The absent come last and are tied with each other only.
+            tied[part] = _two(sizes.double()).sum(1) - _two(flat.shape[1] - count[part])
+        found = groups, tied, flat.isfinite().all(1), count
+        return Order(*(v.reshape((*shape[:-1], *v.shape[1:])) for v in found))
+
+    def __getitem__(self, index: Any) -> Order:
+        return Order(self.groups[index], self.tied[index], self.finite[index], self.count[index])
+
+
+def pairs(a: Tensor | Order, b: Tensor | Order, present: Tensor | None = None) -> Pairs:
     """Counts of pairs in O(n log² n) time and O(n) memory for each row (Knight 1966): sort by a, then by b, and count the
-    inversions left in b."""
-    a, b = torch.broadcast_tensors(a, b)
-    shape = a.shape[:-1]
-    a, there = _rows(a, present)
-    b, _ = _rows(b, present)
+    inversions left in b. Rows already ordered broadcast likewise."""
+    one, two = (v if isinstance(v, Order) else Order.of(v, present) for v in (a, b))
+    n = one.groups.shape[-1]
+    ga, gb = (v.reshape(-1, n) for v in torch.broadcast_tensors(one.groups, two.groups))
+    shape = torch.broadcast_shapes(one.tied.shape, two.tied.shape)
+    tied_a, tied_b, count = (v.broadcast_to(shape).flatten() for v in (one.tied, two.tied, one.count))
+    finite = (one.finite & two.finite).broadcast_to(shape).flatten()
     found = []
-    for part in _blocks(a):
-        mask = there[part]
-        (ga, sizes_a), (gb, sizes_b) = _groups(a[part], mask), _groups(b[part], mask)
-        joint, order = (ga * ga.shape[1] + gb).sort(1)
+    for part in _blocks(ga):
+        joint = (ga[part] * n + gb[part]).sort(1)[0]
         _, sizes = _runs(joint)
-        m = mask.sum(1).double()
-        away = _two(mask.shape[1] - m)  # the absent come last in both and are tied with each other only
-        total, tied_a, tied_b, both = _two(m), *(_two(s.double()).sum(1) - away for s in (sizes_a, sizes_b, sizes))
-        discordant = _inversions(gb.gather(1, order)).double()
-        concordant = total - tied_a - tied_b + both - discordant
-        finite = a[part].isfinite().all(1) & b[part].isfinite().all(1)
-        counts = torch.stack([concordant, discordant, tied_a, tied_b, both, total])
-        found.append(torch.where(finite, counts, torch.nan))
+        m = count[part]
+        total, both = _two(m), _two(sizes.double()).sum(1) - _two(n - m)
+        discordant = _inversions(joint % n, distinct=not bool((tied_b[part] != 0).any() | (m < n - 1).any())).double()
+        concordant = total - tied_a[part] - tied_b[part] + both - discordant
+        counts = torch.stack([concordant, discordant, tied_a[part], tied_b[part], both, total])
+        found.append(torch.where(finite[part], counts, torch.nan))
     return Pairs(*torch.cat(found, 1).reshape(6, *shape))
 
 
@@ -175,13 +202,17 @@ def _groups(values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(runs).scatter_(1, order, runs), sizes
 
 
-def _inversions(values: Tensor) -> Tensor:
+def _inversions(values: Tensor, distinct: bool = False) -> Tensor:
     """(N, n) → (N,): pairs i < j with values_i > values_j, by the bits of the ranks: among those whose higher bits agree,
-    each 0 is inverted with every 1 before it. The ranks fill up a power of two, so these groups have equal sizes."""
+    each 0 is inverted with every 1 before it. The ranks fill up a power of two, so these groups have equal sizes.
+    ``distinct``: the values are ranks already, 0 … n − 1 without ties."""
     count, n = values.shape
     bits = max(1, (n - 1).bit_length())
     place = torch.arange(2**bits, device=values.device, dtype=torch.int32).repeat(count, 1)
-    place[:, :n].scatter_(1, values.argsort(dim=1, stable=True), place[:, :n].clone())
+    if distinct:
+        place[:, :n] = values
+    else:
+        place[:, :n].scatter_(1, values.argsort(dim=1, stable=True), place[:, :n].clone())
     total = torch.zeros(count, dtype=torch.int64, device=values.device)
     groups = place.view(count, 1, -1)
     for bit in reversed(range(bits)):
