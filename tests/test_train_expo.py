@@ -251,10 +251,40 @@ def test_the_docs_loop_runs(capsys):
 
 
 def test_the_docs_trainer_runs(tmp_path):
+    """And, resumed, ends where the uninterrupted run does."""
     (block,) = blocks("python trainer")
     space = {"output_dir": str(tmp_path)}
     exec(block, space)
-    assert space["trainer"].state.global_step == 4 == int(space["RobustTrainer"].objective.step)
+    whole = space["trainer"]
+    assert whole.state.global_step == 4 == int(whole.objective.step), "evaluation has not advanced the step"
+    torch.manual_seed(1)
+    again = space["RobustTrainer"](
+        train.IGNorm(eps=0.1, steps=2, points=4, attack_points=2, weight=0.5),
+        model=space["ConvNextForImageClassification"](space["config"]), args=whole.args, train_dataset=space["data"],
+    )  # fmt: skip
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert int(again.objective.step) == 4
+    for p, q in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_the_docs_trainer_accumulates_means(tmp_path):
+    (block,) = blocks("python trainer")
+    space = {"output_dir": str(tmp_path)}
+    exec(block.partition("torch.manual_seed")[0], space)
+    found = []
+    for batch, parts in ((8, 1), (4, 2)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        model.forward = lambda pixel_values, labels=None, model=model, **kwargs: model[1](pixel_values.flatten(1))
+        data = [{"pixel_values": torch.rand(1, 8, 8), "labels": n % 10} for n in range(8)]
+        arguments = space["TrainingArguments"](
+            str(tmp_path), max_steps=1, per_device_train_batch_size=batch, gradient_accumulation_steps=parts, optim="sgd",
+            learning_rate=1.0, report_to=[], use_cpu=True, remove_unused_columns=False, save_strategy="no",
+        )  # fmt: skip
+        space["RobustTrainer"](train.NaturalTraining(), model=model, args=arguments, train_dataset=data).train()
+        found.append(model[1].weight.detach())
+    torch.testing.assert_close(*found)
 
 
 def test_attention_can_be_differentiated_twice():
