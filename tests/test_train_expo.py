@@ -280,7 +280,7 @@ def test_the_docs_trainer_accumulates_means(tmp_path):
         data = [{"pixel_values": torch.rand(1, 8, 8), "labels": n % 10} for n in range(8)]
         arguments = space["TrainingArguments"](
             str(tmp_path), max_steps=1, per_device_train_batch_size=batch, gradient_accumulation_steps=parts, optim="sgd",
-            learning_rate=1.0, report_to=[], use_cpu=True, remove_unused_columns=False, save_strategy="no",
+            learning_rate=1.0, max_grad_norm=0.0, report_to=[], use_cpu=True, remove_unused_columns=False, save_strategy="no",
         )  # fmt: skip
         space["RobustTrainer"](train.NaturalTraining(), model=model, args=arguments, train_dataset=data).train()
         found.append(model[1].weight.detach())
