@@ -2,12 +2,15 @@
 
     python benchmarks/expo.py --data autompg,housing,winequality-red,support2,day,music,communities --folder DIR \\
         --out benchmarks/results/expo_tables.json
+    python benchmarks/expo.py --data support2 --folder DIR --steps 600 --splits 2 --rows 40 \\
+        --out benchmarks/results/expo_steps.json
     python benchmarks/expo.py --show benchmarks/results/expo_tables.json --page docs/expo.md
 
 For no regulariser, Fidelity and 1D-Fidelity (Plumb et al. 2020, arXiv 1902.06787): the mean squared error or the accuracy on
 all test rows; of LIME (samples around the training mean, as the lime package draws them, and around x) and of MAPLE on
 ``--rows`` of them: PF, NF and S, see :class:`consilience.measures.surrogates.LocalModels`. A factor is the mean without
-regulariser over the mean with it; above 1 is better. The published ones are beside.
+regulariser over the mean with it; above 1 is better. The published ones are beside. ``--steps`` trains for exactly so many and
+takes the last weights, instead of those of the best validation.
 
 Every finished (data, objective, split) is kept in ``--cache``: an interrupted run goes on where it stopped.
 """
@@ -39,6 +42,7 @@ from expo_presets import OBJECTIVES, PRESETS, TITLES, Preset, losses, network, r
 
 SCALED = {"music": 300, "communities": 300}
 SCALED_ABOUT = "At most 300 training steps in place of 2000: n = 2d draws make a Fidelity step dear."
+LAST_ABOUT = "Here: exactly {} training steps and the last weights, no early stopping."
 LOCAL = ("LIME-PF", "LIME-NF", "LIME-S", "LIME-x-PF", "LIME-x-NF", "LIME-x-S", "MAPLE-PF", "MAPLE-NF", "MAPLE-S")
 
 # None / Fidelity / 1D-Fidelity, from the paper's tables.
@@ -72,13 +76,14 @@ PUBLISHED: dict[str, dict[str, Sequence[float]]] = {
 # -- one (data, objective, split) --------------------------------------------------------------------------------------
 
 
-def trained(preset: Preset, name: str, data: Data, seed: int) -> tuple[nn.Module, dict]:
-    """The weights of the best validation. The order of the rows is a function of (seed, epoch)."""
+def trained(preset: Preset, name: str, data: Data, seed: int, last: bool = False) -> tuple[nn.Module, dict]:
+    """The weights of the best validation, or the last ones. The order of the rows is a function of (seed, epoch)."""
     part, model = data.train, network(preset, data, seed)
     extra = regulariser(preset, name, model, part, seed)
     optimiser = torch.optim.Adam(model.parameters(), preset.lr)
     best, kept, checked, step, epoch, found = float("inf"), copy.deepcopy(model.state_dict()), 0, 0, 0, {}
-    while step < preset.steps and checked < preset.patience:
+    patience = preset.steps if last else preset.patience
+    while step < preset.steps and checked < patience:
         keyed = torch.Generator().manual_seed(1_000_003 * seed + epoch)
         for rows in torch.randperm(len(part), generator=keyed).split(preset.batch):
             loss, parts = losses(preset, model, extra, part.x[rows], part.y[rows], part.ids[rows])
@@ -89,12 +94,14 @@ def trained(preset: Preset, name: str, data: Data, seed: int) -> tuple[nn.Module
             if step % preset.every == 0:
                 value = float(validation(preset, model, extra, data.validation)["loss"])
                 checked += 1
-                if value < best:
+                if value < best or last:
                     best, checked, kept = value, 0, copy.deepcopy(model.state_dict())
                     found = {"step": step, "validation loss": value} | {k: float(v) for k, v in parts.items()}
-            if step == preset.steps or checked == preset.patience:
+            if step == preset.steps or checked == patience:
                 break
         epoch += 1
+    if last:
+        kept = model.state_dict()
     model.load_state_dict(kept)
     return model.eval(), found | {"steps": step}
 
@@ -128,11 +135,12 @@ def measured(model: nn.Module, data: Data, rows: int, seed: int) -> dict[str, fl
 
 
 def finished(preset: Preset, name: str, seed: int, options: argparse.Namespace) -> dict:
-    digest = hashlib.sha256(repr((replace(preset, about=""), options.rows)).encode()).hexdigest()[:10]
+    made = (replace(preset, about=""), options.rows, *(["last"] if options.steps else []))
+    digest = hashlib.sha256(repr(made).encode()).hexdigest()[:10]
     path = Path(options.cache) / f"{preset.data}-{name}-{seed}-{digest}.json"
     if not path.exists():
         data, began = load(preset.data, options.folder, seed=seed), time.perf_counter()
-        model, last = trained(preset, name, data, seed)
+        model, last = trained(preset, name, data, seed, last=bool(options.steps))
         middle = time.perf_counter()
         values = error(model, data) | measured(model, data, options.rows, seed)
         seconds = [round(middle - began, 1), round(time.perf_counter() - middle, 1)]
@@ -213,7 +221,10 @@ def shown(table: list[dict]) -> str:
         return f"{number(row['value'], 3)} ± {number(row['stderr'], 1)}{known}"
 
     def number(value: float, digits: int) -> str:
-        return f"{value:.{digits}g}" if 1e-3 <= abs(value) < 1000 or not value else f"{value:.{min(digits, 2) - 1}e}"
+        if value and not 1e-3 <= abs(value) < 1000:
+            return f"{value:.{min(digits, 2) - 1}e}"
+        text = f"{value:.{digits}g}"
+        return f"{float(text):.0f}" if "e" in text else text
 
     def lines(head: list[str], body: list[list[str]]) -> list[str]:
         return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
@@ -254,18 +265,22 @@ def main() -> None:
     parser.add_argument(
         "--rows", type=int, default=100, help="test rows of each split at which local models are fitted"
     )
+    parser.add_argument("--steps", type=int, help="train for exactly so many, without early stopping")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if options.show:
         text = shown(json.loads(Path(options.show).read_text(encoding="utf-8"))["rows"])
-        return fill(options.page, "expo", text) if options.page else print(text)
+        mark = "expo" if Path(options.show).stem == "expo_tables" else Path(options.show).stem
+        return fill(options.page, mark, text) if options.page else print(text)
     if not options.out or not set(names := options.data.split(",")) <= set(PRESETS) or options.splits < 2:
         parser.error(f"--out is needed, --data from {', '.join(PRESETS)}, and at least 2 --splits")
     torch.set_num_threads(options.threads)
     table, settings = [], {"splits": options.splits, "rows": options.rows, "data": {}}
     for name in names:
         preset, about = PRESETS[name], PRESETS[name].about
-        if name in SCALED:
+        if options.steps:
+            preset, about = replace(preset, steps=options.steps), f"{about} {LAST_ABOUT.format(options.steps)}"
+        elif name in SCALED:
             preset, about = replace(preset, steps=SCALED[name]), f"{about} {SCALED_ABOUT}"
         found = {}
         for seed in range(options.splits):

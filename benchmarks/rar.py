@@ -7,7 +7,8 @@
 NA: accuracy; AA: accuracy under PGD; IN, CO: top-k intersection and Kendall's τ of the attribution maps under the iterative
 feature-importance attack, on the images that the model classifies correctly, and ("common") on those that all four do.
 "frozen" is the same attack on a model whose gradients cannot change: what an attacker gets from changing pixels alone, and so
-the part of the damage that no stiffness of the gradients prevents.
+the part of the damage that no stiffness of the gradients prevents. "task" and "‖IG‖₁": the two parts of IG-NORM's objective,
+ℓ(x) and max ‖IG(x, x')‖₁, on the test images: who is best at what IG-NORM penalises.
 
 Every finished (objective, seed) is kept in ``--cache``: an interrupted run goes on where it stopped.
 """
@@ -28,6 +29,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from consilience import train
 from consilience.data.sets import Part, load
 from consilience.keys import Key
 from consilience.measures.attack import attribution_robustness, averages, common, top_k_intersection
@@ -40,6 +42,7 @@ from rar_presets import OBJECTIVES, PRESETS, TITLES, Preset, network, objective,
 
 PRESET = {"digits": "digits", "fashion_mnist": "fashion_mnist_small"}
 METRICS = ("NA", "AA", "IN", "CO")
+PARTS = {"task": "task", "‖IG‖₁": "ig_norm"}
 STRONGER = "ig_sum_norm, weight 1"  # the β published for GTSRB, to see what the weight does
 
 
@@ -107,6 +110,14 @@ def measured(preset: Preset, model: nn.Module, part: Part, max_batch: int) -> di
     return result | {name: nothing.index_put((at,), values) for name, values in still.items()}
 
 
+def penalised(preset: Preset, model: nn.Module, part: Part) -> dict[str, Tensor]:
+    """The parts of IG-NORM's objective for each image, with an attack of ten steps and twelve points."""
+    goal = train.IGNorm(eps=preset.attack.eps, steps=10, points=12, attack_points=4, bounds=preset.attack.bounds).eval()
+    with torch.no_grad():
+        each = [goal(model, part.x[i], part.y[i], part.ids[i]).parts for i in torch.arange(len(part)).split(1)]
+    return {name: torch.stack([parts[part] for parts in each]).cpu() for name, part in PARTS.items()}
+
+
 def everything(preset: Preset, options: argparse.Namespace) -> tuple[dict[tuple[str, int], dict[str, Tensor]], dict]:
     data = load(preset.data, options.folder)
     classes, device = len(data.classes), torch.device(options.device)
@@ -135,7 +146,12 @@ def everything(preset: Preset, options: argparse.Namespace) -> tuple[dict[tuple[
                 saved = {key: value.float() if value.is_floating_point() else value for key, value in result.items()}
                 save_file({**saved, **numbers, **weights, "seconds": torch.tensor(seconds)}, path)
             tensors = load_file(path)
-            found[name, seed] = {key: tensors[key] for key in (*METRICS, "IN frozen", "CO frozen", "counts")}
+            if not PARTS.keys() <= tensors.keys():
+                model = network(preset, classes, seed).to(device)
+                model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")})
+                tensors |= penalised(preset, model.eval(), judge)
+                save_file(tensors, path)
+            found[name, seed] = {key: tensors[key] for key in (*METRICS, *PARTS, "IN frozen", "CO frozen", "counts")}
             about["seconds"].setdefault(name, []).append([round(value, 1) for value in tensors["seconds"].tolist()])
             about["last"].setdefault(name, []).append(
                 {key[5:]: round(float(value), 4) for key, value in tensors.items() if key.startswith("last.")}
@@ -168,7 +184,7 @@ def rows(data: str, found: Mapping[tuple[str, int], Mapping[str, Tensor]], seeds
         })  # fmt: skip
 
     for name in names:
-        for metric in METRICS:
+        for metric in (*METRICS, *PARTS):
             add(name, metric, [found[name, seed][metric] for seed in range(seeds)])
         for metric in ("IN", "CO", "IN frozen", "CO frozen"):
             add(name, f"{metric} common", [found[name, seed][metric][shared[seed]] for seed in range(seeds)])
@@ -239,7 +255,8 @@ def shown(table: list[dict]) -> str:
         return f"{row['value']:.3f} ± {row['stderr']:.3f}"
 
     names = list(dict.fromkeys(row["objective"] for row in table))
-    columns = [*METRICS, "IN common", "CO common", "IN frozen common", "CO frozen common"]
+    columns = [*METRICS, "IN common", "CO common", "IN frozen common", "CO frozen common", *PARTS]
+    columns = [column for column in columns if (names[0], column) in cells]
     lines = ["| training | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {title(name)} | " + " | ".join(cell(name, column) for column in columns) + " |" for name in names]
     lines += ["", "Paired differences on the common images:", "", "| pair | IN | CO |", "|---|---|---|"]

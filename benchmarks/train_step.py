@@ -1,18 +1,20 @@
 """What one IG-SUM-NORM step costs beside its floor and beside a plain loop over points, and what ``max_batch`` does to memory.
 
-    python benchmarks/train_step.py [--batch 16 --points 20 --attack-points 5 --steps 5 --repeats 5] [--out FILE.json]
+    python benchmarks/train_step.py --out benchmarks/results/train_step.json
+    python benchmarks/train_step.py --show benchmarks/results/train_step.json --page docs/training.md
 
 The floor is the second-order rows that the definition needs, times the cheapest that one such row can be had for, found by
 timing a bare double backward pass at many batch sizes: batch · points rows differentiated in the parameters, and batch ·
 attack points · steps rows differentiated in the input with frozen parameters. The task pass, draws, projections and sums
-are on top. The loop takes one point of the path after the other, a batch of inputs at a time, as released code does.
+are on top. The loop takes one point of the path after the other, a batch of inputs at a time, as released code does. Each time
+is the smallest of ``--repeats`` in which all take turns; ± the standard error over ``--rounds`` of that.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import os
 import subprocess
 import sys
 import time
@@ -24,6 +26,9 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from consilience import train
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from rar import fill, machine
 
 BOX = {"eps": 0.3, "step_size": 0.1, "bounds": (0.0, 1.0)}
 SIZES = (8, 16, 32, 64, 128, 256)
@@ -106,65 +111,98 @@ def memory() -> float:
     return int(line.split()[1]) / 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name, default in (
-        ("batch", 16),
-        ("points", 20),
-        ("attack-points", 5),
-        ("steps", 5),
-        ("repeats", 5),
-        ("threads", 1),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--max-batch", type=int, default=128)
-    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path)
-    o = parser.parse_args()
-    torch.set_num_threads(o.threads)
+def measured(o: argparse.Namespace) -> dict:
     model, (x, y) = network(), data(o.batch)
-
-    def objective(max_batch: int, steps: int = o.steps) -> train.IGSumNorm:
-        return train.IGSumNorm(
-            **BOX, steps=steps, points=o.points, attack_points=o.attack_points, weight=0.1, max_batch=max_batch
-        )
-
-    if o.peak:
-        model(x)
-        with open("/proc/self/clear_refs", "w") as reset:  # Linux: forget the highest memory so far
-            reset.write("5")
-        before = memory()
-        objective(o.peak, 1)(model, x, y).total.backward()
-        print(memory() - before)
-        return
     rows = {"outer": o.batch * o.points, "inner": o.batch * o.attack_points * o.steps}
     bare = {name: network().requires_grad_(name == "outer") for name in rows}
     runs: dict[str, Callable[[], object]] = {
         f"{name} {size}": row(bare[name], size, name == "inner") for name in rows for size in SIZES
     }
-    runs["step"] = lambda: objective(o.max_batch)(model, x, y).total.backward()
+    runs["step"] = lambda: objective(o, o.max_batch)(model, x, y).total.backward()
     runs["loop"] = lambda: loop_step(model, x, y, o)
-    found = fastest(runs, o.repeats)
-    cost = {name: min((found[f"{name} {size}"] / size, size) for size in SIZES) for name in rows}
-    floor = sum(rows[name] * cost[name][0] for name in rows)
-    result = {
-        "rows": [
-            {"metric": "floor_s", "value": floor},
-            {"metric": "step_s", "value": found["step"]},
-            {"metric": "loop_s", "value": found["loop"]},
-            {"metric": "step_over_floor", "value": found["step"] / floor},
-            {"metric": "loop_over_step", "value": found["loop"] / found["step"]},
-            *({"metric": "peak_mib", "max_batch": n, "value": peak(o, n)} for n in (16, 64, o.batch * o.points)),
-        ],
-        "second_order_rows": rows,
-        "best_row": {name: {"seconds": value, "batch": size} for name, (value, size) in cost.items()},
-        "settings": {name: value for name, value in vars(o).items() if name not in ("out", "peak")},
-        "machine": {"torch": torch.__version__, "processor": platform.processor() or platform.machine()},
+    values: dict[str, list[float]] = {}
+    for _ in range(o.rounds):
+        found = fastest(runs, o.repeats)
+        best = {name: min((found[f"{name} {size}"] / size, size) for size in SIZES) for name in rows}
+        floor = sum(rows[name] * best[name][0] for name in rows)
+        for metric, value in (
+            ("floor, s", floor), ("step, s", found["step"]), ("loop, s", found["loop"]),
+            ("step / floor", found["step"] / floor), ("loop / step", found["loop"] / found["step"]),
+            *((f"one row of the {'outer step' if name == 'outer' else 'attack'}, ms", 1e3 * best[name][0]) for name in rows),
+        ):  # fmt: skip
+            values.setdefault(metric, []).append(value)
+    line = {"data": "28 × 28 noise", "objective": "ig_sum_norm", "seeds": 1}
+    table = []
+    for metric, several in values.items():
+        each = torch.tensor(several, dtype=torch.float64)
+        error = float(each.std()) / len(each) ** 0.5 if len(each) > 1 else None
+        table.append(line | {"metric": metric, "value": float(each.mean()), "stderr": error, "n": len(each)})
+    for size in (16, 64, o.batch * o.points):
+        table.append(
+            line | {"metric": f"peak at max_batch {size}, MiB", "value": peak(o, size), "stderr": None, "n": 1}
+        )
+    settings = {name: value for name, value in vars(o).items() if name not in ("out", "peak", "show", "page")}
+    load = round(os.getloadavg()[0], 1)
+    return {
+        "rows": table,
+        "settings": settings | {"second_order_rows": rows},
+        "machine": machine() | {"cores": os.cpu_count(), "load": load},
     }
-    text = json.dumps(result, indent=1)
-    print(text)
+
+
+def objective(o: argparse.Namespace, max_batch: int, steps: int | None = None) -> train.IGSumNorm:
+    return train.IGSumNorm(
+        **BOX, steps=o.steps if steps is None else steps, points=o.points, attack_points=o.attack_points, weight=0.1,
+        max_batch=max_batch,
+    )  # fmt: skip
+
+
+def shown(result: dict) -> str:
+    """Markdown."""
+    o, m = result["settings"], result["machine"]
+    lines = ["| one IG-SUM-NORM step | |", "|---|---|"]
+    for one in result["rows"]:
+        digits = 0 if "MiB" in one["metric"] else 2
+        error = "" if one["stderr"] is None else f" ± {one['stderr']:.{max(2, digits)}f}"
+        lines.append(f"| {one['metric']} | {one['value']:.{digits}f}{error} |")
+    return "\n".join(lines) + (
+        f"\n\n({o['batch']} images, {o['points']} points, {o['steps']} attack steps of {o['attack_points']} points, max_batch "
+        f"{o['max_batch']}, two convolutions and two linear layers; {m['threads']} thread of {m['cores']} × {m['cpu']}, load "
+        f"{m['load']}, torch {m['torch']}; ± over {o['rounds']} rounds.)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    for name, default in (
+        ("batch", 16), ("points", 20), ("attack-points", 5), ("steps", 5), ("repeats", 5), ("rounds", 3), ("threads", 1),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--max-batch", type=int, default=128)
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--show", type=Path, help="print a stored file's table and do nothing else")
+    parser.add_argument(
+        "--page", help="with --show: a Markdown page, in which the table is put between the file's marks"
+    )
+    o = parser.parse_args()
+    if o.show:
+        text = shown(json.loads(o.show.read_text(encoding="utf-8")))
+        return fill(o.page, o.show.stem, text) if o.page else print(text)
+    torch.set_num_threads(o.threads)
+    if o.peak:
+        model, (x, y) = network(), data(o.batch)
+        model(x)
+        with open("/proc/self/clear_refs", "w") as reset:  # Linux: forget the highest memory so far
+            reset.write("5")
+        before = memory()
+        objective(o, o.peak, 1)(model, x, y).total.backward()
+        print(memory() - before)
+        return
+    result = measured(o)
+    print(shown(result))
     if o.out:
-        o.out.write_text(text + "\n")
+        o.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

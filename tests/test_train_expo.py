@@ -16,6 +16,7 @@ from consilience import AverageSensitivity, Front, Infidelity, train
 from consilience.errors import InputError
 from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
 from consilience.features import Patches
+from consilience.metrics import Alignment, Completeness, LocalFidelity
 
 DOCS = Path(__file__).parents[1] / "docs" / "training.md"
 
@@ -118,6 +119,9 @@ CASES = {
     "mixture, relative": (AverageSensitivity(0.1), THREE),
     "mixture, absolute": (AverageSensitivity(0.1, relative=False), THREE),
     "mixture, correlation": (Infidelity(Patches(2)), THREE),
+    "alignment": (Alignment(region=images(3, 4).sum(1) > 0), THREE),
+    "local fidelity": (LocalFidelity(radius=0.2), (Saliency(), SmoothGrad(3)), {"sign": "keep", "scale": "none"}),
+    "completeness": (Completeness(), THREE[:2], {"sign": "keep", "scale": "none"}),
 }
 
 
@@ -138,8 +142,9 @@ def numbers(model, objective):
 @pytest.mark.parametrize("name", CASES)
 def test_the_penaltys_gradient_agrees_with_finite_differences(name):
     """Mixtures are solved anew on either side: holding w* gives the gradient of the optimum (Danskin)."""
-    metric, explainers = CASES[name]
-    objective = train.Penalty(metric, explainers, draws=6, weight=1.0)
+    metric, explainers, *more = CASES[name]
+    objective = train.Penalty(metric, explainers, draws=6, weight=1.0, **(more[0] if more else {}))
+    assert objective(Small(nn.Softplus), X, Y).parts["defined"] == 1
     torch.testing.assert_close(*numbers(Small(nn.Softplus), objective), rtol=1e-4, atol=1e-9)
 
 
