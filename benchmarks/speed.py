@@ -2,19 +2,22 @@
 
     python benchmarks/speed.py --images DIR --labels FILE --weights FILE [--device cpu] [--count 20] --out FILE.json
 
-ResNet18, the seven methods of AGG's Table 1, the predicted class. For each photograph, one after the other in one process:
+ResNet18, the seven methods of AGG's Table 1, the predicted class. Two stages, of which each photograph's numbers are kept in
+``--cache``, so that an interrupted run goes on where it stopped:
 
-- *m50*: ``Consensus.attribute`` with 50 neighbours and 50 masks, in float32. It includes a trial of every method, the check of
-  completeness and the two fresh neighbours and masks without which there is no standard error.
-- *auto*: the same with ``draws="auto"``, for each objective.
+*draws*, of ``--count`` photographs; needs no quiet machine. Neighbours and masks to fit on, and fresh ones to judge on. Draws
+are keyed, so the weights of m = 50, and of ``draws="auto"``, which stops earlier on the same draws, follow from these.
+
+*time*, of the first ``--timed`` of them, one pipeline after the other in one process:
+
+- *m50*: ``Consensus.attribute`` with 50 neighbours and 50 masks, in float32. It includes a trial of every method.
+- *auto*: the same with ``draws="auto"``, for each objective; *auto opt, bfloat16* under autocast.
 - *reference*: ``reference.py``, 50 neighbours and 50 masks.
 - *floor*: evaluations by the closed formula times the best measured cost of one. It is measured again and again while the
   others run (their clocks stand still meanwhile), so that a machine that slows down slows both sides of the ratio.
 
-Then all weights are judged on the same fresh draws, noise common to all neighbours. Peak memory is measured in a process for
-each pipeline. Every photograph's numbers are kept in ``--cache``: an interrupted run goes on where it stopped.
-``--stage fresh`` measures only the fresh draws, which need no quiet machine; the next run finds them. Delete ``run-*`` there to
-time again without measuring them again.
+All weights are judged on the same fresh draws, noise common to all neighbours. Peak memory is measured in a process for each
+pipeline.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -37,13 +41,12 @@ from pathlib import Path
 import torch
 from consensus import chosen
 from reference import Reference
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import consilience as cs
 from consilience.consensus import aim
-from consilience.consensus.fitting import Rule, regret
+from consilience.consensus.fitting import Rule, looked_at, regret, until_sure
+from consilience.consensus.job import begin
 from consilience.consensus.setting import BUDGET, Draws
 from consilience.data.images import read_image
 from consilience.data.models import load_model
@@ -52,7 +55,7 @@ from consilience.quadratic import CRITERIA, Evidence, Quadratic, Responses
 
 METHODS = "paper"
 OBJECTIVES = ("opt", "robust", "paper_opt", "paper_robust")
-MASKS = BUDGET.infidelity
+TOLERANCE = 0.02
 NEIGHBOURS = (2, 5, 10, 20, 30, 40, 50)
 BASELINES = {"opt": "paper_opt", "robust": "paper_robust"}
 """Which of the reference's weights ours are compared with, where it has no such objective."""
@@ -150,25 +153,23 @@ class Job:
 
     def ours(self, objective: str, watch: Watch | None, **options: object) -> dict:
         """What ``Consensus(…).attribute(x)`` does, with what it drew beside the map."""
-        consensus = cs.Consensus(self.network, METHODS, objective, seed=self.seed, ids=[self.number], progress=watch)
-        found = consensus.explain(self.x, self.target, fresh_draws=2, resolved_draws=0, **options)
-        evidence = found.evidence["fit"][0].rows(slice(len(found.methods)))
+        job = begin(
+            self.network, self.x, self.target, methods=METHODS, objective=objective, seed=self.seed, ids=[self.number],
+            progress=watch, **options,
+        )  # fmt: skip
+        found = job.combine(every=False)
+        assert bool(found.attribution.isfinite().all())
+        counts = job.ready.score.counts
         return {
-            "gradient": found.counts.gradient, "forward": found.counts.forward, "draws": found.draws["fit"][0],
-            "weights": {objective: found.weights[0].tolist()}, "evidence": evidence,
+            "gradient": counts.gradient, "forward": counts.forward, "draws": found.groups[0].said(0),
+            "weights": {objective: found.solution.weights[0].tolist()}, "batch": job.ready.score.batch.sizes,
         }  # fmt: skip
 
     def m50(self, watch: Watch | None) -> dict:
-        found = self.ours("opt", watch, fit_draws=self.draws)
-        for name in OBJECTIVES[1:]:  # the draws are the same whatever is minimised
-            found["weights"][name] = aim(name).minimise(found["evidence"]).weights[0].tolist()  # type: ignore[union-attr]
-        return found
+        return self.ours("opt", watch, fit_draws=self.draws)
 
-    def auto(self, objective: str, watch: Watch | None) -> dict:
-        budget = Draws(
-            *(min(limit, scale * self.draws) for limit, scale in ((BUDGET.average_sensitivity, 1), (MASKS, 21)))
-        )
-        return self.ours(objective, watch, draws="auto", fit_draws=budget)
+    def auto(self, objective: str, watch: Watch | None, **options: object) -> dict:
+        return self.ours(objective, watch, draws="auto", fit_draws=budget(self.draws), **options)
 
     def reference(self, watch: Watch | None) -> dict:
         between = (lambda: None) if watch is None else watch
@@ -180,7 +181,26 @@ class Job:
 
     def pipelines(self) -> dict[str, Callable[[Watch | None], dict]]:
         auto = {f"auto {name}": lambda watch, name=name: self.auto(name, watch) for name in OBJECTIVES}
+        auto["auto opt, bfloat16"] = lambda watch: self.auto("opt", watch, precision="bfloat16")
         return {"m50": self.m50, "reference": self.reference, **auto}
+
+
+def budget(draws: int) -> Draws:
+    return Draws(min(BUDGET.average_sensitivity, draws), min(BUDGET.infidelity, 21 * draws))
+
+
+def replayed(evidence: Evidence, objective: str, draws: int) -> tuple[list[float], dict]:
+    """The weights of ``draws="auto"`` from draws that are there already, and how many of them it would have made."""
+    stack, goal = Stack(resolve(METHODS)), aim(objective)
+    row = stack.rows()
+    rule = Rule(goal, tuple(range(len(stack))))
+    price = {"quadratic": row["forward"] + 3 * row["gradient"], "responses": 1}
+
+    def draw(_: object, kind: str, samples: range) -> Evidence:
+        return Evidence(**{kind: getattr(evidence, kind).take(torch.arange(samples.start, samples.stop))})
+
+    (group,) = until_sure(rule, draw, (0,), budget(draws), TOLERANCE, price, looked_at(goal), len(stack))
+    return rule.solve(group.evidence)[0].weights[0].tolist(), group.said(0)
 
 
 class Bench:
@@ -214,9 +234,9 @@ class Bench:
         )
         return self.cache / f"{stage}-{tag}.safetensors"
 
-    def run(self, number: int, floor: Floor | None) -> tuple[dict, Evidence]:
-        """Times, evaluations and weights of every pipeline on one photograph, and the m draws of m50."""
-        path = self.path("run", number, self.options.draws)
+    def run(self, number: int, floor: Floor | None) -> dict:
+        """Times, evaluations and weights of every pipeline on one photograph."""
+        path = self.path("run", number, self.options.draws).with_suffix(".json")
         if not path.exists():
             assert floor is not None
             # The reference gets the network as it is loaded; ours the layout that the command line gives it.
@@ -235,41 +255,46 @@ class Bench:
                 found[name] = row
                 print(f"  {name:18}{row['seconds']:8.1f} s {row['gradient']:6} gradients", flush=True)
             found["m50"]["forward_ms"] = 1e3 * min(floor.row(gradient=False) for _ in range(3))
-            evidence = found["m50"]["evidence"]
-            for row in found.values():
-                row.pop("evidence", None)
             about = {"machine": machine(self.device), "floor": floor.measured}
-            write(path, evidence, {"pipelines": {name: found[name] for name in names}, **about})
-        return read(path)
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps({"pipelines": {name: found[name] for name in names}, **about}), encoding="utf-8")
+            part.replace(path)
+        return json.loads(path.read_text(encoding="utf-8"))
 
-    def judged(self, number: int) -> tuple[Evidence, Evidence]:
-        """The fresh draws, and 1 024 masks to fit on, for the curves."""
-        fresh = self.options.fresh
-        paths = [self.path(kind, number, fresh) for kind in ("fresh", "masks")]
+    def drawn(self, number: int) -> tuple[Evidence, Evidence]:
+        """m neighbours and 1 024 masks to fit on, and the fresh draws."""
+        o = self.options
+        paths = [self.path(kind, number, o.draws, o.fresh) for kind in ("fit", "fresh")]
         if not all(path.exists() for path in paths):
             x, target = self.input(number)
-            found = cs.explain(
-                self.network, x, target, methods=METHODS, objective="mean", seed=self.options.seed, ids=[number],
-                fit_draws=Draws(2, min(MASKS, 21 * self.options.draws)), fresh_draws=fresh, resolved_draws=0,
-            )  # fmt: skip
-            for path, kind in zip(paths, ("fresh", "fit"), strict=True):
-                write(path, found.evidence[kind][0].rows(slice(len(found.methods))), {"target": target})
-        return read(paths[0])[1], read(paths[1])[1]
+            job = begin(self.network, x, target, methods=METHODS, objective="mean", seed=o.seed, ids=[number])
+            setting, score, points = job.ready.setting, job.ready.score, job.ready.points
+            base = setting.maps(score, points, derived=False)
+            counts = Draws(o.draws, budget(o.draws).infidelity), Draws(o.fresh, max(200, o.fresh))
+            for path, stream, count in zip(paths, ("fit", "fresh"), counts, strict=True):
+                write(path, setting.evidence(score, points, base, count, stream))
+        fit, fresh = map(read, paths)
+        return fit, fresh
 
 
-def write(path: Path, evidence: Evidence, numbers: dict) -> None:
+def write(path: Path, evidence: Evidence) -> None:
     assert evidence.quadratic is not None and evidence.responses is not None
     tensors = {**vars(evidence.quadratic), **vars(evidence.responses)}
     part = path.with_suffix(".part")
-    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part, {"numbers": json.dumps(numbers)})
+    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part)
     part.replace(path)
 
 
-def read(path: Path) -> tuple[dict, Evidence]:
-    with safe_open(path, "pt") as file:
-        numbers = json.loads(file.metadata()["numbers"])
+def read(path: Path) -> Evidence:
     t = load_file(path)
-    return numbers, Evidence(Quadratic(t["draws"], t["norm"]), Responses(t["a"], t["y"]))
+    return Evidence(Quadratic(t["draws"], t["norm"]), Responses(t["a"], t["y"]))
+
+
+def shortened(evidence: Evidence, neighbours: int, masks: int) -> Evidence:
+    """The first draws of each kind."""
+    q, r = evidence.quadratic, evidence.responses
+    assert q is not None and r is not None
+    return Evidence(q.take(torch.arange(neighbours)), r.take(torch.arange(masks)))
 
 
 # -- judging -----------------------------------------------------------------------------------------------------------
@@ -304,44 +329,62 @@ JUDGED = {
 """Value → the objective whose weights it judges."""
 
 
-def of(pipelines: dict, pipeline: str, objective: str) -> list[float]:
-    """Weights of a pipeline for an objective."""
-    if pipeline == "auto":
-        return pipelines[f"auto {objective}"]["weights"][objective]
-    if pipeline == "reference":
-        objective = BASELINES.get(objective, objective)
-    return pipelines[pipeline]["weights"][objective]
-
-
-def paired(runs: list[dict], fresh: list[Evidence], ours: str, other: str) -> dict[str, dict]:
-    """Value → mean over photographs of ours / other, and mean + 1.645 standard errors."""
-    found = {}
-    for value, objective in JUDGED.items():
-        ratios = [
-            values(e, of(run, ours, objective))[value] / values(e, of(run, other, objective))[value]
-            for run, e in zip(runs, fresh, strict=True)
-        ]
-        mean, error = statistics.fmean(ratios), spread(ratios)
-        found[value] = {
-            "mean": mean, "upper95": None if error is None else mean + 1.645 * error, "stderr": error,
-            "median": statistics.median(ratios), "each": [round(r, 5) for r in ratios],
-        }  # fmt: skip
+def weights(fit: Evidence, run: dict | None, m: int) -> dict[str, dict[str, list[float]]]:
+    """Pipeline → objective → weights of one photograph; the reference's where it was run."""
+    few, k = shortened(fit, m, m), len(resolve(METHODS))
+    found = {
+        "m50": {name: Rule(aim(name), tuple(range(k))).solve(few)[0].weights[0].tolist() for name in OBJECTIVES},
+        "auto": {name: replayed(fit, name, m)[0] for name in OBJECTIVES},
+    }
+    if run is not None:
+        known = run["pipelines"]["reference"]["weights"]
+        found["reference"] = {name: known[BASELINES.get(name, name)] for name in OBJECTIVES}
     return found
 
 
-def curves(fit: list[Evidence], masks: list[Evidence], fresh: list[Evidence], gradients: int) -> dict[str, list[dict]]:
+def halves(evidence: Evidence) -> list[Evidence]:
+    """All draws, and each half of them."""
+    q, r = evidence.quadratic, evidence.responses
+    assert q is not None and r is not None
+    parts = [(torch.arange(q.draws.shape[1]) % 2 == i, torch.arange(r.y.shape[1]) % 2 == i) for i in (0, 1)]
+    return [evidence, *(Evidence(q.take(a), r.take(b)) for a, b in parts)]
+
+
+def paired(found: list[dict], fresh: list[Evidence], ours: str, other: str) -> dict[str, dict]:
+    """Value → mean over photographs of ours / other, and mean + 1.645 standard errors; the mean by each half of the fresh
+    draws says what their number leaves open."""
+    both = [(one, e) for one, e in zip(found, fresh, strict=True) if ours in one and other in one]
+    table = {}
+    for value, objective in JUDGED.items():
+        ratios, *split = (
+            [
+                values(part, one[ours][objective])[value] / values(part, one[other][objective])[value]
+                for one, part in parts
+            ]
+            for parts in zip(*([(one, part) for part in halves(e)] for one, e in both), strict=True)
+        )
+        mean, error = statistics.fmean(ratios), spread(ratios)
+        table[value] = {
+            "mean": mean, "upper95": None if error is None else mean + 1.645 * error, "stderr": error, "n": len(ratios),
+            "median": statistics.median(ratios), "by_half": [statistics.fmean(half) for half in split],
+            "each": [round(r, 5) for r in ratios],
+        }  # fmt: skip
+    return table
+
+
+def curves(fit: list[Evidence], fresh: list[Evidence], gradients: int) -> dict[str, list[dict]]:
     """By number of draws: the fresh value above the fresh draws' own optimum, the cross-fitted regret, the evaluations.
 
     ``robust`` against neighbours and ``faith`` against masks, means over photographs; ``gradients`` of one explanation.
     """
-    kinds = {"robust": (fit, NEIGHBOURS), "faith": (masks, tuple(16 * 2**i for i in range(8)))}
+    kinds = {"robust": NEIGHBOURS, "faith": tuple(16 * 2**i for i in range(8))}
     found: dict[str, list[dict]] = {}
-    for name, (evidence, counts) in kinds.items():
+    for name, counts in kinds.items():
         found[name] = []
         goal = aim(name)
         ((_, term),) = goal.terms  # type: ignore[union-attr]
         for count in counts:
-            parts = [first(e, count, name) for e in evidence]
+            parts = [first(e, count, name) for e in fit]
             if any(part is None for part in parts):
                 break
             weights = [
@@ -453,9 +496,21 @@ def floors(runs: list[dict], row: dict, m: int) -> list[float]:
 def report(bench: Bench, floor: Floor | None) -> dict:
     o = bench.options
     row = Stack(resolve(METHODS)).rows()
-    about, fit = map(list, zip(*(bench.run(i, floor) for i in range(len(bench.files))), strict=True))
+    about = [bench.run(i, floor) for i in range(o.timed)]
     runs = [numbers["pipelines"] for numbers in about]
-    fresh, masks = map(list, zip(*(bench.judged(i) for i in range(len(bench.files))), strict=True))
+    fit, fresh = map(list, zip(*(bench.drawn(i) for i in range(o.count)), strict=True))
+    found = [weights(e, about[i] if i < len(about) else None, o.draws) for i, e in enumerate(fit)]
+    stops = {name: [replayed(e, name, o.draws)[1] for e in fit] for name in OBJECTIVES}
+    # The weights of the pipelines as they were timed, beside those that follow from the stored draws.
+    apart = {
+        name: max(
+            max(abs(a - b) for a, b in zip(run[f"auto {name}"]["weights"][name], one["auto"][name], strict=True))
+            for run, one in zip(runs, found, strict=False)
+        )
+        for name in OBJECTIVES
+    }
+    for run, one in zip(runs, found, strict=False):
+        one["bfloat16"] = dict.fromkeys(OBJECTIVES, run["auto opt, bfloat16"]["weights"]["opt"])
     memory = memories(o)
     seconds = {name: [run[name]["seconds"] for run in runs] for name in runs[0]}
     lowest = floors(runs, row, o.draws)
@@ -464,33 +519,46 @@ def report(bench: Bench, floor: Floor | None) -> dict:
     return {
         "ratio_floor": over(seconds["m50"], lowest),
         "ratio_reference": over(seconds["reference"], seconds["auto opt"]),
+        "ratio_reference_bfloat16": over(seconds["reference"], seconds["auto opt, bfloat16"]),
         "ratio_reference_m50": over(seconds["reference"], seconds["m50"]),
         "ratio_reference_by_objective": {n: over(seconds["reference"], seconds[f"auto {n}"]) for n in OBJECTIVES},
-        "value_auto_over_m50": paired(runs, fresh, "auto", "m50"),
-        "value_auto_over_reference": paired(runs, fresh, "auto", "reference"),
-        "value_m50_over_reference": paired(runs, fresh, "m50", "reference"),
+        "value_auto_over_m50": paired(found, fresh, "auto", "m50"),
+        "value_auto_over_reference": paired(found, fresh, "auto", "reference"),
+        "value_m50_over_reference": paired(found, fresh, "m50", "reference"),
+        "value_bfloat16_over_auto": {
+            name: value for name, value in paired(found, fresh, "bfloat16", "auto").items() if JUDGED[name] == "opt"
+        },
         "peak_memory_ratio": memory["m50"][m] / memory["reference"][m],
         "peak_memory_ratio_auto": memory["auto opt"][m] / memory["reference"][m],
         "peak_memory_growth": memory["m50"][m] / memory["m50"][str(max(5, o.draws // 5))],
         "images_per_second": 1 / statistics.fmean(seconds["auto opt"]),
         "machine": about[0]["machine"],
-        "n": len(runs),
+        "n": len(fresh),
+        "n_timed": len(runs),
         "seconds": {n: {"mean": statistics.fmean(s), "median": statistics.median(s)} for n, s in seconds.items()}
         | {"floor": {"mean": statistics.fmean(lowest), "median": statistics.median(lowest)}},
         "evaluations": {
             n: {kind: statistics.fmean(run[n][kind] for run in runs) for kind in ("gradient", "forward")} for n in runs[0]
         } | {"floor": {"gradient": (o.draws + 1) * row["gradient"], "forward": (o.draws + 1) * row["forward"] + o.draws}},
+        "draws_until_sure": {
+            name: {
+                kind: statistics.fmean(said[kind] for said in each) for kind in ("average_sensitivity", "infidelity")
+            } | {"stopped": dict(Counter(said["stopped"].split(",")[0].split(" ")[0] for said in each))}
+            for name, each in stops.items()
+        },
+        "weights_apart": apart,
         "peak_memory_mib": memory,
-        "curves": curves(fit, masks, fresh, row["gradient"]),
+        "curves": curves(fit, fresh, row["gradient"]),
         "settings": {
             "model": "torchvision:resnet18", "weights": bench.loaded.weights, "methods": list(Stack(resolve(METHODS)).names),
-            "draws": o.draws, "fresh": o.fresh, "seed": o.seed, "side": o.side or 224, "layout": "channels_last",
-            "reference_layout": "contiguous", "noise": "common to all neighbours when judged; redrawn in the reference",
+            "draws": o.draws, "fresh_neighbours": o.fresh, "fresh_masks": max(200, o.fresh), "seed": o.seed,
+            "side": o.side or 224, "layout": "channels_last", "reference_layout": "contiguous",
+            "noise": "common to all neighbours when judged; redrawn in the reference",
         },
         "floor_settings": about[0]["floor"],
         "images": [
             {"file": file, "floor": f, "load": numbers["machine"]["load"], "pipelines": numbers["pipelines"]}
-            for (file, _), f, numbers in zip(bench.files, lowest, about, strict=True)
+            for (file, _), f, numbers in zip(bench.files, lowest, about, strict=False)
         ],
     }  # fmt: skip
 
@@ -515,7 +583,10 @@ def show(result: dict) -> None:
         for p in points:
             said = "–" if p["regret"] is None else f"{p['regret']:.1%}"
             print(f"| {p['draws']} | {p['gradients']} | {p['above_optimum']:.1%} | {said} |")
-    for name in ("ratio_floor", "ratio_reference", "ratio_reference_m50", "peak_memory_ratio", "peak_memory_growth"):
+    for name in (
+        "ratio_floor", "ratio_reference", "ratio_reference_bfloat16", "ratio_reference_m50", "peak_memory_ratio",
+        "peak_memory_growth",
+    ):  # fmt: skip
         print(f"{name} {result[name]:.3f}")
 
 
@@ -526,8 +597,11 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="a state dict of torchvision's resnet18")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--fresh", type=int, default=200, help="neighbours and masks that judge the weights")
-    parser.add_argument("--stage", choices=("all", "fresh"), default="all")
+    parser.add_argument("--timed", type=int, help="how many of them are timed (default: all)")
+    parser.add_argument(
+        "--fresh", type=int, default=200, help="neighbours (and masks, at least 200) that judge the weights"
+    )
+    parser.add_argument("--stage", choices=("draws", "time", "all"), default="all")
     parser.add_argument("--threads", type=int, help="default: PyTorch's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", default="out/speed-cache")
@@ -541,21 +615,23 @@ def main() -> None:
     if options.pipeline:
         memory(options)
         return
+    options.timed = min(options.timed or options.count, options.count)
     bench = Bench(options)
     floor = None
-    if options.stage == "all" and any(
-        not bench.path("run", i, options.draws).exists() for i in range(len(bench.files))
-    ):
-        floor = Floor(bench.loaded.module, *bench.input(0))
-        floor.settle((1, 2, 4, 8, 16, 32) if bench.device.type == "cpu" else (16, 32, 64, 128, 256, 512))
-    for i, (file, _) in enumerate(bench.files):
-        began = time.perf_counter()
-        print(f"{i + 1} {file}", flush=True)
-        if options.stage == "all":
+    files = [file for file, _ in bench.files]
+    if options.stage != "draws":
+        if any(not bench.path("run", i, options.draws).with_suffix(".json").exists() for i in range(options.timed)):
+            floor = Floor(bench.loaded.module, *bench.input(0))
+            floor.settle((1, 2, 4, 8, 16, 32) if bench.device.type == "cpu" else (16, 32, 64, 128, 256, 512))
+        for i, file in enumerate(files[: options.timed]):
+            print(f"time {i + 1} {file}", flush=True)
             bench.run(i, floor)
-        bench.judged(i)
-        print(f"  done in {time.perf_counter() - began:.0f} s", flush=True)
-    if options.stage == "fresh":
+    if options.stage != "time":
+        for i, file in enumerate(files):
+            began = time.perf_counter()
+            bench.drawn(i)
+            print(f"draws {i + 1} {file}: {time.perf_counter() - began:.0f} s", flush=True)
+    if options.stage != "all":
         return
     result = report(bench, floor)
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)

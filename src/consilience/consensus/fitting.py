@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,23 +84,44 @@ def fit(
     if tolerance is None:
         evidence = setting.evidence(score, points, base, draws, "fit", kinds)
         return [Fitted(everything, evidence, draws, {}, ("as asked",) * len(points))]
-    done: list[Fitted] = []
-    first = Draws(*(min(getattr(ROUNDS, kind), getattr(draws, kind)) for kind in KINDS.values()))
-    open_ = [(everything, setting.evidence(score, points, base, first, "fit", kinds), first)]
     cost = setting.stack.stack.rows(points.x.shape[1:])
     price = {"quadratic": cost["forward"] + 3 * cost["gradient"], "responses": 1}
+
+    def draw(at: Sequence[int], kind: str, samples: range) -> Evidence:
+        return setting.more(score, points[list(at)], base[list(at)], kind, samples, "fit")
+
+    return until_sure(rule, draw, everything, draws, tolerance, price, kinds, setting.rows)
+
+
+def until_sure(
+    rule: Rule,
+    draw: Callable[[Sequence[int], str, range], Evidence],
+    inputs: tuple[int, ...],
+    draws: Draws,
+    tolerance: float,
+    price: Mapping[str, int],
+    kinds: Sequence[str],
+    k: int,
+) -> list[Fitted]:
+    """Rounds of ``draw(inputs, kind, samples)``, at most ``draws`` of each kind, until an input's regret is below the tolerance.
+
+    ``price`` of a draw of each kind; ``k``: how many rows of the evidence are methods."""
+    done: list[Fitted] = []
+    first = Draws(*(min(getattr(ROUNDS, kind), getattr(draws, kind)) for kind in KINDS.values()))
+    start = sum((draw(inputs, kind, range(first.of_kind(kind))) for kind in KINDS if kind in kinds), Evidence())
+    open_ = [(inputs, start, first)]
     while open_:
         index, evidence, had = open_.pop()
-        found = regret(rule, evidence.rows(slice(setting.rows)))
+        found = regret(rule, evidence.rows(slice(k)))
         step: dict[str, list[int]] = {kind: [] for kind in KINDS}
         rest: list[int] = []
         reasons = []
         for i in range(len(index)):
-            wrong = {k: float(r[i]) for k, r in found.items() if not float(r[i]) <= tolerance}
-            more = {k: v for k, v in wrong.items() if had.of_kind(k) < draws.of_kind(k)}
+            wrong = {kind: float(r[i]) for kind, r in found.items() if not float(r[i]) <= tolerance}
+            more = {kind: v for kind, v in wrong.items() if had.of_kind(kind) < draws.of_kind(kind)}
             if more:
                 # What a further round may mend, per evaluation: a doubling halves the regret.
-                step[max(more, key=lambda k: more[k] / (had.of_kind(k) * price[k]))].append(i)
+                step[max(more, key=lambda kind: more[kind] / (had.of_kind(kind) * price[kind]))].append(i)
             else:
                 rest.append(i)
                 worst = max((float(r[i]) for r in found.values()), default=0.0)
@@ -108,14 +129,14 @@ def fit(
                     f"budget reached, regret {worst:.1%}" if wrong else f"regret {worst:.1%} ≤ {tolerance:.1%}"
                 )
         if rest:
-            kept = {k: r[rest] for k, r in found.items()}
+            kept = {kind: r[rest] for kind, r in found.items()}
             done.append(Fitted(tuple(index[i] for i in rest), evidence.inputs(rest), had, kept, tuple(reasons)))
         for kind, chosen in step.items():
             if chosen:
                 count = min(2 * had.of_kind(kind), draws.of_kind(kind))
-                at = [index[i] for i in chosen]
-                extra = setting.more(score, points[at], base[at], kind, range(had.of_kind(kind), count), "fit")
-                open_.append((tuple(at), evidence.inputs(chosen) + extra, replace(had, **{KINDS[kind]: count})))
+                at = tuple(index[i] for i in chosen)
+                extra = draw(at, kind, range(had.of_kind(kind), count))
+                open_.append((at, evidence.inputs(chosen) + extra, replace(had, **{KINDS[kind]: count})))
     return done
 
 
