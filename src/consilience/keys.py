@@ -28,10 +28,15 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = 10) ->
     for _ in range(rounds):
         # A product of two 32-bit words wraps in int64, but its bits are right: mask after the arithmetic shift.
         p0, p1 = c0 * _MUL[0], c2 * _MUL[1]
-        c0, c2 = (p1 >> 32).bitwise_and_(_MASK) ^ (c1 ^ k0), (p0 >> 32).bitwise_and_(_MASK) ^ (c3 ^ k1)
+        c0, c2 = _xor((p1 >> 32).bitwise_and_(_MASK), c1, k0), _xor((p0 >> 32).bitwise_and_(_MASK), c3, k1)
         c1, c3 = p1.bitwise_and_(_MASK), p0.bitwise_and_(_MASK)
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return [c0, c1, c2, c3]
+
+
+def _xor(a: Tensor, b: Tensor, key: int) -> Tensor:
+    """a ^ b ^ key, in place once the counters have their full shape: memory is what takes the time."""
+    return a.bitwise_xor_(b).bitwise_xor_(key) if a.shape == b.shape else a ^ b ^ key
 
 
 @dataclass(frozen=True)

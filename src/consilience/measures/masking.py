@@ -11,7 +11,7 @@ from torch import Tensor
 from ..card import Card
 from ..errors import InputError, choose
 from ..features import Features
-from ..neighbourhood import Baseline, Masked, present
+from ..neighbourhood import Masked, present
 from ..quadratic import Evidence, Responses, exact, faithfulness_correlation, infidelity
 from .base import Measure, Task
 from .imputation import Imputer, imputer
@@ -61,19 +61,19 @@ class Subsets(Measure):
 
 def _responses(task: Task, features: Features, replaced: Imputer, draws: int, share: float) -> Responses:
     points, score, key = task.points, task.score, task.stream("masks")
-    units = units_of(task, features)
-    where = Masked(features, share, Baseline())
+    units, where = units_of(task, features), Masked(features, share)
+    shape = points.x.shape[1:]
+    axes = features.shape(shape)
     clean = exact(score.clean)[points.owner][:, None]
     a, y = [], []
     step = max(1, 4 * score.batch.size(False) // len(points))
     for start in range(0, draws, step):
         part = range(start, min(start + step, draws))
-        cloud = where.draw(points, part, key, draws)
-        assert cloud.masks is not None
-        mask = features.mask(cloud.masks, cloud.owner, points.x.shape[1:])
+        masks, owner = where.masks(points, part, key)[0], points.owner.repeat_interleave(len(part))
+        mask = features.mask(masks.flatten(0, 1).unflatten(1, axes), owner, shape)
         rows = replaced.fill(points.x.repeat_interleave(len(part), 0), mask, replaced.reference(points, part, key))
-        y.append(clean - cloud.split(exact(score(rows, cloud.owner))))
-        a.append(cloud.split(exact(cloud.masks.flatten(1))) @ units.mT)
+        y.append(clean - exact(score(rows, owner)).unflatten(0, (-1, len(part))))
+        a.append(exact(masks) @ units.mT)
     return Responses(torch.cat(a, 1), torch.cat(y, 1))
 
 

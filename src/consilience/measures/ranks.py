@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,11 +115,11 @@ def pairs(a: Tensor | Order, b: Tensor | Order, present: Tensor | None = None) -
     finite = (one.finite & two.finite).broadcast_to(shape).flatten()
     found = []
     for part in _blocks(ga):
-        joint = (ga[part] * n + gb[part]).sort(1)[0]
+        joint = _sorted(ga[part] * n + gb[part])
         _, sizes = _runs(joint)
         m = count[part]
         total, both = _two(m), _two(sizes.double()).sum(1) - _two(n - m)
-        discordant = _inversions(joint % n, distinct=not bool((tied_b[part] != 0).any() | (m < n - 1).any())).double()
+        discordant = _inversions(joint % n).double()
         concordant = total - tied_a[part] - tied_b[part] + both - discordant
         counts = torch.stack([concordant, discordant, tied_a[part], tied_b[part], both, total])
         found.append(torch.where(finite[part], counts, torch.nan))
@@ -142,7 +143,7 @@ def top(values: Tensor, k: int | float | Tensor, present: Tensor | None = None) 
     out = torch.empty(flat.shape, dtype=torch.float64, device=flat.device)
     for part in _blocks(flat):
         v = flat[part].masked_fill(~there[part], -torch.inf)
-        edge = v.sort(1, descending=True)[0].gather(1, (count[part, None] - 1).clamp(min=0))
+        edge = _sorted(v).gather(1, v.shape[1] - count[part, None].clamp(min=1))
         above, tied = v > edge, v == edge
         left = (count[part, None] - above.sum(1, keepdim=True)).clamp(min=0)  # k = 0: none
         weight = above + tied * (left / tied.sum(1, keepdim=True).clamp(min=1))
@@ -197,27 +198,37 @@ def _runs(ordered: Tensor) -> tuple[Tensor, Tensor]:
 
 def _groups(values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """0 for the smallest value, 1 for the next, … (the absent last), and how many features have each."""
-    ordered, order = values.masked_fill(~present, torch.inf).sort(1)
+    values = values.masked_fill(~present, torch.inf)
+    order = torch.from_numpy(np.argsort(values.detach().numpy(), axis=1)) if values.is_cpu else values.argsort(dim=1)
+    ordered = values.gather(1, order)
     runs, sizes = _runs(ordered)
     return torch.empty_like(runs).scatter_(1, order, runs), sizes
 
 
-def _inversions(values: Tensor, distinct: bool = False) -> Tensor:
-    """(N, n) → (N,): pairs i < j with values_i > values_j, by the bits of the ranks: among those whose higher bits agree,
-    each 0 is inverted with every 1 before it. The ranks fill up a power of two, so these groups have equal sizes.
-    ``distinct``: the values are ranks already, 0 … n − 1 without ties."""
+def _sorted(values: Tensor) -> Tensor:
+    """(N, n) ascending. On a CPU by NumPy, whose sort is vectorised: ten times faster than torch's."""
+    return torch.from_numpy(np.sort(values.detach().numpy(), axis=1)) if values.is_cpu else values.sort(1)[0]
+
+
+def _inversions(values: Tensor) -> Tensor:
+    """(N, n) whole numbers in 0 … n − 1 → (N,): pairs i < j with values_i > values_j.
+
+    By the bits of the ranks: among those whose higher bits agree, each 0 is inverted with every 1 before it. The ranks fill up
+    a power of two, so these groups have equal sizes; the smallest ones are counted pair by pair."""
     count, n = values.shape
     bits = max(1, (n - 1).bit_length())
-    place = torch.arange(2**bits, device=values.device, dtype=torch.int32).repeat(count, 1)
-    if distinct:
-        place[:, :n] = values
-    else:
-        place[:, :n].scatter_(1, values.argsort(dim=1, stable=True), place[:, :n].clone())
+    at = torch.arange(2**bits, device=values.device, dtype=torch.int32)
+    place = at.repeat(count, 1)
+    place[:, :n].scatter_(1, _sorted(values * n + at[:n]) % n, place[:, :n].clone())  # ties in their order
     total = torch.zeros(count, dtype=torch.int64, device=values.device)
     groups = place.view(count, 1, -1)
-    for bit in reversed(range(bits)):
+    small = min(bits, 5)
+    for bit in reversed(range(small, bits)):
         high = (groups & 2**bit) != 0
-        total += (high.cumsum(2, dtype=torch.int32) * ~high).sum((1, 2))
-        halves = [groups.masked_select(side).view(count, -1, 2**bit) for side in (~high, high)]
-        groups = torch.stack(halves, 2).flatten(1, 2)
+        ones = high.cumsum(2, dtype=torch.int32)
+        total += ones.masked_fill(high, 0).sum((1, 2))
+        to = torch.where(high, ones + (2**bit - 1), at[: 2 ** (bit + 1)] - ones)
+        groups = torch.empty_like(groups).scatter_(2, to.long(), groups).view(count, -1, 2**bit)
+    for j in range(1, 2**small):
+        total += (groups[..., :j] > groups[..., j : j + 1]).sum((1, 2))
     return total
