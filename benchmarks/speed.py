@@ -163,6 +163,7 @@ class Job:
         return {
             "gradient": counts.gradient, "forward": counts.forward, "draws": found.groups[0].said(0),
             "weights": {objective: found.solution.weights[0].tolist()}, "batch": job.ready.score.batch.sizes,
+            "evidence": found.groups[0].evidence,
         }  # fmt: skip
 
     def m50(self, watch: Watch | None) -> dict:
@@ -255,6 +256,9 @@ class Bench:
                 found[name] = row
                 print(f"  {name:18}{row['seconds']:8.1f} s {row['gradient']:6} gradients", flush=True)
             found["m50"]["forward_ms"] = 1e3 * min(floor.row(gradient=False) for _ in range(3))
+            write(self.path("m50", number, self.options.draws), found["m50"]["evidence"])
+            for row in found.values():
+                row.pop("evidence", None)
             about = {"machine": machine(self.device), "floor": floor.measured}
             part = path.with_suffix(".part")
             part.write_text(json.dumps({"pipelines": {name: found[name] for name in names}, **about}), encoding="utf-8")
@@ -271,8 +275,13 @@ class Bench:
             setting, score, points = job.ready.setting, job.ready.score, job.ready.points
             base = setting.maps(score, points, derived=False)
             counts = Draws(o.draws, budget(o.draws).infidelity), Draws(o.fresh, max(200, o.fresh))
+            known = self.path("m50", number, o.draws)
             for path, stream, count in zip(paths, ("fit", "fresh"), counts, strict=True):
-                write(path, setting.evidence(score, points, base, count, stream))
+                if stream == "fit" and known.exists():  # the neighbours of the timed run
+                    masks = setting.evidence(score, points, base, count, stream, ("responses",))
+                    write(path, Evidence(read(known).quadratic, masks.responses))
+                else:
+                    write(path, setting.evidence(score, points, base, count, stream))
         fit, fresh = map(read, paths)
         return fit, fresh
 
@@ -627,7 +636,9 @@ def main() -> None:
             print(f"time {i + 1} {file}", flush=True)
             bench.run(i, floor)
     if options.stage != "time":
-        for i, file in enumerate(files):
+        for i, file in reversed(
+            [*enumerate(files)]
+        ):  # those that are not timed first: the others' neighbours will be there
             began = time.perf_counter()
             bench.drawn(i)
             print(f"draws {i + 1} {file}: {time.perf_counter() - began:.0f} s", flush=True)

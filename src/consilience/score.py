@@ -51,8 +51,7 @@ class Batch:
     """How many rows are in flight. "auto" doubles while a row gets cheaper by a tenth; running out of memory halves, for
     good. Each size is timed twice and the faster time counts, since machines are noisy.
 
-    ``start``: where "auto" begins. A processor's caches hold few rows' activations, and more in flight only cost memory;
-    an accelerator is idle with few."""
+    ``start``: where "auto" begins."""
 
     limit: int | str = "auto"
     start: int = 4
@@ -233,7 +232,7 @@ class Score:
         bound.size = count
         bound.spatial = (x.shape[2], x.shape[3]) if x.ndim == 4 else None
         bound.layout = _layout(self.model, x)
-        bound.batch.start = 4 if x.device.type == "cpu" else 32
+        bound.batch.start = _start(x)
         bound.ids = torch.arange(count) if self.ids is None else torch.as_tensor(self.ids, dtype=torch.int64).cpu()
         if bound.ids.shape != (count,):
             raise InputError(f"ids: expected one per input ({count}), got shape {tuple(bound.ids.shape)}")
@@ -497,6 +496,14 @@ def _layout(model: Any, x: Tensor) -> torch.memory_format:
                 last = parameter.is_contiguous(memory_format=torch.channels_last) and not parameter.is_contiguous()
                 return torch.channels_last if last else torch.preserve_format
     return torch.preserve_format
+
+
+def _start(x: Tensor) -> int:
+    """Rows in flight before anything is timed: a power of two from 4 to 256. Four photographs of 224 × 224 fill a processor's
+    caches, and more of them only cost memory; an accelerator is idle with few."""
+    room = 600_000 if x.device.type == "cpu" else 8_000_000
+    rows = max(1, room // max(1, x[0].numel()))
+    return min(256, max(4, 1 << (rows.bit_length() - 1)))
 
 
 def _wide(tensor: Tensor) -> Tensor:
