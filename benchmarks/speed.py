@@ -1,6 +1,7 @@
 """What the optimal combination costs beside its floor and beside a plain pipeline, and what fewer draws lose.
 
     python benchmarks/speed.py --images DIR --labels FILE --weights FILE [--device cpu] [--count 20] --out FILE.json
+    python benchmarks/speed.py --show FILE.json --page docs/speed.md
 
 ResNet18, the seven methods of AGG's Table 1, the predicted class. Two stages, of which each photograph's numbers are kept in
 ``--cache``, so that an interrupted run goes on where it stopped:
@@ -40,6 +41,7 @@ from pathlib import Path
 
 import torch
 from consensus import chosen
+from expo import fill
 from reference import Reference
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -572,38 +574,70 @@ def report(bench: Bench, floor: Floor | None) -> dict:
     }  # fmt: skip
 
 
-def show(result: dict) -> None:
+def shown(result: dict) -> str:
     """Markdown, for docs/speed.md."""
-    print("\n| pipeline | seconds | gradients | forwards | peak memory, MiB |\n|---|---|---|---|---|")
+    settings, about = result["settings"], result["machine"]
+    versions = ", ".join(f"{name} {about[name]}" for name in ("torch", "captum", "cvxpy"))
+    lines = [
+        f"{result['n']} photographs judged on {settings['fresh_neighbours']} fresh neighbours and {settings['fresh_masks']}",
+        f"fresh masks, the first {result['n_timed']} of them timed. {about['threads']} threads of {about['cpu']} ({about['device']}), "
+        f"{versions}.",
+        "", "| | |", "|---|---|",
+    ]  # fmt: skip
+    for name, words in (
+        ("ratio_floor", "time at m = 50 / floor"),
+        ("ratio_reference_m50", "plain pipeline / ours, same draws"),
+        ("ratio_reference", 'plain pipeline / ours with `draws="auto"`, `opt`'),
+        ("ratio_reference_bfloat16", "… under bfloat16 autocast"),
+        ("peak_memory_ratio", "peak memory, ours at m = 50 / plain pipeline"),
+        ("peak_memory_growth", "peak memory, ours at m = 50 / at m = 10"),
+    ):
+        lines.append(f"| {words} (`{name}`) | **{result[name]:.2f}** |")
+    lines += [
+        "",
+        "| pipeline | seconds a photograph | gradients | forwards | peak memory, MiB |",
+        "|---|---|---|---|---|",
+    ]
     for name, took in result["seconds"].items():
         count = result["evaluations"][name]
-        peak = result["peak_memory_mib"].get(name, {}).get(str(result["settings"]["draws"]))
-        print(f"| {name} | {took['mean']:.1f} | {count['gradient']:.0f} | {count['forward']:.0f} | {peak or '–'} |")
-    print("\n| value on fresh draws | auto / m50 | auto / reference | m50 / reference |\n|---|---|---|---|")
-    tables = [result[f"value_{pair}"] for pair in ("auto_over_m50", "auto_over_reference", "m50_over_reference")]
+        peak = result["peak_memory_mib"].get(name, {}).get(str(settings["draws"]))
+        peak = "" if peak is None else f"{peak:.0f}"
+        lines.append(f"| {name} | {took['mean']:.1f} | {count['gradient']:.0f} | {count['forward']:.0f} | {peak} |")
+    lines += ["", "| draws until sure | neighbours | masks | stopped by |", "|---|---|---|---|"]
+    for name, drew in result["draws_until_sure"].items():
+        why = ", ".join(f"{reason} {count}" for reason, count in drew["stopped"].items())
+        lines.append(f"| {name} | {drew['average_sensitivity']:.1f} | {drew['infidelity']:.0f} | {why} |")
+    pairs = ("auto_over_m50", "auto_over_reference", "m50_over_reference")
+    tables = [result[f"value_{pair}"] for pair in pairs]
+    heads = " | ".join(
+        f"{pair.replace('_over_', ' / ')}, n = {t['opt']['n']}" for pair, t in zip(pairs, tables, strict=True)
+    )
+    lines += ["", f"| ratio of values on fresh draws, mean (upper 95 % limit) | {heads} |", "|---" * 4 + "|"]
     for name in tables[0]:
-        print(
-            f"| {name} | "
-            + " | ".join(f"{t[name]['mean']:.3f} (≤ {t[name]['upper95'] or math.nan:.3f})" for t in tables)
-            + " |"
-        )
+        cells = (f"{t[name]['mean']:.3f} ({t[name]['upper95'] or math.nan:.3f})" for t in tables)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    half = result["value_bfloat16_over_auto"]
+    lines += ["", "Under bfloat16 autocast, `opt` with the weights found there over those in float32, both judged in float32: " + ", ".join(
+        f"{name} {value['mean']:.3f} ({value['upper95'] or math.nan:.3f})" for name, value in half.items()
+    ) + "."]  # fmt: skip
     for name, points in result["curves"].items():
-        print(f"\n| {name}: draws | gradients | above the optimum | regret |\n|---|---|---|---|")
+        unit = "neighbours" if name == "robust" else "masks"
+        lines += ["", f"| {name}: {unit} | gradients | above the optimum | regret |", "|---|---|---|---|"]
         for p in points:
             said = "–" if p["regret"] is None else f"{p['regret']:.1%}"
-            print(f"| {p['draws']} | {p['gradients']} | {p['above_optimum']:.1%} | {said} |")
-    for name in (
-        "ratio_floor", "ratio_reference", "ratio_reference_bfloat16", "ratio_reference_m50", "peak_memory_ratio",
-        "peak_memory_growth",
-    ):  # fmt: skip
-        print(f"{name} {result[name]:.3f}")
+            lines.append(
+                f"| {p['draws']} | {p['gradients']} | {p['above_optimum']:.1%} ± {p['stderr'] or 0:.1%} | {said} |"
+            )
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", required=True)
-    parser.add_argument("--labels", required=True, help="CSV with columns file and class_index")
-    parser.add_argument("--weights", required=True, help="a state dict of torchvision's resnet18")
+    parser.add_argument("--show", help="print a stored file's tables and do nothing else")
+    parser.add_argument("--page", help="with --show: a Markdown page, in which the tables are put between the marks")
+    parser.add_argument("--images")
+    parser.add_argument("--labels", help="CSV with columns file and class_index")
+    parser.add_argument("--weights", help="a state dict of torchvision's resnet18")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--timed", type=int, help="how many of them are timed (default: all)")
@@ -614,11 +648,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: PyTorch's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", default="out/speed-cache")
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out")
     parser.add_argument("--draws", type=int, default=50, help=argparse.SUPPRESS)
     parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--pipeline", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.show:
+        text = shown(json.loads(Path(options.show).read_text(encoding="utf-8")))
+        return fill(options.page, "speed", text) if options.page else print(text)
+    if not (options.images and options.labels and options.weights and options.out):
+        parser.error("--images, --labels, --weights and --out are needed, or --show")
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.pipeline:
@@ -647,7 +686,7 @@ def main() -> None:
     result = report(bench, floor)
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     Path(options.out).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    show(result)
+    print(shown(result))
 
 
 if __name__ == "__main__":
