@@ -16,11 +16,12 @@ import torch
 from nets import Small, bound, images
 from torch import nn
 
+import consilience as cs
 from consilience.errors import InputError
-from consilience.explainers import InputXGradient, IntegratedGradients, Normalised, Saliency, Stack
+from consilience.explainers import FeatureAblation, InputXGradient, IntegratedGradients, Normalised, Saliency, Stack
 from consilience.features import Patches, Pixels, Segments
 from consilience.keys import Key
-from consilience.measures import Measure, Task
+from consilience.measures import MEASURES, Measure, Task
 from consilience.measures.agreement import (
     FeatureAgreement,
     PairwiseRankAgreement,
@@ -825,3 +826,27 @@ def test_agreement_is_symmetric_and_whole_with_itself(measure):
 
 def test_uniform_neighbourhood_is_the_default():
     assert MaxSensitivity(0.3).neighbourhood == Uniform(0.3)
+
+
+# -- half precision ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.15), (torch.float16, 0.03)])
+def test_all_measures_judge_models_in_half_precision(dtype, tolerance):
+    """The same numbers as in float64 up to the model's own rounding, and none is missing. Random parameters are drawn in the
+    model's dtype, so the random models are others."""
+    few = {"samples": 2, "draws": 16, "steps": 3, "features": cs.Patches(2)}
+    measures = [
+        cls(**{name: value for name, value in few.items() if name in cls.__dataclass_fields__})
+        for cls in MEASURES.values()
+        if "regions" not in cls.needs
+    ]
+    methods = ["saliency", "integrated_gradients", "smoothgrad", "deeplift", "grad_cam", FeatureAblation(cs.Patches(2))]
+    run = lambda d: cs.evaluate(Small().to(d), [images(2).to(d)], methods=methods, measures=measures, fit_draws=4)  # noqa: E731
+    half, full = run(dtype), run(torch.float64)
+    assert not half.left_out
+    for name, exact in full.values.items():
+        found = half.values[name]
+        assert np.array_equal(np.isfinite(found), np.isfinite(exact)), name
+        if "mprt" not in name:
+            assert np.nanmedian(np.abs(found - exact)) <= tolerance * np.nanstd(exact) + 1e-6, name

@@ -37,7 +37,7 @@ class Completeness(Measure):
              "are complete to 1 %; here an error"),
         ),
     )  # fmt: skip
-    undefined = "the score at the baseline is that at the input"
+    undefined = "no contribution, whose sum would mean something, or the score at the baseline is that at the input"
     needs = ("raw",)
 
     def __call__(self, task: Task) -> Tensor:
