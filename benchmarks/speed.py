@@ -580,8 +580,8 @@ def shown(result: dict) -> str:
     versions = ", ".join(f"{name} {about[name]}" for name in ("torch", "captum", "cvxpy"))
     lines = [
         f"{result['n']} photographs judged on {settings['fresh_neighbours']} fresh neighbours and {settings['fresh_masks']}",
-        f"fresh masks, the first {result['n_timed']} of them timed. {about['threads']} threads of {about['cpu']} ({about['device']}), "
-        f"{versions}.",
+        f"fresh masks, the first {result['n_timed']} of them timed. {about['threads']} threads of {about['cpu']}",
+        f"({about['device']}), {versions}.",
         "", "| | |", "|---|---|",
     ]  # fmt: skip
     for name, words in (
@@ -616,10 +616,15 @@ def shown(result: dict) -> str:
     for name in tables[0]:
         cells = (f"{t[name]['mean']:.3f} ({t[name]['upper95'] or math.nan:.3f})" for t in tables)
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    half = result["value_bfloat16_over_auto"]
-    lines += ["", "Under bfloat16 autocast, `opt` with the weights found there over those in float32, both judged in float32: " + ", ".join(
-        f"{name} {value['mean']:.3f} ({value['upper95'] or math.nan:.3f})" for name, value in half.items()
-    ) + "."]  # fmt: skip
+    half = (
+        f"{name} {value['mean']:.3f} ({value['upper95'] or math.nan:.3f})"
+        for name, value in result["value_bfloat16_over_auto"].items()
+    )
+    lines += [
+        "",
+        "Weights for `opt` found under bfloat16 autocast over those found in float32, both judged in float32:",
+    ]
+    lines.append(", ".join(half) + ".")
     for name, points in result["curves"].items():
         unit = "neighbours" if name == "robust" else "masks"
         lines += ["", f"| {name}: {unit} | gradients | above the optimum | regret |", "|---|---|---|---|"]

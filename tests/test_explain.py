@@ -15,7 +15,7 @@ import consilience as cs
 from consilience.consensus import OBJECTIVES
 from consilience.consensus.fitting import Rule, regret
 from consilience.consensus.setting import aim, derive
-from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
+from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Mixture, Saliency, SmoothGrad
 from consilience.metrics import AverageSensitivity, Infidelity
 from consilience.quadratic import joined
 
@@ -271,6 +271,34 @@ def test_pooled_weights_are_shared_and_fit_loads_again(tmp_path):
     again = consensus.load(fitted.save(tmp_path / "weights.json"))
     assert torch.equal(again.weights, fitted.weights)
     assert again.attribute(images(), target=1).shape == (3, 1, 8, 8)
+
+
+def test_fitted_weights_stand_beside_single_methods_as_a_mixture():
+    consensus = cs.Consensus(Small(), METHODS, AverageSensitivity(), features=cs.Patches(2), **SMALL)
+    with pytest.raises(cs.InputError, match="nothing fitted"):
+        consensus.mixture()
+    fitted = consensus.fit([images()])
+    mixture = fitted.mixture()
+    r = cs.explain(
+        Small(),
+        images(),
+        1,
+        methods=[mixture, "saliency"],
+        objective="robust",
+        scale="none",
+        features=cs.Patches(2),
+        **SMALL,
+    )
+    expected = fitted.explain(images(), 1)
+    torch.testing.assert_close(r["mixture"], expected.attribution)
+    judged = [e.criteria["relative_sensitivity"] for e in (r, expected)]
+    torch.testing.assert_close(judged[0]["mixture"].fresh, judged[1]["consensus"].fresh)
+    assert (r.criteria["relative_sensitivity"]["consensus"].fit <= judged[0]["mixture"].fit * (1 + 1e-9)).all()
+    only = Mixture((Saliency(), SmoothGrad(4)), (0.0, 1.0))
+    assert only.rows((3, 8, 8)) == {"forward": 0, "gradient": 4}  # what has no weight is not evaluated
+    for weights in ((1.0,), (0.0, 0.0), (1.0, float("nan"))):
+        with pytest.raises(cs.InputError, match="weights"):
+            Mixture((Saliency(), SmoothGrad(4)), weights)
 
 
 def test_consensus_speaks_captums_language():

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..explainers import resolve, unique
+from ..explainers import Mixture, resolve, unique
+from ..features import features_for
+from ..neighbourhood import Baseline
 from ..quadratic import Evidence, Quadratic
 from .explain import explain
 from .fitting import solve
@@ -103,6 +105,17 @@ class Consensus:
             raise InputError("loader: gave no batch")
         choices = {name: self.options[name] for name in ("signed", "choice") if name in self.options}
         return self._fitted(solve(goal, _join(parts), job.ready.setting.working, **choices)[0].weights[0])
+
+    def mixture(self) -> Mixture:
+        """The fitted weights as an explainer, to stand beside others: ``methods=[pooled.mixture(), "grad_cam"]``."""
+        if self.weights is None:
+            raise InputError("weights: nothing fitted; call fit(loader) first")
+        given = {name: self.options.get(name) for name in ("features", "sign")}
+        features = features_for(given["features"], ()) if isinstance(given["features"], str) else given["features"]
+        baselines = self.options.get("baselines")
+        found = resolve(self.methods, None if baselines is None else Baseline.of(baselines), features)
+        scale = self.options.get("scale", "max")
+        return Mixture(tuple(found), tuple(self.weights.tolist()), features, given["sign"], scale)
 
     def _fitted(self, weights: Tensor) -> Consensus:
         """The same, with weights."""

@@ -103,7 +103,7 @@ def until_sure(
     kinds: Sequence[str],
     k: int,
 ) -> list[Fitted]:
-    """Rounds of ``draw(inputs, kind, samples)``, at most ``draws`` of each kind, until an input's regret is below the tolerance.
+    """Rounds of ``draw(inputs, kind, samples)``, at most ``draws`` of each kind, until an input's regret is within tolerance.
 
     ``price`` of a draw of each kind; ``k``: how many rows of the evidence are methods."""
     done: list[Fitted] = []

@@ -13,6 +13,7 @@ from .base import Direct, Explainer, Need
 from .bridge import Function, captum, foreign
 from .cam import EigenCAM, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM
 from .gradients import GuidedBackprop, InputXGradient, Saliency, SmoothGrad, SmoothGradSquared, UniformGrad, VarGrad
+from .mixture import Mixture
 from .noise import FusionGrad, NoiseGrad
 from .paths import DeepLIFT, ExpectedGradients, GradientSHAP, IntegratedGradients
 from .perturbation import RISE, FeatureAblation, Occlusion
@@ -57,6 +58,7 @@ __all__ = [
     "Direct",
     "Explainer",
     "Function",
+    "Mixture",
     "Need",
     "Normalised",
     "Stack",

@@ -1,0 +1,66 @@
+"""A fixed mixture of explainers as one explainer: what pooled weights are for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..card import Card
+from ..errors import InputError
+from ..features import Features, features_for
+from .base import Direct, Explainer
+from .stack import Normalised, Stack
+
+
+@dataclass(frozen=True)
+class Mixture(Direct):
+    """φ = Σ w_j φ_j, each φ_j reduced to ``features``, signed and scaled by itself first, as in :func:`consilience.explain`.
+
+    ``weights`` (k,), of any sign, one for each of ``explainers``; those with weight 0 are not evaluated. ``features`` None:
+    pixels for images, else elements; ``sign`` None: "abs" for images, else "keep". Made by ``Consensus.mixture()`` from fitted
+    weights, to stand beside single methods in ``methods=[…]``. Its members draw what they draw alone.
+    """
+
+    explainers: tuple[Explainer, ...]
+    weights: tuple[float, ...]
+    features: Features | None = None
+    sign: str | None = None
+    scale: str = "max"
+
+    name, kind = "mixture", "relevance"
+    card = Card(
+        formula="φ = Σ w_j φ_j, Σ|w_j| = 1, each φ_j reduced, signed and scaled first",
+        source="Decker et al. 2024 (AGG), arXiv 2406.05090",
+        normalisation="that of its members' maps: no unit",
+        draws="its members' own",
+        cost="one explanation by the members that have weight; evaluations are not shared with other methods",
+    )
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.explainers):
+            raise InputError(f"weights: {len(self.weights)} for {len(self.explainers)} explainers; one for each")
+        if not any(self.weights) or not all(w == w and abs(w) != float("inf") for w in self.weights):
+            raise InputError(f"weights: finite, and not all zero, got {self.weights}")
+
+    @property
+    def _used(self) -> tuple[list[Explainer], list[float]]:
+        pairs = [(e, w) for e, w in zip(self.explainers, self.weights, strict=True) if w]
+        return [e for e, _ in pairs], [w for _, w in pairs]
+
+    def attribute(self, score, points, key):
+        members, weights = self._used
+        shape = points.x.shape[1:]
+        features = features_for(self.features, shape)
+        sign = self.sign or ("abs" if points.x.ndim == 4 else "keep")
+        maps = Normalised(Stack(members, key.seed), features, sign, self.scale).attribute(score, points)
+        mixed = torch.einsum("k,nk...->n...", maps.new_tensor(weights), maps)
+        return features.spread(mixed, points.owner, shape)
+
+    def rows(self, shape):
+        return Stack(self._used[0]).rows(shape)
+
+    def check(self, score, points, key):
+        _, failed = Stack(self._used[0], key.seed).usable(score, points)
+        if failed:
+            raise InputError("; ".join(f"{name}: {why}" for name, why in failed.items()))
