@@ -1,7 +1,7 @@
 """Does training for robust attributions give them? NA, AA, IN, CO of four objectives, over seeds.
 
     python benchmarks/rar.py --data digits --stronger --out benchmarks/results/rar_digits.json
-    python benchmarks/rar.py --data fashion_mnist --folder DIR --seeds 2 --out benchmarks/results/rar_fashion_mnist.json
+    python benchmarks/rar.py --data fashion_mnist --folder DIR --out benchmarks/results/rar_fashion_mnist.json
     python benchmarks/rar.py --show benchmarks/results/rar_digits.json --page docs/rar.md
 
 NA: accuracy; AA: accuracy under PGD; IN, CO: top-k intersection and Kendall's τ of the attribution maps under the iterative

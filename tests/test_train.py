@@ -347,3 +347,26 @@ def test_two_ranks_take_the_step_of_one(tmp_path):
             torch.testing.assert_close(ratio, objective.ratio, equal_nan=True, msg=name)
             for got, p in zip(grads, model.parameters(), strict=True):
                 torch.testing.assert_close(got, p.grad, rtol=1e-5, atol=1e-8, msg=name)
+
+
+def test_kinks_are_missing_from_the_outer_gradient_however_many_points():
+    """ΣIG = ℓ(x') − ℓ(x) in value, for any network; its gradient in the parameters is that of the difference only where
+    there are no kinks (docs/training.md): what a moving kink does to the path's gradients has no derivative to be seen."""
+    found = {}
+    for act in (nn.Softplus, nn.ReLU):
+        for points in (50, 400):
+            model, seen = Small(act), []
+            with torch.no_grad():
+                model.conv2.weight *= 3  # kinks on the path
+            objective = make("ig_norm", weight=1.0, size="sum", points=points, eps=1.0, bounds=None)
+            objective.attack = Recorder(objective.attack, seen)
+            loss = objective(model, X, Y, IDS)
+            right = nnf.cross_entropy(model(seen[-1]), Y)  # natural training plus the whole difference
+            torch.testing.assert_close(loss.total, right, rtol=0.05, atol=0)
+            a, b = (
+                torch.cat([g.flatten() for g in torch.autograd.grad(total, list(model.parameters()))])
+                for total in (loss.total, right)
+            )
+            found[act, points] = float((a - b).norm() / b.norm())
+    assert found[nn.Softplus, 400] < 0.2 * found[nn.Softplus, 50] < 0.002  # 1/m
+    assert found[nn.ReLU, 50] > 0.1 < found[nn.ReLU, 400]  # whatever m

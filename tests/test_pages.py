@@ -1,0 +1,31 @@
+"""The tables on the pages about training are those of the stored results, as the benchmarks print them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = {"rar": "rar.md", "expo": "expo.md", "closed_loop": "expo.md", "train_step": "training.md"}
+MARKS = {"expo_tables": "expo", "closed_loop": "closed loop"}
+STORED = [(name, file) for name in PAGES for file in sorted(RESULTS.glob(f"{name}*.json"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, file", STORED, ids=[file.stem for _, file in STORED])
+def test_the_page_shows_what_is_stored(name, file):
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--show", str(file)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    mark, page = MARKS.get(file.stem, file.stem), (ROOT / "docs" / PAGES[name]).read_text(encoding="utf-8")
+    (found,) = re.findall(rf"<!-- {mark} -->\n(.*?)\n<!-- /{mark} -->", page, re.DOTALL)
+    assert found.strip() == printed.strip()
+
+
+def test_every_result_of_training_is_on_a_page():
+    stems = {file.stem for _, file in STORED}
+    assert stems >= {"rar_digits", "rar_fashion_mnist", "expo_tables", "closed_loop", "train_step"}
