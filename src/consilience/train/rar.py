@@ -122,6 +122,9 @@ class IGNorm(_Integrated):
     ``size``: "l1", or "sum" for ΣIG ≈ ℓ(x') − ℓ(x). ``eps``, ``steps``, ``step_size``, ``bounds``: see :class:`PGD`; the
     others: see :class:`TrainingObjective`. :class:`Balanced` takes R₀ at the attack's random start.
 
+    In networks with kinks (ReLU, max-pooling) the gradient in the parameters misses what moving kinks do to IG, whatever m
+    (docs/training.md); smooth activations have none.
+
     Rows: B + B · attack_points · steps (twice differentiated in x') + B · points (twice, in the parameters).
 
     >>> _ = torch.manual_seed(0)
