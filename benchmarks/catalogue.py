@@ -1,6 +1,7 @@
 """Every measure on every method, on models of five kinds: no number is missing without a reason.
 
     python benchmarks/catalogue.py --images DIR --labels FILE --checkpoint FILE --out FILE.json
+    python benchmarks/catalogue.py --show FILE.json
 
 Photographs with ResNet18 (real weights), mosaics of four of them (whose regions are known, for the localisation measures),
 a timm transformer (random weights), a tabular network and a random forest on the breast-cancer table, and a text classifier
@@ -202,27 +203,26 @@ def cases(options: argparse.Namespace) -> list[Case]:
     pieces = lambda count: list(x[: min(n, count)].split(options.batch))  # noqa: E731
     return [
         Case("resnet18", resnet, pieces(n), image, pictured, options=draws, note="ImageNet weights"),
-        Case("resnet18 mosaics", resnet, mosaics(x, labels)[: options.random_count], standard, located, "labels", draws,
+        Case("resnet18 mosaics", resnet, mosaics(x, labels)[: options.mosaic_count], standard, located, "labels", draws,
              "ImageNet weights, standard methods"),
-        Case("vit_tiny", transformer, pieces(options.random_count), image, pictured, options=draws, note="random weights"),
         Case("breast cancer network", network(train, y_train), [test[:n]], methods_for("table", options.samples, train),
              others, options=table, note="trained here"),
         Case("breast cancer forest", forest.predict_proba, [test[:n].numpy()],
              methods_for("forest", options.samples, train), others, target=1, options=table, note="trained here"),
         Case("text", classifier, [texts], methods_for("text", options.samples), others, options=draws,
              note="tiny BERT, random weights"),
+        Case("vit_tiny", transformer, pieces(options.transformer_count), image, pictured, options=draws, note="random weights"),
     ]  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", required=True)
-    parser.add_argument("--labels", required=True, help="CSV with columns file and class_index")
-    parser.add_argument("--checkpoint", required=True, help="weights of torchvision's resnet18")
+    parser.add_argument("--images", help="a folder of photographs")
+    parser.add_argument("--labels", help="CSV with columns file and class_index")
+    parser.add_argument("--checkpoint", help="weights of torchvision's resnet18")
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument(
-        "--random-count", type=int, default=5, help="photographs for the mosaics and for random weights"
-    )
+    parser.add_argument("--mosaic-count", type=int, default=3)
+    parser.add_argument("--transformer-count", type=int, default=2, help="photographs for the transformer")
     parser.add_argument("--samples", type=int, default=16, help="samples of each perturbation method")
     parser.add_argument("--fit", type=int, default=2, help="neighbours that fit the consensus' weights")
     parser.add_argument(
@@ -230,8 +230,15 @@ def main() -> None:
     )
     parser.add_argument("--only", help="names of cases, separated by commas")
     parser.add_argument("--cache", default="out/catalogue")
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out")
+    parser.add_argument("--show", metavar="FILE", help="print a stored result as Markdown and do nothing else")
     options = parser.parse_args()
+    if options.show:
+        print(page(json.loads(Path(options.show).read_text(encoding="utf-8"))))
+        return
+    for name in ("images", "labels", "checkpoint", "out"):
+        if getattr(options, name) is None:
+            parser.error(f"--{name} is needed")
     result: dict[str, Any] = {
         "settings": {"count": options.count, "samples": options.samples, "fit_draws": options.fit, "seed": 0},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
@@ -273,6 +280,50 @@ def main() -> None:
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)
         short = json.dumps(_short(plain), ensure_ascii=False, separators=(",", ":"))
         Path(options.out).write_text(short + "\n", encoding="utf-8")
+
+
+MAIN = (
+    "avg_sensitivity", "road_combined", "deletion", "insertion", "faithfulness_correlation", "infidelity", "mprt",
+    "random_logit", "gini_sparseness", "rank_correlation",
+)  # fmt: skip
+
+
+def page(result: dict[str, Any]) -> str:
+    """What ran, one measure of each kind for every method, and why numbers are missing; the file holds all measures."""
+    settings = result["settings"]
+    lines = [
+        f"{settings['samples']} samples for each perturbation method, {settings['fit_draws']} neighbours to fit the consensus, "
+        f"seed {settings['seed']}; {result['machine']}.", "",
+        "| model | inputs | rows × measures | forward | gradient | numbers | missing | without a reason |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, case in result["cases"].items():
+        cells = [cell for row in case["measures"].values() for cell in row.values()]
+        counts = [
+            case["n"], f"{len(case['rows'])} × {len(case['measures'])}", case["evaluations"]["forward"],
+            case["evaluations"]["gradient"], case["n"] * len(cells), sum(case["n"] - cell["n"] for cell in cells),
+            len(case["missing_without_reason"]),
+        ]  # fmt: skip
+        lines.append(f"| {name} ({case['note']}) | {' | '.join(str(count) for count in counts)} |")
+    for name, case in result["cases"].items():
+        chosen = [measure for measure in MAIN if measure in case["measures"]] or list(case["measures"])
+        lines += ["", f"## {name}", "", f"{case['note']}, n = {case['n']}; mean ± standard error over the inputs.", ""]
+        lines += [f"| method | {' | '.join(chosen)} |", "|---" * (len(chosen) + 1) + "|"]
+        for row in case["rows"]:
+            cells = [_cell(case["measures"][measure][row]) for measure in chosen]
+            lines.append(f"| {row} | {' | '.join(cells)} |")
+        if case["left_out"] or case["reasons"]:
+            lines += ["", "What is missing, and why:", ""]
+        lines += [f"- {what}: {why}" for what, why in case["left_out"].items()]
+        for measure, reasons in case["reasons"].items():
+            lines += [f"- `{measure}`, {count} numbers: {why}" for why, count in reasons.items()]
+    return "\n".join(lines)
+
+
+def _cell(found: dict[str, Any]) -> str:
+    if found["mean"] is None:
+        return "–"
+    return f"{found['mean']:.3g}" + (f" ± {found['stderr']:.1g}" if found["stderr"] else "")
 
 
 def _short(value: Any) -> Any:

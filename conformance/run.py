@@ -24,6 +24,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PARTS = ("attributions", "removal", "stability")
+NAMES = ("Quantus", "Captum", "pytorch-grad-cam", "OpenXAI", "lime", "shap")
 LIBRARIES = ("consilience", "torch", "captum", "quantus", "grad-cam", "lime", "shap", "scikit-learn", "numpy")
 
 
@@ -32,12 +33,13 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=PARTS, help=f"of {', '.join(PARTS)}")
     parser.add_argument("--out", default=HERE / "results.json", type=Path)
     parser.add_argument("--page", default=HERE.parent / "docs" / "conformance.md", type=Path)
+    parser.add_argument("--page-only", action="store_true", help="make the page from what is stored")
     options = parser.parse_args()
     sys.path.insert(0, str(HERE))
     warnings.simplefilter("ignore")
     stored = json.loads(options.out.read_text()) if options.out.exists() else {"cases": {}}
     wrong = 0
-    for part in options.parts:
+    for part in () if options.page_only else options.parts:
         began = time.perf_counter()
         try:
             cases = importlib.import_module(part).cases()
@@ -56,7 +58,8 @@ def main() -> int:
         )
         for case in unexplained:
             print(f"  {case['measure']} ({case['library']}): ours {case['ours']}, theirs {case['theirs']}")
-    stored["versions"] = {"python": platform.python_version(), **versions()}
+    if not options.page_only:
+        stored["versions"] = {"python": platform.python_version(), **versions()}
     options.out.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
     options.page.write_text(page(stored))
     return 1 if wrong else 0
@@ -97,6 +100,7 @@ def page(stored: dict[str, Any]) -> str:
         "differs, the reason stands beside it; how to get the other library's number here is in the measure's card",
         "([catalogue](catalogue.md)).", "", f"Versions: {said}.", "",
     ]  # fmt: skip
+    lines += differences(stored)
     for part, cases in stored["cases"].items():
         lines += [
             f"## {titles.get(part, part)}",
@@ -112,6 +116,31 @@ def page(stored: dict[str, Any]) -> str:
     return "\n".join(lines + times()).rstrip() + "\n"
 
 
+def differences(stored: dict[str, Any]) -> list[str]:
+    """Every reason for a disagreement, by library."""
+    found: dict[str, dict[str, list[str]]] = {}
+    library = NAMES[0]  # "the same with …" is about the one before
+    for cases in stored["cases"].values():
+        for case in cases:
+            if not case["agrees"]:
+                said = f"{case['library']} {case['measure']}".lower().replace("grad-cam", "grad_cam")
+                library = next(
+                    (name for name in NAMES if name.lower().replace("grad-cam", "grad_cam") in said), "others"
+                )
+                found.setdefault(library, {}).setdefault(case["reason"], []).append(case["measure"])
+    lines = [
+        "## Where the other libraries differ, and their faults",
+        "",
+        "Each found by running it; the cases are in the tables below.",
+        "",
+    ]
+    for library in NAMES:
+        for reason, where in found.get(library, {}).items():
+            cases = where[0] if len(where) == 1 else f"{where[0]} and {len(where) - 1} more"
+            lines.append(f"- **{library}**, {cases}: {reason}.")
+    return [*lines, ""]
+
+
 def times() -> list[str]:
     """What ``conformance/speed.py`` measured."""
     path = HERE / "speed.json"
@@ -120,27 +149,24 @@ def times() -> list[str]:
     found = json.loads(path.read_text())
     settings = found["settings"]
     lines = [
-        "## Seconds beside Quantus", "",
-        f"`python conformance/speed.py`: {settings['images']} images of {settings['side']} × {settings['side']}, one network, "
-        f"one map (saliency), the best of {settings['repeats']} turns; {found['machine']}; a busy machine. Quantus gets all "
-        "images in one batch. With one small map both sides spend their time in the same model passes; what several maps, or "
-        "several measures on the same curves and neighbours, share here is not in this table. Random draws, and where the card "
-        "says so definitions, differ, hence the correlations.", "",
-        "| measure | Quantus' | seconds, ours | Quantus | ratio | mean, ours | Quantus | correlation over images |",
-        "|---|---|---|---|---|---|---|---|",
+        "## Time beside Quantus, on the same work", "",
+        f"`python conformance/speed.py`: {settings['images']} images of {settings['side']} × {settings['side']} and one small "
+        f"network; {found['machine']}. Both sides get the same maps (the absolute gradient of every element), take away as "
+        "many elements or patches by the same value, draw as often from the same law, and pass all images in one batch; *rows* "
+        f"are what the model was asked. CPU seconds, the median of {settings['repeats']} turns; the ratio is the median of the "
+        "turns' own, above 1 where this library is faster. Where nothing is drawn the largest difference of two numbers is "
+        "given; else the correlation over the images of two independent sets of draws, and for faithfulness correlation, whose "
+        "expectation is near zero for every image, no more than the means. What several maps, or several measures on the same "
+        "curves and neighbours, share here is not in this table.", "",
+        "| measure | Quantus' | rows, ours | Quantus | seconds, ours | Quantus | ratio | mean, ours | Quantus | agreement |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
+    columns = "measure quantus rows quantus_rows seconds quantus_seconds ratio mean quantus_mean".split()
     for row in found["rows"]:
-        keys = (
-            "measure",
-            "quantus",
-            "seconds",
-            "quantus_seconds",
-            "ratio",
-            "mean",
-            "quantus_mean",
-            "correlation_over_images",
-        )
-        cells = [show(row[key]) if key in row and row[key] is not None else "–" for key in keys]
+        cells = [show(row[key]) if row.get(key) is not None else "–" for key in columns]
+        difference, alike = row.get("largest_difference"), row.get("correlation_over_images")
+        agreement = f"r = {alike:.2f}" if alike is not None else row.get("quantus_failed", "–")
+        cells.append(agreement if difference is None else f"largest difference {difference:.1g}")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

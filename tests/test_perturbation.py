@@ -422,3 +422,12 @@ def test_settings_that_cannot_be_meant():
 @pytest.mark.parametrize("cls", [FeatureAblation, Occlusion, RISE, LIME, MAPLE, KernelSHAP, ShapleySampling])
 def test_cards_are_complete(cls):
     assert cls.card.formula and cls.card.source and cls.card.cost and cls.card.perturbation and cls.card.differences
+
+
+def test_lime_at_the_three_sparsities_of_agg():
+    """AGG §5.3: without L1 every feature gets a coefficient; with .01 those below about .04 vanish, with .1 those below .4."""
+    effects = torch.tensor([2.0, 1.0, 0.6, 0.2, 0.1, 0.08, 0.02, 0.01], dtype=torch.float64)
+    score, points = bound(lambda x: (x @ effects)[:, None], torch.ones(1, 8, dtype=torch.float64), target=0)
+    found = Stack([LIME(4000, l1=l1) for l1 in (0.0, 0.01, 0.1)]).attribute(score, points)[0]
+    assert [(row != 0).sum().item() for row in found] == [8, 6, 3]
+    torch.testing.assert_close(found[0], effects, rtol=0.05, atol=0.01)

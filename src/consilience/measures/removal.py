@@ -13,7 +13,7 @@ from ..features import Elements, Features, Pixels, coarse
 from ..keys import Key
 from ..neighbourhood import present
 from ..quadratic import exact
-from ..score import Score
+from ..score import Score, _wide
 from .base import Task
 from .imputation import Imputer
 
@@ -107,7 +107,7 @@ class Removal:
 
     def _group(self, task: Task, pairs: Tensor, has: Tensor, counts: Tensor, reference: Tensor, found: Tensor) -> None:
         """Fill in the curves of maps ``pairs`` (P,): each distinct set of features of an input is evaluated once, whichever
-        maps and steps ask for it (nothing and everything are asked for by all)."""
+        maps and steps ask for it (everything is asked for by all; what the model says to the whole input is known)."""
         points, score, rows = task.points, task.score, task.maps.shape[1]
         shape, device = points.x.shape[1:], points.x.device
         axes = self.features.shape(shape)
@@ -120,19 +120,22 @@ class Removal:
             .flatten(0, 1)
             .unique(dim=0, return_inverse=True)
         )
-        every = torch.arange(len(which), device=which.device)
-        one = torch.full_like(asked[:, 0], len(which)).scatter_reduce_(0, which, every, "amin")  # that asks for it
+        place, every = torch.arange(len(which), device=which.device), bool(has.all())
+        one = torch.full_like(asked[:, 0], len(which)).scatter_reduce_(0, which, place, "amin")  # that asks for it
         values = torch.empty(3, len(one), dtype=torch.float64, device=found.device)
-        for part in torch.arange(len(one), device=one.device).split(4 * score.batch.size(False)):
+        whole = after.flatten()[one] == (has.sum(1)[asked[:, 0]] if self.insert else 0)
+        owner = points.owner[asked[whole, 0].to(device)]
+        values[:, whole] = _read(score, _wide(score.outputs[owner]), owner)  # known
+        for part in (~whole).nonzero()[:, 0].split(4 * score.batch.size(False)):
             p, t = one[part] // after.shape[1], one[part] % after.shape[1]
             b = pairs[p] // rows
-            first = places[p] < after[p, t][:, None]
-            gone = (has[b] & (~first if self.insert else first)).unflatten(1, axes).to(device)
+            gone = places[p] >= after[p, t][:, None] if self.insert else places[p] < after[p, t][:, None]
+            gone = (gone if every else gone & has[b]).unflatten(1, axes).to(device)
             b = b.to(device)
             lone = len(b) == 1 or bool((b == b[0]).all())
             x, other = (v[b[:1]].expand(len(b), *shape) if lone else v[b] for v in (points.x, reference))
             filled = self.imputer.fill(x, self.features.mask(gone, points.owner[b], shape), other)
-            values[:, part] = _read(score, filled, points.owner[b])
+            values[:, part] = _read(score, score.outputs_of(filled, points.owner[b]), points.owner[b])
         found[:, pairs] = values[:, which].unflatten(1, after.shape)
 
     def _order(self, task: Task, pairs: Tensor, has: Tensor) -> Tensor:
@@ -198,9 +201,8 @@ def check_value(value: str) -> None:
     choose("value", value, VALUES)
 
 
-def _read(score: Score, rows: Tensor, owner: Tensor) -> Tensor:
-    """(3, N) float64: score, probability and accuracy of each row, from one evaluation."""
-    outputs = score.outputs_of(rows, owner)
+def _read(score: Score, outputs: Tensor, owner: Tensor) -> Tensor:
+    """(N, classes), (N,) → (3, N) float64: score, probability and accuracy of each row."""
     before = score.outputs[owner]
     if score.kind == "output":
         probability = accuracy = torch.full_like(outputs[:, 0], torch.nan)
