@@ -155,8 +155,8 @@ def times() -> list[str]:
         "many elements or patches by the same value, draw as often from the same law, and pass all images in one batch; *rows* "
         f"are what the model was asked. CPU seconds, the median of {settings['repeats']} turns; the ratio is the median of the "
         "turns' own, above 1 where this library is faster. Where nothing is drawn the largest difference of two numbers is "
-        "given; else the correlation over the images of two independent sets of draws, and for faithfulness correlation, whose "
-        "expectation is near zero for every image, no more than the means. What several maps, or several measures on the same "
+        "given; else the correlation over the images of two independent sets of draws (100 draws know an image's faithfulness "
+        "correlation to about a tenth only, so there the means say more). What several maps, or several measures on the same "
         "curves and neighbours, share here is not in this table.", "",
         "| measure | Quantus' | rows, ours | Quantus | seconds, ours | Quantus | ratio | mean, ours | Quantus | agreement |",
         "|---|---|---|---|---|---|---|---|---|---|",
