@@ -248,14 +248,15 @@ def main() -> None:
     for case in cases(options):
         if options.only and case.name not in options.only.split(","):
             continue
-        began = time.perf_counter()
+        began, path = time.perf_counter(), Path(options.cache) / f"{case.name.replace(' ', '_')}.json"
+        resumed = path.exists()
 
         def say(done: int, _: int | None, name: str = case.name, began: float = began) -> None:
             print(f"{name}: {done}, {time.perf_counter() - began:.0f} s", flush=True)
 
         found = cs.evaluate(
             case.model, case.batches, target=case.target, methods=case.methods, measures=case.measures, objective="opt",
-            path=Path(options.cache) / f"{case.name.replace(' ', '_')}.json", progress=say, **case.options,
+            path=path, progress=say, **case.options,
         )  # fmt: skip
         missing = [
             f"{measure} {row} {found.ids[i]}"
@@ -272,7 +273,7 @@ def main() -> None:
         result["cases"][case.name] = {
             "note": case.note, "n": len(found), "rows": list(found.rows), "measures": found.summary(),
             "missing_without_reason": missing, "reasons": why, "left_out": found.left_out, "settings": found.settings,
-            "evaluations": found.evaluations, "seconds": round(time.perf_counter() - began, 1),
+            "evaluations": found.evaluations, "seconds": None if resumed else round(time.perf_counter() - began, 1),
         }  # fmt: skip
         print(found, flush=True)
         assert not missing, missing[:5]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import re
+import sys
 from dataclasses import is_dataclass
 from pathlib import Path
 
@@ -63,3 +67,22 @@ def test_sets_and_presets_name_what_exists():
     text = overview()
     for name in (*METHODS, *MEASURES, *PRESETS, *SETS, *OBJECTIVES):
         assert name in text
+
+
+def test_the_page_of_results_shows_what_is_stored_and_nothing_is_missing_without_a_reason():
+    stored = json.loads((ROOT / "benchmarks" / "results" / "catalogue.json").read_text(encoding="utf-8"))
+    spec = importlib.util.spec_from_file_location("catalogue", ROOT / "benchmarks" / "catalogue.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules["catalogue"] = benchmark  # dataclasses look their module up
+    spec.loader.exec_module(benchmark)
+    text = (ROOT / "docs" / "catalogue-results.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"<!-- catalogue -->\n(.*?)\n<!-- /catalogue -->", text, re.DOTALL)
+    assert shown.strip() == benchmark.page(stored).strip()
+    judged = {measure for case in stored["cases"].values() for measure in case["measures"]}
+    asked = {row for case in stored["cases"].values() for row in case["rows"]}
+    assert judged == set(MEASURES) and asked >= set(METHODS)
+    for name, case in stored["cases"].items():
+        assert not case["missing_without_reason"], name
+        for measure, rows in case["measures"].items():
+            missing = sum(case["n"] - cell["n"] for cell in rows.values())
+            assert not missing or case["reasons"].get(measure), (name, measure)

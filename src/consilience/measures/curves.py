@@ -408,6 +408,7 @@ class IROF(Curve):
                      "trapezoidal sum over l = 1 … L of curve(task), which grows with the number L of segments"),),
         "by p(x)",
     )  # fmt: skip
+    undefined = "p(x) is zero, or regression has no probability; then use value='score'"
 
     def removal(self, task: Task) -> Removal:
         features = self.features
