@@ -465,7 +465,6 @@ def memories(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         ("m50", few),
         ("m50", options.draws),
         ("auto opt", options.draws),
-        ("reference", few),
         ("reference", options.draws),
     ):
         if str(m) not in found.setdefault(name, {}):
