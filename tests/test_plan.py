@@ -83,6 +83,10 @@ def test_draws_until_sure_stay_within_their_plan(objective, every):
         took = spent(job, before)
     assert least.gradient <= took.gradient <= most.gradient and least.forward <= took.forward <= most.forward
     assert least.work < most.work
+    if objective == "faith":  # looks at no neighbours, so there is one round of them
+        assert least.gradient == took.gradient == most.gradient
+    if objective == "robust":
+        assert least.forward == took.forward == most.forward
 
 
 def test_draws_are_made_until_sure_unless_a_number_is_asked_for():
@@ -113,7 +117,7 @@ def test_a_plan_says_what_for_whom_and_how_long():
     assert sum(rows.gradient for _, _, rows in plan.needs) == ONE and 0 < least.gradient < most.gradient
     assert 0 < plan.seconds[0] < plan.seconds[1] and plan.mib > 0
     quick = consensus.plan(images(), every=False)
-    assert set(quick.parts) == {"the maps", "draws to fit"} and quick.rows[0].gradient < least.gradient
+    assert set(quick.parts) == {"preparation", "the maps", "draws to fit"} and quick.rows[0].gradient < least.gradient
 
 
 def test_completeness_is_read_off_the_maps_that_are_there():
@@ -131,16 +135,16 @@ def test_completeness_is_read_off_the_maps_that_are_there():
 
 
 class Seen(Small):
-    """Records in which dtype its convolutions run."""
+    """Counts the rows by the dtype in which its convolutions run."""
 
     def __init__(self):
         super().__init__()
-        self.dtypes = set()
+        self.rows = {}
         self.float()
 
     def forward(self, x):
         y = self.conv1(x)
-        self.dtypes.add(y.dtype)
+        self.rows[y.dtype] = self.rows.get(y.dtype, 0) + len(x)
         return self.head(self.act2(self.conv2(self.act1(y))).mean((2, 3)))
 
 
@@ -149,7 +153,9 @@ def test_half_precision_runs_the_model_and_nothing_else():
     x = images(dtype=torch.float32)
     model, plain = Seen(), Seen()
     half, full = cs.explain(model, x, 1, precision="bfloat16", **options), cs.explain(plain, x, 1, **options)
-    assert model.dtypes == {torch.bfloat16} and plain.dtypes == {torch.float32}
+    # The first look at x, which resolves the target, is in full precision.
+    assert set(model.rows) == {torch.bfloat16, torch.float32} and model.rows[torch.float32] == 3
+    assert set(plain.rows) == {torch.float32}
     assert half.maps.dtype == torch.float32 and half.settings["precision"] == "bfloat16"
     assert 0 < (half.maps - full.maps).flatten(2).norm(dim=2).div(full.maps.flatten(2).norm(dim=2)).median() < 0.05
     judged = [r.criteria["relative_sensitivity"]["consensus"].fresh for r in (half, full)]
@@ -160,9 +166,134 @@ def test_an_autocast_of_the_caller_stays():
     model = Seen()
     with torch.autocast("cpu", torch.bfloat16):
         cs.Score(model, 1).at(images(dtype=torch.float32))
-    assert model.dtypes == {torch.bfloat16}
+    assert set(model.rows) == {torch.bfloat16}
     with pytest.raises(cs.InputError, match="precision"):
         cs.Score(nn.Identity(), precision="half")
+    with pytest.raises(cs.InputError, match="float64"):
+        cs.explain(Small(), images(), methods="saliency", precision="bfloat16")
+    with pytest.raises(cs.InputError, match="NumPy"):
+        cs.explain(lambda x: x, images(dtype=torch.float32).flatten(1).numpy(), methods="lime", precision="bfloat16")
+
+
+def test_float16_keeps_small_gradients():
+    """The lift against underflow counts under autocast too."""
+    small = Small().float()
+    with torch.no_grad():
+        small.head.weight *= 1e-6
+    x = images(dtype=torch.float32)
+    plain, half = (
+        cs.Score(small, 1, precision=precision).at(x).grad(x, torch.arange(3)) for precision in (None, "float16")
+    )
+    assert (half - plain).norm() / plain.norm() < 0.1
+
+
+def test_the_target_is_resolved_in_full_precision():
+    class Close(nn.Module):
+        def forward(self, x):
+            y = x.flatten(1)[:, :1] @ torch.tensor([[1.0, 1.0 + 2**-12]])
+            return y + 64
+
+    x = torch.rand(4, 5, generator=torch.Generator().manual_seed(0)) + 1
+    assert (cs.Score(Close(), precision="bfloat16").at(x).targets == 1).all()
+
+
+# -- what must not fail --------------------------------------------------------------------------------------------------
+
+
+def test_maps_of_zeros_stop_at_once_and_can_be_saved(tmp_path):
+    class Dead(nn.Module):
+        def forward(self, x):
+            return torch.relu(x[:, :2] - 100)
+
+    r = cs.explain(
+        Dead(), torch.rand(2, 4), 1, methods=["saliency", "input_x_gradient"], fresh_draws=4, resolved_draws=0
+    )
+    said = r.draws["fit"][0]
+    assert said["average_sensitivity"] == 5 and said["stopped"].startswith("no regret")
+    assert None in said["regret"].values()
+    assert "no regret" in cs.load(r.save(tmp_path / "run")).all_entries[0].record["draws"]["fit"]["stopped"]
+
+
+def test_a_perfect_criterion_needs_no_further_draws():
+    """What is zero but for rounding has no regret worth a draw."""
+    keyed = torch.Generator().manual_seed(0)
+    linear, x = nn.Linear(6, 2), torch.rand(6, 6, generator=keyed)
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn(2, 6, generator=keyed))
+    r = cs.explain(
+        linear, x, 1, methods=["input_x_gradient", "integrated_gradients"], objective="faith", fresh_draws=4,
+        resolved_draws=0,
+    )  # fmt: skip
+    assert all(fit["infidelity"] == 128 and "-" not in fit["stopped"] for fit in r.draws["fit"])
+
+
+def test_fewer_draws_than_blocks_have_a_regret():
+    r = cs.explain(Small(), images(), 1, methods=METHODS, draws="auto", fit_draws=3, fresh_draws=2, resolved_draws=0)
+    assert all(value is not None for fit in r.draws["fit"] for value in fit["regret"].values())
+
+
+def test_everything_works_in_inference_mode():
+    options = {"methods": METHODS[:2], "objective": GOALS["robust"], "fit_draws": 3}
+    consensus = cs.Consensus(Small(), **options)
+    expected, model = consensus.attribute(images(), 1), Small()
+    with torch.inference_mode():
+        torch.testing.assert_close(consensus.attribute(images(), 1), expected)
+        assert consensus.plan(images(), 1).rows[0].gradient > 0
+        assert consensus.fit([images()], 1).weights.sum() == pytest.approx(1)
+        assert len(cs.evaluate(model, images(), measures="gini_sparseness", **options)) == 3
+
+
+def test_fit_takes_as_many_draws_as_are_asked_for():
+    seen = []
+
+    class Counting(Small):
+        def forward(self, x):
+            seen.append(len(x))
+            return super().forward(x)
+
+    for options, draws in (({"draws": "paper"}, 50), ({"draws": "auto"}, 10), ({"fit_draws": 4}, 4), ({}, 10)):
+        seen.clear()
+        cs.Consensus(Counting(), [Saliency()], GOALS["robust"], **options).fit([images()], 1)
+        assert sum(seen) == 3 + 1 + 3 * (1 + draws)  # outputs at x; the trial; maps at x and at its neighbours
+
+
+def test_running_out_of_memory_at_the_first_look_halves_too():
+    class Hungry(Small):
+        def forward(self, x):
+            if len(x) > 8:
+                raise torch.OutOfMemoryError("simulated")
+            return super().forward(x)
+
+    score = cs.Score(Hungry(), 1).at(images(20))
+    assert score.outputs.isfinite().all() and score.batch.size(False) <= 8
+    torch.testing.assert_close(score.outputs_of(images(20), torch.arange(20)), Small()(images(20)).detach())
+
+
+def test_members_of_a_mixture_get_the_baselines_and_patches_by_name():
+    from consilience.explainers import FeatureAblation, Mixture
+
+    mixture = Mixture((IntegratedGradients(8), FeatureAblation()), (0.5, 0.5), features=cs.Patches(16))
+    options = {"methods": [mixture, IntegratedGradients(8), FeatureAblation()], "objective": "mean", "scale": "none"}
+    options |= {"features": "patches", "fit_draws": 2, "fresh_draws": 2, "sign": "abs"}
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    one, other = (cs.explain(Small(), x, 1, baselines=b, **options) for b in (0.0, 5.0))
+    scaled = [r.maps[:, 1:] / r.maps[:, 1:].flatten(2).amax(2)[..., None, None] for r in (one, other)]
+    for r, parts in zip((one, other), scaled, strict=True):
+        torch.testing.assert_close(r["mixture"], parts.mean(1))
+    assert (one["mixture"] - other["mixture"]).abs().max() > 1e-3
+
+
+def test_an_evaluation_until_sure_is_not_continued_by_one_of_fixed_draws(tmp_path):
+    options = {"methods": METHODS[:2], "objective": GOALS["robust"], "measures": "gini_sparseness"}
+    path = tmp_path / "t.json"
+    cs.evaluate(Small(), images(), path=path, **options)
+    with pytest.raises(cs.InputError, match="other settings"):
+        cs.evaluate(Small(), images(), path=path, fit_draws=cs.Draws(40, 1024), **options)
+    assert len(
+        cs.evaluate(
+            Small().bfloat16(), images().bfloat16(), methods=METHODS[:2], objective=None, measures="gini_sparseness"
+        )
+    )
 
 
 # -- the regret of the paper's objective ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from . import layers as cam
 from .errors import InputError, choose
 from .rules import applied
 
+T = TypeVar("T")
 KINDS = ("logit", "probability", "log_probability", "margin", "output")
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -186,7 +187,8 @@ class Score:
         max_batch: rows in flight, or "auto".
         numpy: the callable wants NumPy arrays.
         precision: None, as the model is; "bfloat16" or "float16" run it under autocast, faster where the processor multiplies
-            these: gradients, folds and sums stay in float32 or better.
+            these. Gradients, folds and sums stay in float32 or better, but scores are rounded to 8 or 11 bits; what is resolved
+            at x (the target, ``outputs``, ``clean``) is in full precision.
     """
 
     def __init__(
@@ -204,6 +206,8 @@ class Score:
         if not callable(model):
             raise InputError(f"model: expected an nn.Module or a callable, got {type(model).__name__}")
         self.precision = None if precision is None else PRECISIONS[choose("precision", precision, PRECISIONS)]
+        if precision is not None and numpy:
+            raise InputError(f"precision: {precision!r} is for PyTorch models; this one takes NumPy arrays")
         self.model, self.target, self.kind = model, target, kind if callable(kind) else choose("kind", kind, KINDS)
         self.kwargs, self.ids, self.numpy = dict(kwargs or {}), ids, numpy
         self.batch = Batch(max_batch)
@@ -240,9 +244,12 @@ class Score:
         bound._layers = {}
         owner = torch.arange(count, device=x.device)
         index = owner if index is None else index
+        if bound.precision is not None and x.dtype == torch.float64:
+            raise InputError("precision: autocast leaves float64 as it is; give a float32 model and inputs")
+        full = copy.copy(bound)
+        full.precision = None
         with torch.no_grad(), borrowed(self.model, freeze=True):
-            found = torch.cat([bound._outputs(x[i], i) for i in index.split(bound.batch.size(False))])
-        bound.counts.add(len(index), False)
+            found = torch.cat(full._batched(len(index), lambda part: full._outputs(x[index[part]], index[part])))
         outputs = found.new_full((count, found.shape[1]), torch.nan)
         outputs[index] = found
         bound.outputs = outputs
@@ -270,12 +277,9 @@ class Score:
 
     def outputs_of(self, rows: Tensor, owner: Tensor) -> Tensor:
         """(N, *F), (N,) → (N, classes): every output, for what needs more than the explained one (accuracy, ROS)."""
-        found = []
+        run = lambda part: _wide(self._outputs(rows[part].clone(memory_format=self.layout), owner[part]))  # noqa: E731
         with torch.no_grad(), borrowed(self.model, freeze=True):
-            for part in torch.arange(len(rows), device=rows.device).split(self.batch.size(False)):
-                found.append(_wide(self._outputs(rows[part].clone(memory_format=self.layout), owner[part])))
-                self.counts.add(len(part), False)
-        return torch.cat(found)
+            return torch.cat(self._batched(len(rows), run))
 
     def _resolve(self, outputs: Tensor) -> Tensor:
         count, classes = outputs.shape
@@ -334,27 +338,36 @@ class Score:
                 "model: a NumPy callable has no gradients; use methods that need outputs only, e.g. methods='black_box'"
             )
         chosen = {name: self.layer(name, rows[:1], owner[:1]) for name in layers}
-        parts: list[Values] = []
-        start, per = 0, 2 if rule == "rescale" else 1
-        while start < len(rows):
-            batches = -(-(len(rows) - start) // max(1, self.batch.size(gradient) // per))
-            part = slice(start, start + -(-(len(rows) - start) // batches))
+
+        def run(part: slice) -> Values:
+            base = None if origin is None else origin[part]
+            values = self._evaluate(rows[part], owner[part], gradient, rule, chosen, base, graph)
+            if rows.is_cuda:
+                torch.cuda.synchronize(rows.device)
+            return values
+
+        return Values.concatenate(self._batched(len(rows), run, gradient, 2 if rule == "rescale" else 1))
+
+    def _batched(self, count: int, run: Callable[[slice], T], gradient: bool = False, per: int = 1) -> list[T]:
+        """``run`` over ``count`` rows, in equal batches of at most ``max_batch``; a row costs ``per`` evaluations. Timed and
+        counted; out of memory halves the batch and goes on."""
+        parts: list[T] = []
+        start = 0
+        while start < count:
+            batches = -(-(count - start) // max(1, self.batch.size(gradient) // per))
+            part = slice(start, start + -(-(count - start) // batches))
             began = time.perf_counter()
             try:
-                base = None if origin is None else origin[part]
-                values = self._evaluate(rows[part], owner[part], gradient, rule, chosen, base, graph)
+                parts.append(run(part))
             except torch.OutOfMemoryError:
                 if not self.batch.halve(gradient):
                     raise
                 continue
-            if rows.is_cuda:
-                torch.cuda.synchronize(rows.device)
-            count = len(values.score) * per
-            self.batch.took(count, time.perf_counter() - began, gradient)
-            self.counts.add(count, gradient)
-            parts.append(values)
-            start += len(values.score)
-        return Values.concatenate(parts)
+            rows = (part.stop - part.start) * per
+            self.batch.took(rows, time.perf_counter() - began, gradient)
+            self.counts.add(rows, gradient)
+            start = part.stop
+        return parts
 
     def _evaluate(
         self,
@@ -389,9 +402,8 @@ class Score:
                 if not score.requires_grad:
                     raise InputError(_CUT)
                 wanted = [leaf, *(seen[layer] for layer in layers.values())]
-                lift = (
-                    1024.0 if leaf.dtype == torch.float16 else 1.0
-                )  # half precision would round small gradients to zero
+                # float16 would round small gradients to zero.
+                lift = 1024.0 if torch.float16 in (leaf.dtype, self.precision) else 1.0
                 found = torch.autograd.grad(lift * score[:count].sum(), wanted, create_graph=graph, allow_unused=True)
             if any(grad is None for grad in found):
                 raise InputError(_CUT)

@@ -67,7 +67,7 @@ class Consensus:
         if job.ready.out:
             raise InputError(f"inputs: {'; '.join(f'{k}: {v}' for k, v in job.ready.reasons.items())}")
         attribution = job.combine(every=False).attribution
-        if inputs.ndim == 4 and attribution.ndim == 3 and attribution.shape[1:] == inputs.shape[2:]:
+        if getattr(inputs, "ndim", 0) == 4 and attribution.ndim == 3 and attribution.shape[1:] == inputs.shape[2:]:
             attribution = attribution[:, None]
         return attribution
 
@@ -92,11 +92,16 @@ class Consensus:
         goal = aim(self.objective)
         if isinstance(goal, str):
             raise InputError(f"objective: {goal!r} has no weights to fit")
-        fixed = {"weights": None, "draws": None, "fit_draws": self.options.get("fit_draws") or FIT}
+        usual = None if self.options.get("draws") == "paper" else FIT
+        fixed = {
+            "weights": None, "draws": None if usual else "paper", "fit_draws": self.options.get("fit_draws") or usual,
+        }  # fmt: skip
         parts: list[Evidence] = []
         start, job = 0, None
         for batch in loader:
             x = batch[0] if isinstance(batch, list | tuple) else batch
+            if not hasattr(x, "__len__"):
+                raise InputError(f"loader: expected batches of tensors or arrays, got {type(x).__name__}")
             job = self._begin(x, target, ids=torch.arange(start, start + len(x)), **fixed)
             (group,) = job.combine(every=False).groups
             parts.append(group.evidence.pooled())

@@ -50,26 +50,30 @@ class Evaluator:
         scale: str = "max",
         kwargs: Any = None,
         max_batch: int | str = "auto",
+        precision: str | None = None,
     ):
         self.model = model
         self.measures = resolve_measures(measures)
         self.goal = None if objective is None else aim(objective)
         # As explain() does: until sure, unless a number is asked for.
-        self.tolerance = 0.02 if fit_draws is None and not isinstance(self.goal, str) else None
+        solved = self.goal is not None and not isinstance(self.goal, str)
+        self.tolerance = 0.02 if fit_draws is None and solved else None
         self.fit = Draws.of(fit_draws, FIT if self.tolerance is None else BUDGET, "fit_draws")
         self.wanted = rows
         self.options: dict[str, Any] = {
             "methods": methods, "seed": seed, "kind": kind, "features": features, "baselines": baselines, "sign": sign,
-            "scale": scale, "kwargs": kwargs, "max_batch": max_batch,
+            "scale": scale, "kwargs": kwargs, "max_batch": max_batch, "precision": precision,
         }  # fmt: skip
         self.result: Evaluation | None = None
         self.seen = 0
         described = {
-            "methods": methods, "objective": objective, "rows": rows, "fit_draws": self.fit, "measures": self.measures,
+            "methods": methods, "objective": objective, "rows": rows, "measures": self.measures,
+            "fit_draws": None if objective is None else self.fit, "tolerance": self.tolerance,
             **{k: v for k, v in self.options.items() if k not in ("methods", "kwargs", "max_batch")},
         }  # fmt: skip
         self.settings = {k: v if isinstance(v, str | int | None) else _brief(v) for k, v in described.items()}
 
+    @torch.inference_mode(False)
     def update(
         self, x: Any, target: Any = None, ids: Any = None, regions: Any = None, reference: Any = None
     ) -> Evaluation:
@@ -187,7 +191,8 @@ def evaluate(
         options: ``methods`` ("standard"); ``measures`` (names, configured measures, or the sets "default" and "all");
             ``objective`` ("opt") for the consensus, None for no consensus; ``rows``: which rows to judge (default methods,
             mean, consensus; also var, median, rank, uniform, weighted); ``seed``, ``fit_draws``, ``kind``, ``features``,
-            ``baselines``, ``sign``, ``scale``, ``kwargs``, ``max_batch`` as for ``explain``.
+            ``baselines``, ``sign``, ``scale``, ``kwargs``, ``max_batch``, ``precision`` as for ``explain``; without
+            ``fit_draws``, until sure.
 
     Returns:
         An :class:`Evaluation`: ``print(t)``, ``t["road"]``, ``t.compare("consensus", "grad_cam")``, ``t.save(path)``.
@@ -245,8 +250,8 @@ def _fingerprint(data: Any) -> str | None:
     """What tells one data set from another, where it is at hand as a tensor."""
     if not isinstance(data, Tensor | np.ndarray):
         return None
-    array = np.ascontiguousarray(data.detach().cpu().numpy() if isinstance(data, Tensor) else data)
-    return hashlib.blake2b(array.tobytes(), digest_size=8).hexdigest()
+    array = torch.as_tensor(data).detach().cpu().contiguous()
+    return hashlib.blake2b(array.view(torch.uint8).numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def _numbers(measure: Measure, task: Task, ids: Sequence[int]) -> tuple[np.ndarray, dict[str, str]]:

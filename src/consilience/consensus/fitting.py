@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,7 +51,8 @@ class Fitted:
         """For the record: draws of each kind, why no more, and the regret by kind of draw where it was looked at."""
         found: dict[str, Any] = {**vars(self.draws), "stopped": self.why[at]}
         if self.regret:
-            found["regret"] = {KINDS[kind]: float(value[at]) for kind, value in self.regret.items()}
+            numbers = {KINDS[kind]: float(value[at]) for kind, value in self.regret.items()}
+            found["regret"] = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         return found
 
 
@@ -117,17 +119,21 @@ def until_sure(
         rest: list[int] = []
         reasons = []
         for i in range(len(index)):
-            wrong = {kind: float(r[i]) for kind, r in found.items() if not float(r[i]) <= tolerance}
+            seen = {kind: float(r[i]) for kind, r in found.items()}
+            wrong = {kind: value for kind, value in seen.items() if value > tolerance}
             more = {kind: v for kind, v in wrong.items() if had.of_kind(kind) < draws.of_kind(kind)}
             if more:
                 # What a further round may mend, per evaluation: a doubling halves the regret.
                 step[max(more, key=lambda kind: more[kind] / (had.of_kind(kind) * price[kind]))].append(i)
             else:
                 rest.append(i)
-                worst = max((float(r[i]) for r in found.values()), default=0.0)
-                reasons.append(
-                    f"budget reached, regret {worst:.1%}" if wrong else f"regret {worst:.1%} ≤ {tolerance:.1%}"
-                )
+                worst = max((0.0, *seen.values()))
+                if any(math.isnan(value) for value in seen.values()):
+                    reasons.append("no regret: no method can be used for this input")
+                else:
+                    reasons.append(
+                        f"budget reached, regret {worst:.1%}" if wrong else f"regret {worst:.1%} ≤ {tolerance:.1%}"
+                    )
         if rest:
             kept = {kind: r[rest] for kind, r in found.items()}
             done.append(Fitted(tuple(index[i] for i in rest), evidence.inputs(rest), had, kept, tuple(reasons)))
@@ -142,7 +148,8 @@ def until_sure(
 
 def regret(rule: Rule, evidence: Evidence, blocks: int = 5) -> dict[str, Tensor]:
     """Kind of draw → (B,): V_cv / V_in − 1. V_cv scores each block of the draws of one kind with weights fitted without it,
-    V_in with weights fitted on all; the other kind of draw stays whole. Only for what the objective looks at."""
+    V_in with weights fitted on all; the other kind of draw stays whole. Only for what the objective looks at. NaN where no
+    method can be used; of criteria without a scale, a value below 1e-6 is perfect, and further digits are rounding."""
     goal = rule.goal
     if isinstance(goal, str):
         return {}
@@ -155,17 +162,20 @@ def regret(rule: Rule, evidence: Evidence, blocks: int = 5) -> dict[str, Tensor]
     for kind in KINDS:
         if kind not in goal.statistics:
             continue
-        parts = [shared.fold(part, blocks, kind) for part in range(blocks)]
+        count_of = shared.quadratic.draws if kind == "quadratic" else shared.responses.y  # type: ignore[union-attr]
+        some = min(blocks, count_of.shape[1])
+        parts = [shared.fold(part, some, kind) for part in range(some)]
         fitted = [rule.solve(outside)[0].weights for outside, _ in parts]
         inside = [part.clean() for _, part in parts]
         term: Term | Objective
         if isinstance(goal, Front):
             term = goal.robust if kind == "quadratic" else goal.faithful
         else:
-            term = goal
+            term = goal.terms[0][1] if len(goal.terms) == 1 else goal
         crossed = term.over_blocks(clean, inside, fitted)
-        plain = term.over_blocks(clean, inside, [whole] * blocks)
-        found[kind] = (crossed / plain.clamp(min=1e-300) - 1).expand(count)
+        plain = term.over_blocks(clean, inside, [whole] * some)
+        floor = 1e-6 if isinstance(term, Term) and term.scale_free else 1e-300
+        found[kind] = ((crossed - plain) / plain.clamp(min=floor)).expand(count)
     return found
 
 

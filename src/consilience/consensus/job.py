@@ -64,6 +64,7 @@ class Job:
         """The kinds of draws without which there are no weights."""
         return looked_at(self.rule.goal)
 
+    @torch.inference_mode(False)
     def combine(self, every: bool = True) -> Combined:
         """Draw and solve. ``every``: with the derived maps and both kinds of draws, for the table; else only what the weights
         need."""
@@ -92,19 +93,23 @@ class Job:
             found = one * (draws.average_sensitivity if "quadratic" in which else 0)
             return found + Rows(0, draws.infidelity + 1 if "responses" in which else 0)
 
-        def both(which: Callable[[Draws], Rows]) -> tuple[Rows, Rows]:
-            sure = self.tolerance is not None
-            first = Draws(*(min(a, b) for a, b in zip(vars(ROUNDS).values(), vars(self.draws).values(), strict=True)))
+        least = most = self.draws
+        again = Rows()
+        if self.tolerance is not None:
+            # What the objective does not look at stays at the first round.
+            least = Draws(*(min(getattr(ROUNDS, kind), getattr(self.draws, kind)) for kind in KINDS.values()))
+            most = Draws(*((self.draws if kind in self.kinds else least).of_kind(kind) for kind in KINDS))
             # Each further round of masks evaluates the inputs themselves again.
-            again = max(0, math.ceil(math.log2(self.draws.infidelity / first.infidelity))) if sure else 0
-            most = which(self.draws)
-            return which(first if sure else self.draws) * n, (most + Rows(0, again) * (most.forward > 1)) * n
-
-        found = {"the maps": (one * n, one * n), "draws to fit": both(lambda d: measured(d, kinds))}
+            again = Rows(0, math.ceil(math.log2(most.infidelity / least.infidelity)))
+        low, high = measured(least, kinds), measured(most, kinds) + again
+        found = {"the maps": (one * n, one * n), "draws to fit": (low * n, high * n)}
         if every:
             found["fresh draws"] = (measured(self.fresh) * n,) * 2
             if self.resolved:
-                found["weights solved anew"] = both(lambda d: (one + measured(d)) * self.resolved)
+                times = self.resolved * n
+                found["weights solved anew"] = ((one + measured(least)) * times, (one + measured(most)) * times)
+            if not isinstance(ready.score.model, nn.Module):
+                found["is it piecewise constant?"] = (Rows(0, 11 * n),) * 2
             baselines = len(baselines_of(ready.setting.stack.stack))
             if baselines:
                 found["completeness"] = (Rows(0, baselines * n),) * 2
@@ -162,6 +167,7 @@ class Combined:
         return mix(self.mixing[:, None], self.base)[:, 0]
 
 
+@torch.inference_mode(False)
 def begin(
     model: nn.Module | Callable,
     x: Tensor | np.ndarray,

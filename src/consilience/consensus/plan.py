@@ -66,12 +66,16 @@ class Plan:
     __repr__ = __str__
 
 
+@torch.inference_mode(False)
 def plan(job: Job, every: bool = True) -> Plan:
-    """The plan of a job. Times a batch of gradients and one of outputs, on the job's first input."""
+    """The plan of a job. Times a batch of gradients and one of outputs, on the job's first input.
+
+    Rows are exact for methods that declare what they need; those that run by themselves give an estimate of their own."""
     ready = job.ready
     score, points, stack = ready.score, ready.points, ready.setting.stack.stack
     shape = points.x.shape[1:]
-    parts = job.planned(every)
+    counts = score.counts
+    parts = {"preparation": (Rows(counts.gradient, counts.forward),) * 2, **job.planned(every)}
     wanted = sum((most for _, most in parts.values()), Rows())
     cost, saved = {"gradient": 0.0, "forward": 0.0}, 0
     for kind in cost:

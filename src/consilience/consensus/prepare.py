@@ -68,7 +68,9 @@ def prepare(
     model, features = given.model, given.features
     x, numpy = _tensor(given.x, model)
     baseline = None if given.baselines is None else Baseline.of(given.baselines, x)
-    explainers = resolve(methods, baseline, features if isinstance(features, Features) else None)
+    # Of the names only patches are few enough to be taken away one by one.
+    named = features_for(features, x.shape[1:]) if isinstance(features, str) and features == "patches" else features
+    explainers = resolve(methods, baseline, named if isinstance(named, Features) else None)
     good, out = _finite(x, model)
     if ids is not None and (len(ids) != len(x) or torch.as_tensor(ids).is_floating_point()):
         raise InputError(f"ids: expected {len(x)} integers, one for each input, got {len(ids)}")

@@ -113,7 +113,8 @@ class Explanation:
     @property
     def incompatibility(self) -> Tensor:
         """(B,): how far robustness and faithfulness exclude each other, on the fitting draws; 0: one mixture is best in both;
-        .2: no mixture loses less than a fifth of one or the other. NaN unless the objective is a front, such as "opt"."""
+        .2: the best compromise found loses a fifth of one or the other. NaN unless a front, such as "opt", is solved for each
+        input."""
         found = [
             curve.incompatibility[at] if curve is not None else torch.tensor(torch.nan) for curve, at in self.curves
         ]
@@ -123,12 +124,15 @@ class Explanation:
         """Q(ŵ) − min Q ≤ 2c₂ √(2 ln(k(k+1)/δ)/m) for the absolute sensitivity, with probability 1 − δ over the m draws.
 
         c₂ bounds ‖r‖² before any draw: the number of features for maps in [0, 1], four times that for signed maps.
-        Hoeffding's inequality on the entries of G (DESIGN §1); compare with the fresh value beside it.
+        Hoeffding's inequality on the entries of G (DESIGN §1); compare with the fresh value beside it. Where m was found by
+        looking at the draws, the bound holds for every round's m at once (δ shared by at most four rounds).
         """
         if self.settings["scale"] == "none":
             raise InputError("hoeffding: needs bounded maps; scale='none' has no a-priori bound")
         c2 = self.maps[0, 0].numel() * (1 if self.settings["sign"] == "abs" else 4)
         k, m = len(self.methods), min(fit["average_sensitivity"] for fit in self.draws["fit"])
+        if any(fit["stopped"] != "as asked" for fit in self.draws["fit"]):
+            delta /= 4
         return 2 * c2 * math.sqrt(2 * math.log(k * (k + 1) / delta) / m)
 
     # -- files ---------------------------------------------------------------------------------------------------------

@@ -103,4 +103,6 @@ def _with(explainer: Explainer, asked: dict[str, Any]) -> Explainer:
     if not is_dataclass(explainer):
         return explainer
     mine = {f.name: asked[f.name] for f in fields(explainer) if f.name in asked and getattr(explainer, f.name) is None}
+    if isinstance(explainer, Mixture):
+        mine["explainers"] = tuple(_with(member, asked) for member in explainer.explainers)
     return replace(explainer, **mine) if mine else explainer

@@ -19,7 +19,9 @@ class Mixture(Direct):
 
     ``weights`` (k,), of any sign, one for each of ``explainers``; those with weight 0 are not evaluated. ``features`` None:
     pixels for images, else elements; ``sign`` None: "abs" for images, else "keep". Made by ``Consensus.mixture()`` from fitted
-    weights, to stand beside single methods in ``methods=[…]``. Its members draw what they draw alone.
+    weights, to stand beside single methods in ``methods=[…]``. Its members draw what they draw alone, and get the baselines
+    that are given to all. Its map is then signed and scaled by explain()'s own stage, as every method's: with ``scale="none"``
+    there its numbers are those of the consensus; with "max" it is divided by its own maximum, at neighbours too.
     """
 
     explainers: tuple[Explainer, ...]
@@ -30,7 +32,7 @@ class Mixture(Direct):
 
     name, kind = "mixture", "relevance"
     card = Card(
-        formula="φ = Σ w_j φ_j, Σ|w_j| = 1, each φ_j reduced, signed and scaled first",
+        formula="φ = Σ w_j φ_j, each φ_j reduced, signed and scaled first",
         source="Decker et al. 2024 (AGG), arXiv 2406.05090",
         normalisation="that of its members' maps: no unit",
         draws="its members' own",

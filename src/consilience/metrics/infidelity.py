@@ -48,7 +48,7 @@ class Infidelity(Term):
         better="lower",
         normalisation="one β of either sign fitted on the draws that are judged; Var Δf: a uniform map scores 1",
         perturbation="int(0.2 K) of K features replaced by the blurred image (σ = 10 px) or zero; unit: see mask_unit",
-        draws="256 masks to fit, 512 fresh (streams 'fit' and 'fresh')",
+        draws="128 to 1024 masks to fit, until sure; 512 fresh (streams 'fit' and 'fresh')",
         cost="one forward for each mask",
         differences=(
             (

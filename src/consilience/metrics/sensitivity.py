@@ -43,7 +43,7 @@ class AverageSensitivity(Term):
         better="lower",
         normalisation="by ‖φ(x)‖² as an objective and as relative_sensitivity; none as average_sensitivity",
         perturbation="ε ~ U[−0.1, 0.1] per element, in units of the model's input (of a table's columns, where they have one)",
-        draws="10 to fit, 20 fresh (streams 'fit' and 'fresh')",
+        draws="5 to 40 to fit, until sure; 20 fresh (streams 'fit' and 'fresh')",
         cost="one explanation for each draw",
         differences=(
             ("Quantus", "AvgSensitivity is E‖Δφ‖ / ‖φ‖, not squared: the measure avg_sensitivity"),

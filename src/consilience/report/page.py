@@ -337,8 +337,8 @@ def _explore(entry: Entry, front: dict[str, Any], colours: Palette) -> str:
     last = len(front["weights"]) - 1
     lost = front.get("incompatibility")
     conflict = "" if lost is None else (
-        f'<p class="soft">Incompatibility {lost:.2f}: every mixture loses at least {lost:.0%} of the best robustness or of the '
-        "best correlation; 0 would be one that is best in both.</p>"
+        f'<p class="soft">Incompatibility {lost:.2f}: the best compromise found loses {lost:.0%} of the best robustness or of '
+        "the best correlation; 0 would be a mixture that is best in both.</p>"
     )  # fmt: skip
     return (
         '<div class="explore"><p>Along the front: relative sensitivity <output class="sensitivity"></output>, correlation '

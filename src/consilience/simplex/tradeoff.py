@@ -122,8 +122,9 @@ class Front:
     def incompatibility(self) -> Tensor:
         """(B,) in [0, 1): min over the front of max(1 − r*/r, 1 − ρ/ρ*), with r* and ρ* the best of each.
 
-        0: one mixture is best in both. p: some mixture is within the share p of both optima, and none on this front is nearer.
-        It has no scale and no direction. NaN where no mixture has a positive correlation: there is nothing to give up."""
+        0: one mixture is best in both. p: some mixture is within the share p of both optima, and none of the points found is
+        nearer (the scan is local, so the true p may be a little smaller). No scale, no direction. NaN where no mixture has a
+        positive correlation: there is nothing to give up."""
         r = self.robustness.masked_fill(~self.keep, torch.inf)
         rho = self.correlation.masked_fill(~self.keep, -torch.inf)
         best, most = r.amin(1, keepdim=True), rho.amax(1, keepdim=True)
