@@ -58,6 +58,7 @@ from consilience.quadratic import CRITERIA, Evidence, Quadratic, Responses
 METHODS = "paper"
 OBJECTIVES = ("opt", "robust", "paper_opt", "paper_robust")
 TOLERANCE = 0.02
+PIPELINES = ("m50", "reference", *(f"auto {name}" for name in OBJECTIVES), "auto opt, bfloat16")
 NEIGHBOURS = (2, 5, 10, 20, 30, 40, 50)
 BASELINES = {"opt": "paper_opt", "robust": "paper_robust"}
 """Which of the reference's weights ours are compared with, where it has no such objective."""
@@ -183,9 +184,9 @@ class Job:
         }  # fmt: skip
 
     def pipelines(self) -> dict[str, Callable[[Watch | None], dict]]:
-        auto = {f"auto {name}": lambda watch, name=name: self.auto(name, watch) for name in OBJECTIVES}
-        auto["auto opt, bfloat16"] = lambda watch: self.auto("opt", watch, precision="bfloat16")
-        return {"m50": self.m50, "reference": self.reference, **auto}
+        auto = {name: lambda watch, name=name: self.auto(name, watch) for name in OBJECTIVES}
+        auto["bfloat16"] = lambda watch: self.auto("opt", watch, precision="bfloat16")
+        return dict(zip(PIPELINES, [self.m50, self.reference, *auto.values()], strict=True))
 
 
 def budget(draws: int) -> Draws:
@@ -237,17 +238,23 @@ class Bench:
         )
         return self.cache / f"{stage}-{tag}.safetensors"
 
+    def timed(self, number: int) -> bool:
+        """Whether every pipeline was timed on this photograph."""
+        path = self.path("run", number, self.options.draws).with_suffix(".json")
+        return path.exists() and set(json.loads(path.read_text(encoding="utf-8"))["pipelines"]) >= {*PIPELINES}
+
     def run(self, number: int, floor: Floor | None) -> dict:
         """Times, evaluations and weights of every pipeline on one photograph."""
         path = self.path("run", number, self.options.draws).with_suffix(".json")
-        if not path.exists():
+        numbers = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"pipelines": {}}
+        found: dict[str, dict] = numbers["pipelines"]
+        # The reference gets the network as it is loaded; ours the layout that the command line gives it.
+        job, plain = self.job(number), self.job(number, self.loaded.module)
+        pipelines = {**job.pipelines(), "reference": plain.reference}
+        names = [name for name in pipelines if name not in found]
+        if names:
             assert floor is not None
-            # The reference gets the network as it is loaded; ours the layout that the command line gives it.
-            job, plain = self.job(number), self.job(number, self.loaded.module)
-            pipelines = {**job.pipelines(), "reference": plain.reference}
-            names = [*pipelines]
             turn = number % len(names)
-            found: dict[str, dict] = {}
             for name in names[turn:] + names[:turn]:
                 synchronise(self.device)
                 watch = Watch(floor)
@@ -255,17 +262,18 @@ class Bench:
                 synchronise(self.device)
                 row["seconds"] = watch.stop()
                 row["floor_ms"] = [round(1e3 * cost, 4) for cost in watch.costs]
+                evidence = row.pop("evidence", None)
+                if name == "m50":
+                    row["forward_ms"] = 1e3 * min(floor.row(gradient=False) for _ in range(3))
+                    write(self.path("m50", number, self.options.draws), evidence)
                 found[name] = row
                 print(f"  {name:18}{row['seconds']:8.1f} s {row['gradient']:6} gradients", flush=True)
-            found["m50"]["forward_ms"] = 1e3 * min(floor.row(gradient=False) for _ in range(3))
-            write(self.path("m50", number, self.options.draws), found["m50"]["evidence"])
-            for row in found.values():
-                row.pop("evidence", None)
-            about = {"machine": machine(self.device), "floor": floor.measured}
+            numbers = {"machine": machine(self.device), "floor": floor.measured, **numbers}
+            numbers["pipelines"] = {name: found[name] for name in pipelines}
             part = path.with_suffix(".part")
-            part.write_text(json.dumps({"pipelines": {name: found[name] for name in names}, **about}), encoding="utf-8")
+            part.write_text(json.dumps(numbers), encoding="utf-8")
             part.replace(path)
-        return json.loads(path.read_text(encoding="utf-8"))
+        return numbers
 
     def drawn(self, number: int) -> tuple[Evidence, Evidence]:
         """m neighbours and 1 024 masks to fit on, and the fresh draws."""
@@ -672,7 +680,7 @@ def main() -> None:
     floor = None
     files = [file for file, _ in bench.files]
     if options.stage != "draws":
-        if any(not bench.path("run", i, options.draws).with_suffix(".json").exists() for i in range(options.timed)):
+        if not all(bench.timed(i) for i in range(options.timed)):
             floor = Floor(bench.loaded.module, *bench.input(0))
             floor.settle((1, 2, 4, 8, 16, 32) if bench.device.type == "cpu" else (16, 32, 64, 128, 256, 512))
         for i, file in enumerate(files[: options.timed]):

@@ -52,7 +52,7 @@ class Batch:
     """How many rows are in flight. "auto" doubles while a row gets cheaper by a tenth; running out of memory halves, for
     good. Each size is timed twice and the faster time counts, since machines are noisy.
 
-    ``start``: where "auto" begins."""
+    ``start``: where "auto" begins, for gradients; four times that for outputs."""
 
     limit: int | str = "auto"
     start: int = 4
@@ -66,7 +66,8 @@ class Batch:
             raise InputError(f"max_batch: a positive integer or 'auto', got {self.limit!r}")
 
     def size(self, gradient: bool) -> int:
-        return self.sizes.get(gradient, self.start if self.limit == "auto" else int(self.limit))
+        start = self.start if gradient else 4 * self.start  # outputs alone keep no activations
+        return self.sizes.get(gradient, start if self.limit == "auto" else int(self.limit))
 
     def took(self, rows: int, seconds: float, gradient: bool) -> None:
         """Learn from a (nearly) full batch."""

@@ -147,9 +147,12 @@ def until_sure(
 
 
 def regret(rule: Rule, evidence: Evidence, blocks: int = 5) -> dict[str, Tensor]:
-    """Kind of draw → (B,): V_cv / V_in − 1. V_cv scores each block of the draws of one kind with weights fitted without it,
-    V_in with weights fitted on all; the other kind of draw stays whole. Only for what the objective looks at. NaN where no
-    method can be used; of criteria without a scale, a value below 1e-6 is perfect, and further digits are rounding."""
+    """Kind of draw → (B,): (V_cv / V_in − 1) · (K − 1)/(2K − 1), what weights fitted on these draws lose on others.
+
+    V_cv scores each of K blocks of the draws of one kind with weights fitted without it, V_in with weights fitted on all; the
+    other kind of draw stays whole. If weights from n draws lose c/n on others, those from n(1 − 1/K) lose c/n · K/(K − 1), and
+    V_in, on the draws they were fitted on, is c/n too good: hence the factor. Only for what the objective looks at. NaN where
+    no method can be used; of criteria without a scale, a value below 1e-6 is perfect, and further digits are rounding."""
     goal = rule.goal
     if isinstance(goal, str):
         return {}
@@ -175,7 +178,7 @@ def regret(rule: Rule, evidence: Evidence, blocks: int = 5) -> dict[str, Tensor]
         crossed = term.over_blocks(clean, inside, fitted)
         plain = term.over_blocks(clean, inside, [whole] * some)
         floor = 1e-6 if isinstance(term, Term) and term.scale_free else 1e-300
-        found[kind] = ((crossed - plain) / plain.clamp(min=floor)).expand(count)
+        found[kind] = ((crossed - plain) / plain.clamp(min=floor) * (some - 1) / (2 * some - 1)).expand(count)
     return found
 
 

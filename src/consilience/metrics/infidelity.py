@@ -102,7 +102,7 @@ class Infidelity(Term):
         output = lambda rows, owner: exact(score.evaluate(rows, owner, graph=graph).score)  # noqa: E731
         clean = output(points.x, points.owner)[:, None]
         a, y = [], []
-        step = max(1, 4 * score.batch.size(False) // count)
+        step = max(1, score.batch.size(False) // count)
         for start in range(samples.start, samples.stop, step):
             part = range(start, min(start + step, samples.stop))
             cloud = where.draw(points, part, key / self.stream, total)
