@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import expo
 import expo_presets
 import rar_presets
+from pages import fill
 
 JUDGED = ("relative_sensitivity", "faithfulness_correlation", "infidelity")
 GOALS = ("robust", "faith", "opt")
@@ -252,7 +253,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.show:
         text = shown(json.loads(Path(options.show).read_text(encoding="utf-8"))["rows"])
-        return expo.fill(options.page, "closed loop", text) if options.page else print(text)
+        return fill(options.page, "closed loop", text) if options.page else print(text)
     names = options.data.split(",")
     if not options.out or not set(names) <= {"digits", *expo_presets.PRESETS} or options.seeds < 2:
         parser.error(f"--out is needed, --data from digits, {', '.join(expo_presets.PRESETS)}, and at least 2 --seeds")

@@ -38,7 +38,9 @@ from consilience.neighbourhood import Points
 from consilience.score import Score
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 from expo_presets import OBJECTIVES, PRESETS, TITLES, Preset, losses, network, regulariser, task, validation
+from pages import fill
 
 SCALED = {"music": 300, "communities": 300}
 SCALED_ABOUT = "At most 300 training steps in place of 2000: n = 2d draws make a Fidelity step dear."
@@ -242,15 +244,6 @@ def shown(table: list[dict]) -> str:
                 factors.append([title, TITLES[name], *(cell(data, name, f"{metric} factor") for metric in local)])
     first = lines(["data", "training", "error", *local], values)
     return "\n".join([*first, "", "Factors, none / regularised:", "", *lines(["data", "training", *local], factors)])
-
-
-def fill(page: str | Path, name: str, text: str) -> None:
-    """Put the text between the page's marks <!-- name --> and <!-- /name -->."""
-    before, begin, rest = Path(page).read_text(encoding="utf-8").partition(f"<!-- {name} -->")
-    _, end, after = rest.partition(f"<!-- /{name} -->")
-    if not end:
-        raise SystemExit(f"{page} has no marks <!-- {name} --> and <!-- /{name} -->")
-    Path(page).write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:

@@ -38,6 +38,8 @@ from consilience.neighbourhood import Points
 from consilience.score import Score
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from pages import fill
 from rar_presets import OBJECTIVES, PRESETS, TITLES, Preset, network, objective, optimisers, training_steps
 
 PRESET = {"digits": "digits", "fashion_mnist": "fashion_mnist_small"}
@@ -265,15 +267,6 @@ def shown(table: list[dict]) -> str:
             found = [cell(name, f"{metric} common, minus {other}") for metric in ("IN", "CO")]
             lines.append(f"| {title(name)} − {title(other)} | {' | '.join(found)} |")
     return "\n".join(lines)
-
-
-def fill(page: str, name: str, text: str) -> None:
-    """Put the text between the page's marks <!-- name --> and <!-- /name -->."""
-    before, begin, rest = Path(page).read_text(encoding="utf-8").partition(f"<!-- {name} -->")
-    _, end, after = rest.partition(f"<!-- /{name} -->")
-    if not (begin and end):
-        raise SystemExit(f"{page} has no marks <!-- {name} --> and <!-- /{name} -->")
-    Path(page).write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -41,13 +41,13 @@ from pathlib import Path
 
 import torch
 from consensus import chosen
-from expo import fill
+from pages import fill
 from reference import Reference
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from consilience.consensus import aim
-from consilience.consensus.fitting import Rule, looked_at, regret, until_sure
+from consilience.consensus.fitting import Rule, looked_at, prices, regret, until_sure
 from consilience.consensus.job import begin
 from consilience.consensus.setting import BUDGET, Draws
 from consilience.data.images import read_image
@@ -196,14 +196,12 @@ def budget(draws: int) -> Draws:
 def replayed(evidence: Evidence, objective: str, draws: int) -> tuple[list[float], dict]:
     """The weights of ``draws="auto"`` from draws that are there already, and how many of them it would have made."""
     stack, goal = Stack(resolve(METHODS)), aim(objective)
-    row = stack.rows()
     rule = Rule(goal, tuple(range(len(stack))))
-    price = {"quadratic": row["forward"] + 3 * row["gradient"], "responses": 1}
 
     def draw(_: object, kind: str, samples: range) -> Evidence:
         return Evidence(**{kind: getattr(evidence, kind).take(torch.arange(samples.start, samples.stop))})
 
-    (group,) = until_sure(rule, draw, (0,), budget(draws), TOLERANCE, price, looked_at(goal), len(stack))
+    (group,) = until_sure(rule, draw, (0,), budget(draws), TOLERANCE, prices(stack), looked_at(goal), len(stack))
     return rule.solve(group.evidence)[0].weights[0].tolist(), group.said(0)
 
 

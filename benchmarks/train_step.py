@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from consilience import train
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from rar import fill, machine
+from pages import fill
+from rar import machine
 
 BOX = {"eps": 0.3, "step_size": 0.1, "bounds": (0.0, 1.0)}
 SIZES = (8, 16, 32, 64, 128, 256)

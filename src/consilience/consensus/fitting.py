@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..explainers import Stack
 from ..neighbourhood import Points
 from ..objective import Aim, Front, Objective, Term, cross_validated
 from ..quadratic import Evidence, Quadratic
@@ -86,13 +87,18 @@ def fit(
     if tolerance is None:
         evidence = setting.evidence(score, points, base, draws, "fit", kinds)
         return [Fitted(everything, evidence, draws, {}, ("as asked",) * len(points))]
-    cost = setting.stack.stack.rows(points.x.shape[1:])
-    price = {"quadratic": cost["forward"] + 3 * cost["gradient"], "responses": 1}
 
     def draw(at: Sequence[int], kind: str, samples: range) -> Evidence:
         return setting.more(score, points[list(at)], base[list(at)], kind, samples, "fit")
 
+    price = prices(setting.stack.stack, points.x.shape[1:])
     return until_sure(rule, draw, everything, draws, tolerance, price, kinds, setting.rows)
+
+
+def prices(stack: Stack, shape: Sequence[int] = ()) -> dict[str, int]:
+    """Kind of draw → what one costs in forward evaluations: an explanation, or an output."""
+    cost = stack.rows(shape)
+    return {"quadratic": cost["forward"] + 3 * cost["gradient"], "responses": 1}
 
 
 def until_sure(
