@@ -202,7 +202,7 @@ def replayed(evidence: Evidence, objective: str, draws: int) -> tuple[list[float
         return Evidence(**{kind: getattr(evidence, kind).take(torch.arange(samples.start, samples.stop))})
 
     (group,) = until_sure(rule, draw, (0,), budget(draws), TOLERANCE, prices(stack), looked_at(goal), len(stack))
-    return rule.solve(group.evidence)[0].weights[0].tolist(), group.said(0)
+    return group.solved[0].weights[0].tolist(), group.said(0)
 
 
 class Bench:
@@ -411,7 +411,15 @@ def curves(fit: list[Evidence], fresh: list[Evidence], gradients: int) -> dict[s
                 float(term.loss(e, got[:, None]) / term.loss(e, best[:, None])) - 1
                 for e, (got, best) in zip(fresh, weights, strict=True)
             ]
-            doubts = [float(v) for part in parts for v in regret(Rule(goal, ()), part).values()] if count >= 5 else []  # type: ignore[arg-type]
+            doubts = (
+                [
+                    float(v)
+                    for part, (got, _) in zip(parts, weights, strict=True)
+                    for v in regret(Rule(goal, ()), part, got).values()  # type: ignore[arg-type]
+                ]
+                if count >= 5
+                else []
+            )
             found[name].append({
                 "draws": count, "above_optimum": statistics.fmean(above), "stderr": spread(above),
                 "regret": statistics.fmean(doubts) if doubts else None,

@@ -420,7 +420,8 @@ def test_draws_until_sure(objective):
 def test_the_cross_fitted_regret_is_that_of_its_definition():
     r = run("robust")
     evidence = joined(r.evidence["fit"]).rows(slice(len(r.methods)))
-    found = regret(Rule(aim("robust"), range(len(r.methods))), evidence, blocks=4)["quadratic"]
+    rule = Rule(aim("robust"), range(len(r.methods)))
+    found = regret(rule, evidence, rule.solve(evidence)[0].weights, blocks=4)["quadratic"]
     q = evidence.quadratic
     count = q.draws.shape[1]
     for i in range(len(r)):

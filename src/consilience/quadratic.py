@@ -112,10 +112,15 @@ class Evidence:
         return self.responses.a[:, 0]
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """How many draws of each kind that is there."""
+        counts = [] if self.quadratic is None else [self.quadratic.draws.shape[1]]
+        return tuple(counts + ([] if self.responses is None else [self.responses.y.shape[1]]))
+
+    @property
     def draws(self) -> int:
         """The smallest number of draws of any kind."""
-        counts = [] if self.quadratic is None else [self.quadratic.draws.shape[1]]
-        return min(counts + ([] if self.responses is None else [self.responses.y.shape[1]]))
+        return min(self.counts)
 
     def _finite(self) -> Tensor:
         """(B, R): rows whose statistics are finite."""

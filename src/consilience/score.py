@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,10 +53,12 @@ class Batch:
     """How many rows are in flight. "auto" doubles while a row gets cheaper by a tenth; running out of memory halves, for
     good. Each size is timed twice and the faster time counts, since machines are noisy.
 
-    ``start``: where "auto" begins, for gradients; four times that for outputs."""
+    ``start``: where "auto" begins, for gradients; ``most``: where it ends; four times both for outputs."""
 
     limit: int | str = "auto"
     start: int = 4
+    most: float = math.inf
+    device: torch.device = torch.device("cpu")
     sizes: dict[bool, int] = field(default_factory=dict)
     best: dict[bool, float] = field(default_factory=dict)
     times: dict[bool, list[float]] = field(default_factory=dict)
@@ -65,9 +68,25 @@ class Batch:
         if self.limit != "auto" and not (isinstance(self.limit, int) and self.limit > 0):
             raise InputError(f"max_batch: a positive integer or 'auto', got {self.limit!r}")
 
+    def fit(self, x: Tensor) -> None:
+        """Where to begin and end with inputs like ``x``: a power of two. A processor's batch that fills its caches (for each
+        core, two photographs of 224 × 224) is as fast as a larger one and takes less memory; an accelerator is idle with few
+        rows, and ends where nothing is gained."""
+        self.device = x.device
+        room = 300_000 * torch.get_num_threads() if x.device.type == "cpu" else 8_000_000
+        rows = 1 << (max(1, room // max(1, x[0].numel())).bit_length() - 1)
+        self.start = min(256, max(4, rows))
+        self.most = max(4, rows) if x.device.type == "cpu" else math.inf
+
     def size(self, gradient: bool) -> int:
         start = self.start if gradient else 4 * self.start  # outputs alone keep no activations
         return self.sizes.get(gradient, start if self.limit == "auto" else int(self.limit))
+
+    def clock(self, gradient: bool) -> float:
+        """The time; while a batch's size is being learnt, once an accelerator has done what it was given."""
+        if self.device.type != "cpu" and self.limit == "auto" and gradient not in self.settled:
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
 
     def took(self, rows: int, seconds: float, gradient: bool) -> None:
         """Learn from a (nearly) full batch."""
@@ -78,11 +97,13 @@ class Batch:
         times.append(seconds / rows)
         if len(times) < 2:
             return
-        if min(times) < 0.9 * self.best.get(gradient, float("inf")):
-            self.best[gradient], self.sizes[gradient], self.times[gradient] = min(times), size * 2, []
-        else:
+        cheaper = min(times) < 0.9 * self.best.get(gradient, math.inf)
+        if not cheaper:
             self.sizes[gradient] = size // 2
-            self.settled.add(gradient)
+        elif 2 * size <= (self.most if gradient else 4 * self.most):
+            self.best[gradient], self.sizes[gradient], self.times[gradient] = min(times), size * 2, []
+            return
+        self.settled.add(gradient)
 
     def halve(self, gradient: bool) -> bool:
         """After running out of memory; False when a batch of one does not fit either."""
@@ -237,7 +258,7 @@ class Score:
         bound.size = count
         bound.spatial = (x.shape[2], x.shape[3]) if x.ndim == 4 else None
         bound.layout = _layout(self.model, x)
-        bound.batch.start = _start(x)
+        bound.batch.fit(x)
         bound.ids = torch.arange(count) if self.ids is None else torch.as_tensor(self.ids, dtype=torch.int64).cpu()
         if bound.ids.shape != (count,):
             raise InputError(f"ids: expected one per input ({count}), got shape {tuple(bound.ids.shape)}")
@@ -342,10 +363,7 @@ class Score:
 
         def run(part: slice) -> Values:
             base = None if origin is None else origin[part]
-            values = self._evaluate(rows[part], owner[part], gradient, rule, chosen, base, graph)
-            if rows.is_cuda:
-                torch.cuda.synchronize(rows.device)
-            return values
+            return self._evaluate(rows[part], owner[part], gradient, rule, chosen, base, graph)
 
         return Values.concatenate(self._batched(len(rows), run, gradient, 2 if rule == "rescale" else 1))
 
@@ -357,7 +375,7 @@ class Score:
         while start < count:
             batches = -(-(count - start) // max(1, self.batch.size(gradient) // per))
             part = slice(start, start + -(-(count - start) // batches))
-            began = time.perf_counter()
+            began = self.batch.clock(gradient)
             try:
                 parts.append(run(part))
             except torch.OutOfMemoryError:
@@ -365,7 +383,7 @@ class Score:
                     raise
                 continue
             rows = (part.stop - part.start) * per
-            self.batch.took(rows, time.perf_counter() - began, gradient)
+            self.batch.took(rows, self.batch.clock(gradient) - began, gradient)
             self.counts.add(rows, gradient)
             start = part.stop
         return parts
@@ -509,14 +527,6 @@ def _layout(model: Any, x: Tensor) -> torch.memory_format:
                 last = parameter.is_contiguous(memory_format=torch.channels_last) and not parameter.is_contiguous()
                 return torch.channels_last if last else torch.preserve_format
     return torch.preserve_format
-
-
-def _start(x: Tensor) -> int:
-    """Rows in flight before anything is timed: a power of two from 4 to 256. Four photographs of 224 × 224 fill a processor's
-    caches, and more of them only cost memory; an accelerator is idle with few."""
-    room = 600_000 if x.device.type == "cpu" else 8_000_000
-    rows = max(1, room // max(1, x[0].numel()))
-    return min(256, max(4, 1 << (rows.bit_length() - 1)))
 
 
 def _wide(tensor: Tensor) -> Tensor:

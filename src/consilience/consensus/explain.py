@@ -129,7 +129,7 @@ def explain(
         kinds=tuple(e.kind for e in ready.explainers),
         objective=objective if isinstance(objective, str) else _brief(objective),
         solution=combined.solution,
-        curves=[(combined.solved[part][1], at) for part, at in places],
+        curves=[(combined.groups[part].solved[1], at) for part, at in places],
         criteria=criteria,
         evidence={
             "fit": [groups[part].evidence.inputs([at]) for part, at in places],

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..explainers import Stack
 from ..neighbourhood import Points
 from ..objective import Aim, Front, Objective, Term, cross_validated
-from ..quadratic import Evidence, Quadratic
+from ..quadratic import Evidence, Quadratic, joined
 from ..score import Score
 from ..simplex import Front as Curve
 from ..simplex import Solution
@@ -40,10 +40,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Inputs with the same number of draws: ``index``, their places among the points; ``why`` no more was drawn."""
+    """Inputs with the same number of draws: ``index``, their places among the points, what was ``solved`` on their
+    ``evidence``, and ``why`` no more was drawn."""
 
     index: tuple[int, ...]
     evidence: Evidence
+    solved: tuple[Solution, Curve | None]
     draws: Draws
     regret: dict[str, Tensor]
     why: tuple[str, ...]
@@ -78,15 +80,19 @@ def fit(
 
     ``kinds``: which draws to make; of those that the objective does not look at, the first round is made."""
     everything = tuple(range(len(points)))
+
+    def solved(evidence: Evidence) -> tuple[Solution, Curve | None]:
+        return rule.solve(evidence.rows(slice(setting.rows)))
+
     if not kinds:
         square = base.new_zeros((*base.shape[:2], base.shape[1]), dtype=torch.float64)
         nothing = Evidence(Quadratic(square[:, None][:, :0], square))
-        return [Fitted(everything, nothing, Draws(0, 0), {}, ("nothing is solved",) * len(points))]
+        return [Fitted(everything, nothing, solved(nothing), Draws(0, 0), {}, ("nothing is solved",) * len(points))]
     skipped = {KINDS[kind]: 0 for kind in KINDS if kind not in kinds}
     draws = replace(draws, **skipped)
     if tolerance is None:
         evidence = setting.evidence(score, points, base, draws, "fit", kinds)
-        return [Fitted(everything, evidence, draws, {}, ("as asked",) * len(points))]
+        return [Fitted(everything, evidence, solved(evidence), draws, {}, ("as asked",) * len(points))]
 
     def draw(at: Sequence[int], kind: str, samples: range) -> Evidence:
         return setting.more(score, points[list(at)], base[list(at)], kind, samples, "fit")
@@ -120,7 +126,8 @@ def until_sure(
     open_ = [(inputs, start, first)]
     while open_:
         index, evidence, had = open_.pop()
-        found = regret(rule, evidence.rows(slice(k)))
+        solution, curve = rule.solve(evidence.rows(slice(k)))
+        found = regret(rule, evidence.rows(slice(k)), solution.weights)
         step: dict[str, list[int]] = {kind: [] for kind in KINDS}
         rest: list[int] = []
         reasons = []
@@ -142,7 +149,9 @@ def until_sure(
                     )
         if rest:
             kept = {kind: r[rest] for kind, r in found.items()}
-            done.append(Fitted(tuple(index[i] for i in rest), evidence.inputs(rest), had, kept, tuple(reasons)))
+            solved = solution.inputs(rest), None if curve is None else curve.inputs(rest)
+            at = tuple(index[i] for i in rest)
+            done.append(Fitted(at, evidence.inputs(rest), solved, had, kept, tuple(reasons)))
         for kind, chosen in step.items():
             if chosen:
                 count = min(2 * had.of_kind(kind), draws.of_kind(kind))
@@ -152,9 +161,10 @@ def until_sure(
     return done
 
 
-def regret(rule: Rule, evidence: Evidence, blocks: int = 5) -> dict[str, Tensor]:
+def regret(rule: Rule, evidence: Evidence, whole: Tensor, blocks: int = 5) -> dict[str, Tensor]:
     """Kind of draw → (B,): (V_cv / V_in − 1) · (K − 1)/(2K − 1), what weights fitted on these draws lose on others.
 
+    ``whole`` (B, R): the weights fitted on all.
     V_cv scores each of K blocks of the draws of one kind with weights fitted without it, V_in with weights fitted on all; the
     other kind of draw stays whole. If weights from n draws lose c/n on others, those from n(1 − 1/K) lose c/n · K/(K − 1), and
     V_in, on the draws they were fitted on, is c/n too good: hence the factor. Only for what the objective looks at. NaN where
@@ -164,8 +174,8 @@ def regret(rule: Rule, evidence: Evidence, blocks: int = 5) -> dict[str, Tensor]
         return {}
     count = len(evidence.like)
     shared = evidence.pooled() if rule.pooled else evidence
-    rule = replace(rule, pooled=False)
-    whole = rule.solve(shared)[0].weights
+    if rule.pooled:
+        rule, whole = replace(rule, pooled=False), whole[:1]
     clean = shared.clean()
     found = {}
     for kind in KINDS:
@@ -174,7 +184,7 @@ def regret(rule: Rule, evidence: Evidence, blocks: int = 5) -> dict[str, Tensor]
         count_of = shared.quadratic.draws if kind == "quadratic" else shared.responses.y  # type: ignore[union-attr]
         some = min(blocks, count_of.shape[1])
         parts = [shared.fold(part, some, kind) for part in range(some)]
-        fitted = [rule.solve(outside)[0].weights for outside, _ in parts]
+        fitted = _apart(rule, [outside for outside, _ in parts])
         inside = [part.clean() for _, part in parts]
         term: Term | Objective
         if isinstance(goal, Front):
@@ -186,6 +196,18 @@ def regret(rule: Rule, evidence: Evidence, blocks: int = 5) -> dict[str, Tensor]
         floor = 1e-6 if isinstance(term, Term) and term.scale_free else 1e-300
         found[kind] = ((crossed - plain) / plain.clamp(min=floor) * (some - 1) / (2 * some - 1)).expand(count)
     return found
+
+
+def _apart(rule: Rule, parts: Sequence[Evidence]) -> list[Tensor]:
+    """The weights from each part. Solvers take thousands of small steps: parts with as many draws are solved in one batch."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for at, part in enumerate(parts):
+        alike.setdefault(part.counts, []).append(at)
+    found: dict[int, Tensor] = {}
+    for places in alike.values():
+        weights = rule.solve(joined([parts[at] for at in places]))[0].weights
+        found.update(zip(places, weights.chunk(len(places)), strict=True))
+    return [found[at] for at in range(len(parts))]
 
 
 def solve(

@@ -17,7 +17,6 @@ from ..explainers import Direct, Explainer, Stack
 from ..features import Features
 from ..neighbourhood import Baseline
 from ..objective import Aim, Front, Term
-from ..simplex import Front as Curve
 from ..simplex import Solution
 from .fitting import ROUNDS, Fitted, Rule, fit, looked_at, mixing_of
 from .prepare import Ready, prepare
@@ -76,8 +75,7 @@ class Job:
         kinds = tuple(KINDS) if every else self.kinds
         drawn = base if every else base[:, : setting.rows]
         groups = fit(self.rule, setting, score, points, drawn, self.draws, self.tolerance, kinds)
-        solved = [self.rule.solve(group.evidence.rows(slice(setting.rows))) for group in groups]
-        return Combined(goal, setting.rows, base, sums, groups, solved)
+        return Combined(goal, setting.rows, base, sums, groups)
 
     def planned(self, every: bool = True) -> dict[str, tuple[Rows, Rows]]:
         """Model evaluations after the preparation, by what they are for: (at least, at most), in closed form.
@@ -126,15 +124,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Combined:
-    """Maps ``base`` (N, R, *A), sums Σφ (N, working k) of the raw attributions, inputs in ``groups`` of equal numbers of draws,
-    and what each group ``solved``."""
+    """Maps ``base`` (N, R, *A), sums Σφ (N, working k) of raw attributions, and inputs in ``groups`` of as many draws each."""
 
     goal: Aim | str
     k: int
     base: Tensor
     sums: Tensor
     groups: list[Fitted]
-    solved: list[tuple[Solution, Curve | None]]
 
     @cached_property
     def places(self) -> list[tuple[int, int]]:
@@ -149,7 +145,7 @@ class Combined:
 
     @cached_property
     def solution(self) -> Solution:
-        found = [solution for solution, _ in self.solved]
+        found = [group.solved[0] for group in self.groups]
         status = tuple(found[part].status[at] for part, at in self.places)
         return Solution(
             self.join([s.weights for s in found]), self.join([s.value for s in found]), self.join([s.gap for s in found]),

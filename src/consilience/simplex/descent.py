@@ -29,12 +29,8 @@ def descend(
     objective: Callable[[Tensor], Tensor], starts: Tensor, iterations: int = 200, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """(weights (P, k), values (P,)): the local minimum of ``objective``, (P, k) → (P,), reached from each row of
-    ``starts``.
-
-    Projected gradient, w ← project(w − t∇f), with a Barzilai–Borwein step per problem, cut by four until the function
-    falls enough (Armijo): monotone, so never above the start. Row i of the objective may depend on row i of w only; it
-    is differentiated by autograd. Where it is not finite the point is refused; a start that is not finite stays as it
-    is. Entries outside ``valid`` (P, k) stay 0: an objective that ignores them cannot keep weight from drifting there.
+    ``starts``. Row i of the objective may depend on row i of w only; it is differentiated by autograd. See
+    :func:`descend_with_slope`.
     """
 
     def evaluate(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,26 +38,41 @@ def descend(
             w = w.detach().requires_grad_()
             f = objective(w)
             (g,) = torch.autograd.grad(f.sum(), w)
-        return f.detach(), g.nan_to_num(0.0, 0.0, 0.0)
+        return f.detach(), g
 
-    w = starts.detach()
+    return descend_with_slope(evaluate, starts.detach(), iterations, valid)
+
+
+def descend_with_slope(
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], starts: Tensor, iterations: int, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(weights (…, k), values (…)): the local minimum reached from each of ``starts`` (…, k).
+
+    ``evaluate``: w → f (…) and its gradient (…, k). Projected gradient, w ← project(w − t∇f), with a Barzilai–Borwein step
+    per problem, cut by four until the function falls enough (Armijo): monotone, so never above the start. Where the function
+    is not finite the point is refused; a start that is not finite stays as it is. Entries outside ``valid`` (…, k) stay 0:
+    an objective that ignores them cannot keep weight from drifting there.
+    """
+    width = lambda g: (g.amax(-1) - g.amin(-1)).clamp(min=1e-30)  # noqa: E731  only slopes' differences move w
+    w = starts
     f, g = evaluate(w)
-    width = lambda g: (g.amax(1) - g.amin(1)).clamp(min=1e-30)  # noqa: E731  only slopes' differences move w
+    g = g.nan_to_num(0.0, 0.0, 0.0)
     t = 0.25 / width(g)
     settled = ~f.isfinite()
     for _ in range(iterations):
-        move = torch.where(settled[:, None], 0.0, project(w - t[:, None] * g, valid) - w)
-        settled = settled | (move.abs().amax(1) < 1e-12)
+        move = torch.where(settled[..., None], 0.0, project(w - t[..., None] * g, valid) - w)
+        settled = settled | (move.abs().amax(-1) < 1e-12)
         if settled.all():
             break
-        slope = (g * move).sum(1)
-        f_new, g_new = evaluate(torch.where(settled[:, None], w, w + move))
+        slope = (g * move).sum(-1)
+        f_new, g_new = evaluate(w + move)
+        g_new = g_new.nan_to_num(0.0, 0.0, 0.0)
         accept = (f_new <= f + 1e-4 * slope) & ~settled
         settled = settled | (accept & (f - f_new <= 1e-14 * f.abs()) & (slope > -1e-12 * f.abs()))
-        bend = (move * (g_new - g)).sum(1)
+        bend = (move * (g_new - g)).sum(-1)
         longest = 10 / width(g_new)
-        barzilai = torch.where(bend > 0, (move**2).sum(1) / bend.clamp(min=1e-300), longest)
+        barzilai = torch.where(bend > 0, (move**2).sum(-1) / bend.clamp(min=1e-300), longest)
         t = torch.where(accept, torch.minimum(barzilai, longest), t / 4)
-        w = torch.where(accept[:, None], w + move, w)
-        f, g = torch.where(accept, f_new, f), torch.where(accept[:, None], g_new, g)
+        w = torch.where(accept[..., None], w + move, w)
+        f, g = torch.where(accept, f_new, f), torch.where(accept[..., None], g_new, g)
     return w, f

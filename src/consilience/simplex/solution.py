@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -31,12 +31,18 @@ class Solution:
     gap: Tensor
     status: tuple[str, ...]
 
+    def inputs(self, index: Sequence[int]) -> Solution:
+        """Only some inputs."""
+        at = list(index)
+        return Solution(self.weights[at], self.value[at], self.gap[at], tuple(self.status[i] for i in at))
 
-def _convert(value: Any, how: Callable[[Tensor], Tensor]) -> Any:
+
+def convert(value: Any, how: Callable[[Tensor], Tensor]) -> Any:
+    """``how`` of a tensor, or of every tensor that a dataclass holds, in it or deeper; anything else as it is."""
     if isinstance(value, Tensor):
         return how(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _convert(getattr(value, f.name), how) for f in fields(value)})
+        return replace(value, **{f.name: convert(getattr(value, f.name), how) for f in fields(value)})
     return value
 
 
@@ -62,17 +68,17 @@ def in_double(solver: F) -> F:
     @functools.wraps(solver)
     def wrapped(first: Any, *args: Any, **kwargs: Any) -> Any:
         probe: list[Tensor] = []
-        _convert(first, lambda x: probe.append(x) or x)  # type: ignore[func-returns-value]
+        convert(first, lambda x: probe.append(x) or x)  # type: ignore[func-returns-value]
         home = probe[0].device
 
         def leave(x: Tensor) -> Tensor:
             return (x.float() if x.is_floating_point() else x).to(home)
 
         with torch.no_grad(), _one_thread(home):
-            rest = [_convert(a, enter) for a in args]
-            named = {name: _convert(a, enter) for name, a in kwargs.items()}
-            result = solver(_convert(first, enter), *rest, **named)
-        return _convert(result, leave) if home.type == "mps" else result
+            rest = [convert(a, enter) for a in args]
+            named = {name: convert(a, enter) for name, a in kwargs.items()}
+            result = solver(convert(first, enter), *rest, **named)
+        return convert(result, leave) if home.type == "mps" else result
 
     return wrapped  # type: ignore[return-value]
 
