@@ -13,6 +13,7 @@ are keyed, so the weights of m = 50, and of ``draws="auto"``, which stops earlie
 
 - *m50*: ``Consensus.attribute`` with 50 neighbours and 50 masks, in float32. It includes a trial of every method.
 - *auto*: the same with ``draws="auto"``, for each objective; *auto opt, bfloat16* under autocast.
+- *auto opt, together*: ``--together`` photographs in one call; on an accelerator the median of three calls.
 - *reference*: ``reference.py``, 50 neighbours and 50 masks.
 - *floor*: evaluations by the closed formula times the best measured cost of one. It is measured again and again while the
   others run (their clocks stand still meanwhile), so that a machine that slows down slows both sides of the ratio.
@@ -231,19 +232,18 @@ class Bench:
     def path(self, stage: str, number: int, *settings: object) -> Path:
         o = self.options
         tag = "-".join(
-            str(s)
-            for s in (Path(self.files[number][0]).stem, Path(o.weights).stem, o.device, o.side, o.seed, *settings)
+            str(s) for s in (Path(self.files[number][0]).stem, Path(o.weights).stem, o.side, o.seed, *settings)
         )
         return self.cache / f"{stage}-{tag}.safetensors"
 
     def timed(self, number: int) -> bool:
         """Whether every pipeline was timed on this photograph."""
-        path = self.path("run", number, self.options.draws).with_suffix(".json")
+        path = self.path("run", number, self.options.draws, self.options.device).with_suffix(".json")
         return path.exists() and set(json.loads(path.read_text(encoding="utf-8"))["pipelines"]) >= {*PIPELINES}
 
     def run(self, number: int, floor: Floor | None) -> dict:
         """Times, evaluations and weights of every pipeline on one photograph."""
-        path = self.path("run", number, self.options.draws).with_suffix(".json")
+        path = self.path("run", number, self.options.draws, self.options.device).with_suffix(".json")
         numbers = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"pipelines": {}}
         found: dict[str, dict] = numbers["pipelines"]
         # The reference gets the network as it is loaded; ours the layout that the command line gives it.
@@ -263,7 +263,7 @@ class Bench:
                 evidence = row.pop("evidence", None)
                 if name == "m50":
                     row["forward_ms"] = 1e3 * min(floor.row(gradient=False) for _ in range(3))
-                    write(self.path("m50", number, self.options.draws), evidence)
+                    write(self.path("m50", number, self.options.draws, self.options.device), evidence)
                 found[name] = row
                 print(f"  {name:18}{row['seconds']:8.1f} s {row['gradient']:6} gradients", flush=True)
             numbers = {"machine": machine(self.device), "floor": floor.measured, **numbers}
@@ -273,8 +273,38 @@ class Bench:
             part.replace(path)
         return numbers
 
+    def together(self) -> dict[str, dict]:
+        """Precision → seconds, each of several calls, and evaluations of ``draws="auto"`` on several photographs at once."""
+        o, count = self.options, self.options.together
+        path = self.path("together", 0, o.draws, count, o.device).with_suffix(".json")
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for precision in (None, "bfloat16"):
+            name = precision or "float32"
+            if name not in found:
+                x, targets = zip(*(self.input(i) for i in range(count)), strict=True)
+                seconds = []
+                for _ in range(1 if self.device.type == "cpu" else 3):
+                    synchronise(self.device)
+                    began = time.perf_counter()
+                    job = begin(
+                        self.network, torch.cat(x), [*targets], methods=METHODS, objective="opt", seed=o.seed, draws="auto",
+                        fit_draws=budget(o.draws), ids=range(count), precision=precision,
+                    )  # fmt: skip
+                    assert bool(job.combine(every=False).attribution.isfinite().all())
+                    synchronise(self.device)
+                    seconds.append(time.perf_counter() - began)
+                counts = job.ready.score.counts
+                found[name] = {
+                    "seconds": seconds, "n": count, "images_per_second": count / statistics.median(seconds),
+                    "gradient": counts.gradient / count, "forward": counts.forward / count,
+                    "batch": job.ready.score.batch.sizes,
+                }  # fmt: skip
+                path.write_text(json.dumps(found), encoding="utf-8")
+                print(f"together, {name}: {found[name]['images_per_second']:.2f} photographs a second", flush=True)
+        return found
+
     def drawn(self, number: int) -> tuple[Evidence, Evidence]:
-        """m neighbours and 1 024 masks to fit on, and the fresh draws."""
+        """m neighbours and 1 024 masks to fit on, and the fresh draws: the same on every device but for rounding."""
         o = self.options
         paths = [self.path(kind, number, o.draws, o.fresh) for kind in ("fit", "fresh")]
         if not all(path.exists() for path in paths):
@@ -283,13 +313,15 @@ class Bench:
             setting, score, points = job.ready.setting, job.ready.score, job.ready.points
             base = setting.maps(score, points, derived=False)
             counts = Draws(o.draws, budget(o.draws).infidelity), Draws(o.fresh, max(200, o.fresh))
-            known = self.path("m50", number, o.draws)
+            tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+            known = self.path("m50", number, o.draws, o.device)
             for path, stream, count in zip(paths, ("fit", "fresh"), counts, strict=True):
                 if stream == "fit" and known.exists():  # the neighbours of the timed run
                     masks = setting.evidence(score, points, base, count, stream, ("responses",))
                     write(path, Evidence(read(known).quadratic, masks.responses))
                 else:
                     write(path, setting.evidence(score, points, base, count, stream))
+            torch.backends.cudnn.allow_tf32 = tf32
         fit, fresh = map(read, paths)
         return fit, fresh
 
@@ -535,7 +567,7 @@ def report(bench: Bench, floor: Floor | None) -> dict:
     }
     for run, one in zip(runs, found, strict=False):
         one["bfloat16"] = dict.fromkeys(OBJECTIVES, run["auto opt, bfloat16"]["weights"]["opt"])
-    memory = memories(o)
+    memory, together = memories(o), bench.together()
     seconds = {name: [run[name]["seconds"] for run in runs] for name in runs[0]}
     lowest = floors(runs, row, o.draws)
     over = lambda a, b: statistics.fmean(x / y for x, y in zip(a, b, strict=True))  # noqa: E731
@@ -544,6 +576,9 @@ def report(bench: Bench, floor: Floor | None) -> dict:
         "ratio_floor": over(seconds["m50"], lowest),
         "ratio_reference": over(seconds["reference"], seconds["auto opt"]),
         "ratio_reference_bfloat16": over(seconds["reference"], seconds["auto opt, bfloat16"]),
+        "ratio_reference_together": {
+            name: statistics.fmean(seconds["reference"]) * call["images_per_second"] for name, call in together.items()
+        },
         "ratio_reference_m50": over(seconds["reference"], seconds["m50"]),
         "ratio_reference_by_objective": {n: over(seconds["reference"], seconds[f"auto {n}"]) for n in OBJECTIVES},
         "value_auto_over_m50": paired(found, fresh, "auto", "m50"),
@@ -555,7 +590,8 @@ def report(bench: Bench, floor: Floor | None) -> dict:
         "peak_memory_ratio": memory["m50"][m] / memory["reference"][m],
         "peak_memory_ratio_auto": memory["auto opt"][m] / memory["reference"][m],
         "peak_memory_growth": memory["m50"][m] / memory["m50"][str(max(5, o.draws // 5))],
-        "images_per_second": 1 / statistics.fmean(seconds["auto opt"]),
+        "images_per_second": together["float32"]["images_per_second"],
+        "together": together,
         "machine": about[0]["machine"],
         "n": len(fresh),
         "n_timed": len(runs),
@@ -615,7 +651,12 @@ def shown(result: dict) -> str:
         count = result["evaluations"][name]
         peak = result["peak_memory_mib"].get(name, {}).get(str(settings["draws"]))
         peak = "" if peak is None else f"{peak:.0f}"
-        lines.append(f"| {name} | {took['mean']:.1f} | {count['gradient']:.0f} | {count['forward']:.0f} | {peak} |")
+        lines.append(f"| {name} | {took['mean']:.3g} | {count['gradient']:.0f} | {count['forward']:.0f} | {peak} |")
+    for name, call in result["together"].items():
+        lines.append(
+            f"| auto opt, {call['n']} photographs in one call, {name} | {1 / call['images_per_second']:.3g} | "
+            f"{call['gradient']:.0f} | {call['forward']:.0f} | |"
+        )
     lines += ["", "| draws until sure | neighbours | masks | stopped by |", "|---|---|---|---|"]
     for name, drew in result["draws_until_sure"].items():
         why = ", ".join(f"{reason} {count}" for reason, count in drew["stopped"].items())
@@ -659,6 +700,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--timed", type=int, help="how many of them are timed (default: all)")
+    parser.add_argument("--together", type=int, help="how many of them in one call (default: those timed)")
     parser.add_argument(
         "--fresh", type=int, default=200, help="neighbours (and masks, at least 200) that judge the weights"
     )
@@ -682,6 +724,7 @@ def main() -> None:
         memory(options)
         return
     options.timed = min(options.timed or options.count, options.count)
+    options.together = min(options.together or options.timed, options.count)
     bench = Bench(options)
     floor = None
     files = [file for file, _ in bench.files]
@@ -689,6 +732,7 @@ def main() -> None:
         if not all(bench.timed(i) for i in range(options.timed)):
             floor = Floor(bench.loaded.module, *bench.input(0))
             floor.settle((1, 2, 4, 8, 16, 32) if bench.device.type == "cpu" else (16, 32, 64, 128, 256, 512))
+        bench.together()
         for i, file in enumerate(files[: options.timed]):
             print(f"time {i + 1} {file}", flush=True)
             bench.run(i, floor)

@@ -36,4 +36,4 @@ def images(count: int = 3, seed: int = 1, dtype=torch.float64) -> torch.Tensor:
 
 def bound(model, x, target=1, ids=None, **options) -> tuple[Score, Points]:
     score = Score(model, target, ids=ids, **options).at(x)
-    return score, Points(x, torch.arange(len(x)), score.ids)
+    return score, Points(x, torch.arange(len(x), device=x.device), score.ids)

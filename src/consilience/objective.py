@@ -202,12 +202,16 @@ class Front:
 
     statistics = frozenset({"quadratic", "responses"})
 
-    def curve(self, evidence: Evidence) -> simplex.Front:
-        valid = evidence.valid()
-        evidence = evidence.clean()
-        q, r = evidence.quadratic, evidence.responses
-        assert q is not None and r is not None
-        return simplex.front(q.matrix, q.norm, *r.covariances(), valid=valid)
+    def curve(self, *parts: Evidence) -> simplex.Front:
+        """The fronts of all inputs of one evidence, or of several, whatever their draws."""
+        statistics = []
+        for part in parts:
+            clean = part.clean()
+            q, r = clean.quadratic, clean.responses
+            assert q is not None and r is not None
+            statistics.append((q.matrix, q.norm, *r.covariances(), part.valid()))
+        G, H, C, b, vy, valid = (torch.cat(each) for each in zip(*statistics, strict=True))
+        return simplex.front(G, H, C, b, vy, valid)
 
     def minimise(self, evidence: Evidence, *, signed: bool = False) -> Solution:
         if signed:

@@ -149,6 +149,11 @@ class Evidence:
         (r_out, r_in) = (whole if only == "quadratic" else halves)(self.responses)
         return Evidence(q_out, r_out), Evidence(q_in, r_in)
 
+    def folds(self, parts: int, only: str) -> list[tuple[Evidence, Evidence]]:
+        """:meth:`fold` for each of ``parts`` blocks of the draws of the kind ``only``, or fewer if there are not so many."""
+        parts = min(parts, (self.quadratic.draws if only == "quadratic" else self.responses.y).shape[1])  # type: ignore[union-attr]
+        return [self.fold(part, parts, only) for part in range(parts)]
+
     def valid(self) -> Tensor:
         """(B, R): rows that can be used: finite everywhere and not the zero map."""
         checks = []

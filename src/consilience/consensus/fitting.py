@@ -177,15 +177,13 @@ def regret(rule: Rule, evidence: Evidence, whole: Tensor, blocks: int = 5) -> di
     if rule.pooled:
         rule, whole = replace(rule, pooled=False), whole[:1]
     clean = shared.clean()
+    folds = {kind: shared.folds(blocks, kind) for kind in KINDS if kind in goal.statistics}
+    apart = iter(_apart(rule, [outside for pairs in folds.values() for outside, _ in pairs]))
     found = {}
-    for kind in KINDS:
-        if kind not in goal.statistics:
-            continue
-        count_of = shared.quadratic.draws if kind == "quadratic" else shared.responses.y  # type: ignore[union-attr]
-        some = min(blocks, count_of.shape[1])
-        parts = [shared.fold(part, some, kind) for part in range(some)]
-        fitted = _apart(rule, [outside for outside, _ in parts])
-        inside = [part.clean() for _, part in parts]
+    for kind, pairs in folds.items():
+        some = len(pairs)
+        fitted = [next(apart) for _ in pairs]
+        inside = [part.clean() for _, part in pairs]
         term: Term | Objective
         if isinstance(goal, Front):
             term = goal.robust if kind == "quadratic" else goal.faithful
@@ -199,7 +197,10 @@ def regret(rule: Rule, evidence: Evidence, whole: Tensor, blocks: int = 5) -> di
 
 
 def _apart(rule: Rule, parts: Sequence[Evidence]) -> list[Tensor]:
-    """The weights from each part. Solvers take thousands of small steps: parts with as many draws are solved in one batch."""
+    """The weights from each part. Solvers take thousands of small steps, so parts are solved in one batch: all of them where
+    only their matrices count, else those with as many draws."""
+    if isinstance(rule.goal, Front) and not rule.signed and rule.choice == "convex":
+        return list(rule.goal.choose(rule.goal.curve(*parts)).weights.chunk(len(parts)))
     alike: dict[tuple[int, ...], list[int]] = {}
     for at, part in enumerate(parts):
         alike.setdefault(part.counts, []).append(at)

@@ -44,8 +44,7 @@ def ratio(G: Tensor, H: Tensor, valid: Tensor | None = None, signed: bool = Fals
     G = G / scale[:, None, None]
 
     k = G.shape[1]
-    every = ok.long() @ (1 << torch.arange(k, device=ok.device))
-    bound, vectors = _stationary(G, H, _bits(every, k))
+    bound, vectors = _stationary(G, H, ok)
     if signed:
         both = torch.cat([vectors, corner(first, k)[:, None]], 1)
         values = _value(G, H, both)
@@ -118,7 +117,8 @@ def _enumerate(G: Tensor, H: Tensor, ok: Tensor, w: Tensor, value: Tensor) -> tu
     table = torch.arange(2**k, device=ok.device)
     sizes = _bits(table, k).sum(1)
     for part in torch.arange(count, device=ok.device).split(max(1, 2**24 // 2**k)):
-        skip = (table[None] & ~(ok[part].long() @ (1 << torch.arange(k, device=ok.device)))[:, None]) != 0
+        outside = (~ok[part]).long().mul(1 << torch.arange(k, device=ok.device)).sum(1)
+        skip = (table & outside[:, None]) != 0
         pruned = torch.zeros_like(skip)
         for size in range(k, 1, -1):  # corners are known
             b, masks = ((sizes == size) & ~skip & ~pruned).nonzero(as_tuple=True)

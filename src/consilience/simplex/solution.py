@@ -47,22 +47,22 @@ def convert(value: Any, how: Callable[[Tensor], Tensor]) -> Any:
 
 
 @contextlib.contextmanager
-def _one_thread(home: torch.device) -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """Thousands of operations on k × k matrices: on a busy CPU, threads that wait for each other cost ten times the work."""
     threads = torch.get_num_threads()
     try:
-        if home.type == "cpu":
-            torch.set_num_threads(1)
+        torch.set_num_threads(1)
         yield
     finally:
         torch.set_num_threads(threads)
 
 
 def in_double(solver: F) -> F:
-    """Run ``solver`` detached and in float64; Apple's GPU has none, so go to the CPU and come back in float32."""
+    """Run ``solver`` detached, in float64 and on the processor: its thousands of small steps wait for one another, and on an
+    accelerator each would cost a launch. What it finds goes back to where its arguments were (in float32 on Apple's GPU)."""
 
     def enter(x: Tensor) -> Tensor:
-        x = x.detach().cpu() if x.device.type == "mps" else x.detach()
+        x = x.detach().cpu()
         return x.double() if x.is_floating_point() else x
 
     @functools.wraps(solver)
@@ -72,13 +72,13 @@ def in_double(solver: F) -> F:
         home = probe[0].device
 
         def leave(x: Tensor) -> Tensor:
-            return (x.float() if x.is_floating_point() else x).to(home)
+            return (x.float() if x.is_floating_point() and home.type == "mps" else x).to(home)
 
-        with torch.no_grad(), _one_thread(home):
+        with torch.no_grad(), _one_thread():
             rest = [convert(a, enter) for a in args]
             named = {name: convert(a, enter) for name, a in kwargs.items()}
             result = solver(convert(first, enter), *rest, **named)
-        return convert(result, leave) if home.type == "mps" else result
+        return result if home.type == "cpu" else convert(result, leave)
 
     return wrapped  # type: ignore[return-value]
 

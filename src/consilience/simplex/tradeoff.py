@@ -17,6 +17,7 @@ MUS = tuple(torch.logspace(-3, 3, 25, dtype=torch.float64).tolist())
 ITERATIONS = 60  # 99 of 100 descents are within 1e-6 of their minimum then; points between are refined further
 BINS = 64  # points kept along one front, beside the corners and the two optima
 ROWS = 2**16  # descents at a time
+WIDE = 10  # inputs from which the scan is faster on an H200 (.11 s for up to 300) than on a processor (.01 s each)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,6 @@ class Front:
         return x[torch.arange(len(x), device=x.device), at]
 
 
-@in_double
 def front(
     G: Tensor,
     H: Tensor,
@@ -182,6 +182,22 @@ def front(
     at least a thousandth of the most faithful corner's: a map that ignores the input would else make every μ mean
     "robust". The scan is local; that a corner is never better than the front, and the two ends, hold by construction.
     """
+    # The scan is wide, hundreds of descents for each input, and left to an accelerator if many inputs share its launches.
+    wide = G.device if G.device.type == "cuda" and len(G) >= WIDE else torch.device("cpu")
+    return _front(G, H, C, b, vy, valid, mus, wide)
+
+
+@in_double
+def _front(
+    G: Tensor,
+    H: Tensor,
+    C: Tensor,
+    b: Tensor,
+    vy: Tensor,
+    valid: Tensor | None,
+    mus: tuple[float, ...],
+    wide: torch.device,
+) -> Front:
     ok, G, H = usable(valid, G, H)
     ok = ok & (diagonal(H) > 0)
     robust = ratio(G, H, ok)
@@ -208,9 +224,12 @@ def front(
     scale = torch.maximum(least, 1e-3 * single.gather(1, known.argmax(1, keepdim=True))[:, 0])
     scale = torch.where((scale > 0) & scale.isfinite(), scale, 1.0)
 
-    grid = torch.tensor(mus, dtype=G.dtype, device=G.device).repeat_interleave(given.shape[1])
-    parts = torch.arange(count, device=G.device).split(max(1, ROWS // len(grid)))
-    found = torch.cat([_scan(criteria.inputs(i), given[i], grid, scale[i]) for i in parts])
+    grid = torch.tensor(mus, dtype=G.dtype).repeat_interleave(given.shape[1]).to(wide)
+    parts = torch.arange(count).split(max(1, ROWS // len(grid)))
+    there = lambda x: x.to(wide)  # noqa: E731
+    found = torch.cat(
+        [_scan(convert(criteria.inputs(i), there), there(given[i]), grid, there(scale[i])).to(G.device) for i in parts]
+    )
     fixed = torch.ones_like(r, dtype=torch.bool)
     u = torch.cat([given, found], 1)
     u, keep = _pareto(criteria, u, torch.cat([fixed, torch.zeros_like(found[..., 0], dtype=torch.bool)], 1))
