@@ -61,7 +61,8 @@ class Key:
     def bits(self, ids: Tensor, sample: int | Tensor, count: int) -> Tensor:
         """(N, count) int64 words in [0, 2**32)."""
         ids = ids.to(torch.int64)
-        sample = torch.as_tensor(sample, dtype=torch.int64, device=ids.device).expand_as(ids)
+        sample = sample.to(ids) if isinstance(sample, Tensor) else torch.full_like(ids, sample)  # no copy to wait for
+        sample = sample.expand_as(ids)
         block = torch.arange(-(-count // 4), device=ids.device)
         words = philox((block, sample[:, None] & _MASK, ids[:, None] & _MASK, (ids[:, None] >> 32) & _MASK), self.words)
         words = torch.broadcast_tensors(*words)

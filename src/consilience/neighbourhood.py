@@ -289,8 +289,9 @@ class Path(Neighbourhood):
         if self.steps:
             nodes, weights = np.polynomial.legendre.leggauss(self.steps)
             part = slice(samples.start, samples.stop)
-            alpha = torch.as_tensor((nodes[part] + 1) / 2, device=x.device, dtype=x.dtype).repeat(len(points))
-            weight = torch.as_tensor(weights[part] / 2, device=x.device, dtype=_wide(x))
+            place = lambda v, kind: torch.from_numpy(v).to(x.device, kind, non_blocking=True)  # noqa: E731
+            alpha = place((nodes[part] + 1) / 2, x.dtype).repeat(len(points))
+            weight = place(weights[part] / 2, _wide(x))
         else:
             alpha = shared((key / "alpha").uniform, points, samples, ()).to(x)
             weight = _even(points, samples, total)

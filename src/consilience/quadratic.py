@@ -138,11 +138,10 @@ class Evidence:
         def halves(stat: Any) -> tuple[Any, Any]:
             if stat is None:
                 return None, None
-            count = (stat.draws if isinstance(stat, Quadratic) else stat.y).shape[1]
-            edges = [count * part // parts, count * (part + 1) // parts]
-            inside = torch.zeros(count, dtype=torch.bool)
-            inside[edges[0] : edges[1]] = True
-            return stat.take(~inside), stat.take(inside)
+            held = stat.draws if isinstance(stat, Quadratic) else stat.y
+            at = torch.arange(held.shape[1], device=held.device)
+            low, high = len(at) * part // parts, len(at) * (part + 1) // parts
+            return stat.take(torch.cat([at[:low], at[high:]])), stat.take(at[low:high])
 
         whole = lambda stat: (stat, stat)  # noqa: E731
         (q_out, q_in) = (whole if only == "responses" else halves)(self.quadratic)

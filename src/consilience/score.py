@@ -71,12 +71,12 @@ class Batch:
     def fit(self, x: Tensor) -> None:
         """Where to begin and end with inputs like ``x``: a power of two. A processor's batch that fills its caches (for each
         core, two photographs of 224 × 224) is as fast as a larger one and takes less memory; an accelerator is idle with few
-        rows, and ends where nothing is gained."""
+        rows."""
         self.device = x.device
         room = 300_000 * torch.get_num_threads() if x.device.type == "cpu" else 20_000_000
         rows = 1 << (max(1, room // max(1, x[0].numel())).bit_length() - 1)
         self.start = min(256, max(4, rows))
-        self.most = max(4, rows) if x.device.type == "cpu" else math.inf
+        self.most = max(4, rows)
 
     def size(self, gradient: bool) -> int:
         start = self.start if gradient else 4 * self.start  # outputs alone keep no activations

@@ -152,8 +152,15 @@ def _tensor(x: Any, model: Any) -> tuple[Tensor, bool]:
 
 def _finite(x: Tensor, model: Any) -> tuple[Tensor, dict[int, str]]:
     if isinstance(model, nn.Module):
-        for name, parameter in model.named_parameters():
-            if not bool(parameter.detach().isfinite().all()):
+        named = [
+            (name, p.detach())
+            for name, p in model.named_parameters()
+            if p.numel() and (p.is_floating_point() or p.is_complex())
+        ]
+        # One number to wait for, and only if it is not finite the rest.
+        bad = named and not torch.nn.utils.get_total_norm([p for _, p in named], torch.inf).isfinite()
+        for name, parameter in named if bad else ():
+            if not bool(parameter.isfinite().all()):
                 raise InputError(f"model: parameter {name!r} has NaN or infinite values; was the checkpoint damaged?")
     good = x.flatten(1).isfinite().all(1)
     out = dict.fromkeys((~good).nonzero()[:, 0].tolist(), "the input has NaN or infinite values")

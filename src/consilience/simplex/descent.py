@@ -17,8 +17,8 @@ def project(v: Tensor, valid: Tensor | None = None) -> Tensor:
     tensor([0.7500, 0.0000, 0.2500])
     """
     v = v if valid is None else v.masked_fill(~valid, -torch.inf)
-    v = v - v.amax(-1, keepdim=True)
     ordered = v.sort(-1, descending=True).values
+    v, ordered = v - ordered[..., :1], ordered - ordered[..., :1]
     count = torch.arange(1, v.shape[-1] + 1, dtype=v.dtype, device=v.device)
     level = (ordered.cumsum(-1) - 1) / count
     used = (ordered > level).sum(-1, keepdim=True).clamp(min=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from .solution import Solution, convert, diagonal, finish, in_double, normalise,
 
 MUS = tuple(torch.logspace(-3, 3, 25, dtype=torch.float64).tolist())
 ITERATIONS = 60  # 99 of 100 descents are within 1e-6 of their minimum then; points between are refined further
+TRIAL = 15  # of them with every start
 BINS = 64  # points kept along one front, beside the corners and the two optima
 ROWS = 2**16  # descents at a time
 WIDE = 10  # inputs from which the scan is faster on an H200 (.11 s for up to 300) than on a processor (.01 s each)
@@ -31,18 +32,23 @@ class _Criteria:
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """(B, M, k) ≥ 0 → r and ρ, (B, M); r = ∞ where the maps cancel, ρ = 0 where the response does not vary."""
-        return self._with_slopes(u)[:2]
+        r, rho, *_ = self._terms(u)
+        return r, rho
 
     def loss(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
-        """J = (1 − ρ|ρ|) + rate · r (B, M), and its gradient (B, M, k)."""
-        r, rho, slope_r, slope_rho = self._with_slopes(u)
-        return _loss(r, rho, rate), rate[..., None] * slope_r() - 2 * rho.abs()[..., None] * slope_rho()
+        """J = (1 − ρ|ρ|) + rate · r (B, M), and its gradient (B, M, k), from ∇r = 2 (Gu − r Hu) / uᵀHu and
+        ∇ρ = b/√(uᵀCu v) − ρ Cu/uᵀCu."""
+        r, rho, images, below, spread, size = self._terms(u)
+        steep, half = 2 * rho.abs(), 2 * rate / below
+        slopes = torch.stack([half, -r * half, steep * rho / spread], -1)
+        return _loss(r, rho, rate), (slopes[..., None, :] @ images)[..., 0, :] - (steep / size)[
+            ..., None
+        ] * self.answers
 
-    def _with_slopes(self, u: Tensor) -> tuple[Tensor, Tensor, Callable[[], Tensor], Callable[[], Tensor]]:
-        """r, ρ, ∇r = 2 (Gu − r Hu) / uᵀHu, and ∇ρ = b/√(uᵀCu v) − ρ Cu/uᵀCu."""
-        k = u.shape[-1]
-        images = (u @ self.stacked).unflatten(-1, (3, k))
-        above, below, spread = (images * u[..., None, :]).sum(-1).unbind(-1)
+    def _terms(self, u: Tensor) -> tuple[Tensor, ...]:
+        """r, ρ; Gu, Hu and Cu (B, M, 3, k), uᵀHu, uᵀCu, √(uᵀCu v), each 1 where there is nothing to divide by."""
+        images = (u @ self.stacked).unflatten(-1, (3, -1))
+        above, below, spread = (images @ u[..., None])[..., 0].unbind(-1)
         fine = below > CANCELLED * u.sum(-1) ** 2
         below = torch.where(fine, below, 1.0)
         r = torch.where(fine, above.clamp(min=0) / below, torch.inf)
@@ -51,16 +57,12 @@ class _Criteria:
         varies = (spread > 1e-12 * parts**2) & (self.vy[:, None] > 0)
         spread = torch.where(varies, spread, 1.0)
         size = torch.where(varies, spread * self.vy[:, None], 1.0).sqrt()
-        rho = torch.where(varies, answer / size, 0.0)
+        return r, torch.where(varies, answer / size, 0.0), images, below, spread, size
 
-        def slope_r() -> Tensor:
-            return (images[..., 0, :] - r[..., None] * images[..., 1, :]) * (2 / below)[..., None]
-
-        def slope_rho() -> Tensor:
-            slope = self.columns[:, None, :, 1] / size[..., None] - (rho / spread)[..., None] * images[..., 2, :]
-            return torch.where(varies[..., None], slope, 0.0)
-
-        return r, rho, slope_r, slope_rho
+    @property
+    def answers(self) -> Tensor:
+        """b, (B, 1, k)."""
+        return self.columns[:, None, :, 1]
 
     def inputs(self, i: Tensor) -> _Criteria:
         return convert(self, lambda x: x[i])
@@ -98,7 +100,7 @@ class Front:
         """The most robust mixture whose ρ ≥ ``floor`` (B,), by default the best single method's; ``value`` is its r.
 
         Never above the r of a single method with that ρ: those are on the front or dominated by a point on it. Between
-        the point found and its more robust neighbour, the segment is bisected for ρ = floor. Where no mixture reaches
+        the point found and its more robust neighbour, the segment is searched for ρ = floor. Where no mixture reaches
         the floor, the most faithful is given. ``gap`` is to the smallest r without a floor, so large but proven.
         """
         floor = self.floor if floor is None else torch.as_tensor(floor).to(self.floor).expand_as(self.floor)
@@ -109,12 +111,15 @@ class Front:
         at = torch.where(reached, enough.long().argmax(1), last)
         here, there = self._inner(at), self._inner((at - 1).clamp(min=0))
         low, high = torch.zeros_like(floor), torch.ones_like(floor)
-        blend = lambda t: (there + t[:, None] * (here - there))[:, None]  # noqa: E731
-        for _ in range(40):
-            middle = (low + high) / 2
-            meets = self.criteria(blend(middle))[1][:, 0] >= floor
-            low, high = torch.where(meets, low, middle), torch.where(meets, middle, high)
-        between = blend(high)[:, 0]
+        shares = torch.arange(1, 64, dtype=floor.dtype, device=floor.device) / 64
+        for _ in range(7):  # six bits each
+            middle = low[:, None] + (high - low)[:, None] * shares
+            meets = self.criteria(there[:, None] + middle[..., None] * (here - there)[:, None])[1] >= floor[:, None]
+            # The first that meets the floor, and the one before it.
+            edges = torch.cat([low[:, None], middle, high[:, None]], 1)
+            first = torch.cat([meets, torch.ones_like(meets[:, :1])], 1).long().argmax(1, keepdim=True)
+            low, high = edges.gather(1, first)[:, 0], edges.gather(1, first + 1)[:, 0]
+        between = there + high[:, None] * (here - there)
         r, rho = (x[:, 0] for x in self.criteria(between[:, None]))
         now = self._take(self.robustness, at)
         better = reached & (at > 0) & (rho >= floor - 1e-12) & (r < now)
@@ -224,8 +229,8 @@ def _front(
     scale = torch.maximum(least, 1e-3 * single.gather(1, known.argmax(1, keepdim=True))[:, 0])
     scale = torch.where((scale > 0) & scale.isfinite(), scale, 1.0)
 
-    grid = torch.tensor(mus, dtype=G.dtype).repeat_interleave(given.shape[1]).to(wide)
-    parts = torch.arange(count).split(max(1, ROWS // len(grid)))
+    grid = torch.tensor(mus, dtype=G.dtype, device=wide)
+    parts = torch.arange(count).split(max(1, ROWS // (len(grid) * given.shape[1])))
     there = lambda x: x.to(wide)  # noqa: E731
     found = torch.cat(
         [_scan(convert(criteria.inputs(i), there), there(given[i]), grid, there(scale[i])).to(G.device) for i in parts]
@@ -252,10 +257,26 @@ def _loss(r: Tensor, rho: Tensor, rate: Tensor) -> Tensor:
 
 
 def _scan(criteria: _Criteria, starts: Tensor, mu: Tensor, scale: Tensor) -> Tensor:
-    """The local minima of J for each μ from each start: (B, n, k), (μ·n,), (B,) → (B, μ·n, k)."""
-    starts = starts.repeat(1, len(mu) // starts.shape[1], 1)
-    rate, valid = mu / scale[:, None], (criteria.unit > 0)[:, None]
-    return descend_with_slope(lambda u: criteria.loss(u, rate), starts, ITERATIONS, valid)[0]
+    """Local minima of J for each μ: (B, n, k) starts, (m,), (B,) → (B, m·min(n, 3), k).
+
+    Nearly all starts come to the same minimum. After ``TRIAL`` iterations only the best one of each μ goes on, and the two
+    worst: the likeliest to end in another minimum, and those are what is found where the front is not convex."""
+    _, n, k = starts.shape
+    valid = (criteria.unit > 0)[:, None]
+    rate = (mu / scale[:, None]).repeat_interleave(n, 1)
+
+    def descend(u: Tensor, rate: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+        return descend_with_slope(lambda u: criteria.loss(u, rate), u, iterations, valid)
+
+    u, loss = descend(starts.repeat(1, len(mu), 1), rate, TRIAL)
+    if n > 3:
+        loss = loss.unflatten(1, (-1, n))
+        fine = loss.isfinite()
+        chosen = loss.masked_fill(~fine, torch.inf).argmin(2, keepdim=True)
+        chosen = torch.cat([chosen, loss.masked_fill(~fine, -torch.inf).topk(2, 2).indices], 2)
+        at = (chosen + n * torch.arange(len(mu), device=u.device)[:, None]).flatten(1)
+        u, rate = u.gather(1, at[..., None].expand(-1, -1, k)), rate.gather(1, at)
+    return descend(u, rate, ITERATIONS - TRIAL)[0]
 
 
 def _pareto(criteria: _Criteria, u: Tensor, protected: Tensor) -> tuple[Tensor, Tensor]:
