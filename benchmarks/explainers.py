@@ -62,8 +62,8 @@ METHODS: dict[str, tuple[ours.Explainer, Callable[[nn.Module, Tensor], Callable[
         lambda m, x: apply(ca.FeatureAblation(m), x, feature_mask=patches(x)), False,
     ),
     "kernel_shap": (
-        ours.KernelSHAP(n_samples=64, features=cs.Patches(PATCH)),
-        lambda m, x: apply(ca.KernelShap(m), x, n_samples=64, feature_mask=patches(x)), False,
+        ours.KernelSHAP(n_samples=128, features=cs.Patches(PATCH)),
+        lambda m, x: apply(ca.KernelShap(m), x, n_samples=128, feature_mask=patches(x)), False,
     ),
 }  # fmt: skip
 

@@ -715,7 +715,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.show:
         text = shown(json.loads(Path(options.show).read_text(encoding="utf-8")))
-        return fill(options.page, "speed", text) if options.page else print(text)
+        return fill(options.page, Path(options.show).stem, text) if options.page else print(text)
     if not (options.images and options.labels and options.weights and options.out):
         parser.error("--images, --labels, --weights and --out are needed, or --show")
     if options.threads:

@@ -1,4 +1,4 @@
-"""The tables on the pages about training are those of the stored results, as the benchmarks print them."""
+"""The tables on the pages about training and speed are those of the stored results, as the benchmarks print them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = {"rar": "rar.md", "expo": "expo.md", "closed_loop": "expo.md", "train_step": "training.md"}
+PAGES = {"rar": "rar.md", "expo": "expo.md", "closed_loop": "expo.md", "train_step": "training.md", "speed": "speed.md"}
 MARKS = {"expo_tables": "expo", "closed_loop": "closed loop"}
 STORED = [(name, file) for name in PAGES for file in sorted(RESULTS.glob(f"{name}*.json"))]
 
@@ -26,6 +26,14 @@ def test_the_page_shows_what_is_stored(name, file):
     assert found.strip() == printed.strip()
 
 
-def test_every_result_of_training_is_on_a_page():
+def test_every_result_is_on_a_page():
     stems = {file.stem for _, file in STORED}
-    assert stems >= {"rar_digits", "rar_fashion_mnist", "expo_tables", "closed_loop", "train_step"}
+    assert stems >= {
+        "rar_digits",
+        "rar_fashion_mnist",
+        "expo_tables",
+        "closed_loop",
+        "train_step",
+        "speed",
+        "speed-h200",
+    }

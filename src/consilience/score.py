@@ -351,11 +351,12 @@ class Score:
     ) -> Values:
         """Evaluate rows in batches of at most ``max_batch``.
 
-        ``rule``: None, "guided" or "rescale" (which needs the rows' ``origin``). ``layers``: activations wanted, by name
-        or "auto". ``graph``: keep the graph, through rows and parameters, for a loss.
+        ``gradient``: with respect to the rows; for ``layers`` alone the backward pass ends there. ``rule``: None, "guided" or
+        "rescale" (which needs the rows' ``origin``). ``layers``: activations wanted, by name or "auto". ``graph``: keep the
+        graph, through rows and parameters, for a loss.
         """
-        gradient = gradient or bool(layers)
-        if gradient and self.numpy:
+        back = gradient or bool(layers)
+        if back and self.numpy:
             raise InputError(
                 "model: a NumPy callable has no gradients; use methods that need outputs only, e.g. methods='black_box'"
             )
@@ -365,7 +366,7 @@ class Score:
             base = None if origin is None else origin[part]
             return self._evaluate(rows[part], owner[part], gradient, rule, chosen, base, graph)
 
-        return Values.concatenate(self._batched(len(rows), run, gradient, 2 if rule == "rescale" else 1))
+        return Values.concatenate(self._batched(len(rows), run, back, 2 if rule == "rescale" else 1))
 
     def _batched(self, count: int, run: Callable[[slice], T], gradient: bool = False, per: int = 1) -> list[T]:
         """``run`` over ``count`` rows, in equal batches of at most ``max_batch``; a row costs ``per`` evaluations. Timed and
@@ -399,7 +400,7 @@ class Score:
         graph: bool,
     ) -> Values:
         # A fresh copy: models that start with an in-place operation must not write to the caller's tensor.
-        if not gradient:
+        if not (gradient or layers):
             with torch.set_grad_enabled(graph), borrowed(self.model, freeze=not graph):
                 return Values(self._pick(self._outputs(rows.clone(memory_format=self.layout), owner), owner))
         leaf = rows if graph and rows.requires_grad else rows.detach().clone().requires_grad_()
@@ -420,7 +421,7 @@ class Score:
                 score = self._pick(self._outputs(batch, who), who)
                 if not score.requires_grad:
                     raise InputError(_CUT)
-                wanted = [leaf, *(seen[layer] for layer in layers.values())]
+                wanted = [leaf] * gradient + [seen[layer] for layer in layers.values()]
                 # float16 would round small gradients to zero.
                 lift = 1024.0 if torch.float16 in (leaf.dtype, self.precision) else 1.0
                 found = torch.autograd.grad(lift * score[:count].sum(), wanted, create_graph=graph, allow_unused=True)
@@ -428,10 +429,10 @@ class Score:
                 raise InputError(_CUT)
             grads = [_wide(grad) / lift if lift != 1 else _wide(grad) for grad in found]
             acts = {}
-            for (name, layer), got in zip(layers.items(), grads[1:], strict=True):
+            for (name, layer), got in zip(layers.items(), grads[gradient:], strict=True):
                 acts[name] = (_wide(_keep(cam.to_grid(seen[layer], layer), graph)), cam.to_grid(got, layer))
         reference = _keep(score[count:], graph) if rule == "rescale" else None
-        return Values(_keep(score[:count], graph), grads[0], acts, reference)
+        return Values(_keep(score[:count], graph), grads[0] if gradient else None, acts, reference)
 
     def layer(self, name: str, rows: Tensor, owner: Tensor) -> cam.Layer:
         """The layer that class activation maps use; "auto" finds it by one probe pass. Remembered."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from .setting import DERIVED, KINDS, Draws, Setting, by_quality
 
 ROUNDS = Draws(5, 128)
 """The first round of ``draws="auto"``; each further one doubles."""
+BLOCKS = 5
+"""K, of the cross-fitted regret."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Rule:
     choice: str = "convex"
     pooled: bool = False
     weights: Tensor | None = None
+
+    @property
+    def convex(self) -> bool:
+        """Whether the optimum over convex weights is wanted."""
+        return not self.signed and self.choice == "convex"
 
     def solve(self, evidence: Evidence) -> tuple[Solution, Curve | None]:
         return solve(self.goal, evidence, self.working, self.signed, self.choice, self.pooled, self.weights)
@@ -126,8 +133,7 @@ def until_sure(
     open_ = [(inputs, start, first)]
     while open_:
         index, evidence, had = open_.pop()
-        solution, curve = rule.solve(evidence.rows(slice(k)))
-        found = regret(rule, evidence.rows(slice(k)), solution.weights)
+        solution, curve, found = doubted(rule, evidence.rows(slice(k)))
         step: dict[str, list[int]] = {kind: [] for kind in KINDS}
         rest: list[int] = []
         reasons = []
@@ -161,7 +167,22 @@ def until_sure(
     return done
 
 
-def regret(rule: Rule, evidence: Evidence, whole: Tensor, blocks: int = 5) -> dict[str, Tensor]:
+def doubted(rule: Rule, evidence: Evidence) -> tuple[Solution, Curve | None, dict[str, Tensor]]:
+    """What :meth:`Rule.solve` gives, and its :func:`regret`."""
+    goal = rule.goal
+    if not (isinstance(goal, Front) and rule.convex) or rule.pooled:
+        solution, curve = rule.solve(evidence)
+        return solution, curve, regret(rule, evidence, solution.weights)
+    # A front wants matrices only, so the whole and its parts are one batch.
+    folds = _folds(goal, evidence)
+    parts = [outside for pairs in folds.values() for outside, _ in pairs]
+    curve = goal.curve(evidence, *parts)
+    every, own = goal.choose(curve), range(len(evidence.like))
+    whole, *fitted = every.weights.chunk(1 + len(parts))
+    return every.inputs(own), curve.inputs(own), _judged(goal, evidence, whole, folds, fitted)
+
+
+def regret(rule: Rule, evidence: Evidence, whole: Tensor, blocks: int = BLOCKS) -> dict[str, Tensor]:
     """Kind of draw → (B,): (V_cv / V_in − 1) · (K − 1)/(2K − 1), what weights fitted on these draws lose on others.
 
     ``whole`` (B, R): the weights fitted on all.
@@ -172,35 +193,44 @@ def regret(rule: Rule, evidence: Evidence, whole: Tensor, blocks: int = 5) -> di
     goal = rule.goal
     if isinstance(goal, str):
         return {}
-    count = len(evidence.like)
     shared = evidence.pooled() if rule.pooled else evidence
     if rule.pooled:
         rule, whole = replace(rule, pooled=False), whole[:1]
-    clean = shared.clean()
-    folds = {kind: shared.folds(blocks, kind) for kind in KINDS if kind in goal.statistics}
-    apart = iter(_apart(rule, [outside for pairs in folds.values() for outside, _ in pairs]))
+    folds = _folds(goal, shared, blocks)
+    fitted = _apart(rule, [outside for pairs in folds.values() for outside, _ in pairs])
+    return {
+        kind: found.expand(len(evidence.like)) for kind, found in _judged(goal, shared, whole, folds, fitted).items()
+    }
+
+
+Folds = dict[str, list[tuple[Evidence, Evidence]]]
+
+
+def _folds(goal: Aim, evidence: Evidence, blocks: int = BLOCKS) -> Folds:
+    """Kind of draw → (draws outside a block, draws inside)."""
+    return {kind: evidence.folds(blocks, kind) for kind in KINDS if kind in goal.statistics}
+
+
+def _judged(goal: Aim, evidence: Evidence, whole: Tensor, folds: Folds, fitted: Iterable[Tensor]) -> dict[str, Tensor]:
+    """The regret, from weights ``fitted`` outside each block of each kind."""
+    clean, fitted = evidence.clean(), iter(fitted)
     found = {}
     for kind, pairs in folds.items():
-        some = len(pairs)
-        fitted = [next(apart) for _ in pairs]
-        inside = [part.clean() for _, part in pairs]
+        some, inside = len(pairs), [part.clean() for _, part in pairs]
         term: Term | Objective
         if isinstance(goal, Front):
             term = goal.robust if kind == "quadratic" else goal.faithful
         else:
             term = goal.terms[0][1] if len(goal.terms) == 1 else goal
-        crossed = term.over_blocks(clean, inside, fitted)
+        crossed = term.over_blocks(clean, inside, [next(fitted) for _ in pairs])
         plain = term.over_blocks(clean, inside, [whole] * some)
         floor = 1e-6 if isinstance(term, Term) and term.scale_free else 1e-300
-        found[kind] = ((crossed - plain) / plain.clamp(min=floor) * (some - 1) / (2 * some - 1)).expand(count)
+        found[kind] = (crossed - plain) / plain.clamp(min=floor) * (some - 1) / (2 * some - 1)
     return found
 
 
 def _apart(rule: Rule, parts: Sequence[Evidence]) -> list[Tensor]:
-    """The weights from each part. Solvers take thousands of small steps, so parts are solved in one batch: all of them where
-    only their matrices count, else those with as many draws."""
-    if isinstance(rule.goal, Front) and not rule.signed and rule.choice == "convex":
-        return list(rule.goal.choose(rule.goal.curve(*parts)).weights.chunk(len(parts)))
+    """The weights from each part. Solvers take thousands of small steps: parts with as many draws are solved in one batch."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for at, part in enumerate(parts):
         alike.setdefault(part.counts, []).append(at)

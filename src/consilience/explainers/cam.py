@@ -47,7 +47,7 @@ class GradCAM(Explainer):
 
     @property
     def need(self):
-        return Need(layer=self.layer)
+        return Need(gradient=False, layer=self.layer)
 
     def fold(self, state, cloud, values):
         acts, grads = values.activations[self.layer]
@@ -83,7 +83,7 @@ class GradCAMPlusPlus(Explainer):
 
     @property
     def need(self):
-        return Need(layer=self.layer)
+        return Need(gradient=False, layer=self.layer)
 
     def fold(self, state, cloud, values):
         acts, grads = values.activations[self.layer]
@@ -120,7 +120,7 @@ class EigenCAM(Explainer):
 
     @property
     def need(self):
-        return Need(layer=self.layer)
+        return Need(gradient=False, layer=self.layer)
 
     def fold(self, state, cloud, values):
         acts = values.activations[self.layer][0]
@@ -165,7 +165,7 @@ class LayerCAM(Explainer):
 
     @property
     def need(self):
-        return Need(layer=self.layer)
+        return Need(gradient=False, layer=self.layer)
 
     def fold(self, state, cloud, values):
         acts, grads = values.activations[self.layer]

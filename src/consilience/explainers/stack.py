@@ -87,11 +87,11 @@ class Stack:
     def _fold(self, score: Score, points: Points, members: list[int], needs: list[Need], graph: bool) -> list[Any]:
         need = needs[0]
         layers = tuple(dict.fromkeys(n.layer for n in needs if n.layer))
-        gradient = any(self._gradient(n) for n in needs)
+        gradient, back = any(n.gradient for n in needs), any(self._gradient(n) for n in needs)
         key = Key(self.seed, "explainer") / need.stream
         states: list[Any] = [None] * len(members)
         total = need.total(points.x.shape[1:])
-        step = max(1, 4 * score.batch.size(gradient) // len(points))
+        step = max(1, 4 * score.batch.size(back) // len(points))
         for start in range(0, total, step):
             cloud = need.where.draw(points, range(start, min(start + step, total)), key, total)
             values = score.evaluate(
@@ -144,7 +144,7 @@ class Stack:
         key = Key(self.seed, "explainer") / need.stream
         cloud = need.where.draw(points, range(1), key, need.total(points.x.shape[1:]))
         values = score.evaluate(
-            cloud.points, cloud.owner, gradient=self._gradient(need), rule=need.rule,
+            cloud.points, cloud.owner, gradient=need.gradient, rule=need.rule,
             layers=(need.layer,) if need.layer else (), origin=cloud.origin,
         )  # fmt: skip
         if self._gradient(need):
