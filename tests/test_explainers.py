@@ -180,6 +180,13 @@ def test_reused_functional_and_in_place_activations_give_the_same_maps():
         torch.testing.assert_close(plain, odd)
 
 
+def test_for_a_layer_alone_no_gradient_of_the_input_is_taken():
+    score, points = bound(Small(), images())
+    alone, both = (score.evaluate(points.x, points.owner, gradient=g, layers=("auto",)) for g in (False, True))
+    assert alone.gradient is None and both.gradient is not None
+    torch.testing.assert_close(alone.activations["auto"], both.activations["auto"])
+
+
 @pytest.mark.parametrize("sign", ["abs", "keep"])
 @pytest.mark.parametrize("scale", ["max", "l2", "none"])
 def test_normalisation(sign, scale):

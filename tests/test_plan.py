@@ -10,7 +10,7 @@ from nets import Small, images
 from torch import nn
 
 import consilience as cs
-from consilience.consensus.fitting import Rule, regret
+from consilience.consensus.fitting import Rule, doubted, regret
 from consilience.consensus.job import Rows, begin
 from consilience.consensus.setting import aim
 from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
@@ -311,3 +311,21 @@ def test_the_papers_sum_is_judged_as_the_form_that_is_minimised():
     torch.testing.assert_close(whole, torch.einsum("bi,bij,bj->b", w, form, w))
     found = regret(Rule(goal, range(5)), e, w)
     assert set(found) == {"quadratic", "responses"} and all((v > -0.05).all() for v in found.values())
+
+
+@pytest.mark.parametrize("objective", ["opt", "robust", "faith", "paper_opt"])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_weights_and_regret_of_one_batch_are_those_of_one_after_the_other(objective, pooled):
+    r = cs.explain(
+        Small(), images(), 1, methods=METHODS, objective="mean", fit_draws={"average_sensitivity": 6, "infidelity": 33}
+    )
+    e = joined(r.evidence["fit"]).rows(slice(5))
+    rule = Rule(aim(objective), tuple(range(5)), pooled=pooled)
+    solution, curve, found = doubted(rule, e)
+    expected, plain = rule.solve(e)
+    torch.testing.assert_close(solution.weights, expected.weights)
+    torch.testing.assert_close(solution.value, expected.value)
+    assert solution.status == expected.status and (curve is None) == (plain is None)
+    for kind, value in regret(rule, e, expected.weights).items():
+        torch.testing.assert_close(found[kind], value)
+        assert value.shape == (3,)

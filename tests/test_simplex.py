@@ -10,7 +10,7 @@ import torch
 
 from consilience import simplex
 from consilience.errors import InputError
-from consilience.simplex import ratios
+from consilience.simplex import ratios, tradeoff
 from consilience.simplex.solution import form
 
 
@@ -370,6 +370,18 @@ def test_a_pick_agrees_with_slsqp():
             slow = minimize(lambda w, at=at: at(w)[0], w, bounds=[(0, 1)] * 4, constraints=limits, method="SLSQP")
             if slow.success:
                 assert float(found.value[i]) <= slow.fun * 1.01
+
+
+def test_descents_that_are_given_up_early_lose_nothing(monkeypatch):
+    """Beside the slow twin, in which every start of every μ goes on to the end."""
+    args = problem(40, 7, 50)
+    fast = simplex.front(*args)
+    monkeypatch.setattr(tradeoff, "STRAYS", math.inf)
+    slow = simplex.front(*args)
+    for floor in (None, slow.correlation.nan_to_num(-1).amax(1) * 0.99):
+        assert (fast.pick(floor).value <= slow.pick(floor).value * (1 + 1e-3)).all()
+    for mu in (0.01, 1.0, 100.0):
+        assert (fast.at(mu).value <= slow.at(mu).value + 1e-9).all()
 
 
 def test_a_front_with_a_uniform_map_a_zero_map_and_a_still_output():

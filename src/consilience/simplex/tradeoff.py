@@ -15,7 +15,7 @@ from .solution import Solution, convert, diagonal, finish, in_double, normalise,
 
 MUS = tuple(torch.logspace(-3, 3, 25, dtype=torch.float64).tolist())
 ITERATIONS = 60  # 99 of 100 descents are within 1e-6 of their minimum then; points between are refined further
-TRIAL = 15  # of them with every start
+TRIAL, STRAYS = 15, 2  # iterations with every start; how many starts of a μ go on beside the best
 BINS = 64  # points kept along one front, beside the corners and the two optima
 ROWS = 2**16  # descents at a time
 WIDE = 10  # inputs from which the scan is faster on an H200 (.11 s for up to 300) than on a processor (.01 s each)
@@ -257,10 +257,10 @@ def _loss(r: Tensor, rho: Tensor, rate: Tensor) -> Tensor:
 
 
 def _scan(criteria: _Criteria, starts: Tensor, mu: Tensor, scale: Tensor) -> Tensor:
-    """Local minima of J for each μ: (B, n, k) starts, (m,), (B,) → (B, m·min(n, 3), k).
+    """Local minima of J for each μ: (B, n, k) starts, (m,), (B,) → (B, m · at most n, k).
 
-    Nearly all starts come to the same minimum. After ``TRIAL`` iterations only the best one of each μ goes on, and the two
-    worst: the likeliest to end in another minimum, and those are what is found where the front is not convex."""
+    Nearly all starts come to the same minimum. After ``TRIAL`` iterations only the best one of each μ goes on, and the
+    ``STRAYS`` worst: the likeliest to end in another minimum, and those are what is found where the front is not convex."""
     _, n, k = starts.shape
     valid = (criteria.unit > 0)[:, None]
     rate = (mu / scale[:, None]).repeat_interleave(n, 1)
@@ -269,11 +269,11 @@ def _scan(criteria: _Criteria, starts: Tensor, mu: Tensor, scale: Tensor) -> Ten
         return descend_with_slope(lambda u: criteria.loss(u, rate), u, iterations, valid)
 
     u, loss = descend(starts.repeat(1, len(mu), 1), rate, TRIAL)
-    if n > 3:
+    if n > 1 + STRAYS:
         loss = loss.unflatten(1, (-1, n))
         fine = loss.isfinite()
         chosen = loss.masked_fill(~fine, torch.inf).argmin(2, keepdim=True)
-        chosen = torch.cat([chosen, loss.masked_fill(~fine, -torch.inf).topk(2, 2).indices], 2)
+        chosen = torch.cat([chosen, loss.masked_fill(~fine, -torch.inf).topk(STRAYS, 2).indices], 2)
         at = (chosen + n * torch.arange(len(mu), device=u.device)[:, None]).flatten(1)
         u, rate = u.gather(1, at[..., None].expand(-1, -1, k)), rate.gather(1, at)
     return descend(u, rate, ITERATIONS - TRIAL)[0]
