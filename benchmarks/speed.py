@@ -7,7 +7,8 @@ ResNet18, the seven methods of AGG's Table 1, the predicted class. Two stages, o
 ``--cache``, so that an interrupted run goes on where it stopped:
 
 *draws*, of ``--count`` photographs; needs no quiet machine. Neighbours and masks to fit on, and fresh ones to judge on. Draws
-are keyed, so the weights of m = 50, and of ``draws="auto"``, which stops earlier on the same draws, follow from these.
+are keyed, so the weights of m = 50, and of ``draws="auto"``, which stops earlier on the same draws, follow from these. The
+plain pipeline's weights as well, once for all devices, where no timed run gave them.
 
 *time*, of the first ``--timed`` of them, one pipeline after the other in one process:
 
@@ -268,10 +269,19 @@ class Bench:
                 print(f"  {name:18}{row['seconds']:8.1f} s {row['gradient']:6} gradients", flush=True)
             numbers = {"machine": machine(self.device), "floor": floor.measured, **numbers}
             numbers["pipelines"] = {name: found[name] for name in pipelines}
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(numbers), encoding="utf-8")
-            part.replace(path)
+            write_json(path, numbers)
         return numbers
+
+    def plain(self, number: int) -> dict:
+        """The plain pipeline's weights on one photograph, by objective, and the device that found them."""
+        path = self.path("reference", number, self.options.draws).with_suffix(".json")
+        if not path.exists():
+            if self.timed(number):
+                row = self.run(number, None)["pipelines"]["reference"]
+            else:
+                row = self.job(number, self.loaded.module).reference(None)
+            write_json(path, {"weights": row["weights"], "device": machine(self.device)["device"]})
+        return json.loads(path.read_text(encoding="utf-8"))
 
     def together(self) -> dict[str, dict]:
         """Precision → seconds, each of several calls, and evaluations of ``draws="auto"`` on several photographs at once."""
@@ -326,6 +336,12 @@ class Bench:
         return fit, fresh
 
 
+def write_json(path: Path, numbers: dict) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(numbers), encoding="utf-8")
+    part.replace(path)
+
+
 def write(path: Path, evidence: Evidence) -> None:
     assert evidence.quadratic is not None and evidence.responses is not None
     tensors = {**vars(evidence.quadratic), **vars(evidence.responses)}
@@ -378,17 +394,14 @@ JUDGED = {
 """Value → the objective whose weights it judges."""
 
 
-def weights(fit: Evidence, run: dict | None, m: int) -> dict[str, dict[str, list[float]]]:
-    """Pipeline → objective → weights of one photograph; the reference's where it was run."""
+def weights(fit: Evidence, plain: dict[str, list[float]], m: int) -> dict[str, dict[str, list[float]]]:
+    """Pipeline → objective → weights of one photograph; ``plain``: the reference's, by its own objectives."""
     few, k = shortened(fit, m, m), len(resolve(METHODS))
-    found = {
+    return {
         "m50": {name: Rule(aim(name), tuple(range(k))).solve(few)[0].weights[0].tolist() for name in OBJECTIVES},
         "auto": {name: replayed(fit, name, m)[0] for name in OBJECTIVES},
+        "reference": {name: plain[BASELINES.get(name, name)] for name in OBJECTIVES},
     }
-    if run is not None:
-        known = run["pipelines"]["reference"]["weights"]
-        found["reference"] = {name: known[BASELINES.get(name, name)] for name in OBJECTIVES}
-    return found
 
 
 def halves(evidence: Evidence) -> list[Evidence]:
@@ -555,7 +568,8 @@ def report(bench: Bench, floor: Floor | None) -> dict:
     about = [bench.run(i, floor) for i in range(o.timed)]
     runs = [numbers["pipelines"] for numbers in about]
     fit, fresh = map(list, zip(*(bench.drawn(i) for i in range(o.count)), strict=True))
-    found = [weights(e, about[i] if i < len(about) else None, o.draws) for i, e in enumerate(fit)]
+    plain = [bench.plain(i) for i in range(o.count)]
+    found = [weights(e, one["weights"], o.draws) for e, one in zip(fit, plain, strict=True)]
     stops = {name: [replayed(e, name, o.draws)[1] for e in fit] for name in OBJECTIVES}
     # The weights of the pipelines as they were timed, beside those that follow from the stored draws.
     apart = {
@@ -584,6 +598,7 @@ def report(bench: Bench, floor: Floor | None) -> dict:
         "value_auto_over_m50": paired(found, fresh, "auto", "m50"),
         "value_auto_over_reference": paired(found, fresh, "auto", "reference"),
         "value_m50_over_reference": paired(found, fresh, "m50", "reference"),
+        "reference_on": dict(Counter(one["device"] for one in plain)),
         "value_bfloat16_over_auto": {
             name: value for name, value in paired(found, fresh, "bfloat16", "auto").items() if JUDGED[name] == "opt"
         },
@@ -631,6 +646,7 @@ def shown(result: dict) -> str:
         f"{result['n']} photographs judged on {settings['fresh_neighbours']} fresh neighbours and {settings['fresh_masks']}",
         f"fresh masks, the first {result['n_timed']} of them timed. {about['threads']} threads of {about['cpu']}",
         f"({about['device']}), {versions}.",
+        f"The plain pipeline's weights: {', '.join(f'{n} from {name}' for name, n in result['reference_on'].items())}.",
         "", "| | |", "|---|---|",
     ]  # fmt: skip
     for name, words in (
@@ -742,6 +758,7 @@ def main() -> None:
         ):  # those that are not timed first: the others' neighbours will be there
             began = time.perf_counter()
             bench.drawn(i)
+            bench.plain(i)
             print(f"draws {i + 1} {file}: {time.perf_counter() - began:.0f} s", flush=True)
     if options.stage != "all":
         return

@@ -307,7 +307,7 @@ def test_the_papers_sum_is_judged_as_the_form_that_is_minimised():
     parts = [term.matrix(e) for _, term in goal.terms]
     form = torch.stack([m / torch.linalg.matrix_norm(m)[:, None, None] for m in parts]).sum(0)
     w = goal.minimise(e).weights
-    whole = goal.over_blocks(e, [e.fold(i, 5)[1] for i in range(5)], [w] * 5)
+    whole = goal.over_blocks(e, [(0.2, e.fold(i, 5)[1]) for i in range(5)], [w] * 5)
     torch.testing.assert_close(whole, torch.einsum("bi,bij,bj->b", w, form, w))
     found = regret(Rule(goal, range(5)), e, w)
     assert set(found) == {"quadratic", "responses"} and all((v > -0.05).all() for v in found.values())

@@ -11,7 +11,7 @@ import torch
 from consilience import simplex
 from consilience.errors import InputError
 from consilience.simplex import ratios, tradeoff
-from consilience.simplex.solution import form
+from consilience.simplex.solution import diagonal, form
 
 
 def gram(count, k, seed=0, shift=0.5, rank=None):
@@ -396,9 +396,44 @@ def test_a_front_with_a_uniform_map_a_zero_map_and_a_still_output():
     valid[2] = False
     front = simplex.front(G, H, C, b, v, valid)
     found = front.pick()
-    assert found.weights[0, 3] == 0 and found.weights[1, 0] == 1 and found.value[1] == 0
+    assert found.weights[0, 3] == 0 and (found.weights[:2, 0] == 0).all()
+    assert found.value[1] <= (diagonal(G) / diagonal(H))[1, 1:].min()
     assert found.status[2] == "no valid method" and not front.keep[2].any()
     assert found.weights[:2].isfinite().all() and front.at(1.0).weights[:2].isfinite().all()
+
+
+def test_a_uniform_map_among_the_methods_takes_no_weight_from_faithfulness():
+    """With all its weight on the uniform map but for 1e-24, a mixture keeps its correlation and has no sensitivity."""
+    G, H, C, b, v = problem(3, 4, 50)
+    mean = torch.full_like(b, 2.0)
+    G[:, 1], G[:, :, 1] = 0, 0
+    mean[:, 1] = 40.0
+    noise = 1e-9 * 40  # what rounding leaves of a uniform map's response in float32
+    for scale in (0.0, noise):
+        C[:, 1], C[:, :, 1], b[:, 1] = 0, 0, scale * C[:, 0, 0].sqrt()
+        C[:, 1, 1] = scale**2
+        left = [x[:, [0, 2, 3]][..., [0, 2, 3]] if x.ndim == 3 else x[:, [0, 2, 3]] for x in (G, H, C, b)]
+        found, alone = simplex.front(G, H, C, b, v, mean=mean).pick(), simplex.front(*left, v).pick()
+        assert (found.weights[:, 1] == 0).all()
+        torch.testing.assert_close(found.weights[:, [0, 2, 3]], alone.weights)
+        faithful = simplex.correlation(C, b, v, mean=mean)
+        assert (faithful.weights[:, 1] == 0).all()
+        torch.testing.assert_close(faithful.value, simplex.correlation(*left[2:], v).value)
+    only = simplex.front(*(x[:, 1:2, 1:2] if x.ndim == 3 else x[:, 1:2] for x in (G, H, C, b)), v, mean=mean[:, 1:2])
+    assert (only.pick().weights == 1).all()
+
+
+def test_a_mixture_in_which_everything_but_a_uniform_map_cancels_has_no_correlation():
+    mean = torch.tensor([[1.0, 1.0]]).double()
+    C = 1e-8 * torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]]).double() + 1e-18  # ± the same pattern, and very little of y
+    b = torch.tensor([[2e-9, 0.5e-9]]).double()
+    v = torch.ones(1).double()
+    blind = simplex.correlation(C, b, v).value
+    found = simplex.correlation(C, b, v, mean=mean)
+    assert blind < 0.9 and found.weights.tolist() == [[1, 0]] and 1 - found.value < 1e-6
+    G = torch.eye(2).double()[None]
+    kept = simplex.front(G, G, C, b, v, mean=mean)
+    assert float(kept.correlation.nan_to_num(0).max()) < 1e-3
 
 
 def test_shapes_are_checked():

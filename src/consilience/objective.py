@@ -18,6 +18,9 @@ from .errors import InputError, choose
 from .quadratic import Evidence
 from .simplex import Solution
 
+Block = tuple[float, Evidence]
+"""Some draws of one kind beside all of the other, and their share of that kind's draws."""
+
 
 class Term:
     """Interface of a metric as an objective; ``+`` and ``*`` make an :class:`Objective`.
@@ -41,9 +44,10 @@ class Term:
         """(B, M, R) → (B, M): what is minimised; differentiable in w."""
         raise NotImplementedError
 
-    def over_blocks(self, whole: Evidence, blocks: Sequence[Evidence], weights: Sequence[Tensor]) -> Tensor:
+    def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
         """(B,): the loss over all draws, each block of them judged with weights (B, R) of its own."""
-        return torch.stack([self.loss(e, w[:, None])[:, 0] for e, w in zip(blocks, weights, strict=True)]).mean(0)
+        parts = zip(blocks, weights, strict=True)
+        return torch.stack([share * self.loss(e, w[:, None])[:, 0] for (share, e), w in parts]).sum(0)
 
     def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> Solution:
         """The optimum over the simplex (or over Σ|w| = 1)."""
@@ -118,14 +122,15 @@ class Objective:
         """(B, M, R) → (B, M): the balanced sum."""
         return self._sum(evidence, w, self._scales(evidence, evidence.valid() if valid is None else valid))
 
-    def over_blocks(self, whole: Evidence, blocks: Sequence[Evidence], weights: Sequence[Tensor]) -> Tensor:
+    def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
         """(B,): the balanced sum of its parts' :meth:`Term.over_blocks`; scales are those of all draws. A sum that is minimised
         as a quadratic form is judged as that form."""
+        whole = whole.only(self.statistics)
         scales = self._scales(whole, whole.valid())
         if len(self.terms) > 1 and all(term.matrix(whole) is not None for _, term in self.terms):
-            forms = [self._form(block, whole, scales) for block in blocks]
+            forms = [share * self._form(block, whole, scales) for share, block in blocks]
             judged = [torch.einsum("br,brt,bt->b", w, form, w) for form, w in zip(forms, weights, strict=True)]
-            return torch.stack(judged).mean(0)
+            return torch.stack(judged).sum(0)
         parts = [term.over_blocks(whole, blocks, weights) for _, term in self.terms]
         return torch.stack([w * part / s for (w, _), part, s in zip(self.terms, parts, scales, strict=True)]).sum(0)
 
@@ -155,9 +160,12 @@ class Objective:
         if signed:
             raise InputError("signed: only for an objective of one part; sums are over convex weights")
         count, k = valid.shape
+        corners = torch.eye(k, dtype=torch.float64, device=valid.device).expand(count, k, k)
+        # A descent may end where it starts: no start is at a method that must not be used.
+        mean = valid.double() / valid.sum(1, keepdim=True).clamp(min=1)
         starts = torch.cat(
             [
-                torch.eye(k, dtype=torch.float64, device=valid.device).expand(count, k, k),
+                torch.where(valid[..., None], corners, mean[:, None]),
                 *(term.solve(evidence, valid, False).weights[:, None] for _, term in self.terms),
             ],
             1,
@@ -209,9 +217,9 @@ class Front:
             clean = part.clean()
             q, r = clean.quadratic, clean.responses
             assert q is not None and r is not None
-            statistics.append((q.matrix, q.norm, *r.covariances(), part.valid()))
-        G, H, C, b, vy, valid = (torch.cat(each) for each in zip(*statistics, strict=True))
-        return simplex.front(G, H, C, b, vy, valid)
+            statistics.append((q.matrix, q.norm, *r.covariances(), part.valid(), r.a.mean(1)))
+        G, H, C, b, vy, valid, mean = (torch.cat(each) for each in zip(*statistics, strict=True))
+        return simplex.front(G, H, C, b, vy, valid, mean=mean)
 
     def minimise(self, evidence: Evidence, *, signed: bool = False) -> Solution:
         if signed:

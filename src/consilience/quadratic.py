@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .simplex import FLAT
+
 
 def exact(values: Tensor) -> Tensor:
     """float64, on the CPU where the device has none (Apple's GPU)."""
@@ -37,6 +39,20 @@ class Quadratic:
     def take(self, draws: Tensor) -> Quadratic:
         return Quadratic(self.draws[:, draws], self.norm)
 
+    def finite(self) -> Tensor:
+        """(B, R): rows whose numbers are finite in every draw."""
+        size = self.norm.diagonal(dim1=-2, dim2=-1)
+        return self.draws.diagonal(dim1=-2, dim2=-1).isfinite().all(1) & size.isfinite()
+
+    def valid(self) -> Tensor:
+        return self.finite() & (self.norm.diagonal(dim1=-2, dim2=-1) > 0)
+
+    def clean(self) -> Quadratic:
+        ok = self.finite()
+        both = ok[:, :, None] & ok[:, None]
+        parts = torch.where(both[:, None], self.draws, 0.0), torch.where(both, self.norm, 0.0)
+        return Quadratic(*(part.nan_to_num(0, 0, 0) for part in parts))
+
     def rows(self, index: slice) -> Quadratic:
         return Quadratic(self.draws[:, :, index][..., index], self.norm[:, index][..., index])
 
@@ -58,15 +74,31 @@ class Responses:
     def take(self, draws: Tensor) -> Responses:
         return Responses(self.a[:, draws], self.y[:, draws])
 
+    def finite(self) -> Tensor:
+        """(B, R): rows whose numbers are finite in every draw; none of an input whose y is not."""
+        return self.a.isfinite().all(1) & self.y.isfinite().all(1)[:, None]
+
+    def valid(self) -> Tensor:
+        return self.finite() & (self.a != 0).any(1)
+
+    def clean(self) -> Responses:
+        return Responses(torch.where(self.a.isfinite().all(1, keepdim=True), self.a, 0.0), self.y)
+
     def rows(self, index: slice) -> Responses:
         return Responses(self.a[:, :, index], self.y)
 
     def inputs(self, index: list[int]) -> Responses:
         return Responses(self.a[index], self.y[index])
 
+    def centred(self) -> Tensor:
+        """(B, S, R): a minus its mean; zero for a row that only varies by rounding."""
+        a = self.a - self.a.mean(1, keepdim=True)
+        flat = (a**2).mean(1, keepdim=True) <= FLAT * (self.a**2).mean(1, keepdim=True)
+        return torch.where(flat, 0.0, a)
+
     def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
         """(C, b, v): covariance of the responses (B, R, R), with y (B, R), and variance of y (B,)."""
-        a, y = self.a - self.a.mean(1, keepdim=True), self.y - self.y.mean(1, keepdim=True)
+        a, y = self.centred(), self.y - self.y.mean(1, keepdim=True)
         count = a.shape[1]
         return a.mT @ a / count, torch.einsum("bsr,bs->br", a, y) / count, (y**2).mean(1)
 
@@ -117,19 +149,14 @@ class Evidence:
         counts = [] if self.quadratic is None else [self.quadratic.draws.shape[1]]
         return tuple(counts + ([] if self.responses is None else [self.responses.y.shape[1]]))
 
+    def count(self, kind: str) -> int:
+        """How many draws of the kind "quadratic" or "responses"."""
+        return (self.quadratic.draws if kind == "quadratic" else self.responses.y).shape[1]  # type: ignore[union-attr]
+
     @property
     def draws(self) -> int:
         """The smallest number of draws of any kind."""
         return min(self.counts)
-
-    def _finite(self) -> Tensor:
-        """(B, R): rows whose statistics are finite."""
-        checks = []
-        if self.quadratic is not None:
-            checks.append(self.quadratic.draws.diagonal(dim1=-2, dim2=-1).isfinite().all(1))
-        if self.responses is not None:
-            checks.append(self.responses.a.isfinite().all(1) & self.responses.y.isfinite().all(1)[:, None])
-        return torch.stack(checks).all(0)
 
     def fold(self, part: int, parts: int, only: str | None = None) -> tuple[Evidence, Evidence]:
         """(draws outside block ``part`` of ``parts``, draws inside): contiguous blocks of each kind of draw, or of the kind
@@ -150,29 +177,30 @@ class Evidence:
 
     def folds(self, parts: int, only: str) -> list[tuple[Evidence, Evidence]]:
         """:meth:`fold` for each of ``parts`` blocks of the draws of the kind ``only``, or fewer if there are not so many."""
-        parts = min(parts, (self.quadratic.draws if only == "quadratic" else self.responses.y).shape[1])  # type: ignore[union-attr]
+        parts = min(parts, self.count(only))
         return [self.fold(part, parts, only) for part in range(parts)]
+
+    def _every(self, how: str) -> Tensor:
+        return torch.stack([getattr(part, how)() for part in (self.quadratic, self.responses) if part is not None]).all(
+            0
+        )
 
     def valid(self) -> Tensor:
         """(B, R): rows that can be used: finite everywhere and not the zero map."""
-        checks = []
-        if self.quadratic is not None:
-            size = self.quadratic.norm.diagonal(dim1=-2, dim2=-1)
-            finite = self.quadratic.draws.diagonal(dim1=-2, dim2=-1).isfinite().all(1)
-            checks.append(finite & (size > 0) & size.isfinite())
-        if self.responses is not None:
-            a, y = self.responses.a, self.responses.y
-            checks.append(a.isfinite().all(1) & (a != 0).any(1) & y.isfinite().all(1)[:, None])
-        return torch.stack(checks).all(0)
+        return self._every("valid")
 
     def pooled(self) -> Evidence:
         """One input that stands for all: every input's statistics on a scale of its own, then their mean. Gram matrices are
         divided by the mean ‖φ_j‖² over rows; responses and y are centred and divided by their (mean) standard deviation.
-        An input with a NaN in a row that works elsewhere is left out; a row that works nowhere stays NaN."""
-        finite = self._finite()
+        An input with a NaN in a row that works elsewhere is left out; a row that works nowhere stays NaN. If no input would
+        be left, all are, and only rows that work everywhere."""
+        finite = self._every("finite")
         works = finite.any(0)
         whole = finite[:, works].all(1)
-        kept = self.inputs(whole.nonzero()[:, 0].tolist()) if bool(whole.any()) and bool(works.any()) else self
+        if bool(whole.any()) and bool(works.any()):
+            kept = self.inputs(whole.nonzero()[:, 0].tolist())
+        else:
+            kept, works = self, finite.all(0)
         pooled = kept.clean()._pool()
         return pooled._spoil(~works)
 
@@ -194,7 +222,7 @@ class Evidence:
             draws = (e.quadratic.draws / size[:, None]).flatten(0, 1)[None]
             q = Quadratic(draws, (e.quadratic.norm / size).mean(0, keepdim=True))
         if e.responses is not None:
-            a = e.responses.a - e.responses.a.mean(1, keepdim=True)
+            a = e.responses.centred()
             y = e.responses.y - e.responses.y.mean(1, keepdim=True)
             wide = a.pow(2).mean(1).sqrt().mean(1)[:, None, None]
             high = y.pow(2).mean(1, keepdim=True).sqrt()
@@ -206,12 +234,9 @@ class Evidence:
         return Evidence(q, r)
 
     def clean(self) -> Evidence:
-        """Non-finite entries replaced by zero, for solvers that are told which rows are valid."""
-        q, r = self.quadratic, self.responses
-        return Evidence(
-            None if q is None else Quadratic(q.draws.nan_to_num(0, 0, 0), q.norm.nan_to_num(0, 0, 0)),
-            None if r is None else Responses(r.a.nan_to_num(0, 0, 0), r.y),
-        )
+        """A row that is not finite in some draw of a kind made zero in all of that kind, so that it stays invalid, in any part
+        of the draws."""
+        return self._each("clean")
 
 
 def joined(parts: Sequence[Evidence]) -> Evidence:
@@ -271,8 +296,7 @@ def faithfulness_correlation(evidence: Evidence, w: Tensor) -> Estimate:
     y = r.y[:, None]
     da, dy = a - a.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
     va, vy = (da**2).mean(-1, keepdim=True), (dy**2).mean(-1, keepdim=True)
-    # A uniform map's responses differ by rounding only (maps are float32): that is not variation.
-    va = torch.where(va > 1e-11 * (a**2).mean(-1, keepdim=True), va, torch.nan)
+    va = torch.where(va > FLAT * (a**2).mean(-1, keepdim=True), va, torch.nan)
     za, zy = da / va.sqrt(), dy / torch.where(vy > 0, vy, torch.nan).sqrt()
     value = (za * zy).mean(-1)
     return Estimate(value, za * zy - value[..., None] * (za**2 + zy**2) / 2)

@@ -174,6 +174,7 @@ def doubted(rule: Rule, evidence: Evidence) -> tuple[Solution, Curve | None, dic
         solution, curve = rule.solve(evidence)
         return solution, curve, regret(rule, evidence, solution.weights)
     # A front wants matrices only, so the whole and its parts are one batch.
+    evidence = evidence.clean()
     folds = _folds(goal, evidence)
     parts = [outside for pairs in folds.values() for outside, _ in pairs]
     curve = goal.curve(evidence, *parts)
@@ -193,7 +194,7 @@ def regret(rule: Rule, evidence: Evidence, whole: Tensor, blocks: int = BLOCKS) 
     goal = rule.goal
     if isinstance(goal, str):
         return {}
-    shared = evidence.pooled() if rule.pooled else evidence
+    shared = (evidence.pooled() if rule.pooled else evidence).clean()
     if rule.pooled:
         rule, whole = replace(rule, pooled=False), whole[:1]
     folds = _folds(goal, shared, blocks)
@@ -212,18 +213,20 @@ def _folds(goal: Aim, evidence: Evidence, blocks: int = BLOCKS) -> Folds:
 
 
 def _judged(goal: Aim, evidence: Evidence, whole: Tensor, folds: Folds, fitted: Iterable[Tensor]) -> dict[str, Tensor]:
-    """The regret, from weights ``fitted`` outside each block of each kind."""
-    clean, fitted = evidence.clean(), iter(fitted)
+    """The regret, from weights ``fitted`` outside each block of each kind. Evidence is clean: what is invalid in the whole must
+    be so in every part."""
+    fitted = iter(fitted)
     found = {}
     for kind, pairs in folds.items():
-        some, inside = len(pairs), [part.clean() for _, part in pairs]
+        some = len(pairs)
+        inside = [(part.count(kind) / evidence.count(kind), part) for _, part in pairs]
         term: Term | Objective
         if isinstance(goal, Front):
             term = goal.robust if kind == "quadratic" else goal.faithful
         else:
             term = goal.terms[0][1] if len(goal.terms) == 1 else goal
-        crossed = term.over_blocks(clean, inside, [next(fitted) for _ in pairs])
-        plain = term.over_blocks(clean, inside, [whole] * some)
+        crossed = term.over_blocks(evidence, inside, [next(fitted) for _ in pairs])
+        plain = term.over_blocks(evidence, inside, [whole] * some)
         floor = 1e-6 if isinstance(term, Term) and term.scale_free else 1e-300
         found[kind] = (crossed - plain) / plain.clamp(min=floor) * (some - 1) / (2 * some - 1)
     return found

@@ -15,8 +15,8 @@ from ..errors import InputError, choose
 from ..features import Features, coarse
 from ..keys import Key
 from ..neighbourhood import Baseline, Masked, Points
-from ..objective import Term
-from ..quadratic import Evidence, Responses, exact, faithfulness_correlation
+from ..objective import Block, Term
+from ..quadratic import FLAT, Evidence, Responses, exact, faithfulness_correlation
 from ..score import Score
 
 SCALINGS = ("correlation", "free", "paper", "raw", "code")
@@ -128,19 +128,19 @@ class Infidelity(Term):
             return square - 2 * cross + q[:, None]
         return 1 - cross**2 / (square * q[:, None]).clamp(min=1e-300)
 
-    def over_blocks(self, whole: Evidence, blocks: Sequence[Evidence], weights: Sequence[Tensor]) -> Tensor:
-        """For the correlation, covariances are summed over the blocks before they are divided: ρ² of a few masks is biased."""
+    def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
+        """For the correlation, moments are summed over the blocks before they are divided: ρ² of a few masks is biased."""
         if self.scaling != "correlation":
             return super().over_blocks(whole, blocks, weights)
         parts = []
-        for block, w in zip(blocks, weights, strict=True):
+        for (share, block), w in zip(blocks, weights, strict=True):
             assert block.responses is not None
-            c, b, v = block.responses.covariances()
-            n = block.responses.y.shape[1]
-            parts.append(n * torch.stack([torch.einsum("br,brt,bt->b", w, c, w), (w * b).sum(1), v]))
-        square, cross, spread = torch.stack(parts).sum(0)
-        size = square * spread
-        rho = torch.where(size > 0, cross / size.clamp(min=1e-300).sqrt(), torch.zeros_like(cross))
+            a, y = torch.einsum("bsr,br->bs", block.responses.a, w), block.responses.y
+            da, dy = a - a.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
+            parts.append(share * torch.stack([(part**2).mean(1) for part in (da, dy, a)] + [(da * dy).mean(1)]))
+        spread, change, size, cross = torch.stack(parts).sum(0)
+        undefined = (spread <= FLAT * size) | (change <= 0)
+        rho = torch.where(undefined, 0.0, cross / (spread.sqrt() * change.sqrt()).clamp(min=1e-300))
         return 1 - rho * rho.abs()
 
     def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
@@ -166,7 +166,8 @@ class Infidelity(Term):
         assert r is not None
         if self.scaling == "correlation":
             c, b, v = r.covariances()
-            return simplex.correlation(c, b, v, valid=valid, signed=signed, ridge=0.1 if signed else 0.0)
+            ridge = 0.1 if signed else 0.0
+            return simplex.correlation(c, b, v, valid=valid, signed=signed, ridge=ridge, mean=r.a.mean(1))
         if signed:
             raise InputError("signed: for infidelity with scaling='correlation'")
         if self.scaling == "free":

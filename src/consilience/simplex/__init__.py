@@ -5,13 +5,14 @@ answer for one input does not depend on the others.
 """
 
 from .active_set import nnls
-from .convex import correlation, quadratic, scale_free
+from .convex import FLAT, correlation, quadratic, scale_free
 from .descent import descend, project
 from .ratios import ratio
 from .solution import Solution
 from .tradeoff import Front, front
 
 __all__ = [
+    "FLAT",
     "Front",
     "Solution",
     "correlation",

@@ -9,8 +9,10 @@ from ..errors import InputError
 from .active_set import nnls
 from .solution import EPS, Solution, corner, diagonal, even, finish, form, in_double, normalise, usable
 
-# A constant response has a variance of rounding only, about (1e-16)² of the others'.
 CONSTANT = 1e-26
+"""A constant response has a variance of rounding only, about (1e-16)² of the others'."""
+FLAT = 1e-11
+"""… and, since maps are float32, one of this share of its own mean square: a uniform map's responses differ by rounding."""
 
 
 @in_double
@@ -72,7 +74,13 @@ def _pairwise(G: Tensor, w: Tensor, ok: Tensor, iterations: int = 2000) -> Tenso
 
 @in_double
 def correlation(
-    C: Tensor, b: Tensor, vy: Tensor, valid: Tensor | None = None, ridge: float = 0.0, signed: bool = False
+    C: Tensor,
+    b: Tensor,
+    vy: Tensor,
+    valid: Tensor | None = None,
+    ridge: float = 0.0,
+    signed: bool = False,
+    mean: Tensor | None = None,
 ) -> Solution:
     """max over the simplex of ρ(c) = cᵀb / √(cᵀCc · v), as the minimum of 1 − ρ|ρ| (1 − ρ² for ρ ≥ 0; in [0, 2]).
 
@@ -84,7 +92,8 @@ def correlation(
     has Cu ≥ b up to the solver's error, and v is u times the least factor that makes it so; failing that, ρ² ≤ 1.
 
     ``signed``: weights of either sign, (C + ``ridge`` · mean_j C_jj · I)⁻¹b, scaled to Σ|w| = 1; ``gap`` is then to the
-    optimum without ridge. A method whose response is constant is left out, as are those outside ``valid`` (B, k).
+    optimum without ridge. A method whose response is constant is left out, as are those outside ``valid`` (B, k). With the
+    responses' ``mean`` (B, k), constant is what varies by :data:`FLAT` of its mean square or less, of a mixture too.
 
     >>> found = correlation(torch.eye(2)[None], torch.tensor([[0.6, -0.2]]), torch.ones(1))
     >>> found.weights, found.value
@@ -93,7 +102,8 @@ def correlation(
     if ridge and not signed:
         raise InputError(f"correlation: ridge={ridge} is for signed=True; convex weights need none")
     ok, C = usable(valid, C)
-    given, ok = ok, ok & _varies(C, ok) & b.isfinite()
+    mean = torch.zeros_like(b) if mean is None else torch.where(ok & mean.isfinite(), mean, 0.0)
+    given, ok = ok, ok & varies(C, mean, ok) & b.isfinite()
     b = torch.where(ok, b, 0.0)
     vy = torch.where(vy > 0, vy, 0.0)
     still = vy == 0
@@ -101,7 +111,9 @@ def correlation(
     k = b.shape[1]
 
     def rho(w: Tensor) -> Tensor:
-        return ((b * w).sum(1) / (form(C, w) * v).clamp(min=1e-300).sqrt()).clamp(-1, 1)
+        spread = form(C, w)
+        found = ((b * w).sum(1) / (spread * v).clamp(min=1e-300).sqrt()).clamp(-1, 1)
+        return torch.where(spread > FLAT * (spread + (mean * w).sum(1) ** 2), found, 0.0)
 
     if signed:
         u, bound = _regression(C, b, ok, ridge)
@@ -140,7 +152,7 @@ def scale_free(M: Tensor, p: Tensor, y2: Tensor, valid: Tensor | None = None) ->
     tensor([0.7500], dtype=torch.float64)
     """
     ok, M = usable(valid, M)
-    given, ok = ok, ok & _varies(M, ok) & p.isfinite()
+    given, ok = ok, ok & varies(M, torch.zeros_like(p), ok) & p.isfinite()
     p = torch.where(ok, p, 0.0)
     still = ~(y2 > 0)
     v = torch.where(still, 1.0, y2)
@@ -161,9 +173,11 @@ def scale_free(M: Tensor, p: Tensor, y2: Tensor, valid: Tensor | None = None) ->
     return finish(w, value, gap, given, torch.ones_like(value), says)
 
 
-def _varies(C: Tensor, ok: Tensor) -> Tensor:
+def varies(C: Tensor, mean: Tensor, ok: Tensor) -> Tensor:
+    """(B, k): the methods whose response is not constant."""
     square = torch.where(ok, diagonal(C), 0.0)
-    return (square > 0) & (square > CONSTANT * square.amax(1, keepdim=True))
+    own = square > FLAT * (square + torch.where(ok, mean, 0.0) ** 2)
+    return (square > 0) & own & (square > CONSTANT * square.amax(1, keepdim=True))
 
 
 def _rounding(C: Tensor, w: Tensor) -> Tensor:

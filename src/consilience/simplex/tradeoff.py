@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .convex import CONSTANT, correlation
+from .convex import FLAT, correlation, varies
 from .descent import descend_with_slope
 from .ratios import CANCELLED, ratio
 from .solution import Solution, convert, diagonal, finish, in_double, normalise, usable
@@ -16,6 +16,7 @@ from .solution import Solution, convert, diagonal, finish, in_double, normalise,
 MUS = tuple(torch.logspace(-3, 3, 25, dtype=torch.float64).tolist())
 ITERATIONS = 60  # 99 of 100 descents are within 1e-6 of their minimum then; points between are refined further
 TRIAL, STRAYS = 15, 2  # iterations with every start; how many starts of a μ go on beside the best
+STARTS, ROUNDS, STEPS = 8, 6, 12  # of the descents that refine a pick; a multiplier's rounds, iterations in each
 BINS = 64  # points kept along one front, beside the corners and the two optima
 ROWS = 2**16  # descents at a time
 WIDE = 10  # inputs from which the scan is faster on an H200 (.11 s for up to 300) than on a processor (.01 s each)
@@ -26,7 +27,7 @@ class _Criteria:
     """r and ρ of mixtures in units where every map has norm 1 (``unit`` (B, k) brings weights back)."""
 
     stacked: Tensor  # (B, k, 3k): G, H, C side by side
-    columns: Tensor  # (B, k, 2): √C_jj and b
+    columns: Tensor  # (B, k, 3): √C_jj, b and E[a_j]
     vy: Tensor
     unit: Tensor
 
@@ -36,14 +37,17 @@ class _Criteria:
         return r, rho
 
     def loss(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
-        """J = (1 − ρ|ρ|) + rate · r (B, M), and its gradient (B, M, k), from ∇r = 2 (Gu − r Hu) / uᵀHu and
-        ∇ρ = b/√(uᵀCu v) − ρ Cu/uᵀCu."""
+        """J = (1 − ρ|ρ|) + rate · r (B, M), and its gradient (B, M, k)."""
+        return self.slope(u, lambda r, rho: (_loss(r, rho, rate), rate, -2 * rho.abs()))
+
+    def slope(self, u: Tensor, of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """A function of r and ρ (B, M), and its gradient (B, M, k). ``of`` gives it and its derivatives by r and by ρ;
+        ∇r = 2 (Gu − r Hu) / uᵀHu and ∇ρ = b/√(uᵀCu v) − ρ Cu/uᵀCu."""
         r, rho, images, below, spread, size = self._terms(u)
-        steep, half = 2 * rho.abs(), 2 * rate / below
-        slopes = torch.stack([half, -r * half, steep * rho / spread], -1)
-        return _loss(r, rho, rate), (slopes[..., None, :] @ images)[..., 0, :] - (steep / size)[
-            ..., None
-        ] * self.answers
+        value, by_r, by_rho = of(r, rho)
+        half = 2 * by_r / below
+        slopes = torch.stack([half, -r * half, -by_rho * rho / spread], -1)
+        return value, (slopes[..., None, :] @ images)[..., 0, :] + (by_rho / size)[..., None] * self.answers
 
     def _terms(self, u: Tensor) -> tuple[Tensor, ...]:
         """r, ρ; Gu, Hu and Cu (B, M, 3, k), uᵀHu, uᵀCu, √(uᵀCu v), each 1 where there is nothing to divide by."""
@@ -52,9 +56,9 @@ class _Criteria:
         fine = below > CANCELLED * u.sum(-1) ** 2
         below = torch.where(fine, below, 1.0)
         r = torch.where(fine, above.clamp(min=0) / below, torch.inf)
-        # A response that varies less than 1e-6 of its parts' is what rounding left of them.
-        parts, answer = (u @ self.columns).unbind(-1)
-        varies = (spread > 1e-12 * parts**2) & (self.vy[:, None] > 0)
+        # A response that varies less than 1e-6 of its parts' is what rounding left of them; or it is that of a uniform map.
+        parts, answer, mean = (u @ self.columns).unbind(-1)
+        varies = (spread > 1e-12 * parts**2) & (spread > FLAT * (spread + mean**2)) & (self.vy[:, None] > 0)
         spread = torch.where(varies, spread, 1.0)
         size = torch.where(varies, spread * self.vy[:, None], 1.0).sqrt()
         return r, torch.where(varies, answer / size, 0.0), images, below, spread, size
@@ -99,9 +103,11 @@ class Front:
     def pick(self, floor: Tensor | float | None = None) -> Solution:
         """The most robust mixture whose ρ ≥ ``floor`` (B,), by default the best single method's; ``value`` is its r.
 
-        Never above the r of a single method with that ρ: those are on the front or dominated by a point on it. Between
-        the point found and its more robust neighbour, the segment is searched for ρ = floor. Where no mixture reaches
-        the floor, the most faithful is given. ``gap`` is to the smallest r without a floor, so large but proven.
+        Never above the r of a single method with that ρ: those are on the front or dominated by a point on it. From there
+        and from all along the front, r is minimised under ρ ≥ floor (the front's points minimise a sum, which passes by
+        where it is not convex); what comes out, and the more robust neighbour, are each followed back to the point until
+        ρ = floor. Where no mixture reaches the floor, the most faithful is given. ``gap`` is to the smallest r without a
+        floor, so large but proven.
         """
         floor = self.floor if floor is None else torch.as_tensor(floor).to(self.floor).expand_as(self.floor)
         some = self.keep.any(1)
@@ -109,21 +115,13 @@ class Front:
         reached = enough.any(1)
         last = (self.keep.sum(1) - 1).clamp(min=0)
         at = torch.where(reached, enough.long().argmax(1), last)
-        here, there = self._inner(at), self._inner((at - 1).clamp(min=0))
-        low, high = torch.zeros_like(floor), torch.ones_like(floor)
-        shares = torch.arange(1, 64, dtype=floor.dtype, device=floor.device) / 64
-        for _ in range(7):  # six bits each
-            middle = low[:, None] + (high - low)[:, None] * shares
-            meets = self.criteria(there[:, None] + middle[..., None] * (here - there)[:, None])[1] >= floor[:, None]
-            # The first that meets the floor, and the one before it.
-            edges = torch.cat([low[:, None], middle, high[:, None]], 1)
-            first = torch.cat([meets, torch.ones_like(meets[:, :1])], 1).long().argmax(1, keepdim=True)
-            low, high = edges.gather(1, first)[:, 0], edges.gather(1, first + 1)[:, 0]
-        between = there + high[:, None] * (here - there)
-        r, rho = (x[:, 0] for x in self.criteria(between[:, None]))
-        now = self._take(self.robustness, at)
-        better = reached & (at > 0) & (rho >= floor - 1e-12) & (r < now)
-        w = torch.where(better[:, None], self.criteria.weights(between), self._take(self.weights, at))
+        here, now = self._inner(at), self._take(self.robustness, at)
+        there = torch.cat([self._inner((at - 1).clamp(min=0))[:, None], self._refined(here, now, floor)], 1)
+        between = self._back(there, here, floor)
+        r, rho = self.criteria(between)
+        r, best = torch.where(rho >= floor[:, None] - 1e-12, r, torch.inf).min(1)
+        better = reached & (at > 0) & (r < now)
+        w = torch.where(better[:, None], self.criteria.weights(self._take(between, best)), self._take(self.weights, at))
         value = torch.where(better, r, now)
         numbers = zip(floor.tolist(), reached.tolist(), strict=True)
         status = [
@@ -132,6 +130,45 @@ class Front:
         ]
         says = {text: torch.tensor([s == text for s in status], device=floor.device) for text in set(status)}
         return finish(w, value, (value - self.least).clamp(min=0), some[:, None], self.unit, says)
+
+    def _refined(self, here: Tensor, now: Tensor, floor: Tensor) -> Tensor:
+        """(B, STARTS, k): local minima of r where ρ ≥ floor, nearly, from ``here`` (B, k), whose r is ``now``, and from
+        points of the front: by an augmented Lagrangian (Hestenes 1969; Powell 1969), r in units of ``now`` and ρ in units of
+        what is left above the floor."""
+        last = (self.keep.sum(1) - 1).clamp(min=0)
+        spread = [self._inner(last * i // (STARTS - 2)) for i in range(STARTS - 1)]
+        u = torch.stack([here, *spread], 1)
+        most = self.correlation.masked_fill(~self.keep, -torch.inf).amax(1)
+        unit = torch.where((now > 0) & now.isfinite(), now, 1.0)[:, None]
+        room = torch.where(most > floor, most - floor, 1.0).clamp(min=1e-9)[:, None]
+        floor, valid = floor[:, None], (self.criteria.unit > 0)[:, None]
+        price, weight = torch.zeros_like(u[..., 0]), 2.0
+
+        def lagrangian(r: Tensor, rho: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            short = (price + weight * (floor - rho) / room).clamp(min=0)
+            return r / unit + short**2 / (2 * weight), 1 / unit, -short / room
+
+        for _ in range(ROUNDS):
+            u, _ = descend_with_slope(lambda u: self.criteria.slope(u, lagrangian), u, STEPS, valid)
+            price = (price + weight * (floor - self.criteria(u)[1]) / room).clamp(min=0)
+            weight *= 3
+        return u
+
+    def _back(self, there: Tensor, here: Tensor, floor: Tensor) -> Tensor:
+        """(B, S, k): on the way from each of ``there`` (B, S, k) to ``here`` (B, k) the first point with ρ ≥ floor."""
+        way = here[:, None] - there
+        meets = self.criteria(there)[1] >= floor[:, None]
+        low, high = torch.zeros_like(there[..., 0]), torch.ones_like(there[..., 0])
+        shares = torch.arange(1, 64, dtype=floor.dtype, device=floor.device) / 64
+        for _ in range(7):  # six bits each
+            middle = low[..., None] + (high - low)[..., None] * shares
+            points = there[:, :, None] + middle[..., None] * way[:, :, None]
+            enough = (self.criteria(points.flatten(1, 2))[1] >= floor[:, None]).unflatten(1, middle.shape[1:])
+            # The first that meets the floor, and the one before it.
+            edges = torch.cat([low[..., None], middle, high[..., None]], 2)
+            first = torch.cat([enough, torch.ones_like(enough[..., :1])], 2).long().argmax(2, keepdim=True)
+            low, high = edges.gather(2, first)[..., 0], edges.gather(2, first + 1)[..., 0]
+        return torch.where(meets[..., None], there, there + high[..., None] * way)
 
     @in_double
     def at(self, mu: float) -> Solution:
@@ -179,6 +216,7 @@ def front(
     vy: Tensor,
     valid: Tensor | None = None,
     mus: tuple[float, ...] = MUS,
+    mean: Tensor | None = None,
 ) -> Front:
     """The trade-off between r(c) = cᵀGc / cᵀHc, as in :func:`ratio`, and ρ(c), as in :func:`correlation`.
 
@@ -186,10 +224,13 @@ def front(
     single optima; with those, and points between neighbours, what is not dominated is kept. r₀ is the best corner's r,
     at least a thousandth of the most faithful corner's: a map that ignores the input would else make every μ mean
     "robust". The scan is local; that a corner is never better than the front, and the two ends, hold by construction.
+
+    A method whose response is constant (see :func:`correlation`, and ``mean`` there) is left out if others' are not: weight
+    on a uniform map would make any mixture as robust as one likes and leave its ρ as it is.
     """
     # The scan is wide, hundreds of descents for each input, and left to an accelerator if many inputs share its launches.
     wide = G.device if G.device.type == "cuda" and len(G) >= WIDE else torch.device("cpu")
-    return _front(G, H, C, b, vy, valid, mus, wide)
+    return _front(G, H, C, b, vy, valid, mus, torch.zeros_like(b) if mean is None else mean, wide)
 
 
 @in_double
@@ -201,21 +242,22 @@ def _front(
     vy: Tensor,
     valid: Tensor | None,
     mus: tuple[float, ...],
+    mean: Tensor,
     wide: torch.device,
 ) -> Front:
     ok, G, H = usable(valid, G, H)
     ok = ok & (diagonal(H) > 0)
+    answers, C = usable(ok & b.isfinite() & mean.isfinite(), C)
+    answers = answers & varies(C, mean, answers)
+    ok = torch.where(answers.any(1, keepdim=True), answers, ok)
     robust = ratio(G, H, ok)
-    answers = ok & diagonal(C).isfinite() & b.isfinite()
-    faithful = correlation(C, b, vy, answers)
+    faithful = correlation(C, b, vy, ok, mean=mean)
     ok, G, H = usable(ok, G, H)
-    answers, C = usable(answers, C)
-    square = torch.where(answers, diagonal(C), 0.0)
-    answers = answers & (square > CONSTANT * square.amax(1, keepdim=True))
     _, C = usable(answers, C)
     unit = torch.where(ok, diagonal(H), 1.0).rsqrt() * ok
     G, H, C = (m * unit[:, :, None] * unit[:, None] for m in (G, H, C))
-    columns = torch.stack([diagonal(C).clamp(min=0).sqrt(), torch.where(answers, b, 0.0) * unit], 2)
+    b, mean = (torch.where(answers, x, 0.0) * unit for x in (b, mean))
+    columns = torch.stack([diagonal(C).clamp(min=0).sqrt(), b, mean], 2)
     criteria = _Criteria(torch.cat([G, H, C], 2), columns, vy.clamp(min=0), unit)
 
     count, k = ok.shape

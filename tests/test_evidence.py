@@ -1,0 +1,191 @@
+"""Methods that cannot be used take part in nothing: not in a block of the draws, not in a sum, not in a choice."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import consilience as cs
+from consilience.consensus.fitting import Rule, doubted, regret
+from consilience.consensus.setting import aim
+from consilience.metrics import AverageSensitivity, Infidelity
+from consilience.objective import cross_validated
+from consilience.quadratic import Evidence, Quadratic, Responses, faithfulness_correlation, joined
+
+OBJECTIVES = ("opt", "robust", "faith", "paper_robust", "paper_opt", "robust + faith", "robust + infidelity")
+
+
+def evidence(neighbours=10, masks=40, k=3, size=20, seed=0, good=0.1):
+    """Of one input; the first method is the most robust one."""
+    g = torch.Generator().manual_seed(seed)
+    maps, moved = (torch.randn(*n, k, size, generator=g, dtype=torch.float64) for n in ((1,), (1, neighbours)))
+    moved[:, :, 0] *= good
+    a = torch.randn(1, masks, k, generator=g, dtype=torch.float64)
+    y = a[..., 1] + torch.randn(1, masks, generator=g, dtype=torch.float64)
+    return Evidence(Quadratic(moved @ moved.mT, maps @ maps.mT), Responses(a, y))
+
+
+def spoilt(e, draws, row=0, masks=()):
+    """Its ``row`` is NaN at these draws."""
+    q, a = e.quadratic.draws.clone(), e.responses.a.clone()
+    q[:, draws, row], q[:, draws, :, row] = math.nan, math.nan
+    a[:, list(masks), row] = math.nan
+    return Evidence(Quadratic(q, e.quadratic.norm), Responses(a, e.responses.y))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("draws, masks", [([3], [7]), ([0, 9], [2, 30]), (range(10), range(40))])
+def test_a_method_that_fails_at_some_draws_is_as_if_it_were_absent(objective, draws, masks):
+    e = evidence()
+    goal, rest = aim(objective), e.rows(slice(1, None))
+    kinds = goal.statistics
+    bad = spoilt(e, draws if "quadratic" in kinds else [], masks=masks if "responses" in kinds else ())
+    found, alone = doubted(Rule(goal, (0, 1, 2)), bad), doubted(Rule(goal, (0, 1)), rest)
+    assert float(found[0].weights[0, 0]) == 0
+    torch.testing.assert_close(found[0].weights[:, 1:], alone[0].weights, rtol=1e-4, atol=1e-4)
+    assert set(found[2]) == kinds
+    for kind, value in found[2].items():
+        torch.testing.assert_close(value, alone[2][kind], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["robust", "faith", "paper_robust", "robust + faith"])
+def test_a_cross_validated_choice_does_not_see_a_method_that_fails(objective):
+    e = evidence()
+    bad = spoilt(e, [2, 5], masks=[3])
+    found, alone = cross_validated(aim(objective), bad), cross_validated(aim(objective), e.rows(slice(1, None)))
+    assert float(found.weights[0, 0]) == 0 and found.status == alone.status
+    torch.testing.assert_close(found.weights[:, 1:], alone.weights, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_cleaning_changes_neither_what_is_valid_nor_what_is_found(objective):
+    e = joined([spoilt(evidence(seed=1), [4], masks=[2]), evidence(seed=2), spoilt(evidence(seed=3), range(10), row=2)])
+    torch.testing.assert_close(e.clean().valid(), e.valid())
+    assert e.valid().tolist() == [[False, True, True], [True] * 3, [True, True, False]]
+    one, two = (aim(objective).minimise(x) for x in (e, e.clean()))
+    torch.testing.assert_close(one.weights, two.weights)
+
+
+def test_a_loss_over_blocks_of_unequal_size_is_the_loss_over_all_draws():
+    e = evidence(neighbours=7, masks=33)
+    w = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
+    for term, kind in (
+        (AverageSensitivity(), "quadratic"),
+        (AverageSensitivity(relative=False), "quadratic"),
+        (Infidelity(scaling="raw"), "responses"),
+        (aim("paper_opt"), "quadratic"),
+        (aim("paper_opt"), "responses"),
+    ):
+        blocks = [(part.count(kind) / e.count(kind), part) for _, part in e.folds(5, kind)]
+        whole = (term.at if hasattr(term, "at") else term.loss)(e, w[:, None])[:, 0]
+        if term == aim("paper_opt"):
+            scales = term._scales(e, e.valid())
+            whole = torch.einsum("br,brt,bt->b", w, term._form(e, e, scales), w)
+        torch.testing.assert_close(term.over_blocks(e, blocks, [w] * 5), whole)
+
+
+@pytest.mark.parametrize("count", [7, 12, 13])
+def test_the_regret_is_that_of_a_plain_loop_over_the_draws(count):
+    """Each draw scored with the weights of the fold that it is not in, in blocks as equal as can be."""
+    goal, e = aim("robust"), evidence(neighbours=count, seed=4, good=1.0)
+    w = goal.minimise(e).weights
+    q, size = e.quadratic.draws[0], e.quadratic.norm[0]
+    lost = {"crossed": 0.0, "plain": 0.0}
+    for part in range(5):
+        low, high = count * part // 5, count * (part + 1) // 5
+        others = [i for i in range(count) if not low <= i < high]
+        away = goal.minimise(Evidence(Quadratic(q[others][None], size[None]))).weights[0]
+        for i in range(low, high):
+            for name, v in (("crossed", away), ("plain", w[0])):
+                lost[name] += float(v @ q[i] @ v / (v @ size @ v)) / count
+    expected = (lost["crossed"] / lost["plain"] - 1) * 4 / 9
+    assert float(regret(Rule(goal, (0, 1, 2)), e, w)["quadratic"]) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["opt", "robust", "faith", "paper_opt", "robust + faith"])
+def test_where_no_method_can_be_used_there_is_no_regret(objective):
+    e = evidence()
+    e = Evidence(Quadratic(0 * e.quadratic.draws, 0 * e.quadratic.norm), Responses(0 * e.responses.a, e.responses.y))
+    solution, _, found = doubted(Rule(aim(objective), (0, 1, 2)), e)
+    assert solution.status == ("no valid method",) and all(value.isnan().all() for value in found.values())
+
+
+def test_pooling_inputs_that_all_miss_a_method_leaves_those_methods_out():
+    whole = joined([spoilt(evidence(seed=1), [4], row=0), spoilt(evidence(seed=2), [1], row=1)])
+    found = aim("robust").minimise(whole.pooled())
+    assert found.weights.tolist() == [[0, 0, 1]]
+    nowhere = joined([spoilt(evidence(seed=i), [4], row=i) for i in range(3)])
+    assert aim("robust").minimise(nowhere.pooled()).status == ("no valid method",)
+
+
+def with_a_uniform_map(seed):
+    """Its responses are the same but for float32's rounding."""
+    g = torch.Generator().manual_seed(seed)
+    maps = torch.cat([torch.ones(1, 64), torch.rand(2, 64, generator=g)]).double()
+    moved = 0.1 * torch.cat([torch.zeros(5, 1, 64), torch.randn(5, 2, 64, generator=g)], 1).double()
+    masks = torch.zeros(128, 64).scatter(1, torch.rand(128, 64, generator=g).argsort(1)[:, :12], 1.0).double()
+    a = masks @ maps.T
+    y = a[:, 1] + 0.5 * torch.randn(128, generator=g)
+    a[:, 0] *= 1 + 1e-7 * torch.randn(128, generator=g)
+    return Evidence(Quadratic((moved @ moved.mT)[None], (maps @ maps.mT)[None]), Responses(a[None], y[None]))
+
+
+@pytest.mark.parametrize("objective", ["opt", "faith"])
+def test_who_asks_for_faithfulness_gets_no_uniform_map(objective):
+    parts = [with_a_uniform_map(seed) for seed in range(3)]
+    for e in (joined(parts), joined(parts).pooled()):
+        found = aim(objective).minimise(e)
+        assert (found.weights[:, 0] == 0).all()
+        rho = faithfulness_correlation(joined(parts), found.weights[:, None].expand(3, 1, 3)).value
+        assert (rho > 0.5).all()
+    whole, _, doubts = doubted(Rule(aim(objective), (0, 1, 2)), joined(parts))
+    alone, _, least = doubted(Rule(aim(objective), (0, 1)), joined(parts).rows(slice(1, None)))
+    torch.testing.assert_close(whole.weights[:, 1:], alone.weights, rtol=1e-4, atol=1e-4)
+    for kind, value in doubts.items():
+        torch.testing.assert_close(value, least[kind], rtol=1e-4, atol=1e-6)
+
+
+def test_the_map_of_opt_is_as_faithful_as_promised_beside_a_uniform_one():
+    """A linear model's gradient is one number everywhere."""
+
+    class Sum(torch.nn.Module):
+        def forward(self, x):
+            total = x.sum((1, 2, 3))
+            return torch.stack([total, -total], 1)
+
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    r = cs.explain(Sum(), x, 0, methods=["saliency", "input_x_gradient", "lime"], resolved_draws=0)
+    assert (r.weights[:, 0] == 0).all() and (r.attribution.flatten(1).std(1) > 0).all()
+    correlation = r.criteria["faithfulness_correlation"]
+    best = torch.stack([correlation[name].fit for name in ("input_x_gradient", "lime")]).amax(0)
+    assert (correlation["consensus"].fit >= best - 1e-9).all()
+
+
+@pytest.mark.parametrize("objective", ["robust + faith", "average_sensitivity + faithfulness_correlation", "paper_opt"])
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_a_sum_puts_no_weight_on_a_map_of_zeros_or_nans(objective, value):
+    from consilience.explainers.base import Direct
+
+    class Constant(Direct):
+        name, kind = "constant", "relevance"
+
+        def check(self, score, points, key):
+            """It works, as far as one can see before."""
+
+        def attribute(self, score, points, key):
+            return torch.full_like(points.x, value)
+
+        def rows(self, shape):
+            return {"forward": 0, "gradient": 0}
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 3)
+    ).eval()
+    methods = [Constant(), "saliency", "input_x_gradient"]
+    r = cs.explain(net, torch.randn(4, 1, 8, 8), methods=methods, resolved_draws=0, objective=objective)
+    assert (
+        (r.weights[:, 0] == 0).all() and r.attribution.isfinite().all() and (r.attribution.flatten(1).amax(1) > 0).all()
+    )
