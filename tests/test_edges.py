@@ -301,3 +301,151 @@ def test_a_wrong_name_gets_a_short_answer(tmp_path):
     assert str(caught.value).count("'robust'") == 1
     with pytest.raises(cs.InputError, match="no weights to read"):
         cs.Consensus(net(), "gradient").load(tmp_path / "none.json")
+
+
+# -- found by a new user -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["probability", "log_probability"])
+def test_a_softmax_of_probabilities_is_refused(kind):
+    model = nn.Sequential(net(), nn.Softmax(1))
+    with pytest.raises(cs.InputError, match="kind='output'"):
+        explain(model, kind=kind)
+    with pytest.raises(cs.InputError, match="kind='output'"):
+        cs.explain(
+            lambda x: model(torch.as_tensor(x)).detach().numpy(), TABLE.numpy(), 0, methods="black_box", kind=kind
+        )
+    torch.testing.assert_close(explain(model, kind="output").score, model(TABLE)[:, 0].detach())
+    torch.testing.assert_close(explain(net(), kind="probability").score, model(TABLE)[:, 0].detach())
+
+
+def test_a_callable_that_gives_probabilities_is_warned_of():
+    model = nn.Sequential(net(), nn.Softmax(1))
+    options = {"methods": ["feature_ablation", "kernel_shap"], "objective": "robust", **SMALL}
+    for kind, warned in (("logit", True), ("output", False)):
+        r = cs.explain(lambda x: model(x).detach(), TABLE, 0, kind=kind, **options)
+        assert any("probabilities" in text for text in r.warnings) is warned
+
+
+@pytest.mark.parametrize("objective", ["mean", "var", "median", "rank", "robust", "weighted"])
+def test_a_method_that_gives_nan_takes_no_part_where_it_does(objective):
+    """Not the inputs' for which it works, and the result says so."""
+
+    def partly(model, inputs, target):
+        return torch.where(inputs[:, :1] > 0, inputs, torch.nan)
+
+    some = TABLE[:, 0] > 0
+    assert 0 < some.sum() < 4
+    r = explain(net(), objective=objective, methods=[partly, "saliency", "input_x_gradient"])
+    rest = explain(net(), objective=objective)
+    assert r.attribution.isfinite().all() and not r.failed
+    assert any("partly" in text and "takes no part" in text for text in r.warnings)
+    torch.testing.assert_close(r.attribution[~some], rest.attribution[~some])
+    assert (r.weights[~some, 0] == 0).all()
+    for name in ("mean", "var", "median", "rank"):
+        torch.testing.assert_close(r[name][~some], rest[name][~some])
+    broken = explain(net(), objective=objective, methods=[lambda model, inputs, target: inputs * torch.nan])
+    assert broken.attribution.isnan().all()
+
+
+@pytest.mark.parametrize("make", [lambda t: t, lambda t: t.numpy(), lambda t: t.tolist(), cs.Baseline.samples])
+def test_baselines_with_missing_values_are_refused(make):
+    hole = torch.where(TABLE > 1, torch.nan, TABLE)
+    with pytest.raises(cs.InputError, match=r"baselines: .* NaN"):
+        explain(net(), baselines=make(hole))
+
+
+def test_texts_are_one_batch_to_fit_on():
+    from test_adapters import WORDS, adapter
+
+    model = adapter("Bert")
+    words = [" ".join(WORDS[4:7]), " ".join(WORDS[6:8]), WORDS[5]]
+    found = cs.Consensus(model, ["saliency", "input_x_gradient"], "robust", fit_draws=SMALL["fit_draws"]).fit([words])
+    each = cs.explain(model, words, methods=["saliency", "input_x_gradient"], objective="robust", pooled=True, **SMALL)
+    torch.testing.assert_close(found.weights, each.weights[0])
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"x": TABLE.float()}, "float32.*torch.float64"),
+        ({"x": TABLE[:, :5]}, r"x: the model fails on \(4, 5\)"),
+        ({"model": nn.Bilinear(6, 6, 3).double()}, "kwargs="),
+        ({"fit_draws": 4.5}, "fit_draws"),
+        ({"ids": ["a", "b", "c", "d"]}, "ids: expected 4 integers"),
+        ({"ids": torch.arange(4) / 2}, "ids: expected 4 integers"),
+        ({"seed": None}, "seed"),
+        ({"tolerance": -1}, "tolerance"),
+        ({"weights": torch.tensor([torch.nan, 1])}, "weights"),
+        ({"weights": torch.zeros(2)}, "weights"),
+        ({"target": torch.eye(4, 3).long()}, r"argmax"),
+    ],
+)
+def test_what_cannot_be_used_is_named(options, said):
+    model, x = options.pop("model", net()), options.pop("x", TABLE)
+    given = {"methods": ["saliency", "input_x_gradient"], "objective": "robust", **SMALL, "target": 0, **options}
+    with pytest.raises(cs.InputError, match=said):
+        cs.explain(model, x, **given)
+
+
+def test_arrays_take_the_models_precision_as_numpy_has_one_only():
+    model = net().float()
+    x = TABLE.numpy()
+    r = cs.explain(model, x, 0, methods=["saliency"], objective="robust", **SMALL)
+    torch.testing.assert_close(
+        r["saliency"],
+        cs.explain(model, TABLE.float(), 0, methods=["saliency"], objective="robust", **SMALL)["saliency"],
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"fit_drawz": 3}, {"methods": ["salienzy"]}])
+def test_a_consensus_is_checked_when_it_is_made(wrong):
+    with pytest.raises(cs.InputError, match="fit_draws|saliency"):
+        cs.Consensus(net(), **wrong)
+
+
+def test_a_negative_radius_is_refused():
+    with pytest.raises(cs.InputError, match="radius"):
+        AverageSensitivity(-1)
+
+
+def test_doctor_sees_a_model_whose_rows_depend_on_one_another_or_on_chance():
+    from consilience.consensus.doctor import doctor
+
+    class Centred(Small):
+        def forward(self, x):
+            out = super().forward(x)
+            return out - out.mean(0)
+
+    class Noisy(Small):
+        def forward(self, x):
+            out = super().forward(x)
+            return out + torch.randn_like(out)
+
+    seen = []
+    said = {
+        m: str(doctor(m(), images(), methods=["saliency", "lime"], progress=seen.append))
+        for m in (Centred, Noisy, Small)
+    }
+    assert "in its batch" in said[Centred] and "at random" in said[Noisy]
+    assert "in its batch" not in said[Small] and "at random" not in said[Small]
+    assert [check.method for check in seen] == ["saliency", "lime"] * 3
+
+
+def test_a_nan_in_one_input_leaves_the_gradients_of_training_alone():
+    model, x = net(), TABLE.clone()
+    y = torch.tensor([0, 1, 2, 0])
+
+    def gradients(x, y):
+        model.zero_grad()
+        penalty = cs.train.Penalty(AverageSensitivity(0.03), "input_x_gradient")
+        loss = penalty(model, x, y, ids=torch.arange(4)[: len(x)])
+        (loss.total * len(x)).backward()
+        return loss, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    whole, expected = gradients(x[:3], y[:3])
+    x[3, 2] = torch.nan
+    loss, found = gradients(x, y)
+    assert float(loss.parts["defined"]) == 0.75
+    torch.testing.assert_close(loss.total * 4, whole.total * 3)
+    torch.testing.assert_close(found, expected)

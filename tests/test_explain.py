@@ -429,12 +429,14 @@ def test_the_cross_fitted_regret_is_that_of_its_definition():
         def value(w, draws, i=i):
             return (w @ q.draws[i, draws].mean(0) @ w / (w @ q.norm[i] @ w)).item()
 
-        crossed = []
+        crossed, sizes = [], []
         for part in range(4):
             inside = torch.arange(count * part // 4, count * (part + 1) // 4)
             outside = torch.tensor([s for s in range(count) if s not in inside.tolist()])
             w = aim("robust").minimise(evidence.inputs([i]).fold(part, 4)[0]).weights[0]
             assert value(w, outside) <= min(value(e, outside) for e in torch.eye(len(r.methods)).double()) + 1e-12
             crossed.append(value(w, inside))
+            sizes.append(len(inside))
         plain = [value(r.weights[i], torch.arange(count * p // 4, count * (p + 1) // 4)) for p in range(4)]
-        assert found[i] == pytest.approx((np.mean(crossed) / np.mean(plain) - 1) * 3 / 7)
+        crossed, plain = (np.average(each, weights=sizes) for each in (crossed, plain))
+        assert found[i] == pytest.approx((crossed / plain - 1) * 3 / 7)

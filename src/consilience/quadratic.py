@@ -202,16 +202,16 @@ class Evidence:
         else:
             kept, works = self, finite.all(0)
         pooled = kept.clean()._pool()
-        return pooled._spoil(~works)
+        return pooled.spoil(~works[None])
 
-    def _spoil(self, rows: Tensor) -> Evidence:
-        """NaN in the rows that must not be used."""
+    def spoil(self, rows: Tensor) -> Evidence:
+        """NaN in the rows (B, R) that must not be used."""
         hole = torch.where(rows, torch.nan, 0.0).double()
         q, r = self.quadratic, self.responses
-        square = hole[:, None] + hole
+        square = hole[:, :, None] + hole[:, None]
         return Evidence(
-            None if q is None else Quadratic(q.draws + square, q.norm + square),
-            None if r is None else Responses(r.a + hole, r.y),
+            None if q is None else Quadratic(q.draws + square[:, None], q.norm + square),
+            None if r is None else Responses(r.a + hole[:, None], r.y),
         )
 
     def _pool(self) -> Evidence:

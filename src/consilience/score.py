@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from . import layers as cam
-from .errors import InputError, choose
+from .errors import ConsilienceError, InputError, choose
 from .rules import applied
 
 T = TypeVar("T")
@@ -270,17 +270,39 @@ class Score:
             raise InputError("precision: autocast leaves float64 as it is; give a float32 model and inputs")
         full = copy.copy(bound)
         full.precision = None
-        with torch.no_grad(), borrowed(self.model, freeze=True):
-            found = torch.cat(full._batched(len(index), lambda part: full._outputs(x[index[part]], index[part])))
+        try:
+            with torch.no_grad(), borrowed(self.model, freeze=True):
+                found = torch.cat(full._batched(len(index), lambda part: full._outputs(x[index[part]], index[part])))
+        except (RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, ConsilienceError | torch.OutOfMemoryError):
+                raise
+            raise InputError(self._failed(x, error)) from error
         outputs = found.new_full((count, found.shape[1]), torch.nan)
         outputs[index] = found
         bound.outputs = outputs
         bound.targets = bound._resolve(outputs)
+        if self.kind in ("probability", "log_probability") and bool(probabilities(found).all()):
+            raise InputError(
+                f"kind: {self.kind!r} would take the softmax of outputs that are probabilities already; explain the logits, or "
+                "these outputs as they are with kind='output'"
+            )
         best = outputs.scatter(1, bound.targets[:, None], -torch.inf)
         bound.runner_up = best.argmax(1)
         with torch.no_grad():
             bound.clean = bound._pick(outputs, owner)
         return bound
+
+    def _failed(self, x: Tensor, error: Exception) -> str:
+        """What to say of a model that does not take ``x``."""
+        parameters = self.model.parameters() if isinstance(self.model, nn.Module) else ()
+        own = next((p.dtype for p in parameters if p.is_floating_point()), x.dtype)
+        if own != x.dtype:
+            remedy = f"its parameters are {own}: cast x to that"
+        elif isinstance(error, TypeError):
+            remedy = "further arguments of the model are given as kwargs={name: value}"
+        else:
+            remedy = "is this the shape (batch first, then channels for images) that the model takes?"
+        return f"x: the model fails on {tuple(x.shape)} {x.dtype}: {str(error).splitlines()[0]}; {remedy}"
 
     def using(self, model: Callable[..., Any]) -> Score:
         """The same question to another model (of the same inputs and outputs): targets stay, layers are looked up anew."""
@@ -317,6 +339,10 @@ class Score:
         given = torch.as_tensor(target, device=outputs.device)
         if given.is_floating_point() or given.dtype == torch.bool:
             raise InputError(f"target: expected integers, got {given.dtype}")
+        if given.ndim > 1 and given.numel() != count:
+            raise InputError(
+                f"target: shape {tuple(given.shape)} for {count} inputs; give class numbers, of one-hot rows .argmax(1)"
+            )
         given = given.long().expand(count) if given.ndim == 0 else given.long().flatten()
         if len(given) != count:
             raise InputError(f"target: {len(given)} targets for {count} inputs; give one, or one for each")
@@ -518,6 +544,11 @@ _CUT = (
     "model: its output does not depend on the input (or on the chosen layer) through differentiable operations; "
     "use methods that need outputs only, or look for .detach(), torch.no_grad() or rounding in forward"
 )
+
+
+def probabilities(outputs: Tensor) -> Tensor:
+    """(N, classes) → (N,): whether these look like the outputs of a softmax."""
+    return (outputs >= 0).all(1) & ((outputs.sum(1) - 1).abs() < 1e-3) & (outputs.shape[1] > 1)
 
 
 def _layout(model: Any, x: Tensor) -> torch.memory_format:

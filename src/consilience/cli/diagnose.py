@@ -14,7 +14,7 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = load(arguments)
     x = loaded.preprocess(read_image(arguments.image))[None].to(arguments.device)
     target = parse_target(arguments.target, loaded.labels, loaded.n_classes)
-    found = doctor(loaded.module, x, target, arguments.methods)
-    print(f"model     {loaded.name} ({loaded.weights})")
-    print(found)
+    print(f"model     {loaded.name} ({loaded.weights})", flush=True)
+    found = doctor(loaded.module, x, target, arguments.methods, progress=lambda check: print(check.line(), flush=True))
+    print(found.summary)
     return 0 if found.valid else 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, choose
 from ..explainers import Mixture, resolve, unique
 from ..features import features_for
 from ..neighbourhood import Baseline
@@ -21,6 +22,9 @@ from .job import Job, begin
 from .plan import Plan, plan
 from .result import Explanation
 from .setting import FIT, aim
+
+OPTIONS = tuple(inspect.signature(explain).parameters)[4:]
+"""What :func:`explain` takes besides model, x, target and methods."""
 
 
 class Consensus:
@@ -45,6 +49,10 @@ class Consensus:
         self.model, self.methods, self.objective, self.options = model, methods, objective, options
         self.weights: Tensor | None = None
         aim(objective)
+        for name in options:
+            choose("option", name, OPTIONS)
+        if isinstance(methods, str | list | tuple):
+            resolve(methods)
 
     def explain(self, x: Any, target: Any = None, **options: Any) -> Explanation:
         """:func:`consilience.explain` with what is bound here."""
@@ -84,8 +92,9 @@ class Consensus:
     def fit(self, loader: Iterable[Any], target: Any = None) -> Consensus:
         """Weights for all inputs at once: the optimum of the mean of every input's own (normalised) statistics.
 
-        ``loader`` gives batches x, or (x, …) of which the first is used. Returns a Consensus with ``weights`` set, which
-        solves nothing any more. Pooled weights are the stable choice for robustness; for faithfulness, per input is better.
+        ``loader`` gives batches x (a list of texts is one), or (x, …) of which the first is used. Returns a Consensus with
+        ``weights`` set, which solves nothing any more. Pooled weights are the stable choice for robustness; for faithfulness,
+        per input is better.
         Each input gets the same number of draws, ``fit_draws`` (default 10 neighbours, 256 masks): none can stop by itself
         where all are pooled.
         """
@@ -99,7 +108,8 @@ class Consensus:
         parts: list[Evidence] = []
         start, job = 0, None
         for batch in loader:
-            x = batch[0] if isinstance(batch, list | tuple) else batch
+            texts = isinstance(batch, list | tuple) and all(isinstance(part, str) for part in batch)
+            x = batch[0] if isinstance(batch, list | tuple) and not texts else batch
             if not hasattr(x, "__len__"):
                 raise InputError(f"loader: expected batches of tensors or arrays, got {type(x).__name__}")
             job = self._begin(x, target, ids=torch.arange(start, start + len(x)), **fixed)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from ..score import Score, borrowed
 from .explain import warnings_of
 
 SATURATED = 1 - 1e-4
+FEW = 256
+"""Evaluations that are enough to see whether a sampling method works; it draws fewer samples if it would take more."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,9 @@ class Check:
     valid: bool
     proof: str
     completeness_error: float | None = None
+
+    def line(self, width: int = 18) -> str:
+        return f"{'ok ' if self.valid else 'no '} {self.method:<{width}}  {self.proof}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,12 @@ class Diagnosis:
         return [check.method for check in self.checks if check.valid]
 
     def __str__(self) -> str:
+        width = max(len(check.method) for check in self.checks)
+        return "\n".join([self.summary, "", *(check.line(width) for check in self.checks)])
+
+    @property
+    def summary(self) -> str:
+        """All but the methods."""
         lines = [
             f"outputs   {self.outputs[1]} per input",
             f"layer     {self.layer or 'none'} (for class activation maps)",
@@ -53,20 +65,25 @@ class Diagnosis:
         reused = sorted({module for (_, module), count in places.items() if count > 1 and module})
         calls = ", ".join(f"{op} × {count} ({form})" for (op, form), count in sorted(found.items())) or "none seen"
         lines += [f"calls     {calls}", f"reused    {', '.join(reused[:8]) or 'no activation module is called twice'}"]
-        lines += [f"warning   {warning}" for warning in self.warnings] + [""]
-        width = max(len(check.method) for check in self.checks)
-        lines += [f"{'ok ' if c.valid else 'no '} {c.method:<{width}}  {c.proof}" for c in self.checks]
-        return "\n".join(lines)
+        return "\n".join(lines + [f"warning   {warning}" for warning in self.warnings])
 
     __repr__ = __str__
 
 
-def doctor(model: Any, x: Tensor, target: Any = None, methods: Any = None, seed: int = 0) -> Diagnosis:
+def doctor(
+    model: Any,
+    x: Tensor,
+    target: Any = None,
+    methods: Any = None,
+    seed: int = 0,
+    progress: Callable[[Check], None] | None = None,
+) -> Diagnosis:
     """Try every method on ``x`` (B, *F) and prove what can be proved.
 
     Path and rescale methods are proved by their completeness error |Σφ − (f(x) − f(b))| / |f(x) − f(b)|, the largest over
-    the batch; the others by a finite, non-zero map. Also: activation calls and their form, batch norm left in training
-    mode, saturated or non-finite outputs.
+    the batch; the others by a finite, non-zero map, of about ``FEW`` samples. Also: activation calls and their form, batch
+    norm left in training mode, saturated or non-finite outputs, outputs that depend on the other rows of a batch or are drawn
+    at random. ``progress`` is called with each method's :class:`Check`.
     """
     x = x.detach()
     explainers: list[Explainer] = resolve(list(METHODS) if methods is None else methods)
@@ -79,8 +96,12 @@ def doctor(model: Any, x: Tensor, target: Any = None, methods: Any = None, seed:
         warnings.append(
             "a probability is above 0.9999: gradients of kind='probability' vanish there; explain the logit or the margin"
         )
-    warnings += warnings_of(score.outputs)
-    checks = [_check(score, points, explainer, seed) for explainer in explainers]
+    warnings += warnings_of(score.outputs) + _alone(score, points)
+    checks = []
+    for explainer in explainers:
+        checks.append(_check(score, points, _fewer(explainer, x.shape[1:]), seed))
+        if progress:
+            progress(checks[-1])
     calls: list[Call] = []
     if isinstance(model, nn.Module):
         with torch.no_grad(), borrowed(model, freeze=True):
@@ -114,6 +135,32 @@ def _check(score: Score, points: Points, explainer: Explainer, seed: int) -> Che
     if gap > 0.1 and need.where.__class__.__name__ == "Path":
         proof += ": raise the number of steps or samples"
     return Check(name, gap < 0.1 or name == "expected_gradients", proof, gap)
+
+
+def _fewer(explainer: Explainer, shape: Sequence[int]) -> Explainer:
+    """The same with no more samples than :data:`FEW` evaluations allow."""
+    samples = getattr(explainer, "n_samples", None)
+    if isinstance(explainer, Direct) or samples is None:
+        return explainer
+    total = explainer.need.total(shape)
+    return replace(explainer, n_samples=max(1, samples * FEW // total)) if total > FEW else explainer  # type: ignore[type-var]
+
+
+def _alone(score: Score, points: Points) -> list[str]:
+    """Whether an input's output is the same a second time, and beside another input."""
+    x, owner = points.x[:1], points.owner[:1]
+    with torch.no_grad(), borrowed(score.model, freeze=True):
+        one, again = (score._outputs(x.clone(), owner) for _ in range(2))
+        beside = score._outputs(torch.cat([x, x / 2]), owner.expand(2))[:1]
+    other = lambda outputs: bool((outputs - one).abs().max() > 1e-3 * one.abs().max())  # noqa: E731
+    if other(again):
+        return ["outputs are drawn at random, in eval mode too: sensitivities measure that; fix the noise"]
+    if other(beside):
+        return [
+            "an input's outputs depend on what else is in its batch (batch norm without running statistics?), and so will its "
+            "explanation, and no number here is its own"
+        ]
+    return []
 
 
 def _modes(model: Any) -> list[str]:

@@ -142,7 +142,7 @@ def explain(
         inputs=points.x,
         index=tuple(left.tolist()),
         reasons=ready.reasons,
-        warnings=(*ready.warnings, *_warnings(score, points, setting)),
+        warnings=(*ready.warnings, *_warnings(score, points, setting), *_unfinished(base, ready.names, setting)),
         about=dict(ready.about),
         target=score.targets[left],
         predicted=score.outputs[left].argmax(1),
@@ -166,14 +166,27 @@ def explain(
 def _warnings(score: Score, points: Points, setting: Setting) -> list[str]:
     """Of a network, that it gives probabilities; of a black box, what a piecewise-constant one (a forest) makes of
     sensitivities, which costs ten evaluations for each input."""
+    found = warnings_of(score.outputs[points.owner])
     if isinstance(score.model, nn.Module):
-        return warnings_of(score.outputs[points.owner])
+        return found
+    found = found if score.kind == "logit" else []
     same = unmoved(score, points, setting.sensitivity.neighbourhood, Key(setting.seed, "flat"))
     if not bool(same.any()):
-        return []
+        return found
     return [
+        *found,
         f"the score of {int(same.sum())} of {len(same)} inputs is the same at all neighbours: the model is piecewise constant "
-        "there, so a sensitivity near zero is no merit, and gradients would be zero"
+        "there, so a sensitivity near zero is no merit, and gradients would be zero",
+    ]
+
+
+def _unfinished(base: Tensor, names: Sequence[str], setting: Setting) -> list[str]:
+    """Of methods that ran and gave what is no map."""
+    bad = (~base[:, list(setting.working)].flatten(2).isfinite().all(2)).sum(0).tolist()
+    return [
+        f"{names[at]} gives NaN or infinite values for {count} of {len(base)} inputs, and takes no part there"
+        for at, count in zip(setting.working, bad, strict=True)
+        if count
     ]
 
 

@@ -93,7 +93,7 @@ def fit(
 
     if not kinds:
         square = base.new_zeros((*base.shape[:2], base.shape[1]), dtype=torch.float64)
-        nothing = Evidence(Quadratic(square[:, None][:, :0], square))
+        nothing = Evidence(Quadratic(square[:, None][:, :0], square)).spoil(~base.flatten(2).isfinite().all(2))
         return [Fitted(everything, nothing, solved(nothing), Draws(0, 0), {}, ("nothing is solved",) * len(points))]
     skipped = {KINDS[kind]: 0 for kind in KINDS if kind not in kinds}
     draws = replace(draws, **skipped)
@@ -256,7 +256,7 @@ def solve(
     """The one place where an objective becomes weights (B, k): per input or pooled, by the asked rule."""
     count = len(evidence.like)
     if isinstance(goal, str):
-        return unsolved(goal, evidence.like, working, weights, evidence), None
+        return unsolved(goal, evidence, working, weights), None
     shared = evidence.pooled() if pooled else evidence
     curve = None
     if choice == "cross_validated":
@@ -277,23 +277,20 @@ def solve(
     return solution, curve
 
 
-def unsolved(
-    goal: str,
-    like: Tensor,
-    working: Sequence[int],
-    weights: Tensor | None = None,
-    evidence: Evidence | None = None,
-) -> Solution:
-    """The weights (B, k), as ``like``, of goals that solve nothing: given ones, equal shares, or by measured quality."""
+def unsolved(goal: str, evidence: Evidence, working: Sequence[int], weights: Tensor | None = None) -> Solution:
+    """The weights (B, k) of goals that solve nothing: given ones, by measured quality, or equal shares of the methods whose
+    maps are finite."""
+    like = evidence.like
     nothing = torch.full_like(like[:, 0], torch.nan)
     if weights is not None:
         return Solution(weights.to(like.device), nothing, nothing, ("given weights",) * len(like))
     if goal == "weighted":
-        assert evidence is not None
         share = by_quality(evidence, working)
     else:
+        assert evidence.quadratic is not None
         share = torch.zeros_like(like)
-        share[:, list(working)] = 1 / len(working)
+        share[:, list(working)] = evidence.quadratic.norm.diagonal(dim1=1, dim2=2).isfinite()[:, list(working)].double()
+        share = share / share.sum(1, keepdim=True)
     return Solution(share, nothing, nothing, (f"{goal} of the maps, nothing solved",) * len(like))
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,10 @@ def begin(
     if draws not in (None, "paper", "auto"):
         raise InputError(f"draws: 'auto', 'paper' or None, got {draws!r}")
     goal = aim(objective)
+    if not isinstance(seed, Integral):
+        raise InputError(f"seed: an integer, got {seed!r}")
+    if not tolerance > 0:
+        raise InputError(f"tolerance: above 0, a share of the objective's value, got {tolerance!r}")
     if choice not in ("convex", "cross_validated"):
         raise InputError(f"choice: 'convex' or 'cross_validated', got {choice!r}")
     if isinstance(goal, Front) and weights is None and (signed or choice != "convex"):
@@ -246,4 +251,6 @@ def _given(weights: Any, left: Tensor, inputs: int, k: int) -> Tensor:
         raise InputError(
             f"weights: shape ({k},) or ({inputs}, {k}) for these methods and inputs, got {tuple(given.shape)}"
         )
+    if not bool(given.isfinite().all()) or not bool((given != 0).any(-1).all()):
+        raise InputError("weights: finite, and not all zero")
     return given.expand(len(left), -1) if given.ndim == 1 else given[left.cpu()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..explainers import Explainer, Normalised, Stack, resolve
 from ..features import Elements, Features, Pixels, features_for
 from ..neighbourhood import Baseline, Points, noise_unit
 from ..objective import Aim
-from ..score import Score
+from ..score import Score, probabilities
 from .setting import Setting, metrics_of
 
 
@@ -72,8 +73,10 @@ def prepare(
     named = features_for(features, x.shape[1:]) if isinstance(features, str) and features == "patches" else features
     explainers = resolve(methods, baseline, named if isinstance(named, Features) else None)
     good, out = _finite(x, model)
-    if ids is not None and (len(ids) != len(x) or torch.as_tensor(ids).is_floating_point()):
-        raise InputError(f"ids: expected {len(x)} integers, one for each input, got {len(ids)}")
+    if ids is not None:
+        listed = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
+        if len(listed) != len(x) or not all(isinstance(i, Integral) for i in listed):
+            raise InputError(f"ids: expected {len(x)} integers, one for each input, got {len(listed)}: {listed[:4]}")
     score = Score(
         model,
         given.target,
@@ -129,7 +132,7 @@ def _named(unit: Tensor | None, baseline: Baseline | None, x: Tensor) -> str:
 
 def warnings_of(outputs: Tensor) -> list[str]:
     """What (B, classes) outputs say against explaining them as logits."""
-    if outputs.shape[1] > 1 and bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-3).all()):
+    if bool(probabilities(outputs).all()):
         return ["the model's outputs look like probabilities: explain its logits, before the softmax, which saturates"]
     return []
 
@@ -137,6 +140,9 @@ def warnings_of(outputs: Tensor) -> list[str]:
 def _tensor(x: Any, model: Any) -> tuple[Tensor, bool]:
     """The batch, and whether the model is to be called with arrays."""
     numpy = isinstance(x, np.ndarray) and not isinstance(model, nn.Module)
+    if isinstance(x, np.ndarray) and x.dtype == np.float64 and isinstance(model, nn.Module):
+        # NumPy's default, which hardly anyone chose.
+        x = torch.as_tensor(x).to(next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float64))
     if not isinstance(x, np.ndarray) and not isinstance(x, Tensor):
         raise InputError(f"x: expected a tensor or an array (B, …), got {type(x).__name__}")
     x = torch.as_tensor(x).detach()

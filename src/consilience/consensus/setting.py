@@ -77,6 +77,8 @@ class Draws:
             found = cls(int(spec), int(spec))
         elif isinstance(spec, str) and spec.strip().isdigit():
             found = cls(int(spec), int(spec))
+        elif not isinstance(spec, str | Mapping):
+            raise InputError(f"{what}: expected e.g. 20 or average_sensitivity=10,infidelity=256, got {spec!r}")
         else:
             pairs = dict(part.partition("=")[::2] for part in spec.split(",")) if isinstance(spec, str) else dict(spec)
             known = ("average_sensitivity", "infidelity")
@@ -165,32 +167,33 @@ def derive(maps: Tensor, has: Tensor | None = None) -> Tensor:
     and ε its mean over features (the paper leaves ε open; this makes the map's shape free of scale); the median; the mean of
     the features' ranks in 0…1, ties averaged (Borda count); and a uniform map.
 
-    ``has`` (N, *A) bool: the features that each input has; the others are 0 and count nowhere."""
+    ``has`` (N, *A) bool: the features that each input has; the others are 0 and count nowhere, nor do maps that are not
+    finite."""
     has = torch.ones_like(maps[:, 0], dtype=torch.bool) if has is None else has
-    mean = maps.mean(1)
-    sigma = maps.std(1, correction=0)
+    fine = maps.flatten(2).isfinite().all(2)
+    good, count = fine.view(*fine.shape, *[1] * has[0].ndim), fine.sum(1).view(-1, *[1] * has[0].ndim)
+    average = lambda values: torch.where(good, values, 0.0).sum(1) / count  # noqa: E731  NaN where there is none
+    mean = average(maps)
+    sigma = average((maps - mean[:, None]) ** 2).sqrt()
     epsilon = (sigma * has).flatten(1).sum(1).div(has.flatten(1).sum(1).clamp(min=1)).view(-1, *[1] * (mean.ndim - 1))
     alike = epsilon <= 1e-6 * mean.abs().flatten(1).amax(1).view_as(epsilon)
     epsilon = torch.where(alike, torch.ones_like(epsilon), epsilon)  # one method, or all alike: var is the mean
-    return torch.stack([mean, mean / (sigma + epsilon), _median(maps), _borda(maps, has), has.to(mean)], 1)
+    ordered = torch.where(good, maps, torch.inf).sort(1).values  # its middle, or the mean of the two middle ones
+    middle = [
+        ordered.gather(1, at.clamp(min=0)[:, None].expand_as(ordered[:, :1])) for at in ((count - 1) // 2, count // 2)
+    ]
+    median = torch.where(count > 0, (middle[0] + middle[1])[:, 0] / 2, torch.nan)
+    return torch.stack([mean, mean / (sigma + epsilon), median, average(_ranks(maps, has)), has.to(mean)], 1)
 
 
-def _median(maps: Tensor) -> Tensor:
-    """The middle of the methods, or the mean of the two middle ones."""
-    ordered = maps.sort(1).values
-    k = maps.shape[1]
-    return (ordered[:, (k - 1) // 2] + ordered[:, k // 2]) / 2
-
-
-def _borda(maps: Tensor, has: Tensor) -> Tensor:
-    """Mean over methods of the share of features that are below, ties counting half."""
+def _ranks(maps: Tensor, has: Tensor) -> Tensor:
+    """(N, k, *A): the share of features that are below, ties counting half."""
     here = has.flatten(1)[:, None]
     flat = maps.flatten(2).masked_fill(~here, torch.inf)
     ordered = flat.sort(2).values
     below = torch.searchsorted(ordered, flat) + torch.searchsorted(ordered, flat, right=True) - 1
-    rank = (below.to(maps) / (2 * (here.sum(2, keepdim=True) - 1).clamp(min=1))).mean(1)
-    rank = torch.where(flat.isfinite().all(1), rank, torch.nan).masked_fill(~here[:, 0], 0)
-    return rank.unflatten(1, maps.shape[2:])
+    rank = below.to(maps) / (2 * (here.sum(2, keepdim=True) - 1).clamp(min=1))
+    return rank.masked_fill(~here, 0).view_as(maps)
 
 
 def by_quality(evidence: Evidence, working: Sequence[int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -52,6 +53,10 @@ class AverageSensitivity(Term):
     )
     stream = "sensitivity"
     statistic = "quadratic"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.radius, Real) and self.radius >= 0):
+            raise InputError(f"radius: a number, at least 0, got {self.radius!r}")
 
     @property
     def scale_free(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class Penalty(_OfMaps):
     and its like, with the weights w* solved at every step and held while differentiating: w* minimises, so this is the
     gradient of the optimum itself (Danskin). Of a sum of metrics, the scales that
     balance them are held too. parts: penalty, weight, and ``defined``, the share of inputs that have a value: where every
-    map is zero or NaN, or nothing varies, there is none, and the input counts as 0.
+    map is zero or NaN, the input is NaN, or nothing varies, there is none, and the input counts as 0.
 
     Args:
         metric: any metric, or a sum of one of maps (such as AverageSensitivity) and one of outputs (such as Infidelity).
@@ -126,13 +127,16 @@ class Penalty(_OfMaps):
         self.objective, self.draws = metric, draws
 
     def loss(self, passes: Passes) -> Loss:
+        # No slope of 0 takes a NaN out of a backward pass, so that of an input must not get into one.
+        fine = passes.x.flatten(1).isfinite().all(1)
+        passes = replace(passes, x=torch.where(fine.view(-1, *[1] * (passes.x.ndim - 1)), passes.x, 0.0))
         stack, defined = self._stack(passes), []
         asked = [_asks(term) for _, term in self.objective.terms]
         maps = sum(stack.stack.rows(passes.x.shape[1:]).values()) * (1 + self.draws * any("maps" in a for a in asked))
         per = maps + (1 + self.draws) * any("score" in a and "maps" not in a for a in asked)
 
         def value(part: Tensor, graph: bool) -> Tensor:
-            total, usable = self._value(self._evidence(passes, stack, part, graph))
+            total, usable = self._value(self._evidence(passes, stack, part, graph), fine[part])
             defined.append(usable)
             return total.to(passes.x.device)
 
@@ -156,8 +160,8 @@ class Penalty(_OfMaps):
             }
         )
 
-    def _value(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
-        """(Σ over inputs of the loss, whether each has one (b,)).
+    def _value(self, evidence: Evidence, fine: Tensor) -> tuple[Tensor, Tensor]:
+        """(Σ over inputs of the loss, whether each has one (b,), of those that are ``fine`` (b,)).
 
         The loss is linearised where the evidence is: w* and scales are held, and an input without a finite slope is left out
         before it can make every gradient NaN.
@@ -166,7 +170,7 @@ class Penalty(_OfMaps):
             leaves = [t.detach().requires_grad_() for t in _tensors(evidence)]
             losses = self._losses(_like(evidence, leaves))
             slopes = torch.autograd.grad(losses.nan_to_num(0, 0, 0).sum(), leaves, materialize_grads=True)
-        usable = losses.isfinite()
+        usable = losses.isfinite() & fine.to(losses.device)
         for slope in slopes:
             usable &= slope.flatten(1).isfinite().all(1)
         value = losses.detach()[usable].sum()
