@@ -1,6 +1,7 @@
 """Class activation maps: reductions of one layer's activations, weighted by gradients or by scores, upsampled to the input.
 
-The layer is found by one probe pass (``layer="auto"``: the last spatial output with a non-zero spatial gradient) or
+The layer is found by one probe pass on the batch's first input, and is the same for all of it (``layer="auto"``: the last
+spatial output with a non-zero spatial gradient; where an input may have none in the last layers, name one), or
 named. Activations and gradients ride on the backward pass that saliency makes anyway. A is (N, C, h, w), g its gradient.
 """
 
