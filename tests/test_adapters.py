@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 from pathlib import Path
@@ -543,6 +544,37 @@ def test_explain_texts():
     for row in (*methods, "mean", "var", "median", "rank", "uniform", "consensus"):
         assert r[row].shape == present.shape and not r[row][~present].any()
         torch.testing.assert_close(alone[row][0], r[row][0, :length], rtol=1e-4, atol=1e-6)
+
+
+def test_a_texts_words_are_shown_stored_and_loaded(tmp_path):
+    """Also beside one that is left out; padding is no bar."""
+    pytest.importorskip("matplotlib")
+    model = copy.deepcopy(classifier("Bert"))
+
+    def refuse(_, args, kwargs, output):
+        dull = (kwargs["input_ids"] == WORDS.index("dull")).any(1, keepdim=True)
+        output.logits = output.logits.masked_fill(dull, torch.nan)
+
+    model.register_forward_hook(refuse, with_kwargs=True)
+    texts = [TEXTS[0], TEXTS[1], "not\nbad", "good film " * 6]
+    r = cs.explain(text(model, tokenizer()), texts, "GOOD", methods=["saliency"], objective="robust", **SMALL)
+    assert list(r.reasons) == ["inputs[1]"]
+    found = cs.load(r.save(tmp_path / "run"))
+    for each in (r, found):
+        assert [row[1:3] for row in each.tokens] == [["a", "gripping"], ["not", "bad"], ["good", "film"]]
+        assert [each.record(i)["input"]["text"] for i in range(3)] == [texts[i] for i in (0, 2, 3)]
+        assert [entry.name for entry in each.entries()] == [" ".join(texts[i].split()) for i in (0, 2, 3)]
+        labels = [label.get_text() for axes in each.plot(1).axes for label in axes.get_yticklabels()]
+        assert sorted(labels) == ["[CLS]", "[SEP]", "bad", "not"]
+        page = each.report(tmp_path / "page.html").read_text()
+        assert '<th scope="row">gripping</th>' in page and '<th scope="row"></th>' not in page and "input 2" not in page
+    torch.testing.assert_close(found["uniform"], r["uniform"].float())  # 0 where padded
+
+
+def test_a_long_text_is_named_by_its_beginning():
+    r = cs.explain(adapter("Bert"), "a film " * 50, "GOOD", methods=["saliency"], objective="robust", **SMALL)
+    name = r.record(0)["input"]["name"]
+    assert name == ("a film " * 50)[:79] + "…" and r.record(0)["input"]["text"] == "a film " * 50
 
 
 def test_explain_a_table_with_a_data_set():

@@ -15,7 +15,7 @@ import pytest
 
 from consilience import InputError
 from consilience.report.colours import LEVELS, palette, robust_limit
-from consilience.report.entry import Entry
+from consilience.report.entry import Entry, feature_names, top_features
 from consilience.report.page import embed, page
 from consilience.report.pixels import indexed_png, photo_png, pool
 from consilience.report.table import CRITERIA, average, rows, text_table
@@ -25,8 +25,9 @@ VOID = {"meta", "img", "input", "br", "wbr"}
 
 
 def entry(
-    k=4, seed=0, names=None, shape=(24, 20), signed=False, failed=0, front=False, image=True, label="cat", name="one"
-):
+    k=4, seed=0, names=None, shape=(24, 20), signed=False, failed=0, front=False, image=True, label="cat", name="one",
+    **known,
+):  # fmt: skip
     """A made-up explanation with every field of explanation.json."""
     rng = np.random.default_rng(seed)
     names = names or [f"method_{j}" for j in range(k)]
@@ -44,7 +45,7 @@ def entry(
             parts = (None, None, None) if value is None else (0.9 * value, value, 0.05)
             table[key][row] = dict(zip(("fit", "fresh", "stderr"), parts, strict=True))
     record = {
-        "schema": 1, "input": {"name": name}, "model": "net", "target": 3, "target_label": label, "predicted": 3,
+        "schema": 1, "input": {"name": name, **known}, "model": "net", "target": 3, "target_label": label, "predicted": 3,
         "predicted_label": label, "score": 2.5, "seed": 0, "methods": names, "objective": "opt",
         "weights": weights.tolist(), "gap": 0.001, "status": "exact", "diversity_gain": 0.3,
         "draws": {"fit": {"average_sensitivity": 10, "infidelity": 256}, "fresh": {}, "resolved": 2},
@@ -169,6 +170,7 @@ FIGURES = {
     "long": {"k": 12, "names": LONG, "label": HOSTILE, "name": HOSTILE},
     "channels": {"shape": (3, 16, 16), "image": False, "signed": True},
     "features": {"shape": (30,), "signed": True},
+    "named": {"shape": (3,), "signed": True, "features": [HOSTILE, LONG[0], "\n"]},
 }
 
 
@@ -190,6 +192,17 @@ def test_figure(case, tmp_path):
     for text in drawn.texts:
         extent = text.get_window_extent()
         assert extent.x0 >= box.x0 and extent.x1 <= box.x1 and extent.y0 >= box.y0 and extent.y1 <= box.y1, text
+
+
+def test_bars_are_named_by_columns_or_tokens_and_padding_has_none():
+    numbers = entry(shape=(2, 2, 9))
+    assert feature_names(numbers)[:2] == ["feature 0, 0, 0", "feature 0, 0, 1"] and len(top_features(numbers)) == 20
+    wrong = entry(shape=(3,), tokens=["a", "b"])
+    assert feature_names(wrong) == ["feature 0", "feature 1", "feature 2"]
+    for what in ("features", "tokens"):
+        one = entry(shape=(5,), **{what: ["a", "", "b", "", ""]})
+        one.attribution[:] = [0, 2, -3, 0, np.nan]
+        assert feature_names(one) == ["a", "", "b", "", ""] and top_features(one).tolist() == [2, 1, 0]
 
 
 # -- page ------------------------------------------------------------------------------------------------------------
@@ -225,6 +238,10 @@ PAGES = {
     "front": [entry(5, front=True), entry(3, seed=1, signed=True, failed=1, front=True)],
     "features": [entry(3, shape=(40,), signed=True)],
     "no picture": [entry(3, image=False)],
+    "named": [
+        entry(3, shape=(3,), features=["<img src=x onerror=alert(1)>"] * 3),
+        entry(3, shape=(2,), tokens=[HOSTILE, ""]),
+    ],
     "hostile": [
         entry(3, names=[HOSTILE + str(j) for j in range(3)], name=HOSTILE, label=HOSTILE, front=True, failed=1)
     ],

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..consensus import Draws, Explanation, aim, explain
-from ..consensus.files import save_entry, save_run, write_text
+from ..consensus.files import clear, save_entry, save_run, write_text
 from ..consensus.job import begin
 from ..consensus.plan import plan
 from ..consensus.setting import FIT, FRESH
@@ -52,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
                 result = _explain(picture, loaded, arguments, methods, max_batch, progress.update)
                 entry = result.entries()[0]
                 folder = f"{number:03d}-{_stem(picture.name)}"
+                if not done:
+                    clear(out)
                 _write(out / folder, result, entry)
                 done.append(entry)
                 folders.append(folder)

@@ -6,13 +6,10 @@ import argparse
 from pathlib import Path
 
 from ..consensus import load
-from ..errors import InputError
 
 
 def run(arguments: argparse.Namespace) -> int:
     saved = load(arguments.directory)
-    if not len(saved):
-        raise InputError(f"{arguments.directory}: the run has no finished input")
     out = Path(arguments.out) if arguments.out else Path(arguments.directory) / "report.html"
     saved.report(out, f"Explanations of {saved.records[0]['model'] or 'a model'}")
     print(saved.table())

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import InputError, choose
 from ..quadratic import Evidence, Quadratic, Responses
 from ..report.entry import Entry
+from ..report.table import text_table
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Saved:
-    """Explanations read back from files: entries for tables, plots and reports, and the evidence of each."""
+    """Explanations read back from files: what an :class:`Explanation` shows, and the evidence of each input.
+
+    Maps are tensors (B, …) in float32, or a list of B tensors where the inputs' shapes differ. What has no name here is in
+    ``records``, one for each input.
+    """
 
     records: list[dict[str, Any]]
     arrays: list[dict[str, np.ndarray]]
@@ -31,40 +39,80 @@ class Saved:
         return len(self.records)
 
     @property
-    def attribution(self) -> list[np.ndarray]:
-        return [entry.attribution for entry in self.all_entries]
+    def attribution(self) -> Tensor | list[Tensor]:
+        """(B, *A)."""
+        return self["consensus"]
 
     @property
-    def weights(self) -> np.ndarray:
-        return np.stack([arrays["weights"] for arrays in self.arrays])
+    def weights(self) -> Tensor | list[Tensor]:
+        """(B, k)."""
+        return _joined([arrays["weights"] for arrays in self.arrays])
 
-    def __getitem__(self, name: str) -> list[np.ndarray]:
-        """One row's maps: a method, an aggregation such as "mean", or "consensus"."""
-        if name == "consensus":
-            return self.attribution
-        if all(name in entry.extra for entry in self.all_entries):
-            return [entry.extra[name] for entry in self.all_entries]
-        if name == "uniform":
-            return [np.ones_like(entry.attribution) for entry in self.all_entries]
+    @property
+    def maps(self) -> Tensor | list[Tensor]:
+        """(B, k, *A)."""
+        return _joined([entry.maps for entry in self.all_entries])
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return tuple(self.records[0]["methods"])
+
+    @property
+    def target(self) -> Tensor:
+        """(B,)."""
+        return torch.tensor([record["target"] for record in self.records])
+
+    @property
+    def failed(self) -> dict[str, str]:
+        return {name: why for record in self.records for name, why in (record.get("failed") or {}).items()}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(said for record in self.records for said in record.get("warnings") or ()))
+
+    @property
+    def tokens(self) -> list[list[str]] | None:
+        """Of texts: B lists of tokens, "" where padded, in the order of the attribution; None for other inputs."""
+        inputs = [record.get("input") or {} for record in self.records]
+        return [each["tokens"] for each in inputs] if all("tokens" in each for each in inputs) else None
+
+    @property
+    def feature_names(self) -> list[str] | None:
+        """(A,) of a table whose columns have names; None for other inputs."""
+        return (self.records[0].get("input") or {}).get("features")
+
+    def __getitem__(self, name: str) -> Tensor | list[Tensor]:
+        """One row's maps (B, *A): a method, an aggregation such as "mean", or "consensus"."""
         found = []
-        for entry in self.all_entries:
-            found.append(entry.maps[entry.record["methods"].index(choose("row", name, entry.record["methods"]))])
-        return found
+        for entry, arrays in zip(self.all_entries, self.arrays, strict=True):
+            rows = {
+                **dict(zip(entry.record["methods"], entry.maps, strict=True)),
+                "uniform": arrays.get("uniform", np.ones_like(entry.attribution)),
+                **entry.extra,
+                "consensus": entry.attribution,
+            }
+            found.append(rows[row_named(name, rows)])
+        return _joined(found)
+
+    def record(self, i: int) -> dict[str, Any]:
+        """What ``explanation.json`` holds for input ``i``."""
+        return self.records[i]
 
     def evidence(self, stream: str = "fit") -> list[Evidence]:
         """The evidence of each input on the "fit" or "fresh" draws, as tensors with B = 1."""
-        at = lambda arrays, name: torch.as_tensor(arrays[f"{stream}.{name}"])[None]  # noqa: E731
+
+        def read(arrays: Mapping[str, np.ndarray], kind: Any, *names: str) -> Any:
+            each = [arrays.get(f"{stream}.{name}") for name in names]
+            return None if any(a is None for a in each) else kind(*(torch.as_tensor(a)[None] for a in each))
+
         return [
-            Evidence(Quadratic(at(a, "gram"), at(a, "norm")), Responses(at(a, "responses"), at(a, "falls")))
-            for a in self.arrays
+            Evidence(read(a, Quadratic, "gram", "norm"), read(a, Responses, "responses", "falls")) for a in self.arrays
         ]
 
     def entries(self) -> list[Entry]:
         return self.all_entries
 
     def table(self) -> str:
-        from ..report.table import text_table
-
         return "\n".join([text_table(self.records), *(f"{what} left out: {why}" for what, why in self.reasons.items())])
 
     __str__ = table
@@ -78,15 +126,62 @@ class Saved:
     def report(self, path: str | Path, title: str = "Explanations") -> Path:
         from ..report.page import page
 
-        write_text(Path(path), page(self.all_entries, title, failures=list(self.reasons.items())))
-        return Path(path)
+        return write_text(Path(path), page(self.all_entries, title, failures=list(self.reasons.items())))
+
+
+def row_named(name: Any, rows: Iterable[str]) -> str:
+    """``name`` if it is one of a result's rows.
+
+    Raises:
+        InputError: it is not; of a number, how one input's numbers are had.
+    """
+    if isinstance(name, str):
+        return choose("row", name, rows)
+    raise InputError(
+        f"unknown row {name!r}: rows have names, such as 'consensus'; one input's numbers are r.attribution[i], "
+        "r['consensus'][i] and r.record(i)"
+    )
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the file system refuses, as an InputError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write whole or not at all, with the folders above."""
+    part = path.parent / f"{path.name}.part"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    return path
+
+
+def clear(directory: Path) -> None:
+    """Before a run is written over an earlier one, maybe longer: its list goes first, then all its records."""
+    (directory / "run.json").unlink(missing_ok=True)
+    for record in directory.glob("[0-9]*/explanation.json"):
+        if record.parent.name.isdigit():
+            record.unlink()
 
 
 def save_entry(directory: Path, entry: Entry, arrays: dict[str, np.ndarray]) -> None:
-    """One input's folder. The record is written last, so a folder with a record is complete."""
+    """One input's folder. An old record goes first and the new one comes last, so a folder with a record is complete."""
     from safetensors.numpy import save
 
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / "explanation.json").unlink(missing_ok=True)
     tensors = {
         "attribution": entry.attribution,
         "maps": entry.maps,
@@ -106,54 +201,70 @@ def save_run(directory: Path, folders: list[str], reasons: dict[str, str]) -> No
     write_text(directory / "run.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
 
 
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What a missing or damaged file makes its reader raise, as an InputError that names it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(
+            f"{path}: no such file; expected a folder written by save() or `consilience explain`"
+        ) from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise InputError(f"{path}: damaged, or of another version ({type(error).__name__}: {error})") from error
+
+
 def load(directory: str | Path) -> Saved:
     """Read what :meth:`Explanation.save` or ``consilience explain`` wrote: a run's folder, or one input's.
 
     Raises InputError naming the file that is missing or damaged. Nothing in the files is executed.
     """
-    from safetensors import SafetensorError, safe_open
-
     directory = Path(directory)
     folders, reasons = [directory], {}
     path = directory / "run.json"
     if path.exists():
-        try:
+        with reading(path):
             run = json.loads(path.read_text(encoding="utf-8"))
             folders = [directory / Path(name).name for name in run["folders"]]
             reasons = {str(what): str(why) for what, why in run["left_out"].items()}
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: damaged ({error})") from error
-    records, arrays, entries = [], [], []
-    for folder in folders:
-        path = folder / "explanation.json"
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            path = folder / "attributions.safetensors"
-            with safe_open(path, framework="numpy") as file:
-                name = (file.metadata() or {}).get("name", folder.name)
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-        except FileNotFoundError as error:
-            raise InputError(
-                f"{path}: no such file; expected a folder written by save() or `consilience explain`"
-            ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-            raise InputError(f"{path}: damaged ({error})") from error
-        if record.get("schema") != SCHEMA:
-            raise InputError(f"{folder}: schema {record.get('schema')!r}; this version reads {SCHEMA}")
-        image = tensors.pop("image", None)
-        maps, attribution = tensors.pop("maps"), tensors.pop("attribution")
+        if not folders:
+            raise InputError(f"{path}: lists no input")
+    entries, arrays = zip(*map(_read, folders), strict=True)
+    return Saved([entry.record for entry in entries], list(arrays), list(entries), reasons)
+
+
+def _read(folder: Path) -> tuple[Entry, dict[str, np.ndarray]]:
+    """One input's folder, with every part that a result must have."""
+    from safetensors import safe_open
+
+    path = folder / "explanation.json"
+    with reading(path):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["schema"] != SCHEMA:
+            raise ValueError(f"schema {record['schema']!r}; this version reads {SCHEMA}")
+        int(record["target"])
+        text_table([record])  # so that damage shows here, where the file is known
         order: dict[str, Any] = next(iter((record.get("criteria") or {}).values()), {})
-        extra = {name: tensors.pop(f"extra.{name}") for name in order if f"extra.{name}" in tensors}
-        entries.append(
-            Entry(record, None if image is None else image / np.float32(255), maps, attribution, name, extra)
-        )
-        records.append(record)
-        arrays.append(tensors)
-    return Saved(records, arrays, entries, reasons)
+    path = folder / "attributions.safetensors"
+    with reading(path):
+        with safe_open(path, framework="numpy") as file:
+            name = (file.metadata() or {}).get("name", folder.name)
+            arrays = {key: file.get_tensor(key) for key in file.keys()}
+        image = arrays.pop("image", None)
+        shown = None if image is None else image / np.float32(255)
+        extra = {name: arrays.pop(f"extra.{name}") for name in order if f"extra.{name}" in arrays}
+        entry = Entry(record, shown, arrays.pop("maps"), arrays.pop("attribution"), name, extra)
+        if arrays["weights"].shape != (len(record["methods"]),):
+            raise ValueError(f"{len(record['methods'])} methods, weights {arrays['weights'].shape}")
+    return entry, arrays
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+def _joined(arrays: list[np.ndarray]) -> Tensor | list[Tensor]:
+    """One tensor over the inputs, or a list where their shapes differ."""
+    tensors = [torch.as_tensor(array) for array in arrays]
+    return torch.stack(tensors) if len({tensor.shape for tensor in tensors}) == 1 else tensors

@@ -55,7 +55,7 @@ def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Seq
     elif x.ndim == 4 and values.shape[1:] == x.shape[2:]:
         values, data = values[..., None], x.permute(0, 2, 3, 1)
     array = lambda t: None if t is None else t.cpu().double().numpy()  # noqa: E731
-    names = None if feature_names is None else list(feature_names)
+    names = explanation.feature_names if feature_names is None else list(feature_names)
     return need("shap", "shap").Explanation(array(values), array(base), array(data), feature_names=names)
 
 

@@ -18,6 +18,7 @@ from ..features import Elements, Features, Pixels, features_for
 from ..neighbourhood import Baseline, Points, noise_unit
 from ..objective import Aim
 from ..score import Score, probabilities
+from ..units import Columns
 from .setting import Setting, metrics_of
 
 
@@ -102,6 +103,7 @@ def prepare(
     what = features_for(features, x.shape[1:])
     unit = noise_unit(what, x, baseline) if given.unit is None else given.unit
     points = Points(kept, left, score.ids[left], len(x), unit)
+    names = {"features": what.names(x.shape[1])} if isinstance(what, Columns) else {}
     everything = Stack(explainers, seed)
     stack, failed = everything.usable(score, points)
     sensitivity, infidelity = metrics_of(goal)
@@ -115,7 +117,7 @@ def prepare(
     )  # fmt: skip
     return Ready(
         x, left, score, points, setting, explainers, everything.names, failed, out, dict(given.kwargs),
-        dict(given.about), given.warnings, _named(points.unit, baseline, x),
+        {**names, **given.about}, given.warnings, _named(points.unit, baseline, x),
     )  # fmt: skip
 
 

@@ -13,13 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError, choose
+from ..errors import InputError
 from ..quadratic import Evidence
 from ..report.entry import Entry
 from ..score import Counts
 from ..simplex import Front, Solution
-from .files import SCHEMA, save_entry, save_run, write_text
+from .files import SCHEMA, clear, row_named, save_entry, save_run, write_text, writing
 from .setting import DERIVED
+
+NAME = 80
+"""The longest text, in letters, that is its own name."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Explanation:
         if name == "consensus":
             return self.attribution
         rows = [*self.methods, *DERIVED, "weighted"]
-        at = rows.index(choose("row", name, [*rows, "consensus"]))
+        at = rows.index(row_named(name, [*rows, "consensus"]))
         return self.maps[:, at] if at < len(self.methods) else self.derived[:, at - len(self.methods)]
 
     def __str__(self) -> str:
@@ -94,10 +97,18 @@ class Explanation:
     @property
     def tokens(self) -> list[list[str]] | None:
         """Of texts: (B, T) tokens, "" where padded, in the order of the attribution; None for other inputs."""
-        return self.about.get("tokens")
+        found = self.about.get("tokens")
+        return None if found is None else [found[at] for at in self.index]
+
+    @property
+    def feature_names(self) -> list[str] | None:
+        """(A,) of a table whose columns have names; None for other inputs."""
+        found = self.about.get("features")
+        return None if found is None else [str(name) for name in found]
 
     def describe(self, **about: Any) -> Explanation:
-        """Add what only the caller knows: ``model``, ``labels``, ``names`` (B,), ``images`` (B, H, W, 3) in 0…1, …"""
+        """Add what only the caller knows: ``model``, ``labels``, ``names`` (B,), ``features`` (A,) the names of the features,
+        ``images`` (B, H, W, 3) in 0…1, ``sources`` (B,) mappings for the record's ``input``, …"""
         self.about.update(about)
         return self
 
@@ -174,7 +185,7 @@ class Explanation:
         solved = "nothing is solved for this objective, or its optimum has no certificate"
         record: dict[str, Any] = {
             "schema": SCHEMA,
-            "input": {"name": self._name(i), **self.about.get("sources", [{}] * len(self))[i]},
+            "input": self._input(i),
             "model": self.about.get("model"),
             "target": target,
             "target_label": label(target),
@@ -246,7 +257,21 @@ class Explanation:
 
     def _name(self, i: int) -> str:
         names = self.about.get("names")
-        return str(names[i]) if names else f"input {self.index[i]}"
+        if names:
+            return str(names[i])
+        text = " ".join((self._text(i) or f"input {self.index[i]}").split())
+        return text if len(text) <= NAME else text[: NAME - 1] + "…"
+
+    def _text(self, i: int) -> str | None:
+        texts = self.about.get("texts")
+        return None if texts is None else texts[self.index[i]]
+
+    def _input(self, i: int) -> dict[str, Any]:
+        """The record's ``input``: its name, and where there are any its text, tokens, features' names and source."""
+        tokens = self.tokens
+        known = {"text": self._text(i), "tokens": tokens and tokens[i], "features": self.feature_names}
+        source = self.about.get("sources", [{}] * len(self))[i]
+        return {"name": self._name(i), **{what: value for what, value in known.items() if value is not None}, **source}
 
     def entries(self) -> list[Entry]:
         """One entry per input for the report."""
@@ -274,23 +299,25 @@ class Explanation:
         """Write one self-contained HTML page over all inputs."""
         from ..report.page import page
 
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, page(self.entries(), title, failures=list(self.reasons.items())))
-        return path
+        return write_text(Path(path), page(self.entries(), title, failures=list(self.reasons.items())))
 
     def save(self, directory: str | Path) -> Path:
-        """Write each input's folder: ``explanation.json`` and ``attributions.safetensors``; read by :func:`load`."""
+        """Write each input's folder: ``explanation.json`` and ``attributions.safetensors``; read by :func:`load`.
+
+        In place of what was saved there before; until the last file is written, :func:`load` finds no run.
+        """
         directory = Path(directory)
-        folders = [f"{i:03d}" for i in range(len(self))]
-        for i, (folder, entry) in enumerate(zip(folders, self.entries(), strict=True)):
-            save_entry(directory / folder, entry, self._arrays(i))
-        save_run(directory, folders, self.reasons)
+        entries, folders = self.entries(), [f"{i:03d}" for i in range(len(self))]
+        with writing(directory):
+            clear(directory)
+            for i, (folder, entry) in enumerate(zip(folders, entries, strict=True)):
+                save_entry(directory / folder, entry, self._arrays(i))
+            save_run(directory, folders, self.reasons)
         return directory
 
     def _arrays(self, i: int) -> dict[str, np.ndarray]:
-        """The evidence, so that tables and fronts can be made again."""
-        found = {"weights": self.weights[i]}
+        """The evidence, so that tables and fronts can be made again, and what no entry has."""
+        found = {"weights": self.weights[i], "uniform": self["uniform"][i].float()}
         for stream, evidence in ((name, each[i]) for name, each in self.evidence.items()):
             if evidence.quadratic is not None:
                 found[f"{stream}.gram"] = evidence.quadratic.draws[0]

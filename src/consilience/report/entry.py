@@ -79,17 +79,29 @@ def surface(values: np.ndarray) -> np.ndarray | None:
     return np.asarray(values, dtype=np.float64) if values.ndim == 2 and min(values.shape) > 1 else None
 
 
-def feature_names(entry: Entry) -> list[str]:
-    """The names in ``record["input"]["features"]``, else numbers: one per entry of the flattened attribution."""
-    given = (entry.record.get("input") or {}).get("features")
+def given_names(entry: Entry) -> list[str] | None:
+    """The features' names or the tokens in ``record["input"]``, if there is one per entry of the flattened attribution."""
+    known = entry.record.get("input") or {}
+    given = known.get("features") or known.get("tokens")
     if isinstance(given, list) and len(given) == entry.attribution.size:
         return [str(name) for name in given]
+    return None
+
+
+def feature_names(entry: Entry) -> list[str]:
+    """The names that were given, else numbers: one per entry of the flattened attribution."""
+    given = given_names(entry)
+    if given is not None:
+        return given
     if entry.attribution.ndim == 1:
         return [f"feature {i}" for i in range(entry.attribution.size)]
     return [f"feature {', '.join(map(str, i))}" for i in np.ndindex(entry.attribution.shape)]
 
 
 def top_features(entry: Entry, count: int = 20) -> np.ndarray:
-    """Indices of the combined map's largest |values|, largest first."""
+    """Indices of the combined map's largest |values|, largest first, without padding: what has neither name nor value."""
     size = np.abs(np.nan_to_num(entry.attribution.astype(np.float64))).ravel()
-    return np.argsort(-size, kind="stable")[:count]
+    order, names = np.argsort(-size, kind="stable"), given_names(entry)
+    if names is not None:
+        order = order[[size[at] > 0 or names[at] != "" for at in order]]
+    return order[:count]

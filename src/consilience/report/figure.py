@@ -222,7 +222,7 @@ class _Sheet:
         for row in np.flatnonzero(~np.isfinite(chosen)):
             axes.text(0, row, " not a number", fontsize=9, va="center", color=SOFT)
         axes.axvline(0, color=SOFT, linewidth=0.8)
-        limit = np.abs(known).max() or 1.0
+        limit = np.abs(known).max(initial=0) or 1.0
         axes.set(xlim=(-1.05 * limit if (known < 0).any() else 0, 1.05 * limit), ylim=(len(chosen) - 0.4, -0.6))
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
