@@ -319,6 +319,45 @@ def test_a_softmax_of_probabilities_is_refused(kind):
     torch.testing.assert_close(explain(net(), kind="probability").score, model(TABLE)[:, 0].detach())
 
 
+def test_the_mean_of_an_evaluation_is_of_the_maps_that_are_finite():
+    def broken(model, inputs, target):
+        return inputs * torch.nan
+
+    options = {"objective": None, "measures": "gini_sparseness", "rows": ["mean"]}
+    found = cs.evaluate(net(), TABLE, target=0, methods=[broken, "saliency", "input_x_gradient"], **options)
+    rest = cs.evaluate(net(), TABLE, target=0, methods=["saliency", "input_x_gradient"], **options)
+    assert np.isfinite(rest["gini_sparseness"]["mean"]).all()
+    np.testing.assert_allclose(found["gini_sparseness"]["mean"], rest["gini_sparseness"]["mean"])
+
+
+def test_the_file_of_an_evaluation_is_loaded_as_one(tmp_path):
+    t = cs.evaluate(
+        net(),
+        TABLE,
+        target=0,
+        methods=["saliency"],
+        objective=None,
+        measures="gini_sparseness",
+        path=tmp_path / "t.json",
+    )
+    found = cs.load(tmp_path / "t.json")
+    assert repr(found) == repr(t) and (found.values["gini_sparseness"] == t.values["gini_sparseness"]).all()
+
+
+def test_packs_are_batches_to_fit_on():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, a, b):
+            return self.inner(torch.cat([a, b], 1))
+
+    options = {"methods": ["saliency", "input_x_gradient"], "objective": "robust", "fit_draws": SMALL["fit_draws"]}
+    found = cs.Consensus(Two(), **options).fit([cs.pack((TABLE[:, :2], TABLE[:, 2:]))])
+    torch.testing.assert_close(found.weights, cs.Consensus(net(), **options).fit([TABLE]).weights)
+
+
 def test_a_callable_that_gives_probabilities_is_warned_of():
     model = nn.Sequential(net(), nn.Softmax(1))
     options = {"methods": ["feature_ablation", "kernel_shap"], "objective": "robust", **SMALL}

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from nets import Small, images
+from PIL import Image
+from torch.utils.data import DataLoader
 
 import consilience as cs
 from consilience.card import Card
+from consilience.cli import main
 from consilience.consensus import Evaluation, Evaluator, evaluate
-from consilience.explainers import InputXGradient, Saliency
-from consilience.measures import Measure
+from consilience.consensus.digest import digest
+from consilience.explainers import InputXGradient, IntegratedGradients, Saliency
+from consilience.keys import Key
+from consilience.measures import Completeness, Measure, PixelFlipping, resolve
+from consilience.neighbourhood import Baseline
 
 FAST = {"methods": "saliency,input_x_gradient,deeplift", "fit_draws": 8}
 
@@ -35,8 +43,6 @@ class Moves(Measure):
     name, card = "moves", Card("‖φ(2x) − φ(x)‖", "here", better="lower")
 
     def __call__(self, task):
-        from dataclasses import replace
-
         there = task.explain(task.score, replace(task.points, x=2 * task.points.x))
         return (there - task.maps).flatten(2).double().norm(dim=2)
 
@@ -125,6 +131,27 @@ def test_statistics_and_paired_comparison():
     assert difference.low == pytest.approx(pairs.mean() - half, abs=0.2 * half) and difference.p < 0.001
     assert str(found).count("*") == 2 and "(39)" in str(found)  # the best, and the legend
     assert found.compare("a", "a")[0].p == 1
+    assert difference.p == 2 / 10_001 and "p = 0.0002" in str(difference)
+    assert found.compare("b", "a", draws=50)[0].p == 2 / 51
+
+
+def test_a_comparison_of_many_inputs_is_drawn_in_pieces(monkeypatch):
+    values = np.random.default_rng(0).normal(0.01, 1, (3000, 2))
+    found = Evaluation(("a", "b"), ("m",), ids=list(range(3000)), values={"m": values})
+    asked, uniform = [], Key.uniform
+
+    def watched(self, ids, sample, shape, *rest):
+        asked.append(len(ids) * shape[0])
+        return uniform(self, ids, sample, shape, *rest)
+
+    monkeypatch.setattr(Key, "uniform", watched)
+    (got,) = found.compare("a", "b", draws=1000)
+    assert len(asked) > 1 and max(asked) <= 2**20 and sum(asked) == 3_000_000
+    pairs = values[:, 0] - values[:, 1]
+    u = uniform(Key(0, "bootstrap"), torch.arange(1000), 0, (3000,), torch.float64).numpy()
+    means = pairs[(u * 3000).astype(int)].mean(1)
+    assert (got.low, got.high) == tuple(np.quantile(means, [0.025, 0.975]))
+    assert got.p == 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / 1001
 
 
 def test_an_interrupted_run_goes_on(tmp_path):
@@ -146,6 +173,207 @@ def test_an_interrupted_run_goes_on(tmp_path):
     path.write_text("{}")
     with pytest.raises(cs.InputError, match="not an evaluation"):
         Evaluation.load(path)
+
+
+BARE = {"methods": "saliency,integrated_gradients", "measures": "gini_sparseness", "objective": None}
+
+
+def _regions(rows: int) -> torch.Tensor:
+    return (torch.arange(8) < rows)[None, :, None].expand(2, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "options", "what"),
+    [
+        (Small(), images(4, seed=2), {}, "input 0"),
+        (Small(), list(images(4, seed=2).split(2)), {}, "input 0"),
+        (Small(), DataLoader(images(4, seed=2), batch_size=2), {}, "input 0"),
+        (Small(), [images(4)[:2], images(4, seed=2)[2:]], {}, "input 2"),
+        (Small(), list(images(4).float().split(2)), {}, "input 0"),
+        (Small(), list(images(2).split(2)), {}, "it has 4 inputs, the data 2"),
+        (Small(seed=1), images(4), {}, "model"),
+        (Small(torch.nn.Tanh), images(4), {}, "model"),
+        (Small(), images(4), {"target": [2, 3, 0, 1]}, "input 0"),
+        (Small(), images(4), {"target": torch.tensor([1, 1, 1, 2])}, "input 3"),
+        (Small(), images(4), {"target": 1}, "target"),
+        (Small(), images(4), {"baselines": torch.ones(3, 8, 8).double()}, "arguments"),
+        (Small(), images(4), {"methods": ["saliency", IntegratedGradients(baselines=torch.ones(3, 8, 8))]}, "arguments"),
+        (Small(), images(4), {"measures": PixelFlipping(baseline=torch.ones(3, 8, 8))}, "arguments"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_evaluation_is_refused(tmp_path, model, data, options, what):
+    zeros, path = torch.zeros(3, 8, 8).double(), tmp_path / "e.json"
+    start = {
+        "target": [1, 1, 1, 1],
+        "baselines": zeros,
+        "methods": ["saliency", IntegratedGradients(baselines=zeros.float())],
+        "measures": PixelFlipping(baseline=zeros.float()),
+        "objective": None,
+        "path": path,
+    }
+    first = evaluate(Small(), list(images(4).split(2)), **start)
+    before = path.read_text()
+    again = evaluate(Small(), images(4), **start | {"target": torch.ones(4).long()})  # the same, in another form
+    assert again.to_dict() == first.to_dict()
+    with pytest.raises(cs.InputError, match=r"holds an evaluation with other settings") as error:
+        evaluate(model, data, **start | options)
+    assert what in str(error.value) and path.read_text() == before
+
+
+def test_labels_regions_buffers_and_keyword_arguments_belong_to_an_evaluation(tmp_path):
+    class Shifted(Small):
+        def __init__(self, by):
+            super().__init__()
+            self.register_buffer("by", torch.tensor(by))
+
+        def forward(self, x, more=0.0):
+            return super().forward(x + self.by + more)
+
+    x, y = images(2), torch.tensor([0, 1])
+    start = {"target": "labels", "path": tmp_path / "e.json", "kwargs": {"more": torch.zeros(2, 1, 1, 1)}, **BARE}
+    evaluate(Shifted(0.0), [(x, y, _regions(4))], **start)
+    evaluate(Shifted(0.0), [(x, y, _regions(4))], **start)
+    for model, batch, options in (
+        (Shifted(0.0), (x, y.flip(0), _regions(4)), {}),
+        (Shifted(0.0), (x, y, _regions(5)), {}),
+        (Shifted(0.5), (x, y, _regions(4)), {}),
+        (Shifted(0.0), (x, y, _regions(4)), {"kwargs": {"more": torch.ones(2, 1, 1, 1)}}),
+    ):
+        with pytest.raises(cs.InputError, match="other settings"):
+            evaluate(model, [batch], **start | options)
+
+
+def test_an_interrupted_run_goes_on_in_other_batches_and_with_more_data(tmp_path):
+    x, path = images(5), tmp_path / "e.json"
+    x[1] = torch.nan
+    options = {"measures": [Peak(), Signed()], **FAST}
+    evaluate(Small(), [x[:2]], path=path, **options)
+    calls = []
+    found = evaluate(Small(), x.split(3), path=path, progress=lambda *at: calls.append(at), **options)
+    fresh = evaluate(Small(), [x], **options)
+    assert found.ids == [0, 2, 3, 4] and calls == [(3, None), (5, None)]
+    np.testing.assert_allclose(found.values["peak"], fresh.values["peak"])
+    for name in ("reasons", "left_out", "settings", "digests"):
+        assert getattr(found, name) == getattr(fresh, name) == getattr(Evaluation.load(path), name)
+
+
+def test_a_file_of_an_earlier_version_can_be_read_and_is_not_continued(tmp_path):
+    path = tmp_path / "e.json"
+    evaluate(Small(), images(2), path=path, **BARE)
+    record = json.loads(path.read_text())
+    del record["digests"], record["settings"]["model"], record["settings"]["arguments"]
+    path.write_text(json.dumps(record))
+    assert len(Evaluation.load(path)) == 2
+    with pytest.raises(cs.InputError, match=r"other settings \(model, arguments\)"):
+        evaluate(Small(), images(2), path=path, **BARE)
+
+
+def test_an_id_stands_for_one_input():
+    meter = Evaluator(Small(), **BARE)
+    first = meter.update(images(2), ids=[5, 7])
+    assert meter.update(images(2), ids=[5, 7]) is first and meter.compute().ids == [5, 7]
+    with pytest.raises(cs.InputError, match="ids: expected 2 integers"):
+        meter.update(images(2), ids=[5])
+    with pytest.raises(cs.InputError, match=r"ids: .* input 7, .* ids must not repeat"):
+        meter.update(images(3)[1:], ids=[8, 7])
+
+
+def test_parameters_are_hashed_in_any_form():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).bfloat16()
+    net.register_buffer("graph", torch.eye(3).to_sparse())
+    before = digest(net)
+    assert before == digest(deepcopy(net)) and len(before) == 16
+    image = Small().to(memory_format=torch.channels_last)
+    assert digest(image) == digest(Small())
+    net[1].num_batches_tracked += 1
+    assert digest(net) != before
+    assert digest(lambda x: x) == digest(lambda x: 2 * x)  # a function is its name
+
+
+def test_baselines_reach_the_measures():
+    """Of a linear model ablation and integrated gradients are exact, against the baseline that they were given."""
+    keyed = torch.Generator().manual_seed(0)
+    linear, rows = torch.nn.Linear(5, 2).double(), torch.randn(40, 5, generator=keyed).double() + 3
+    options = {"target": 1, "methods": ["integrated_gradients", "feature_ablation"], "objective": None}
+    named = "completeness,local_fidelity,infidelity,faithfulness_correlation,sensitivity_n,faithfulness_estimate"
+    mean = rows.mean(0)
+    for data in (rows[:6], list(rows[:6].split(3))):
+        found = evaluate(linear, data, measures=named, baselines=mean, **options)
+        for row in options["methods"]:
+            for name, best in zip(found.measures, (0, 0, 0, 1, 1, 1), strict=True):
+                np.testing.assert_allclose(found[name][row], best, atol=1e-9, err_msg=name)
+    assert found.settings["baselines"] == "array(5,)"
+    data_set = evaluate(linear, rows[:6], measures="completeness,local_fidelity", baselines=rows, **options)
+    assert max(data_set[name][row].max() for name in data_set.measures for row in options["methods"]) < 1e-9
+    own = evaluate(linear, rows[:6], measures=[Completeness("zero"), Completeness(mean)], baselines=mean, **options)
+    assert own["completeness"]["feature_ablation"].min() > 1e-2 > own["completeness_2"]["feature_ablation"].max()
+
+
+BASELINES = {
+    "completeness": "zero", "local_fidelity": "zero", "pixel_flipping": "zero", "selectivity": "zero", "deletion": "zero",
+    "sensitivity_n": "zero", "insertion": Baseline("blur", sigma=5.0), "effective_complexity": Baseline("blur", sigma=5.0),
+    "monotonicity": "blur", "faithfulness_correlation": "blur", "infidelity": "blur", "faithfulness_estimate": "blur",
+    "region_perturbation": "noise", "monotonicity_correlation": "noise", "irof": "mean",
+}  # fmt: skip
+
+
+def test_every_baseline_that_is_left_open_is_the_callers_or_the_documented_one():
+    mine = [m for m in resolve("all") if hasattr(m, "baseline")]
+    assert {m.name for m in mine} == BASELINES.keys() and all(m.baseline is None for m in mine)
+    mine = [replace(m, features=cs.Patches(4)) if hasattr(m, "features") else m for m in mine]
+    open_, options = (mine, {"methods": "input_x_gradient", "objective": None, "rows": ["input_x_gradient"]})
+    given = lambda baselines: [replace(m, baseline=b) for m, b in zip(mine, baselines, strict=True)]  # noqa: E731
+    usual = given([BASELINES[m.name] for m in mine])
+    for measures, same, baselines in (
+        (open_, usual, None),
+        (open_, given([3.0] * len(mine)), 3.0),
+        (usual, usual, 3.0),
+    ):
+        one = evaluate(Small(), images(2), measures=measures, baselines=baselines, **options)
+        other = evaluate(Small(), images(2), measures=same, **options)
+        for name in one.measures:
+            np.testing.assert_array_equal(one.values[name], other.values[name], err_msg=name)
+
+
+def test_several_inputs_of_one_model():
+    class Two(torch.nn.Module):
+        def forward(self, a, b):
+            return torch.stack([(a * b).sum(1), a.sum(1) - b.sum(1)], 1)
+
+    a, b = images(4)[:, 0, 0], images(4)[:, 1, 0]
+    options = {"methods": "saliency,input_x_gradient", "measures": [Peak(), Completeness()], "fit_draws": 8}
+    pack = lambda at: cs.pack((a[at], b[at]), baselines=(a.mean(0), b.mean(0)))  # noqa: E731
+    whole = evaluate(Two(), pack(slice(0, 4)), **options)
+    parts = evaluate(Two(), [pack(slice(0, 2)), (pack(slice(2, 4)), None)], **options)
+    packed = pack(slice(0, 4))
+    joined = evaluate(packed.model(Two()), packed.x, baselines=packed.baselines.tensor, **options)
+    for name in whole.measures:
+        np.testing.assert_allclose(whole.values[name], parts.values[name], rtol=1e-9)
+        np.testing.assert_allclose(whole.values[name], joined.values[name], rtol=1e-9)
+    with pytest.raises(cs.InputError, match="expected batches of tensors or arrays, got int"):
+        evaluate(Two(), [3], **options)
+
+
+def test_no_batch_is_said():
+    for nothing in ([], iter(())):
+        with pytest.raises(cs.InputError, match="data: the loader gave no batch"):
+            evaluate(Small(), nothing, **BARE)
+
+
+def test_an_evaluation_shows_itself_in_a_line():
+    found = evaluate(Small(), images(3), **BARE)
+    assert repr(found) == (
+        "Evaluation(3 inputs, rows=('saliency', 'integrated_gradients', 'mean'), measures=('gini_sparseness',))"
+    )
+
+
+def test_the_command_checks_its_file_before_it_works(tmp_path, capsys):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "x.json"
+    assert main(["evaluate", "--image", str(tmp_path / "a.png"), "--model", "demo", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "--out: cannot write to" in said and "a.png" not in said
 
 
 def test_update_and_compute_and_repeated_names():

@@ -200,9 +200,11 @@ def test_a_damaged_file_is_named(tmp_path, saved, path, change):
 
 def test_what_is_no_folder_of_a_run_is_named(tmp_path, saved):
     write(tmp_path, saved)
-    for path in (tmp_path / "run.json", tmp_path / "000" / "explanation.json", tmp_path / "none"):
-        with pytest.raises(cs.InputError, match=rf"{path}/explanation.json: no such file; expected a folder"):
+    for path in (tmp_path / "run.json", tmp_path / "000" / "explanation.json"):
+        with pytest.raises(cs.InputError, match=f"{path}: not an evaluation"):
             cs.load(path)
+    with pytest.raises(cs.InputError, match="none/explanation.json: no such file; expected a folder"):
+        cs.load(tmp_path / "none")
     (tmp_path / "000" / "attributions.safetensors").unlink()
     with pytest.raises(cs.InputError, match="000/attributions.safetensors: no such file"):
         cs.load(tmp_path)

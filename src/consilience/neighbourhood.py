@@ -435,9 +435,7 @@ def noise_unit(features: Features, x: Tensor, baselines: Baseline | None = None)
         return unit
     data = baselines._tensor(x).double()
     if data.shape[1:] != x.shape[1:]:
-        raise InputError(
-            f"baselines: expected a data set (n, {x.shape[1]}), got shape {tuple(data.shape)}"
-        )
+        raise InputError(f"baselines: expected a data set (n, {x.shape[1]}), got shape {tuple(data.shape)}")
     spread = data.std(0, correction=0).masked_fill(((data == 0) | (data == 1)).all(0), 0).float()
     return spread if unit is None else spread * unit
 

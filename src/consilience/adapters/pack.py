@@ -41,6 +41,9 @@ class Packed(Inputs):
         self.features = Parts([features_for(f, s) for f, s in zip(asked, self.shapes, strict=True)], self.shapes)
         self.baselines = None if baselines is None else self._origin(self._each("baselines", baselines), tensors)
 
+    def __len__(self) -> int:
+        return len(self.x)
+
     def prepare(self, model: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
         """The model of the packed tensor."""
         if features is not None or baselines is not None:

@@ -33,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
         loaded.module, methods=methods, measures=measures, objective=objective, seed=arguments.seed,
         fit_draws=arguments.fit_draws, max_batch=max_batch, rows=arguments.rows.split(",") if arguments.rows else None,
     )  # fmt: skip
-    evaluator.settings |= {"model": f"{loaded.name} ({loaded.weights})", "target": arguments.target}
+    named = f"{loaded.name} ({loaded.weights}), {evaluator.settings['model']}"
+    evaluator.settings |= {"model": named, "target": arguments.target}
     done = evaluator.resume(out) if out.exists() else set()
     failures: list[tuple[str, str]] = []
     with Progress(len(images)) as progress:
@@ -70,6 +71,11 @@ def _check(arguments: argparse.Namespace, objective: str | None) -> tuple[list, 
         aim(objective)
     Draws.of(arguments.fit_draws, FIT, "--fit-draws")
     usable_device(arguments.device)
-    if Path(arguments.out).is_dir():
+    out = Path(arguments.out)
+    if out.is_dir():
         raise InputError(f"--out: {arguments.out!r} is a folder; give a JSON file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: cannot write to {arguments.out!r} ({error.strerror})") from error
     return methods, measures, rows_in_flight(arguments.max_batch)

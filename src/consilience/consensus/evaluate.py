@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..adapters import Packed
 from ..errors import ConsilienceError, InputError, choose
 from ..features import Segments
 from ..keys import Key
@@ -19,6 +19,7 @@ from ..measures import Measure, Task
 from ..measures import resolve as resolve_measures
 from ..neighbourhood import Points
 from ..score import Score
+from .digest import digest, digests
 from .evaluation import Evaluation
 from .explain import _brief
 from .fitting import Rule, fit, looked_at, mixing_of
@@ -66,22 +67,40 @@ class Evaluator:
         }  # fmt: skip
         self.result: Evaluation | None = None
         self.seen = 0
+        self.path: str | Path | None = None
         described = {
             "methods": methods, "objective": objective, "rows": rows, "measures": self.measures,
             "fit_draws": None if objective is None else self.fit, "tolerance": self.tolerance,
             **{k: v for k, v in self.options.items() if k not in ("methods", "kwargs", "max_batch")},
         }  # fmt: skip
         self.settings = {k: v if isinstance(v, str | int | None) else _brief(v) for k, v in described.items()}
+        # What texts do not tell apart: models of one class, arrays of one shape.
+        self.settings["model"] = f"{type(model).__name__} {digest(model)}"
+        self.settings["arguments"] = digest(self.measures, objective, {**self.options, "max_batch": None})
 
     @torch.inference_mode(False)
     def update(
         self, x: Any, target: Any = None, ids: Any = None, regions: Any = None, reference: Any = None
     ) -> Evaluation:
-        """Judge a batch: ``x`` (B, *F), targets as for ``explain``, ``ids`` (B,), which must not repeat, ``regions`` (B, *A)
-        bool, ``reference`` (B, *A)."""
-        ids = torch.arange(self.seen, self.seen + len(x)) if ids is None else torch.as_tensor(ids)
+        """Judge a batch: ``x`` (B, *F), targets as for ``explain``, ``ids`` (B,), ``regions`` (B, *A) bool, ``reference``
+        (B, *A). An input whose id was judged already is left as it is.
+
+        Raises:
+            InputError: it is not the input, target, regions or reference that was judged under that id.
+        """
+        count = _count(x)
+        ids = torch.arange(self.seen, self.seen + count) if ids is None else torch.as_tensor(ids)
+        given = dict(zip(map(str, ids.tolist()), digests(count, x, target, regions, reference), strict=False))
+        known = {} if self.result is None else self.result.digests
+        for name, found in given.items():
+            if known.get(name, found) != found:
+                raise self._other(f"input {name}, its target or its regions")
+        self.seen += count
+        if self.result is not None and len(given) == count and given.keys() <= known.keys():
+            return self.result
         ready = prepare(self.model, x, target, self.goal or "mean", ids=ids, **self.options)
         names, task = self._task(ready, regions, reference)
+        measures = resolve_measures(self.measures, ready.baseline)
         labels = [m.name for m in self.measures]
         if self.result is None:
             unique = tuple(f"{n}_{labels[:i].count(n) + 1}" if labels[:i].count(n) else n for i, n in enumerate(labels))
@@ -92,14 +111,15 @@ class Evaluator:
         if names != result.rows:
             raise InputError(f"methods: {names} work on this batch, {result.rows} did on the first")
         kept = ready.points.ids.tolist()
-        for measure in self.measures:
+        new = [i for i, name in enumerate(map(str, kept)) if name not in known]
+        for measure in measures:
             measure.prepare(task)
-        for label, measure in zip(result.measures, self.measures, strict=True):
+        for label, measure in zip(result.measures, measures, strict=True):
             numbers, reasons = _numbers(measure, task, kept)
-            result.values[label] = np.concatenate([result.values[label], numbers])
+            result.values[label] = np.concatenate([result.values[label], numbers[new]])
             result.reasons.setdefault(label, {}).update(reasons)
-        result.ids += kept
-        self.seen += len(x)
+        result.ids += [kept[i] for i in new]
+        result.digests |= given
         result.left_out |= {f"id {int(ids[i])}": why for i, why in ready.out.items()}
         result.left_out |= {f"methods.{name}": why for name, why in ready.failed.items()}
         for what in result.evaluations:
@@ -107,12 +127,24 @@ class Evaluator:
         return result
 
     def resume(self, path: str | Path) -> set[int]:
-        """Go on from what an interrupted run with the same settings saved; the ids that are done."""
-        found = Evaluation.load(path)
-        if found.settings != json.loads(json.dumps(self.settings)):
-            raise InputError(f"path: {path} holds an evaluation with other settings; give another file or remove it")
+        """Go on from what an interrupted run with the same settings saved; the ids that are done.
+
+        Raises:
+            InputError: the settings or the model are others, or the file is of a version that did not say which model.
+        """
+        found, mine = Evaluation.load(path), json.loads(json.dumps(self.settings))
+        self.path = path
+        if differ := [name for name in {**mine, **found.settings} if mine.get(name) != found.settings.get(name)]:
+            raise self._other(", ".join(differ))
         self.result = found
-        return {*found.ids, *(int(k[3:]) for k in found.left_out if k.startswith("id "))}
+        return {int(name) for name in found.digests}
+
+    def _other(self, what: str) -> InputError:
+        if self.path is None:
+            return InputError(f"ids: not what was judged already under the same id: {what}; ids must not repeat")
+        return InputError(
+            f"path: {self.path} holds an evaluation with other settings ({what}); give another file or remove it"
+        )
 
     def compute(self) -> Evaluation:
         """What has been judged so far."""
@@ -140,7 +172,7 @@ class Evaluator:
             for group in fit(rule, setting, score, points, base[:, :k], self.fit, self.tolerance, asked):
                 rows = list(group.index)
                 if "consensus" in wanted:
-                    weights = rule.solve(group.evidence)[0].weights
+                    weights = group.solved[0].weights
                     mixing[rows, wanted.index("consensus")] = mixing_of(goal, weights, base.shape[1], k)
                 if "weighted" in wanted:
                     mixing[rows, wanted.index("weighted"), :k] = by_quality(group.evidence, setting.working)
@@ -148,7 +180,8 @@ class Evaluator:
             if name in ("consensus", "weighted"):
                 continue
             if name == "mean":
-                mixing[:, at, list(setting.working)] = 1 / len(setting.working)
+                finite = base[:, list(setting.working)].flatten(2).isfinite().all(2).to(mixing)
+                mixing[:, at, list(setting.working)] = finite / finite.sum(1, keepdim=True)
             else:
                 mixing[:, at, [*ready.names, *DERIVED].index(name)] = 1
         place = torch.zeros(len(ready.x), dtype=torch.int64, device=points.owner.device)
@@ -184,46 +217,57 @@ def evaluate(
 
     Args:
         model: as for :func:`consilience.explain`.
-        data: a batch x (B, *F), or an iterable of batches x, (x, y) or (x, y, regions). An id counts the inputs in order.
+        data: a batch x (B, *F), or an iterable of batches x, (x, y) or (x, y, regions); x may be packed
+            (:func:`consilience.pack`). An id counts the inputs in order.
         target: None or "predicted"; "labels" takes each batch's y; an integer, or one for each input in order.
-        path: a JSON file that is written after every batch; a run that was interrupted goes on from it.
+        path: a JSON file that is written after every batch; a run that was interrupted goes on from it, and ``data`` may have
+            grown. It holds hashes of the model's parameters and buffers, of the arrays among the arguments, and of every
+            input with its target and regions, and is refused for others. A model that is no ``nn.Module``, or a function
+            among the arguments, is known by its name only.
         progress: called with (inputs done, inputs in all or None).
         options: ``methods`` ("standard"); ``measures`` (names, configured measures, or the sets "default" and "all");
             ``objective`` ("opt") for the consensus, None for no consensus; ``rows``: which rows to judge (default methods,
             mean, consensus; also var, median, rank, uniform, weighted); ``seed``, ``fit_draws``, ``kind``, ``features``,
             ``baselines``, ``sign``, ``scale``, ``kwargs``, ``max_batch``, ``precision`` as for ``explain``; without
-            ``fit_draws``, until sure.
+            ``fit_draws``, until sure. ``baselines`` are also those of every measure with a field ``baseline`` that is None.
 
     Returns:
-        An :class:`Evaluation`: ``print(t)``, ``t["road"]``, ``t.compare("consensus", "grad_cam")``, ``t.save(path)``.
+        An :class:`Evaluation`: ``print(t)``, ``t["road"]``, ``t.compare("consensus", "grad_cam")``, ``t.save(path)``, which
+        ``consilience.load(path)`` reads back, as it does the file of ``path``.
+
+    Raises:
+        InputError: an argument cannot be used, ``data`` gave no batch, or ``path`` holds another evaluation.
     """
     evaluator = Evaluator(model, **options)
     evaluator.settings["target"] = target if isinstance(target, str | int | None) else "given"
-    evaluator.settings["data"] = _fingerprint(data)
-    done: set[int] = set()
     if path is not None and Path(path).exists():
-        done = evaluator.resume(path)
-    total = len(data) if isinstance(data, Tensor | np.ndarray) else _length(data)
-    start = 0
+        evaluator.resume(path)
+    total = _count(data) if isinstance(data, Tensor | np.ndarray | Packed) else _length(data)
+    start, done = 0, 0 if evaluator.result is None else len(evaluator.result.digests)
     for batch in _batches(data, options):
         x, y, regions = _parts(batch)
-        ids = list(range(start, start + len(x)))
-        start += len(x)
-        if not set(ids) <= done:
-            if isinstance(target, str) and target == "labels" and y is None:
-                raise InputError("target: 'labels' needs batches (x, y)")
-            each = isinstance(target, Tensor | np.ndarray | list | tuple)
-            goal = y if isinstance(target, str) and target == "labels" else target[ids[0] : start] if each else target
-            evaluator.update(x, goal, ids, regions)
-            if path is not None:
-                evaluator.compute().save(path)
+        first, start = start, start + _count(x)
+        if isinstance(target, str) and target == "labels" and y is None:
+            raise InputError("target: 'labels' needs batches (x, y)")
+        each = isinstance(target, Tensor | np.ndarray | list | tuple)
+        goal = y if isinstance(target, str) and target == "labels" else target[first:start] if each else target
+        found = evaluator.update(x, goal, range(first, start), regions)
+        if path is not None and len(found.digests) > done:
+            found.save(path)
+            done = len(found.digests)
         if progress:
             progress(start, total)
+    if not start:
+        raise InputError("data: the loader gave no batch; was it an iterator that is used up?")
+    if done > start:
+        raise evaluator._other(f"it has {done} inputs, the data {start}")
     return evaluator.compute()
 
 
 def _batches(data: Any, options: Mapping[str, Any], size: int = 8) -> Iterable[Any]:
     """A tensor in pieces that bound the memory, unless something else has one entry for each of its inputs."""
+    if isinstance(data, Packed):
+        return [data]
     if not isinstance(data, Tensor | np.ndarray):
         return data
     whole = (
@@ -246,12 +290,12 @@ def _length(data: Any) -> int | None:
     return len(items) if hasattr(items, "__len__") else None
 
 
-def _fingerprint(data: Any) -> str | None:
-    """What tells one data set from another, where it is at hand as a tensor."""
-    if not isinstance(data, Tensor | np.ndarray):
-        return None
-    array = torch.as_tensor(data).detach().cpu().contiguous()
-    return hashlib.blake2b(array.view(torch.uint8).numpy().tobytes(), digest_size=8).hexdigest()
+def _count(x: Any) -> int:
+    """B, of a batch in any of its forms."""
+    try:
+        return len(x)
+    except TypeError as error:
+        raise InputError(f"data: expected batches of tensors or arrays, got {type(x).__name__}") from error
 
 
 def _numbers(measure: Measure, task: Task, ids: Sequence[int]) -> tuple[np.ndarray, dict[str, str]]:

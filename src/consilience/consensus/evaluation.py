@@ -22,8 +22,8 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired differences a − b of one measure: ``difference``, its 95 % bootstrap interval, ``n`` pairs, and the share of
-    bootstrap means on the other side of zero, doubled (a two-sided p-value)."""
+    """Paired differences a − b of one measure: ``difference``, its 95 % bootstrap interval, ``n`` pairs, and ``p``, two-sided:
+    2 (1 + c) / (1 + draws) with c of the bootstrap means on the other side of zero, so never below what the draws can show."""
 
     measure: str
     difference: float
@@ -48,6 +48,12 @@ class Evaluation:
 
     ``values[measure]`` is (n, R) float64 with NaN where a number is missing; ``reasons[measure]`` says why, by (input, row),
     or for the whole measure under "". ``ids`` (n,) are the inputs' identities, in the order in which they were given.
+    :meth:`save` writes it as JSON, ``consilience.load(path)`` reads that back.
+
+    Example:
+        >>> from consilience.consensus import Evaluation
+        >>> Evaluation(("mean",), ("road",), ids=[0], values={"road": np.ones((1, 1))})
+        Evaluation(1 input, rows=('mean',), measures=('road',))
     """
 
     rows: tuple[str, ...]
@@ -60,6 +66,12 @@ class Evaluation:
     settings: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     evaluations: dict[str, int] = field(default_factory=lambda: {"forward": 0, "gradient": 0})
+    digests: dict[str, str] = field(default_factory=dict)
+    """id → a hash of the input, its target, regions and reference; also of inputs that were left out."""
+
+    def __repr__(self) -> str:
+        inputs = f"{len(self)} input{'' if len(self) == 1 else 's'}"
+        return f"Evaluation({inputs}, rows={self.rows}, measures={self.measures})"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -84,7 +96,7 @@ class Evaluation:
     def compare(
         self, a: str, b: str, measures: Sequence[str] | None = None, draws: int = 10_000, seed: int = 0
     ) -> list[Comparison]:
-        """Rows ``a`` and ``b`` on the inputs where both have a number: a paired bootstrap over inputs."""
+        """Rows ``a`` and ``b`` on the inputs where both have a number: a paired bootstrap over inputs, ``draws`` times."""
         found = []
         for measure in measures or self.measures:
             numbers = self[measure]
@@ -94,10 +106,9 @@ class Evaluation:
             if not len(pairs):
                 found.append(Comparison(measure, math.nan, math.nan, math.nan, math.nan, 0, better))
                 continue
-            u = Key(seed, "bootstrap").uniform(torch.arange(draws), 0, (len(pairs),), torch.float64)
-            means = pairs[(u.numpy() * len(pairs)).astype(int)].mean(1)
+            means = _bootstrap(pairs, draws, Key(seed, "bootstrap"))
             low, high = np.quantile(means, [0.025, 0.975])
-            p = min(1.0, 2 * min((means <= 0).mean(), (means >= 0).mean()))
+            p = min(1.0, 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / (1 + draws))
             found.append(
                 Comparison(measure, float(pairs.mean()), float(low), float(high), float(p), len(pairs), better)
             )
@@ -137,6 +148,7 @@ class Evaluation:
             "ids": self.ids,
             "values": {name: plain(self.values[name]) for name in self.measures}, "reasons": self.reasons,
             "left_out": self.left_out, "evaluations": self.evaluations, "settings": self.settings, "versions": versions(),
+            "digests": self.digests,
         }  # fmt: skip
 
     def save(self, path: str | Path) -> Path:
@@ -148,7 +160,11 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """What :meth:`save` wrote."""
+        """What :meth:`save`, ``cs.evaluate(path=…)`` or ``consilience evaluate`` wrote.
+
+        Raises:
+            InputError: the file cannot be read, or is no evaluation.
+        """
         try:
             d = json.loads(Path(path).read_text())
             values = {
@@ -156,10 +172,19 @@ class Evaluation:
             }
             return cls(
                 tuple(d["rows"]), tuple(d["measures"]), d["better"], d["ids"], values, d["reasons"], d["settings"],
-                d["left_out"], d["evaluations"],
+                d["left_out"], d["evaluations"], d.get("digests", {}),
             )  # fmt: skip
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not an evaluation ({error}); it is written by Evaluation.save()") from error
+
+
+def _bootstrap(pairs: np.ndarray, draws: int, key: Key, room: int = 2**20) -> np.ndarray:
+    """(draws,): means of as many drawn pairs as there are, at most ``room`` pairs at a time."""
+    means = np.empty(draws)
+    for part in torch.arange(draws).split(max(1, room // len(pairs))):
+        u = key.uniform(part, 0, (len(pairs),), torch.float64)
+        means[part.numpy()] = pairs[(u.numpy() * len(pairs)).astype(int)].mean(1)
+    return means
 
 
 def _best(rows: dict[str, dict[str, float | int]], better: str) -> str:

@@ -219,12 +219,17 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: damaged, or of another version ({type(error).__name__}: {error})") from error
 
 
-def load(directory: str | Path) -> Saved:
-    """Read what :meth:`Explanation.save` or ``consilience explain`` wrote: a run's folder, or one input's.
+def load(directory: str | Path) -> Any:
+    """Read what :meth:`Explanation.save` or ``consilience explain`` wrote, a run's folder or one input's, as a
+    :class:`Saved`; or what ``evaluate`` wrote, a file, as an :class:`Evaluation`.
 
     Raises InputError naming the file that is missing or damaged. Nothing in the files is executed.
     """
     directory = Path(directory)
+    if directory.is_file():
+        from .evaluation import Evaluation
+
+        return Evaluation.load(directory)
     folders, reasons = [directory], {}
     path = directory / "run.json"
     if path.exists():

@@ -25,7 +25,8 @@ from .setting import Setting, metrics_of
 @dataclass(frozen=True)
 class Ready:
     """``points``: the inputs that are left (``left``: their places in the caller's batch, whose numbering owners keep);
-    ``out``: why others were left out; ``failed``: methods that do not work on this model, and why."""
+    ``out``: why others were left out; ``failed``: methods that do not work on this model, and why; ``baseline``: what the
+    caller, or the adapter, gave as absent."""
 
     x: Tensor
     left: Tensor
@@ -39,8 +40,8 @@ class Ready:
     kwargs: dict[str, Any]
     about: dict[str, Any]
     warnings: tuple[str, ...]
-
     noise_unit: str
+    baseline: Baseline | None
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -117,7 +118,7 @@ def prepare(
     )  # fmt: skip
     return Ready(
         x, left, score, points, setting, explainers, everything.names, failed, out, dict(given.kwargs),
-        {**names, **given.about}, given.warnings, _named(points.unit, baseline, x),
+        {**names, **given.about}, given.warnings, _named(points.unit, baseline, x), baseline,
     )  # fmt: skip
 
 

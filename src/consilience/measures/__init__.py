@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 from ..errors import InputError, choose
 from .agreement import (
@@ -73,10 +75,11 @@ SETS: dict[str, tuple[str, ...]] = {
 __all__ = ["MEASURES", "SETS", "Measure", "Task", "resolve", *(cls.__name__ for cls in MEASURES.values())]
 
 
-def resolve(measures: str | Measure | Iterable[str | Measure]) -> list[Measure]:
-    """A set's name, names ("road,gini_sparseness" or a list) or configured measures → measures, in order."""
-    if isinstance(measures, Measure):
-        return [measures]
+def resolve(measures: str | Measure | Iterable[str | Measure], baseline: Any = None) -> list[Measure]:
+    """A set's name, names ("road,gini_sparseness" or a list) or configured measures → measures, in order.
+
+    ``baseline`` goes to those that have one and leave it open (None)."""
+    measures = [measures] if isinstance(measures, Measure) else measures
     given = [part.strip() for part in measures.split(",")] if isinstance(measures, str) else list(measures)
     found: list[Measure] = []
     for item in given:
@@ -89,4 +92,11 @@ def resolve(measures: str | Measure | Iterable[str | Measure]) -> list[Measure]:
             found.extend(MEASURES[name]() for name in names)
     if not found:
         raise InputError("measures: at least one is needed")
-    return found
+    return [_with(measure, baseline) for measure in found]
+
+
+def _with(measure: Measure, baseline: Any) -> Measure:
+    left = is_dataclass(measure) and any(
+        f.name == "baseline" and getattr(measure, f.name) is None for f in fields(measure)
+    )
+    return replace(measure, baseline=baseline) if left else measure  # type: ignore[type-var]

@@ -65,6 +65,8 @@ class Task:
 class Measure:
     """Interface of a measure: a frozen configuration; calling it gives (B, R) float64, NaN where it is not defined.
 
+    A field ``baseline``, where there is one, says what stands for "absent"; while it is None, evaluate's ``baselines`` do.
+
     Attributes:
         name: in tables and files. card: what the number means.
         undefined: why a number can be NaN although the map is finite and not zero.

@@ -173,12 +173,13 @@ class PixelFlipping(Curve):
     Args:
         steps: T, the curve is evaluated at 0, 1/T, …, 1 of the features; None: after every single one.
         baseline: by what features are replaced: "zero", "mean", "blur", "noise", "linear", a number, an array, an Imputer.
+            None: evaluate's ``baselines``, else "zero".
         value: "score", "probability", "accuracy" or "change".
         features: what is taken away as a whole. Default: the map's own features.
     """
 
     steps: int | None = 20
-    baseline: Any = "zero"
+    baseline: Any = None
     value: str = "score"
     features: Features | None = None
 
@@ -208,7 +209,7 @@ class Selectivity(Curve):
     the short side, unless the map has few features of its own."""
 
     steps: int | None = 20
-    baseline: Any = "zero"
+    baseline: Any = None
     value: str = "score"
     features: Features | None = None
 
@@ -237,13 +238,14 @@ class RegionPerturbation(Curve):
 
     Args:
         regions: L; fewer where an input has fewer.
-        baseline: "noise": uniform, between the smallest and the largest value of the input's channel.
+        baseline: None: evaluate's ``baselines``, else "noise": uniform, between the smallest and the largest value of the
+            input's channel.
         features: the regions. Default: patches of 9 × 9 pixels for images whose sides are at least 63, else as for
             :class:`Selectivity`.
     """
 
     regions: int = 30
-    baseline: Any = "noise"
+    baseline: Any = None
     value: str = "score"
     features: Features | None = None
 
@@ -268,7 +270,7 @@ class RegionPerturbation(Curve):
         shape = task.points.x.shape[1:]
         large = len(shape) == 3 and min(shape[1:]) >= 63 and isinstance(task.features, Elements | Pixels)
         features = self.features or (Patches(9) if large else chosen(task, None))
-        return Removal(features, imputer(self.baseline), range(self.regions + 1))
+        return Removal(features, imputer(blurred(task, self.baseline, "noise")), range(self.regions + 1))
 
     def __call__(self, task: Task) -> Tensor:
         curve = self.curve(task)
@@ -285,7 +287,7 @@ class Deletion(Curve):
     Arguments as for :class:`PixelFlipping`, with which it shares its evaluations."""
 
     steps: int | None = 20
-    baseline: Any = "zero"
+    baseline: Any = None
     value: str = "probability"
     features: Features | None = None
 
@@ -307,7 +309,8 @@ class Deletion(Curve):
 class Insertion(Curve):
     """Area under the target's probability as the most relevant features are put into a baseline (RISE, arXiv 1806.07421).
 
-    Arguments as for :class:`PixelFlipping`. ``baseline`` None: a blur of σ = 5 pixels for images, zero for anything else."""
+    Arguments as for :class:`PixelFlipping`. ``baseline`` None: evaluate's ``baselines``, else a blur of σ = 5 pixels for
+    images, zero for anything else."""
 
     steps: int | None = 20
     baseline: Any = None
@@ -370,8 +373,8 @@ class EffectiveComplexity(Curve):
 
 def _inserted(task: Task, measure: Insertion | EffectiveComplexity) -> Removal:
     soft = Baseline("blur", sigma=5.0) if task.points.x.ndim == 4 else Baseline()
-    baseline = soft if measure.baseline is None else measure.baseline
-    return Removal(measure.features or task.features, imputer(baseline), measure.steps, insert=True)
+    start = imputer(blurred(task, measure.baseline, soft))
+    return Removal(measure.features or task.features, start, measure.steps, insert=True)
 
 
 # -- one by one --------------------------------------------------------------------------------------------------------
@@ -386,14 +389,14 @@ class IROF(Curve):
 
     Args:
         segments: about how many SLIC superpixels an image gets (from scikit-image); ignored with ``features``.
-        baseline: "mean", of each channel.
+        baseline: None: evaluate's ``baselines``, else "mean", of each channel.
         steps: None takes the segments away one by one.
         features: other segments. Default: SLIC for images whose maps are of elements or pixels, else the map's own features.
     """
 
     segments: int = 50
     steps: int | None = None
-    baseline: Any = "mean"
+    baseline: Any = None
     value: str = "probability"
     features: Features | None = None
 
@@ -414,7 +417,8 @@ class IROF(Curve):
         features = self.features
         if features is None and task.points.x.ndim == 4 and isinstance(task.features, Elements | Pixels):
             features = task.once(("slic", self.segments), lambda: _slic(task, self.segments))
-        return Removal(features or task.features, imputer(self.baseline), self.steps, average=True)
+        replaced = imputer(blurred(task, self.baseline, "mean"))
+        return Removal(features or task.features, replaced, self.steps, average=True)
 
     def __call__(self, task: Task) -> Tensor:
         curve = self.curve(task)
@@ -440,7 +444,7 @@ class Monotonicity(Curve):
     Args:
         strict: all or nothing, as in the paper; with many features it is nearly always 0.
         steps: T, for 1/T of the features at a time; None: one by one, as in the paper.
-        baseline: where it starts. None: "blur" for images, "zero" for anything else.
+        baseline: where it starts. None: evaluate's ``baselines``, else "blur" for images, "zero" for anything else.
         features: as for :class:`Selectivity`.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ class Subsets(Measure):
     Args:
         draws: S, of each size.
         baseline: by what features are replaced: "zero", "mean", "blur", "noise" (drawn anew for each subset), "linear", a
-            number, an array, an Imputer. None: "blur" (σ = 10 pixels) for images, "zero" for anything else.
+            number, an array, an Imputer. None: evaluate's ``baselines``, else "blur" (σ = 10 pixels) for images, "zero" for
+            anything else.
         features: what is taken away as a whole. Default: the map's own features, or, where these are elements or pixels of
             images, square patches, about 14 to the short side.
     """
@@ -40,6 +41,7 @@ class Subsets(Measure):
     baseline: Any = None
     features: Features | None = None
 
+    usual: ClassVar[Any] = None
     undefined = "the attributions of the subsets, or the falls of the score, do not vary"
 
     def __post_init__(self) -> None:
@@ -53,7 +55,7 @@ class Subsets(Measure):
         :class:`~consilience.neighbourhood.Masked`, hence those of the metric Infidelity with the same key. ``raw``: of the
         signed, unscaled maps, where the task has them.
         """
-        features, replaced = chosen(task, self.features), imputer(blurred(task, self.baseline))
+        features, replaced = chosen(task, self.features), imputer(blurred(task, self.baseline, self.usual))
         task = replace(task, maps=task.raw) if raw and task.raw is not None else task
         asked = ("responses", features, replaced, self.draws, share, raw)
         return task.once(asked, lambda: _responses(task, features, replaced, self.draws, share))
@@ -142,14 +144,14 @@ class SensitivityN(Subsets):
 
     Args:
         shares: the sizes, each int(share · K) of the K features, at least one.
-        draws, baseline, features: see :class:`Subsets`; ``draws`` subsets of each size. Default baseline here: "zero".
+        draws, baseline, features: see :class:`Subsets`; ``draws`` subsets of each size. Baseline None: "zero" here.
     """
 
     draws: int = 64
-    baseline: Any = "zero"
     shares: tuple[float, ...] = (0.02, 0.1, 0.2, 0.4, 0.8)
 
     name = "sensitivity_n"
+    usual = "zero"
     card = Card(
         formula="mean over n of corr over subsets S of n features of Σ_{i∈S} φ_i and f(x) − f(x without S)",
         source="Ancona, Ceolini, Öztireli & Gross 2018, arXiv 1711.06104 (100 subsets of each size)",
@@ -243,6 +245,7 @@ class Singles(Measure):
     baseline: Any = None
     features: Features | None = None
 
+    usual: ClassVar[Any] = None
     undefined = "the attributions, or the changes of the score, are the same for all features"
 
     def __post_init__(self) -> None:
@@ -252,7 +255,7 @@ class Singles(Measure):
     def falls(self, task: Task) -> tuple[Tensor, Tensor, Tensor]:
         """(B, R, K) attributions, (B, S, K) by how much the score falls without each feature (zero for features that the
         input lacks), (B, 1, K) which it has."""
-        features, replaced = chosen(task, self.features), imputer(blurred(task, self.baseline))
+        features, replaced = chosen(task, self.features), imputer(blurred(task, self.baseline, self.usual))
         has = present(features, task.points)[:, None]
         asked = ("singles", features, replaced, self.draws)
         falls = task.once(asked, lambda: _falls(task, features, replaced, self.draws))
@@ -329,15 +332,15 @@ class MonotonicityCorrelation(Singles):
 
     Args:
         draws: S, for the expectation.
-        baseline: "noise": uniform, between the smallest and the largest value of the input's channel; a data set as
-            ``Baseline.samples(data)`` gives the features' own distribution.
+        baseline: None: evaluate's ``baselines``, else "noise": uniform, between the smallest and the largest value of the
+            input's channel; a data set as ``Baseline.samples(data)`` gives the features' own distribution.
         features: see :class:`Subsets`.
     """
 
     draws: int = 4
-    baseline: Any = "noise"
 
     name = "monotonicity_correlation"
+    usual = "noise"
     card = Card(
         formula="Spearman's ρ over features i of |φ_i| and E (f(x) − f(x with i drawn anew))²",
         source="Nguyen & Martínez 2020, arXiv 2007.07584",

@@ -19,10 +19,10 @@ from .base import Measure, Task
 class Completeness(Measure):
     """|Σφ − (f(x) − f(b))| / |f(x) − f(b)| (Sundararajan, Taly & Yan 2017, arXiv 1703.01365); of contributions only.
 
-    ``baseline``: b, the one that the methods were given.
+    ``baseline``: b; None: evaluate's ``baselines``, which the methods were given, else "zero". Of a data set, the mean row.
     """
 
-    baseline: Any = "zero"
+    baseline: Any = None
 
     name = "completeness"
     card = Card(
@@ -42,7 +42,7 @@ class Completeness(Measure):
 
     def __call__(self, task: Task) -> Tensor:
         raw = _raw(task)
-        found = completeness(task.score, task.points, raw, Baseline.of(self.baseline))
+        found = completeness(task.score, task.points, raw, Baseline.of(self.baseline).one())
         y = found.y[..., None]
         error = ((found.a - y).abs() / torch.where(y == 0, torch.nan, y.abs()))[:, 0]
         return torch.where(_of(task, "contribution", error), error, torch.nan)
@@ -58,12 +58,12 @@ class LocalFidelity(Measure):
     Args:
         radius: σ of ε: for gradients in the points' unit of noise (the model's input; columns' standard deviations where a
             data set of baselines was given), for contributions a share of x − b.
-        draws: S. baseline: b, the one that the methods were given.
+        draws: S. baseline: b, as for :class:`Completeness`.
     """
 
     radius: float = 0.1
     draws: int = 32
-    baseline: Any = "zero"
+    baseline: Any = None
 
     name = "local_fidelity"
     card = Card(
@@ -90,7 +90,7 @@ class LocalFidelity(Measure):
         raw, score = _raw(task), task.score
         found = torch.full(raw.shape[:2], torch.nan, dtype=torch.float64, device=score.clean.device)
         for kind in sorted({"gradient", "contribution"} & set(task.kinds)):
-            where = Local(kind, self.radius, Baseline.of(self.baseline))
+            where = Local(kind, self.radius, Baseline.of(self.baseline).one())
             step = 4 * score.batch.size(False)
             r = where.responses(score, task.points, raw, task.features, range(self.draws), task.stream("local"), step)
             error = ((r.a - r.y[..., None]) ** 2).mean(1)

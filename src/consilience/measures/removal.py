@@ -192,8 +192,9 @@ def chosen(task: Task, features: Features | None) -> Features:
     return coarse(task.points.x.shape[1:]) if fine else task.features
 
 
-def blurred(task: Task, baseline: object) -> object:
-    """``None`` → "blur" for images, "zero" for anything else, as for :class:`~consilience.metrics.Infidelity`."""
+def blurred(task: Task, baseline: object, usual: object = None) -> object:
+    """``None`` → ``usual``, or "blur" for images, "zero" for anything else, as for :class:`~consilience.metrics.Infidelity`."""
+    baseline = usual if baseline is None else baseline
     return baseline if baseline is not None else "blur" if task.points.x.ndim == 4 else "zero"
 
 
