@@ -299,7 +299,7 @@ def test_a_wrong_name_gets_a_short_answer(tmp_path):
     with pytest.raises(cs.InputError) as caught:
         explain(net(), objective="robst")
     assert str(caught.value).count("'robust'") == 1
-    with pytest.raises(cs.InputError, match="no weights to read"):
+    with pytest.raises(cs.InputError, match="none.json: no such file; expected weights"):
         cs.Consensus(net(), "gradient").load(tmp_path / "none.json")
 
 
@@ -342,6 +342,31 @@ def test_the_file_of_an_evaluation_is_loaded_as_one(tmp_path):
     )
     found = cs.load(tmp_path / "t.json")
     assert repr(found) == repr(t) and (found.values["gini_sparseness"] == t.values["gini_sparseness"]).all()
+
+
+def test_fitted_weights_are_for_what_they_were_fitted_for(tmp_path):
+    methods = ["saliency", IntegratedGradients(8)]
+    options = {"methods": methods, "objective": "robust", "sign": "keep"}
+    path = cs.Consensus(net(), fit_draws=4, **options).fit([TABLE]).save(tmp_path / "made" / "w.json")
+    found = cs.Consensus(net(), **options).load(path)
+    assert found.weights.sum() == pytest.approx(1)
+    for other in ({"objective": "faith"}, {"sign": "abs"}, {"methods": ["saliency", IntegratedGradients(9)]}):
+        with pytest.raises(cs.InputError, match="weights are for the"):
+            cs.Consensus(net(), **{**options, **other}).load(path)
+    known = json.loads(path.read_text())
+    del known["settings"]  # as an earlier version wrote it
+    path.write_text(json.dumps(known))
+    torch.testing.assert_close(cs.Consensus(net(), **options).load(path).weights, found.weights)
+    for damage in ("[]", "{}", '{"weights": [1]}', '{"weights": "a"}', "nothing"):
+        path.write_text(damage)
+        with pytest.raises(cs.InputError, match="w.json: damaged"):
+            cs.Consensus(net(), **options).load(path)
+
+
+def test_one_reason_for_many_methods_is_given_once():
+    with pytest.raises(cs.InputError) as caught:
+        cs.explain(lambda x: np.asarray(x)[:, :2], TABLE.numpy(), 0)
+    assert str(caught.value).count("black_box") == 1 and "saliency, input_x_gradient" in str(caught.value)
 
 
 def test_packs_are_batches_to_fit_on():

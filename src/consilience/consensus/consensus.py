@@ -16,7 +16,8 @@ from ..explainers import Mixture, resolve, unique
 from ..features import features_for
 from ..neighbourhood import Baseline
 from ..quadratic import Evidence, Quadratic
-from .explain import explain
+from .explain import _brief, explain
+from .files import reading, write_text
 from .fitting import solve
 from .job import Job, begin
 from .plan import Plan, plan
@@ -139,26 +140,33 @@ class Consensus:
         return fitted
 
     def save(self, path: str | Path) -> Path:
-        """Write the fitted weights as JSON, with the names of the methods they belong to."""
+        """Write the fitted weights as JSON, with what they belong to: the methods as configured, objective, and maps."""
         if self.weights is None:
             raise InputError("weights: nothing fitted; call fit(loader) first")
-        path = Path(path)
-        names = unique([e.name for e in resolve(self.methods)])
-        path.write_text(
-            json.dumps({"methods": names, "weights": self.weights.tolist(), "objective": str(self.objective)})
-        )
-        return path
+        return write_text(Path(path), json.dumps({**self._fits(), "weights": self.weights.tolist()}))
+
+    def _fits(self) -> dict[str, Any]:
+        explainers = resolve(self.methods)
+        maps = {name: _brief(self.options[name]) for name in ("features", "sign", "scale") if name in self.options}
+        return {
+            "methods": list(unique([e.name for e in explainers])),
+            "objective": self.objective if isinstance(self.objective, str) else _brief(self.objective),
+            "settings": {"methods": [_brief(e) for e in explainers], **maps},
+        }
 
     def load(self, path: str | Path) -> Consensus:
-        """A Consensus with the weights that :meth:`save` wrote; the methods must be the same, in order."""
-        try:
-            saved = json.loads(Path(path).read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise InputError(f"{path}: no weights to read ({error}); they are written by save()") from error
-        names = list(unique([e.name for e in resolve(self.methods)]))
-        if saved.get("methods") != names:
-            raise InputError(f"{path}: weights are for {saved.get('methods')}, this Consensus has {names}")
-        return self._fitted(torch.tensor(saved["weights"], dtype=torch.float64))
+        """A Consensus with the weights that :meth:`save` wrote, of the same methods, in order, objective and maps."""
+        mine = self._fits()
+        with reading(Path(path), "weights written by save()"):
+            saved = json.loads(Path(path).read_text(encoding="utf-8"))
+            weights = torch.tensor(saved["weights"], dtype=torch.float64)
+            asked = {name: saved.get(name, mine[name]) for name in mine}
+            if asked == mine and weights.shape != (len(mine["methods"]),):
+                raise ValueError(f"{len(mine['methods'])} methods, weights {tuple(weights.shape)}")
+        for name, value in asked.items():
+            if value != mine[name]:
+                raise InputError(f"{path}: weights are for the {name} {value}, this Consensus has {mine[name]}")
+        return self._fitted(weights)
 
 
 def _join(parts: list[Evidence]) -> Evidence:

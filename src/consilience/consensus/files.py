@@ -205,16 +205,14 @@ def save_run(directory: Path, folders: list[str], reasons: dict[str, str]) -> No
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path, expected: str = "a folder written by save() or `consilience explain`") -> Iterator[None]:
     """What a missing or damaged file makes its reader raise, as an InputError that names it."""
     from safetensors import SafetensorError
 
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(
-            f"{path}: no such file; expected a folder written by save() or `consilience explain`"
-        ) from error
+        raise InputError(f"{path}: no such file; expected {expected}") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"{path}: damaged, or of another version ({type(error).__name__}: {error})") from error
 

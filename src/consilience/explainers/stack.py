@@ -131,7 +131,10 @@ class Stack:
                 failed[name] = tried[what]
         left = [i for i, name in enumerate(self.names) if name not in failed]
         if not left:
-            reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
+            alike: dict[str, list[str]] = {}
+            for name, why in failed.items():
+                alike.setdefault(why, []).append(name)
+            reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in alike.items())
             raise InputError(f"methods: none works on this model. {reasons}")
         return Stack([self.explainers[i] for i in left], self.seed, [self.names[i] for i in left]), failed
 
