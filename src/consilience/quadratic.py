@@ -206,7 +206,7 @@ class Evidence:
 
     def spoil(self, rows: Tensor) -> Evidence:
         """NaN in the rows (B, R) that must not be used."""
-        hole = torch.where(rows, torch.nan, 0.0).double()
+        hole = torch.zeros_like(self.like).masked_fill(rows.to(self.like.device), torch.nan)
         q, r = self.quadratic, self.responses
         square = hole[:, :, None] + hole[:, None]
         return Evidence(

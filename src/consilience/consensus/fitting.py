@@ -13,7 +13,7 @@ from torch import Tensor
 from ..explainers import Stack
 from ..neighbourhood import Points
 from ..objective import Aim, Front, Objective, Term, cross_validated
-from ..quadratic import Evidence, Quadratic, joined
+from ..quadratic import Evidence, Quadratic, exact, joined
 from ..score import Score
 from ..simplex import Front as Curve
 from ..simplex import Solution
@@ -92,7 +92,7 @@ def fit(
         return rule.solve(evidence.rows(slice(setting.rows)))
 
     if not kinds:
-        square = base.new_zeros((*base.shape[:2], base.shape[1]), dtype=torch.float64)
+        square = exact(base.new_zeros((*base.shape[:2], base.shape[1])))
         nothing = Evidence(Quadratic(square[:, None][:, :0], square)).spoil(~base.flatten(2).isfinite().all(2))
         return [Fitted(everything, nothing, solved(nothing), Draws(0, 0), {}, ("nothing is solved",) * len(points))]
     skipped = {KINDS[kind]: 0 for kind in KINDS if kind not in kinds}
