@@ -348,7 +348,7 @@ def test_fitted_weights_are_for_what_they_were_fitted_for(tmp_path):
     methods = ["saliency", IntegratedGradients(8)]
     options = {"methods": methods, "objective": "robust", "sign": "keep"}
     path = cs.Consensus(net(), fit_draws=4, **options).fit([TABLE]).save(tmp_path / "made" / "w.json")
-    found = cs.Consensus(net(), **options).load(path)
+    found = cs.Consensus(net(), scale="max", features=None, **options).load(path)
     assert found.weights.sum() == pytest.approx(1)
     for other in ({"objective": "faith"}, {"sign": "abs"}, {"methods": ["saliency", IntegratedGradients(9)]}):
         with pytest.raises(cs.InputError, match="weights are for the"):
@@ -429,6 +429,36 @@ def test_texts_are_one_batch_to_fit_on():
     torch.testing.assert_close(found.weights, each.weights[0])
 
 
+def test_a_row_of_the_baselines_that_is_not_used_may_miss():
+    x, baselines = TABLE.clone(), torch.zeros_like(TABLE)
+    x[1, 2] = baselines[1, 2] = torch.nan
+    r = explain(net(), x=x, methods=["saliency", "integrated_gradients"], baselines=baselines)
+    assert r.index == (0, 2, 3) and r.attribution.isfinite().all()
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), ValueError(), KeyError("name")])
+def test_what_a_model_raises_is_said(error):
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise error
+
+    with pytest.raises((cs.InputError, KeyError), match=type(error).__name__ if not error.args else "name"):
+        explain(Broken())
+
+
+def test_integers_come_in_many_forms():
+    ids = [torch.tensor(5), np.int64(6), 7, True]
+    one, two = (explain(net(), ids=i, seed=s) for i, s in ((ids, torch.tensor(3)), ([5, 6, 7, 1], 3)))
+    torch.testing.assert_close(one.weights, two.weights, rtol=0, atol=0)
+    assert AverageSensitivity(torch.tensor(0.1)).radius == torch.tensor(0.1)
+
+
+def test_given_weights_stay_on_a_method_that_gives_nan_and_the_warning_says_no_more():
+    broken = lambda model, inputs, target: inputs * torch.nan  # noqa: E731
+    r = explain(net(), methods=["saliency", broken], weights=torch.tensor([0.5, 0.5]))
+    assert r.attribution.isnan().all() and not any("no part" in text for text in r.warnings)
+
+
 @pytest.mark.parametrize(
     "options, said",
     [
@@ -494,6 +524,8 @@ def test_doctor_sees_a_model_whose_rows_depend_on_one_another_or_on_chance():
     assert "in its batch" in said[Centred] and "at random" in said[Noisy]
     assert "in its batch" not in said[Small] and "at random" not in said[Small]
     assert [check.method for check in seen] == ["saliency", "lime"] * 3
+    norm = nn.Sequential(nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 3)).double()
+    assert "in its batch" in str(doctor(norm, TABLE, methods=["saliency"]))
 
 
 def test_a_nan_in_one_input_leaves_the_gradients_of_training_alone():

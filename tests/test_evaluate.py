@@ -354,6 +354,40 @@ def test_several_inputs_of_one_model():
         evaluate(Two(), [3], **options)
 
 
+def test_what_is_given_in_another_form_is_the_same(tmp_path):
+    """Targets as numbers of any kind, functions and configured methods at other addresses."""
+    y = torch.tensor([0, 1, 1])
+
+    def again(target, **more):
+        def kind(outputs, target):
+            return outputs.gather(1, target[:, None])[:, 0]
+
+        methods = ["saliency", cs.explainers.Saliency(), lambda model, x, target: x]
+        options = {"methods": methods, "objective": None, "measures": "gini_sparseness", "kind": kind, **more}
+        return cs.evaluate(Small(), images(), target=target, path=tmp_path / "t.json", **options)
+
+    first = again(y)
+    for target in (y.int(), y.numpy(), y.tolist(), tuple(y.tolist()), list(y), list(y.numpy())):
+        assert again(target).evaluations == first.evaluations
+    (tmp_path / "t.json").unlink()
+    first = again(1)
+    for target in (np.int64(1), torch.tensor(1)):
+        assert again(target).evaluations == first.evaluations
+
+
+def test_models_whose_buffers_hold_nothing_are_judged():
+    model = Small()
+    model.register_buffer("empty", torch.empty(3, device="meta"))
+    model.register_buffer("turned", torch.randn(2, dtype=torch.complex64).conj())
+    assert len(cs.evaluate(model, images(), methods=["saliency"], objective=None, measures="gini_sparseness"))
+
+
+def test_ids_do_not_repeat_in_a_batch():
+    evaluator = Evaluator(Small(), methods=["saliency"], objective=None, measures="gini_sparseness")
+    with pytest.raises(cs.InputError, match="must not repeat"):
+        evaluator.update(images(), ids=[0, 0, 1])
+
+
 def test_no_batch_is_said():
     for nothing in ([], iter(())):
         with pytest.raises(cs.InputError, match="data: the loader gave no batch"):

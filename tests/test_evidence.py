@@ -147,6 +147,17 @@ def test_who_asks_for_faithfulness_gets_no_uniform_map(objective):
         torch.testing.assert_close(value, least[kind], rtol=1e-4, atol=1e-6)
 
 
+def test_a_small_pattern_on_a_large_level_is_an_answer():
+    """Of many small features a response averages nearly all away, and says as much as before."""
+    g = torch.Generator().manual_seed(0)
+    pattern = torch.randn(224 * 224, generator=g, dtype=torch.float64)
+    maps = torch.stack([(1 + 5e-4 * pattern).float().double(), torch.randn(224 * 224, generator=g).double()])
+    masks = torch.stack([torch.randperm(224 * 224, generator=g)[:10035] for _ in range(128)])
+    e = Evidence(responses=Responses(maps[:, masks].sum(-1).T[None], pattern[masks].sum(-1)[None]))
+    found = aim("faith").minimise(e)
+    assert found.weights[0, 0] > 0.99 and float(faithfulness_correlation(e, found.weights[:, None]).value) > 0.99
+
+
 def test_the_map_of_opt_is_as_faithful_as_promised_beside_a_uniform_one():
     """A linear model's gradient is one number everywhere."""
 

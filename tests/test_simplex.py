@@ -342,6 +342,8 @@ def test_a_pick_is_as_faithful_as_asked_and_more_robust_than_any_single_that_is(
         singles = corners[0].masked_fill(corners[1] < asked[:, None], math.inf).amin(1)
         assert (r <= singles * (1 + 1e-9)).all()
         torch.testing.assert_close(r, found.value)
+    (c,) = judge(args, front.pick(0.1).weights)[1:]
+    assert (c >= 0.1 - 1e-12)[front.correlation.nan_to_num(-1).amax(1) > 0.1].all()
     beyond = front.pick(torch.full((12,), 0.9999))
     assert set(beyond.status) == {"no correlation reaches 1.000"}
     torch.testing.assert_close(judge(args, beyond.weights)[1], simplex.correlation(*args[2:]).value.neg().add(1).sqrt())
@@ -476,7 +478,7 @@ def test_a_mixture_in_which_everything_but_a_uniform_map_cancels_has_no_correlat
     assert blind < 0.9 and found.weights.tolist() == [[1, 0]] and 1 - found.value < 1e-6
     G = torch.eye(2).double()[None]
     kept = simplex.front(G, G, C, b, v, mean=mean)
-    assert float(kept.correlation.nan_to_num(0).max()) < 1e-3
+    assert float(kept.correlation.nan_to_num(0).max()) < 1e-2
 
 
 def test_shapes_are_checked():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -103,18 +102,18 @@ class Baseline:
         if isinstance(spec, (int, float)):
             return cls("constant", value=float(spec))
         if isinstance(spec, Tensor | np.ndarray):
-            tensor = _finite(spec)
+            tensor = torch.as_tensor(spec)
             if x is not None and tensor.ndim == x.ndim and len(tensor) > 1:
                 if len(tensor) != len(x) or torch.equal(tensor.to(x), x):
                     return cls.samples(spec)
             return cls("given", tensor=tensor, tag=id(spec))
-        tensor = _finite(spec)  # a list: its copy dies with this object, so it is known by what it holds
+        tensor = torch.as_tensor(spec)  # a list: its copy dies with this object, so it is known by what it holds
         return cls("given", tensor=tensor, tag=hash(tensor.numpy().tobytes()))
 
     @classmethod
     def samples(cls, data: Tensor | np.ndarray) -> Baseline:
         """A data set (n, *F) from which each draw takes one row."""
-        return cls("samples", tensor=_finite(data), tag=id(data))
+        return cls("samples", tensor=torch.as_tensor(data), tag=id(data))
 
     def one(self) -> Baseline:
         """For what integrates from one baseline: the mean row of a data set; anything else as it is."""
@@ -163,15 +162,17 @@ class Baseline:
         assert self.tensor is not None
         return self.tensor.to(device=x.device, dtype=x.dtype)
 
-
-def _finite(data: Any) -> Tensor:
-    tensor = torch.as_tensor(data)
-    if not bool(tensor.isfinite().all()):
-        raise InputError(
-            f"baselines: {int((~tensor.isfinite()).sum())} of {tensor.numel()} values are NaN or infinite; fill the missing "
-            "values as the model's training data were"
-        )
-    return tensor
+    def check(self, left: Tensor, x: Tensor) -> None:
+        """Raise InputError for values that are not finite; of one row each, for the inputs ``left`` (n,) of ``x`` (B, *F)."""
+        if self.tensor is None:
+            return
+        each = self.kind == "given" and self.tensor.ndim == x.ndim and len(self.tensor) == len(x)
+        values = self.tensor[left.to(self.tensor.device)] if each else self.tensor
+        if not bool(values.isfinite().all()):
+            raise InputError(
+                f"baselines: {int((~values.isfinite()).sum())} of {values.numel()} values are NaN or infinite; fill the "
+                "missing values as the model's training data were"
+            )
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
@@ -427,15 +428,18 @@ def noise_unit(features: Features, x: Tensor, baselines: Baseline | None = None)
     unchanged by noise: half a category is no input. So are tokens that are no features.
 
     Raises:
-        InputError: the data set has rows of another shape.
+        InputError: the data set has NaN, or rows of another shape.
     """
     unit = features.movable(x.shape[1:])
     unit = None if unit is None else unit.to(device=x.device, dtype=torch.float32)
     if baselines is None or baselines.kind != "samples" or x.ndim != 2:
         return unit
     data = baselines._tensor(x).double()
-    if data.shape[1:] != x.shape[1:]:
-        raise InputError(f"baselines: expected a data set (n, {x.shape[1]}), got shape {tuple(data.shape)}")
+    if data.shape[1:] != x.shape[1:] or not bool(data.isfinite().all()):
+        raise InputError(
+            f"baselines: expected a data set (n, {x.shape[1]}) without missing values, got shape {tuple(data.shape)}"
+            + ("; fill the missing values as the model's training data were" if data.shape[1:] == x.shape[1:] else "")
+        )
     spread = data.std(0, correction=0).masked_fill(((data == 0) | (data == 1)).all(0), 0).float()
     return spread if unit is None else spread * unit
 

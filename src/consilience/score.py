@@ -302,7 +302,8 @@ class Score:
             remedy = "further arguments of the model are given as kwargs={name: value}"
         else:
             remedy = "is this the shape (batch first, then channels for images) that the model takes?"
-        return f"x: the model fails on {tuple(x.shape)} {x.dtype}: {str(error).splitlines()[0]}; {remedy}"
+        said = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        return f"x: the model fails on {tuple(x.shape)} {x.dtype}: {said}; {remedy}"
 
     def using(self, model: Callable[..., Any]) -> Score:
         """The same question to another model (of the same inputs and outputs): targets stay, layers are looked up anew."""

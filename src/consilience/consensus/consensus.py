@@ -147,7 +147,8 @@ class Consensus:
 
     def _fits(self) -> dict[str, Any]:
         explainers = resolve(self.methods)
-        maps = {name: _brief(self.options[name]) for name in ("features", "sign", "scale") if name in self.options}
+        usual = {"features": None, "sign": None, "scale": "max"}
+        maps = {name: _brief(self.options.get(name, value)) for name, value in usual.items()}
         return {
             "methods": list(unique([e.name for e in explainers])),
             "objective": self.objective if isinstance(self.objective, str) else _brief(self.objective),

@@ -105,7 +105,7 @@ def doctor(
     calls: list[Call] = []
     if isinstance(model, nn.Module):
         with torch.no_grad(), borrowed(model, freeze=True):
-            calls = survey(model, lambda: model(x[:1].clone()))
+            calls = survey(model, lambda: model(torch.cat([x[:1], x[:1] / 2])))
     layer = score._layers.get("auto")
     return Diagnosis(checks, calls, layer.name if layer else None, tuple(score.outputs.shape), warnings)
 
@@ -150,12 +150,12 @@ def _alone(score: Score, points: Points) -> list[str]:
     """Whether an input's output is the same a second time, and beside another input."""
     x, owner = points.x[:1], points.owner[:1]
     with torch.no_grad(), borrowed(score.model, freeze=True):
-        one, again = (score._outputs(x.clone(), owner) for _ in range(2))
-        beside = score._outputs(torch.cat([x, x / 2]), owner.expand(2))[:1]
-    other = lambda outputs: bool((outputs - one).abs().max() > 1e-3 * one.abs().max())  # noqa: E731
-    if other(again):
+        others = x / 2, x / 2, x.flip(-1) / 4
+        one, again, beside = (score._outputs(torch.cat([x, other]), owner.expand(2))[:1] for other in others)
+    differs = lambda outputs: bool((outputs - one).abs().max() > 1e-3 * one.abs().max())  # noqa: E731
+    if differs(again):
         return ["outputs are drawn at random, in eval mode too: sensitivities measure that; fix the noise"]
-    if other(beside):
+    if differs(beside):
         return [
             "an input's outputs depend on what else is in its batch (batch norm without running statistics?), and so will its "
             "explanation, and no number here is its own"

@@ -19,7 +19,7 @@ from ..measures import Measure, Task
 from ..measures import resolve as resolve_measures
 from ..neighbourhood import Points
 from ..score import Score
-from .digest import digest, digests
+from .digest import digest, digests, plain
 from .evaluation import Evaluation
 from .explain import _brief
 from .fitting import Rule, fit, looked_at, mixing_of
@@ -92,6 +92,8 @@ class Evaluator:
         ids = torch.arange(self.seen, self.seen + count) if ids is None else torch.as_tensor(ids)
         given = dict(zip(map(str, ids.tolist()), digests(count, x, target, regions, reference), strict=False))
         known = {} if self.result is None else self.result.digests
+        if len(given) < len(ids):
+            raise InputError(f"ids: one for each of {count} inputs, which must not repeat, got {ids.tolist()[:8]}")
         for name, found in given.items():
             if known.get(name, found) != found:
                 raise self._other(f"input {name}, its target or its regions")
@@ -239,7 +241,8 @@ def evaluate(
         InputError: an argument cannot be used, ``data`` gave no batch, or ``path`` holds another evaluation.
     """
     evaluator = Evaluator(model, **options)
-    evaluator.settings["target"] = target if isinstance(target, str | int | None) else "given"
+    target = plain(target)
+    evaluator.settings["target"] = "given" if isinstance(target, list) else target
     if path is not None and Path(path).exists():
         evaluator.resume(path)
     total = _count(data) if isinstance(data, Tensor | np.ndarray | Packed) else _length(data)
@@ -249,7 +252,7 @@ def evaluate(
         first, start = start, start + _count(x)
         if isinstance(target, str) and target == "labels" and y is None:
             raise InputError("target: 'labels' needs batches (x, y)")
-        each = isinstance(target, Tensor | np.ndarray | list | tuple)
+        each = isinstance(target, list)
         goal = y if isinstance(target, str) and target == "labels" else target[first:start] if each else target
         found = evaluator.update(x, goal, range(first, start), regions)
         if path is not None and len(found.digests) > done:

@@ -142,7 +142,7 @@ def explain(
         inputs=points.x,
         index=tuple(left.tolist()),
         reasons=ready.reasons,
-        warnings=(*ready.warnings, *_warnings(score, points, setting), *_unfinished(base, ready.names, setting)),
+        warnings=(*ready.warnings, *_warnings(score, points, setting), *_unfinished(base, ready.names, job)),
         about=dict(ready.about),
         target=score.targets[left],
         predicted=score.outputs[left].argmax(1),
@@ -180,12 +180,14 @@ def _warnings(score: Score, points: Points, setting: Setting) -> list[str]:
     ]
 
 
-def _unfinished(base: Tensor, names: Sequence[str], setting: Setting) -> list[str]:
+def _unfinished(base: Tensor, names: Sequence[str], job: Job) -> list[str]:
     """Of methods that ran and gave what is no map."""
-    bad = (~base[:, list(setting.working)].flatten(2).isfinite().all(2)).sum(0).tolist()
+    working, given = job.ready.setting.working, job.rule.weights is not None
+    bad = (~base[:, list(working)].flatten(2).isfinite().all(2)).sum(0).tolist()
     return [
-        f"{names[at]} gives NaN or infinite values for {count} of {len(base)} inputs, and takes no part there"
-        for at, count in zip(setting.working, bad, strict=True)
+        f"{names[at]} gives NaN or infinite values for {count} of {len(base)} inputs"
+        + ("" if given else ", and takes no part there")
+        for at, count in zip(working, bad, strict=True)
         if count
     ]
 
@@ -203,7 +205,13 @@ def _brief(value: Any) -> str:
         shown = [f.name for f in fields(value) if not (isinstance(value, Baseline) and f.name == "tag")]
         parts = (f"{name}={_brief(getattr(value, name))}" for name in shown)
         return f"{type(value).__name__}({', '.join(parts)})"
-    return repr(value)
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_brief, value))})"
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{name}={_brief(each)}' for name, each in value.items())})"
+    text = repr(value)
+    # An address is nothing that another run would know again.
+    return getattr(value, "__qualname__", type(value).__qualname__) if " at 0x" in text else text
 
 
 def _settings(setting: Setting, shape: Sequence[int]) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -197,8 +197,10 @@ def begin(
     if draws not in (None, "paper", "auto"):
         raise InputError(f"draws: 'auto', 'paper' or None, got {draws!r}")
     goal = aim(objective)
-    if not isinstance(seed, Integral):
-        raise InputError(f"seed: an integer, got {seed!r}")
+    try:
+        seed = operator.index(seed)
+    except TypeError as error:
+        raise InputError(f"seed: an integer, got {seed!r}") from error
     if not tolerance > 0:
         raise InputError(f"tolerance: above 0, a share of the objective's value, got {tolerance!r}")
     if choice not in ("convex", "cross_validated"):

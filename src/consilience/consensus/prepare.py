@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,11 @@ def prepare(
     good, out = _finite(x, model)
     if ids is not None:
         listed = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
-        if len(listed) != len(x) or not all(isinstance(i, Integral) for i in listed):
+        try:
+            ids = [operator.index(i) for i in listed]
+        except TypeError:
+            ids = []
+        if len(ids) != len(x):
             raise InputError(f"ids: expected {len(x)} integers, one for each input, got {len(listed)}: {listed[:4]}")
     score = Score(
         model,
@@ -99,6 +103,8 @@ def prepare(
             "model: NaN or infinite outputs for every input; check the preprocessing and the weights, "
             "or use float32 if the model is in half precision"
         )
+    if baseline is not None:
+        baseline.check(left, x)
     kept = x[left]
     # Owners keep the caller's numbering, so targets, keyword tensors, baselines and segments stay with their input.
     what = features_for(features, x.shape[1:])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
@@ -55,7 +54,11 @@ class AverageSensitivity(Term):
     statistic = "quadratic"
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.radius, Real) and self.radius >= 0):
+        try:
+            fine = float(self.radius) >= 0
+        except (TypeError, ValueError):
+            fine = False
+        if not fine:
             raise InputError(f"radius: a number, at least 0, got {self.radius!r}")
 
     @property

@@ -119,7 +119,7 @@ def corner(index: Tensor, k: int) -> Tensor:
 
 def even(ok: Tensor) -> Tensor:
     """(B, k): the mean of the valid methods."""
-    return ok / ok.sum(1, keepdim=True).clamp(min=1)
+    return ok.double() / ok.sum(1, keepdim=True).clamp(min=1)
 
 
 def normalise(w: Tensor) -> Tensor:
