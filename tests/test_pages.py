@@ -11,7 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = {"rar": "rar.md", "expo": "expo.md", "closed_loop": "expo.md", "train_step": "training.md", "speed": "speed.md"}
+PAGES = {
+    "rar": "rar.md",
+    "expo": "expo.md",
+    "closed_loop": "expo.md",
+    "train_step": "training.md",
+    "speed": "speed.md",
+    "fronts": "speed.md",
+}
 MARKS = {"expo_tables": "expo", "closed_loop": "closed loop"}
 STORED = [(name, file) for name in PAGES for file in sorted(RESULTS.glob(f"{name}*.json"))]
 
@@ -36,4 +43,5 @@ def test_every_result_is_on_a_page():
         "train_step",
         "speed",
         "speed-h200",
+        "fronts",
     }
