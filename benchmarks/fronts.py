@@ -15,9 +15,10 @@ import json
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ def problems(count: int) -> Iterator[tuple[str, Problem]]:
     yield "random, 9 methods that share most", at_random(count, 9, 2.0, 1)
 
 
-def search(problem: Problem, floor: float, starts: list[np.ndarray]) -> float:
+def search(problem: Sequence[Tensor], floor: float, starts: list[np.ndarray]) -> float:
     """The least uᵀGu / uᵀHu with ρ ≥ floor that SLSQP finds for one input."""
     G, H, C, b, v = (part.numpy() for part in problem[:5])
     unit = np.diag(H) ** -0.5
@@ -123,11 +124,10 @@ def judged(problem: Problem, searches: int, seed: int = 0) -> dict:
     seconds = {"scan": time.perf_counter() - began}
     values = {}
     for name, rounds in (("scan", 0), ("refined", tradeoff.ROUNDS)):
-        tradeoff.ROUNDS, kept = rounds, tradeoff.ROUNDS
-        began = time.perf_counter()
-        values[name] = found.pick().value
-        seconds[f"pick, {name}"] = time.perf_counter() - began
-        tradeoff.ROUNDS = kept
+        with patch.object(tradeoff, "ROUNDS", rounds):
+            began = time.perf_counter()
+            values[name] = found.pick().value
+            seconds[f"pick, {name}"] = time.perf_counter() - began
     count, k = rest[3].shape
     random = np.random.default_rng(seed)
     starts = [*(0.9 * np.eye(k) + 0.1 / k), *random.dirichlet(np.full(k, 0.5), max(0, searches - k))]

@@ -49,6 +49,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from consilience.consensus import aim
+from consilience.consensus.files import write_text
 from consilience.consensus.fitting import Rule, looked_at, prices, regret, until_sure
 from consilience.consensus.job import begin
 from consilience.consensus.setting import BUDGET, Draws
@@ -269,7 +270,7 @@ class Bench:
                 print(f"  {name:18}{row['seconds']:8.1f} s {row['gradient']:6} gradients", flush=True)
             numbers = {"machine": machine(self.device), "floor": floor.measured, **numbers}
             numbers["pipelines"] = {name: found[name] for name in pipelines}
-            write_json(path, numbers)
+            write_text(path, json.dumps(numbers))
         return numbers
 
     def plain(self, number: int) -> dict:
@@ -280,7 +281,8 @@ class Bench:
                 row = self.run(number, None)["pipelines"]["reference"]
             else:
                 row = self.job(number, self.loaded.module).reference(None)
-            write_json(path, {"weights": row["weights"], "device": machine(self.device)["device"]})
+            found = {"weights": row["weights"], "device": machine(self.device)["device"]}
+            write_text(path, json.dumps(found))
         return json.loads(path.read_text(encoding="utf-8"))
 
     def together(self) -> dict[str, dict]:
@@ -334,12 +336,6 @@ class Bench:
             torch.backends.cudnn.allow_tf32 = tf32
         fit, fresh = map(read, paths)
         return fit, fresh
-
-
-def write_json(path: Path, numbers: dict) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(numbers), encoding="utf-8")
-    part.replace(path)
 
 
 def write(path: Path, evidence: Evidence) -> None:

@@ -16,7 +16,7 @@ from . import simplex
 from .card import Card
 from .errors import InputError, choose
 from .quadratic import Evidence
-from .simplex import Solution
+from .simplex import Solution, even
 
 Block = tuple[float, Evidence]
 """Some draws of one kind beside all of the other, and their share of that kind's draws."""
@@ -162,10 +162,9 @@ class Objective:
         count, k = valid.shape
         corners = torch.eye(k, dtype=torch.float64, device=valid.device).expand(count, k, k)
         # A descent may end where it starts: no start is at a method that must not be used.
-        mean = valid.double() / valid.sum(1, keepdim=True).clamp(min=1)
         starts = torch.cat(
             [
-                torch.where(valid[..., None], corners, mean[:, None]),
+                torch.where(valid[..., None], corners, even(valid)[:, None]),
                 *(term.solve(evidence, valid, False).weights[:, None] for _, term in self.terms),
             ],
             1,
@@ -229,9 +228,7 @@ class Front:
     def choose(self, curve: simplex.Front) -> Solution:
         if self.mu is not None:
             return curve.at(self.mu)
-        if self.correlation is not None:
-            return curve.pick(torch.full_like(curve.robustness[:, 0], self.correlation))
-        return curve.pick()
+        return curve.pick(self.correlation)
 
 
 Aim = Objective | Front
@@ -254,7 +251,7 @@ def cross_validated(objective: Aim, evidence: Evidence, folds: int = 5, ridge: f
     evidence = evidence.clean()
     rules: dict[str, Callable[[Evidence], Tensor]] = {
         "best single": lambda e: _best_single(objective, e, valid),
-        "mean": lambda e: valid.double() / valid.sum(1, keepdim=True).clamp(min=1),
+        "mean": lambda e: even(valid),
         "convex": lambda e: objective.minimise(e).weights,
     }
     if len(objective.terms) == 1 and objective.terms[0][1].allows_signed:

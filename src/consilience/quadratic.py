@@ -33,6 +33,10 @@ class Quadratic:
     def matrix(self) -> Tensor:
         return self.draws.mean(1)
 
+    @property
+    def count(self) -> int:
+        return self.draws.shape[1]
+
     def __add__(self, more: Quadratic) -> Quadratic:
         return Quadratic(torch.cat([self.draws, more.draws], 1), self.norm)
 
@@ -67,6 +71,10 @@ class Responses:
 
     a: Tensor
     y: Tensor
+
+    @property
+    def count(self) -> int:
+        return self.y.shape[1]
 
     def __add__(self, more: Responses) -> Responses:
         return Responses(torch.cat([self.a, more.a], 1), torch.cat([self.y, more.y], 1))
@@ -146,12 +154,11 @@ class Evidence:
     @property
     def counts(self) -> tuple[int, ...]:
         """How many draws of each kind that is there."""
-        counts = [] if self.quadratic is None else [self.quadratic.draws.shape[1]]
-        return tuple(counts + ([] if self.responses is None else [self.responses.y.shape[1]]))
+        return tuple(part.count for part in (self.quadratic, self.responses) if part is not None)
 
     def count(self, kind: str) -> int:
         """How many draws of the kind "quadratic" or "responses"."""
-        return (self.quadratic.draws if kind == "quadratic" else self.responses.y).shape[1]  # type: ignore[union-attr]
+        return getattr(self, kind).count
 
     @property
     def draws(self) -> int:
@@ -165,8 +172,7 @@ class Evidence:
         def halves(stat: Any) -> tuple[Any, Any]:
             if stat is None:
                 return None, None
-            held = stat.draws if isinstance(stat, Quadratic) else stat.y
-            at = torch.arange(held.shape[1], device=held.device)
+            at = torch.arange(stat.count, device=self.like.device)
             low, high = len(at) * part // parts, len(at) * (part + 1) // parts
             return stat.take(torch.cat([at[:low], at[high:]])), stat.take(at[low:high])
 

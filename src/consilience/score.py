@@ -294,8 +294,7 @@ class Score:
 
     def _failed(self, x: Tensor, error: Exception) -> str:
         """What to say of a model that does not take ``x``."""
-        parameters = self.model.parameters() if isinstance(self.model, nn.Module) else ()
-        own = next((p.dtype for p in parameters if p.is_floating_point()), x.dtype)
+        own = precision_of(self.model) or x.dtype
         if own != x.dtype:
             remedy = f"its parameters are {own}: cast x to that"
         elif isinstance(error, TypeError):
@@ -545,6 +544,12 @@ _CUT = (
     "model: its output does not depend on the input (or on the chosen layer) through differentiable operations; "
     "use methods that need outputs only, or look for .detach(), torch.no_grad() or rounding in forward"
 )
+
+
+def precision_of(model: Any) -> torch.dtype | None:
+    """The type of a module's parameters; None if it has none."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    return next((p.dtype for p in parameters if p.is_floating_point()), None)
 
 
 def probabilities(outputs: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ..data.models import parse_target
 from ..errors import ConsilienceError, InputError
 from ..explainers import resolve
 from ..measures import resolve as resolve_measures
-from .explain import rows_in_flight, usable_device
+from .explain import make, rows_in_flight, usable_device
 from .model import load
 from .progress import Progress
 
@@ -74,8 +74,5 @@ def _check(arguments: argparse.Namespace, objective: str | None) -> tuple[list, 
     out = Path(arguments.out)
     if out.is_dir():
         raise InputError(f"--out: {arguments.out!r} is a folder; give a JSON file")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: cannot write to {arguments.out!r} ({error.strerror})") from error
+    make(out.parent, out)
     return methods, measures, rows_in_flight(arguments.max_batch)

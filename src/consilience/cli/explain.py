@@ -36,10 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _dry(images, loaded, arguments, methods, max_batch)
     out = Path(arguments.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: cannot write to {str(out)!r} ({error.strerror})") from error
+    make(out, out)
     done: list[Entry] = []
     failures: list[tuple[str, str]] = []
     folders: list[str] = []
@@ -106,6 +103,14 @@ def rows_in_flight(given: str) -> int | str:
     if not given.isdigit() or int(given) < 1:
         raise InputError(f"--max-batch: a positive integer or 'auto', got {given!r}")
     return int(given)
+
+
+def make(folder: Path, out: Path) -> None:
+    """The folder that ``--out`` needs."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: cannot write to {str(out)!r} ({error.strerror})") from error
 
 
 def usable_device(name: str) -> None:

@@ -21,6 +21,7 @@ from .files import reading, write_text
 from .fitting import solve
 from .job import Job, begin
 from .plan import Plan, plan
+from .prepare import parts_of
 from .result import Explanation
 from .setting import FIT, aim
 
@@ -109,8 +110,7 @@ class Consensus:
         parts: list[Evidence] = []
         start, job = 0, None
         for batch in loader:
-            texts = isinstance(batch, list | tuple) and all(isinstance(part, str) for part in batch)
-            x = batch[0] if isinstance(batch, list | tuple) and not texts else batch
+            x = parts_of(batch)[0]
             if not hasattr(x, "__len__"):
                 raise InputError(f"loader: expected batches of tensors or arrays, got {type(x).__name__}")
             job = self._begin(x, target, ids=torch.arange(start, start + len(x)), **fixed)

@@ -24,7 +24,7 @@ from .evaluation import Evaluation
 from .explain import _brief
 from .fitting import Rule, fit, looked_at, mixing_of
 from .job import mix
-from .prepare import Ready, prepare
+from .prepare import Ready, parts_of, prepare
 from .setting import BUDGET, DERIVED, FIT, KINDS, Draws, aim, by_quality
 
 
@@ -248,7 +248,7 @@ def evaluate(
     total = _count(data) if isinstance(data, Tensor | np.ndarray | Packed) else _length(data)
     start, done = 0, 0 if evaluator.result is None else len(evaluator.result.digests)
     for batch in _batches(data, options):
-        x, y, regions = _parts(batch)
+        x, y, regions = parts_of(batch)
         first, start = start, start + _count(x)
         if isinstance(target, str) and target == "labels" and y is None:
             raise InputError("target: 'labels' needs batches (x, y)")
@@ -279,13 +279,6 @@ def _batches(data: Any, options: Mapping[str, Any], size: int = 8) -> Iterable[A
         or hasattr(options.get("baselines"), "shape")
     )
     return [data] if whole else [data[i : i + size] for i in range(0, len(data), size)]
-
-
-def _parts(batch: Any) -> tuple[Any, Any, Any]:
-    if isinstance(batch, list | tuple) and not all(isinstance(part, str) for part in batch):
-        x, y, regions = (*batch, None, None)[:3]
-        return x, y, regions
-    return batch, None, None
 
 
 def _length(data: Any) -> int | None:

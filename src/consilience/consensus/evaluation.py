@@ -153,10 +153,7 @@ class Evaluation:
 
     def save(self, path: str | Path) -> Path:
         """Write everything as JSON."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False))
-        return path
+        return write_text(Path(path), json.dumps(self.to_dict(), indent=1, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:

@@ -288,8 +288,9 @@ def unsolved(goal: str, evidence: Evidence, working: Sequence[int], weights: Ten
         share = by_quality(evidence, working)
     else:
         assert evidence.quadratic is not None
-        share = torch.zeros_like(like)
-        share[:, list(working)] = evidence.quadratic.norm.diagonal(dim1=1, dim2=2).isfinite()[:, list(working)].double()
+        asked = torch.zeros_like(like)
+        asked[:, list(working)] = 1
+        share = asked * evidence.quadratic.norm.diagonal(dim1=1, dim2=2).isfinite()
         share = share / share.sum(1, keepdim=True)
     return Solution(share, nothing, nothing, (f"{goal} of the maps, nothing solved",) * len(like))
 

@@ -17,7 +17,7 @@ from ..explainers import Explainer, Normalised, Stack, resolve
 from ..features import Elements, Features, Pixels, features_for
 from ..neighbourhood import Baseline, Points, noise_unit
 from ..objective import Aim
-from ..score import Score, probabilities
+from ..score import Score, precision_of, probabilities
 from ..units import Columns
 from .setting import Setting, metrics_of
 
@@ -139,6 +139,14 @@ def _named(unit: Tensor | None, baseline: Baseline | None, x: Tensor) -> str:
     )
 
 
+def parts_of(batch: Any) -> tuple[Any, Any, Any]:
+    """(x, y, regions) of what a loader gives: x, (x, …), or a list of texts; None for what is not there."""
+    if isinstance(batch, list | tuple) and not all(isinstance(part, str) for part in batch):
+        x, y, regions = (*batch, None, None)[:3]
+        return x, y, regions
+    return batch, None, None
+
+
 def warnings_of(outputs: Tensor) -> list[str]:
     """What (B, classes) outputs say against explaining them as logits."""
     if bool(probabilities(outputs).all()):
@@ -151,7 +159,7 @@ def _tensor(x: Any, model: Any) -> tuple[Tensor, bool]:
     numpy = isinstance(x, np.ndarray) and not isinstance(model, nn.Module)
     if isinstance(x, np.ndarray) and x.dtype == np.float64 and isinstance(model, nn.Module):
         # NumPy's default, which hardly anyone chose.
-        x = torch.as_tensor(x).to(next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float64))
+        x = torch.as_tensor(x).to(precision_of(model) or torch.float64)
     if not isinstance(x, np.ndarray) and not isinstance(x, Tensor):
         raise InputError(f"x: expected a tensor or an array (B, …), got {type(x).__name__}")
     x = torch.as_tensor(x).detach()

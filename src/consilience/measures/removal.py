@@ -13,7 +13,7 @@ from ..features import Elements, Features, Pixels, coarse
 from ..keys import Key
 from ..neighbourhood import present
 from ..quadratic import exact
-from ..score import Score, _wide
+from ..score import Score, _wide, probabilities
 from .base import Task
 from .imputation import Imputer
 
@@ -212,7 +212,7 @@ def _read(score: Score, outputs: Tensor, owner: Tensor) -> Tensor:
         accuracy = ((outputs[:, 0] > 0) == (before[:, 0] > 0)).to(outputs)
     else:
         target = score.targets[owner]
-        done = (before >= 0).all(1) & ((before.sum(1) - 1).abs() < 1e-3)  # the model ends in a softmax
+        done = probabilities(before)  # the model ends in a softmax
         known = torch.where(done[:, None], outputs, outputs.softmax(1))
         probability = known.gather(1, target[:, None])[:, 0]
         accuracy = (outputs.argmax(1) == target).to(outputs)

@@ -8,7 +8,7 @@ from .active_set import nnls
 from .convex import FLAT, correlation, quadratic, scale_free
 from .descent import descend, project
 from .ratios import ratio
-from .solution import Solution
+from .solution import Solution, even
 from .tradeoff import Front, front
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Solution",
     "correlation",
     "descend",
+    "even",
     "front",
     "nnls",
     "project",

@@ -109,11 +109,7 @@ class Front:
         ρ = floor. Where no mixture reaches the floor, the most faithful is given. ``gap`` is to the smallest r without a
         floor, so large but proven.
         """
-        floor = (
-            self.floor
-            if floor is None
-            else torch.as_tensor(floor, dtype=self.floor.dtype, device=self.floor.device).expand_as(self.floor)
-        )
+        floor = self.floor if floor is None else torch.as_tensor(floor, dtype=self.floor.dtype).expand_as(self.floor)
         some = self.keep.any(1)
         enough = self.keep & (self.correlation >= floor[:, None] - 1e-12)
         reached = enough.any(1)
