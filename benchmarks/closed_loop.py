@@ -30,9 +30,10 @@ from torch import Tensor, nn
 
 import consilience as cs
 from consilience import train
-from consilience.consensus import aim
+from consilience.combine.named import aim
 from consilience.data.sets import Data, load
-from consilience.quadratic import CRITERIA, HIGHER_IS_BETTER, joined
+from consilience.statistics.criteria import CRITERIA, HIGHER_IS_BETTER
+from consilience.statistics.evidence import joined
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))

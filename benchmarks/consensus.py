@@ -21,11 +21,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from consilience.consensus import TERMS, aim
-from consilience.consensus.setting import DERIVED, Draws, Setting, derive
+from consilience.combine.aggregations import DERIVED, derive
+from consilience.combine.draws import Draws
+from consilience.combine.measurement import Setting
+from consilience.combine.named import TERMS, aim
 from consilience.data.images import read_image
 from consilience.data.models import load_model
-from consilience.explainers import (
+from consilience.explainers import (  # fmt: skip
     DeepLIFT,
     GradCAM,
     GuidedBackprop,
@@ -36,15 +38,17 @@ from consilience.explainers import (
     SmoothGrad,
     Stack,
     VarGrad,
-)  # fmt: skip
-from consilience.features import Patches, Pixels
-from consilience.keys import Key
+)
+from consilience.features.images import Patches, Pixels
 from consilience.metrics import AverageSensitivity, Infidelity
+from consilience.metrics.front import Front, cross_validated
 from consilience.metrics.sensitivity import gram
-from consilience.neighbourhood import Points, Uniform, neighbours
-from consilience.objective import Front, cross_validated
-from consilience.quadratic import CRITERIA, HIGHER_IS_BETTER, Evidence, Quadratic, Responses
-from consilience.score import Score
+from consilience.model.score import Score
+from consilience.perturb.neighbourhoods import Uniform, neighbours
+from consilience.perturb.points import Points
+from consilience.statistics.criteria import CRITERIA, HIGHER_IS_BETTER
+from consilience.statistics.evidence import Evidence, Quadratic, Responses
+from consilience.statistics.keys import Key
 
 SAMPLING = ("smoothgrad", "vargrad")
 

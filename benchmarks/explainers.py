@@ -32,7 +32,7 @@ import consilience as cs
 from consilience import explainers as ours
 from consilience.data.images import read_image
 from consilience.data.models import load_model
-from consilience.neighbourhood import Points
+from consilience.perturb.points import Points
 
 PATCH = 32
 

@@ -8,7 +8,7 @@
 
 For no regulariser, Fidelity and 1D-Fidelity (Plumb et al. 2020, arXiv 1902.06787): the mean squared error or the accuracy on
 all test rows; of LIME (samples around the training mean, as the lime package draws them, and around x) and of MAPLE on
-``--rows`` of them: PF, NF and S, see :class:`consilience.measures.surrogates.LocalModels`. A factor is the mean without
+``--rows`` of them: PF, NF and S, see :class:`consilience.measures.local_models.LocalModels`. A factor is the mean without
 regulariser over the mean with it; above 1 is better. The published ones are beside. ``--steps`` trains for exactly so many and
 takes the last weights, instead of those of the best validation.
 
@@ -32,10 +32,10 @@ import torch
 from torch import Tensor, nn
 
 from consilience.data.sets import Data, load
-from consilience.keys import Key
-from consilience.measures.surrogates import LocalModels
-from consilience.neighbourhood import Points
-from consilience.score import Score
+from consilience.measures.local_models import LocalModels
+from consilience.model.score import Score
+from consilience.perturb.points import Points
+from consilience.statistics.keys import Key
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -28,8 +28,8 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from torch import Tensor, nn
 
 import consilience as cs
-from consilience.quadratic import joined
 from consilience.simplex import front, tradeoff
+from consilience.statistics.evidence import joined
 
 GRADIENTS = ["saliency", "input_x_gradient", "integrated_gradients", "smoothgrad", "deeplift", "guided_backprop"]
 BOTH = [*GRADIENTS, "kernel_shap", "lime", "feature_ablation"]

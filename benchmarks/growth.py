@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 from speed import machine, status
 
-from consilience.consensus.job import begin
 from consilience.data.models import load_model
+from consilience.explain.run import begin
 from consilience.explainers import (
     DeepLIFT,
     GuidedBackprop,

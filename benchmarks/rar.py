@@ -30,12 +30,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from consilience import train
+from consilience.attacks.importance import top_k_intersection
+from consilience.attacks.robustness import attribution_robustness, averages, common
 from consilience.data.sets import Part, load
-from consilience.keys import Key
-from consilience.measures.attack import attribution_robustness, averages, common, top_k_intersection
-from consilience.neighbourhood import Path as Line
-from consilience.neighbourhood import Points
-from consilience.score import Score
+from consilience.model.score import Score
+from consilience.perturb.neighbourhoods import Path as Line
+from consilience.perturb.points import Points
+from consilience.statistics.keys import Key
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -48,15 +48,19 @@ from reference import Reference
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from consilience.consensus import aim
-from consilience.consensus.files import write_text
-from consilience.consensus.fitting import Rule, looked_at, prices, regret, until_sure
-from consilience.consensus.job import begin
-from consilience.consensus.setting import BUDGET, Draws
+from consilience.combine.aggregations import looked_at
+from consilience.combine.draws import BUDGET, Draws
+from consilience.combine.named import aim
+from consilience.combine.regret import regret
+from consilience.combine.sequential import prices, until_sure
+from consilience.combine.weights import Rule
 from consilience.data.images import read_image
 from consilience.data.models import load_model
+from consilience.explain.run import begin
 from consilience.explainers import Stack, resolve
-from consilience.quadratic import CRITERIA, Evidence, Quadratic, Responses
+from consilience.results.files import write_text
+from consilience.statistics.criteria import CRITERIA
+from consilience.statistics.evidence import Evidence, Quadratic, Responses
 
 METHODS = "paper"
 OBJECTIVES = ("opt", "robust", "paper_opt", "paper_robust")

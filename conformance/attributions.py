@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from consilience.explainers import METHODS, Stack
-from consilience.features import Patches, Pixels
-from consilience.neighbourhood import Points
-from consilience.score import Score
+from consilience.features.images import Patches, Pixels
+from consilience.model.score import Score
+from consilience.perturb.points import Points
 
 TARGET = torch.tensor([1, 0, 3])
 

@@ -16,31 +16,31 @@ import torch
 from torch import Tensor, nn
 
 from consilience.explainers import InputXGradient, IntegratedGradients, Saliency, Stack
-from consilience.features import Elements, Features, Patches, Pixels, Segments
-from consilience.keys import Key
-from consilience.measures.base import Task
-from consilience.measures.curves import (
+from consilience.features.base import Elements, Features
+from consilience.features.images import Patches, Pixels, Segments
+from consilience.measures.axiomatic import Completeness
+from consilience.measures.faithfulness import (  # fmt: skip
+    FaithfulnessEstimate,
+    Infidelity,
+    MonotonicityCorrelation,
+    SensitivityN,
+)
+from consilience.measures.faithfulness_curves import (
     IROF,
     EffectiveComplexity,
     Monotonicity,
     PixelFlipping,
     RegionPerturbation,
-    RoadCombined,
-    RoadLeRF,
-    RoadMoRF,
     Selectivity,
-)  # fmt: skip
-from consilience.measures.masking import (
-    FaithfulnessEstimate,
-    Infidelity,
-    MonotonicityCorrelation,
-    SensitivityN,
-)  # fmt: skip
-from consilience.measures.outputs import Completeness
-from consilience.measures.ranks import pearson
-from consilience.neighbourhood import Points
-from consilience.quadratic import Evidence, Responses, faithfulness_correlation
-from consilience.score import Score
+)
+from consilience.measures.road import RoadCombined, RoadLeRF, RoadMoRF  # fmt: skip
+from consilience.model.score import Score
+from consilience.perturb.points import Points
+from consilience.statistics.criteria import faithfulness_correlation
+from consilience.statistics.evidence import Evidence, Responses
+from consilience.statistics.keys import Key
+from consilience.statistics.ranks import pearson
+from consilience.task import Task
 
 
 class Net(nn.Module):

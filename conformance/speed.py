@@ -29,9 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from consilience.explainers import Normalised, Saliency, Stack
-from consilience.features import Elements, Patches
-from consilience.keys import Key
-from consilience.measures import (
+from consilience.features.base import Elements
+from consilience.features.images import Patches
+from consilience.measures import (  # fmt: skip
     MPRT,
     AvgSensitivity,
     EntropyComplexity,
@@ -44,9 +44,11 @@ from consilience.measures import (
     RandomLogit,
     RegionPerturbation,
     Task,
-)  # fmt: skip
-from consilience.neighbourhood import Gaussian, Points
-from consilience.score import Score
+)
+from consilience.model.score import Score
+from consilience.perturb.neighbourhoods import Gaussian
+from consilience.perturb.points import Points
+from consilience.statistics.keys import Key
 
 Read = Callable[[Any], np.ndarray]
 

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from consilience.features import Pixels
-from consilience.keys import Key
+from consilience.features.images import Pixels
 from consilience.measures.agreement import (
     FeatureAgreement,
     PairwiseRankAgreement,
@@ -28,7 +27,7 @@ from consilience.measures.agreement import (
     SignAgreement,
     SignedRankAgreement,
 )
-from consilience.measures.base import Task
+from consilience.measures.complexity import EntropyComplexity, GiniSparseness
 from consilience.measures.localisation import (
     AttributionLocalisation,
     LocalisationAUC,
@@ -37,11 +36,13 @@ from consilience.measures.localisation import (
     RelevanceRank,
     TopKLocalisation,
 )
-from consilience.measures.maps import EntropyComplexity, GiniSparseness
-from consilience.measures.neighbours import RIS, ROS, RRS, AvgSensitivity, LocalLipschitz, MaxSensitivity
 from consilience.measures.randomisation import MPRT, EfficientMPRT, RandomLogit, SmoothMPRT
-from consilience.neighbourhood import Points, neighbours
-from consilience.score import Score
+from consilience.measures.robustness import RIS, ROS, RRS, AvgSensitivity, LocalLipschitz, MaxSensitivity
+from consilience.model.score import Score
+from consilience.perturb.neighbourhoods import neighbours
+from consilience.perturb.points import Points
+from consilience.statistics.keys import Key
+from consilience.task import Task
 
 B, S, RADIUS, KEY = 4, 5, 0.3, Key(0, "conformance")
 MODIFIED: set[str] = set()  # measures of Quantus that changed what they were given

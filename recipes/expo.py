@@ -35,10 +35,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from consilience.data.sets import Data, Part, load
-from consilience.keys import Key
-from consilience.measures.surrogates import LocalModels
-from consilience.neighbourhood import Points
-from consilience.score import Score
+from consilience.measures.local_models import LocalModels
+from consilience.model.score import Score
+from consilience.perturb.points import Points
+from consilience.statistics.keys import Key
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

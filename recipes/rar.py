@@ -34,9 +34,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
+from consilience.attacks.robustness import attribution_robustness, averages, common
 from consilience.data.sets import Data, Part, load
-from consilience.keys import Key
-from consilience.measures.attack import attribution_robustness, averages, common
+from consilience.statistics.keys import Key
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from consilience import train
-from consilience.measures.attack import ImportanceAttack
+from consilience.attacks.importance import ImportanceAttack
 
 OBJECTIVES = ("natural", "madry", "ig_norm", "ig_sum_norm")
 TITLES = {"natural": "natural", "madry": "Madry", "ig_norm": "IG-NORM", "ig_sum_norm": "IG-SUM-NORM"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from consilience.neighbourhood import Points
-from consilience.score import Score
+from consilience.model.score import Score
+from consilience.perturb.points import Points
 
 
 class Small(nn.Module):

@@ -17,12 +17,17 @@ import consilience as cs
 from consilience.adapters import Prepared, adapted, pack, segmentation, text
 from consilience.errors import InputError
 from consilience.explainers import GradCAM, IntegratedGradients, Saliency, Stack
-from consilience.features import Patches, Pixels
-from consilience.keys import Key
+from consilience.features.images import Patches, Pixels
+from consilience.features.sequences import Windows
+from consilience.features.tables import Columns
 from consilience.metrics import Infidelity
-from consilience.neighbourhood import Baseline, Masked, Points, Uniform
-from consilience.score import Score, borrowed
-from consilience.units import Columns, Windows
+from consilience.model.score import Score
+from consilience.model.state import borrowed
+from consilience.perturb.baseline import Baseline
+from consilience.perturb.masks import Masked
+from consilience.perturb.neighbourhoods import Uniform
+from consilience.perturb.points import Points
+from consilience.statistics.keys import Key
 
 SMALL = {"fit_draws": 6, "fresh_draws": 6, "resolved_draws": 0}
 KEY = Key(2, "adapters")
@@ -496,7 +501,7 @@ def test_recurrent_networks_on_cuda_take_gradients_without_cudnn(monkeypatch):
     score, points = bound(model, series())
     Stack([Saliency()]).attribute(score, points)
     assert set(model.cudnn) == {before}
-    monkeypatch.setattr("consilience.score._recurrent", lambda model: True)
+    monkeypatch.setattr("consilience.model.state._recurrent", lambda model: True)
     model.cudnn.clear()
     Stack([Saliency()]).attribute(score, points)
     assert set(model.cudnn) == {False} and torch.backends.cudnn.enabled == before

@@ -8,7 +8,7 @@ import torch
 from nets import Small, bound, images
 from torch import nn
 
-from consilience.explainers import (
+from consilience.explainers import (  # fmt: skip
     DeepLIFT,
     GradCAM,
     GradCAMPlusPlus,
@@ -17,7 +17,7 @@ from consilience.explainers import (
     IntegratedGradients,
     Saliency,
     Stack,
-)  # fmt: skip
+)
 
 captum = pytest.importorskip("captum.attr")
 TARGET = torch.tensor([1, 0, 3])

@@ -12,7 +12,7 @@ from consilience.errors import InputError
 from consilience.explainers import Saliency, Stack
 from consilience.explainers.cam import LayerCAM, ScoreCAM, stretched
 from consilience.explainers.noise import FusionGrad, NoiseGrad, _noise, noisy
-from consilience.keys import Key
+from consilience.statistics.keys import Key
 
 TARGET = torch.tensor([1, 0, 3])
 

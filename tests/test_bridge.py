@@ -12,13 +12,14 @@ from nets import Small, bound, images
 from torch import nn
 
 import consilience as cs
-from consilience.explainers import Saliency, Stack
-from consilience.explainers.bridge import Captum, Function, captum, foreign
+from consilience.explainers import Saliency, Stack, foreign
 from consilience.explainers.cam import upsample
-from consilience.features import Patches, Pixels
-from consilience.keys import Key
-from consilience.neighbourhood import Points
-from consilience.score import Score
+from consilience.explainers.captum import Captum, captum
+from consilience.explainers.function import Function
+from consilience.features.images import Patches, Pixels
+from consilience.model.score import Score
+from consilience.perturb.points import Points
+from consilience.statistics.keys import Key
 
 attr = pytest.importorskip("captum.attr")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Captum's, about the hooks and gradients that it sets

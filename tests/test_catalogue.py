@@ -13,7 +13,7 @@ import pytest
 
 import consilience.explainers as explainers
 from consilience.cli.methods import CARDS, describe, markdown, overview
-from consilience.consensus.setting import OBJECTIVES
+from consilience.combine.named import OBJECTIVES
 from consilience.explainers import METHODS, PRESETS
 from consilience.measures import MEASURES, SETS
 from consilience.metrics import METRICS

@@ -10,10 +10,10 @@ import torch
 from nets import Small, bound, images
 
 import consilience as cs
-from consilience.consensus.setting import OBJECTIVES
+from consilience.combine.named import OBJECTIVES
 from consilience.explainers import MAPLE, METHODS, Stack, resolve
 from consilience.measures import MEASURES
-from consilience.neighbourhood import Baseline
+from consilience.perturb.baseline import Baseline
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # normal draws are float32-grade: erfinv may differ in the last bit

@@ -13,9 +13,9 @@ from torch import nn
 
 import consilience as cs
 from consilience.explainers import DeepLIFT, EigenCAM, IntegratedGradients, Saliency, SmoothGradSquared, Stack, VarGrad
-from consilience.features import coarse
+from consilience.features.images import coarse
 from consilience.metrics import AverageSensitivity, Infidelity
-from consilience.quadratic import joined
+from consilience.statistics.evidence import joined
 
 TABLE = torch.randn(4, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
@@ -107,7 +107,7 @@ class Holes(nn.Module):
 def test_a_mixture_of_something_not_finite_is_not_finite():
     raw = torch.tensor([[[torch.nan, 4.0, 2.0]], [[1.0, 2.0, 4.0]]]).double()
     from consilience.explainers import Normalised
-    from consilience.features import Elements
+    from consilience.features.base import Elements
 
     stage = Normalised(Stack([Saliency()]), Elements(), "keep")
     assert stage.apply(raw, torch.arange(2))[0].isnan().all()
@@ -504,7 +504,7 @@ def test_a_negative_radius_is_refused():
 
 
 def test_doctor_sees_a_model_whose_rows_depend_on_one_another_or_on_chance():
-    from consilience.consensus.doctor import doctor
+    from consilience.doctor import doctor
 
     class Centred(Small):
         def forward(self, x):

@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader
 import consilience as cs
 from consilience.card import Card
 from consilience.cli import main
-from consilience.consensus import Evaluation, Evaluator, evaluate
-from consilience.consensus.digest import digest
+from consilience.evaluate.evaluator import Evaluator, evaluate
+from consilience.evaluate.fingerprint import digest
 from consilience.explainers import InputXGradient, IntegratedGradients, Saliency
-from consilience.keys import Key
 from consilience.measures import Completeness, Measure, PixelFlipping, resolve
-from consilience.neighbourhood import Baseline
+from consilience.perturb.baseline import Baseline
+from consilience.results.evaluation import Evaluation
+from consilience.statistics.keys import Key
 
 FAST = {"methods": "saliency,input_x_gradient,deeplift", "fit_draws": 8}
 

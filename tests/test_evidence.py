@@ -8,11 +8,13 @@ import pytest
 import torch
 
 import consilience as cs
-from consilience.consensus.fitting import Rule, doubted, regret
-from consilience.consensus.setting import aim
+from consilience.combine.named import aim
+from consilience.combine.regret import doubted, regret
+from consilience.combine.weights import Rule
 from consilience.metrics import AverageSensitivity, Infidelity
-from consilience.objective import cross_validated
-from consilience.quadratic import Evidence, Quadratic, Responses, faithfulness_correlation, joined
+from consilience.metrics.front import cross_validated
+from consilience.statistics.criteria import faithfulness_correlation
+from consilience.statistics.evidence import Evidence, Quadratic, Responses, joined
 
 OBJECTIVES = ("opt", "robust", "faith", "paper_robust", "paper_opt", "robust + faith", "robust + infidelity")
 

@@ -12,12 +12,13 @@ from nets import Small, images
 from torch import nn
 
 import consilience as cs
-from consilience.consensus import OBJECTIVES
-from consilience.consensus.fitting import Rule, regret
-from consilience.consensus.setting import aim, derive
+from consilience.combine.aggregations import derive
+from consilience.combine.named import OBJECTIVES, aim
+from consilience.combine.regret import regret
+from consilience.combine.weights import Rule
 from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Mixture, Saliency, SmoothGrad
 from consilience.metrics import AverageSensitivity, Infidelity
-from consilience.quadratic import joined
+from consilience.statistics.evidence import joined
 
 METHODS = [Saliency(), InputXGradient(), IntegratedGradients(4), SmoothGrad(4), GradCAM()]
 SMALL = {"fit_draws": "average_sensitivity=6,infidelity=40", "fresh_draws": "average_sensitivity=5,infidelity=50"}
@@ -351,7 +352,7 @@ def test_out_of_memory_halves_the_batch():
 
 
 def test_doctor():
-    from consilience.consensus.doctor import doctor
+    from consilience.doctor import doctor
 
     found = doctor(Small(), images())
     checks = {check.method: check for check in found.checks}

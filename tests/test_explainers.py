@@ -15,7 +15,7 @@ from torch import nn
 from twins import SEED
 
 from consilience.errors import InputError
-from consilience.explainers import (
+from consilience.explainers import (  # fmt: skip
     METHODS,
     PRESETS,
     DeepLIFT,
@@ -29,9 +29,10 @@ from consilience.explainers import (
     SmoothGrad,
     Stack,
     resolve,
-)  # fmt: skip
-from consilience.features import Elements, Pixels
-from consilience.score import Score
+)
+from consilience.features.base import Elements
+from consilience.features.images import Pixels
+from consilience.model.score import Score
 
 TABLE = [*twins.TABLE, *twins_more.TABLE, *twins_perturbation.TABLE]
 rows = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.explainer.name)

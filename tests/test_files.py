@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 import consilience as cs
-from consilience.consensus import files
+from consilience.results import files
 
 FEW = {"fit_draws": 4, "fresh_draws": 4, "resolved_draws": 0}
 NAMES = ["age", "<b>pay</b>", "job", "children"]

@@ -9,7 +9,7 @@ from nets import Small, images
 from torch import nn
 
 import consilience as cs
-from consilience.consensus.interop import to_shap
+from consilience.results.to_shap import to_shap
 
 shap = pytest.importorskip("shap")
 FEW = {"fit_draws": 3, "fresh_draws": 3, "resolved_draws": 0, "objective": "robust", "target": 1}

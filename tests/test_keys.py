@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from consilience.keys import Key, fold, philox
+from consilience.statistics.keys import Key, fold, philox
 
 IDS = torch.tensor([0, 3, 2**40 + 7])
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from consilience.errors import InputError
-from consilience.layers import Layer, captured, find, named, to_grid
+from consilience.model.cam_layers import Layer, captured, find, named, to_grid
 
 
 def probe(net, size=64, seed=0):

@@ -19,8 +19,7 @@ from torch import nn
 import consilience as cs
 from consilience.errors import InputError
 from consilience.explainers import FeatureAblation, InputXGradient, IntegratedGradients, Normalised, Saliency, Stack
-from consilience.features import Patches, Pixels, Segments
-from consilience.keys import Key
+from consilience.features.images import Patches, Pixels, Segments
 from consilience.measures import MEASURES, Measure, Task
 from consilience.measures.agreement import (
     FeatureAgreement,
@@ -30,6 +29,7 @@ from consilience.measures.agreement import (
     SignAgreement,
     SignedRankAgreement,
 )
+from consilience.measures.complexity import EntropyComplexity, GiniSparseness, TruncatedL2
 from consilience.measures.localisation import (
     AttributionLocalisation,
     LocalisationAUC,
@@ -38,8 +38,9 @@ from consilience.measures.localisation import (
     RelevanceRank,
     TopKLocalisation,
 )
-from consilience.measures.maps import EntropyComplexity, GiniSparseness, TruncatedL2
-from consilience.measures.neighbours import (
+from consilience.measures.neighbour_pass import Nearby
+from consilience.measures.randomisation import MPRT, EfficientMPRT, RandomLogit, SmoothMPRT, randomised, redraw, ssim
+from consilience.measures.robustness import (
     RIS,
     ROS,
     RRS,
@@ -47,21 +48,13 @@ from consilience.measures.neighbours import (
     KendallTau,
     LocalLipschitz,
     MaxSensitivity,
-    Nearby,
     TopKIntersection,
 )
-from consilience.measures.randomisation import (
-    MPRT,
-    EfficientMPRT,
-    RandomLogit,
-    SmoothMPRT,
-    randomised,
-    redraw,
-    ssim,
-)
-from consilience.measures.representation import classifier, represent
-from consilience.neighbourhood import Ball, Gaussian, Points, Uniform
-from consilience.score import Score
+from consilience.model.representation import classifier, represent
+from consilience.model.score import Score
+from consilience.perturb.neighbourhoods import Ball, Gaussian, Uniform
+from consilience.perturb.points import Points
+from consilience.statistics.keys import Key
 
 KEY = Key(3, "measures")
 STACK = Stack([Saliency(), InputXGradient(), IntegratedGradients(2)], 3)
@@ -385,8 +378,8 @@ def test_same_for_any_batch_order_size_and_chunk(row, monkeypatch):
     targets = [TARGETS[i] for i in order]
     moved = row.measure(task(images()[order], IDS[order], targets, max_batch=1))
     torch.testing.assert_close(moved, whole(row)[order], rtol=1e-9, atol=1e-12)
-    monkeypatch.setattr("consilience.measures.ranks.BLOCK", 70)
-    monkeypatch.setattr("consilience.measures.neighbours.ROOM", 400)
+    monkeypatch.setattr("consilience.statistics.ranks.BLOCK", 70)
+    monkeypatch.setattr("consilience.measures.neighbour_pass.ROOM", 400)
     part = row.measure(task(max_batch=3).only(slice(1, 3)))
     torch.testing.assert_close(part, whole(row)[1:], rtol=1e-9, atol=1e-12)
 
@@ -487,7 +480,7 @@ def test_the_table_is_complete_and_every_card_is_written():
         below = [leaf for sub in cls.__subclasses__() for leaf in final(sub)]
         return below + ([cls] if "card" in vars(cls) else [])
 
-    files = ("neighbours", "randomisation", "maps", "localisation", "agreement")
+    files = ("neighbour_pass", "robustness", "randomisation", "complexity", "localisation", "agreement")
     mine = {cls for cls in final(Measure) if cls.__module__.rpartition(".")[2] in files}
     assert mine == {type(row.measure) for row in TABLE}
     for cls in mine:

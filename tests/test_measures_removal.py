@@ -18,10 +18,20 @@ from scipy.stats import pearsonr, rankdata, spearmanr
 from consilience import metrics
 from consilience.errors import InputError
 from consilience.explainers import InputXGradient, IntegratedGradients, Normalised, Saliency, Stack
-from consilience.features import Elements, Patches, Pixels, Segments
-from consilience.keys import Key
-from consilience.measures.base import Measure, Task
-from consilience.measures.curves import (
+from consilience.features.base import Elements
+from consilience.features.images import Patches, Pixels, Segments
+from consilience.features.sequences import Tokens
+from consilience.features.tables import Columns
+from consilience.measures.axiomatic import Completeness, LocalFidelity
+from consilience.measures.base import Measure
+from consilience.measures.faithfulness import (  # fmt: skip
+    FaithfulnessCorrelation,
+    FaithfulnessEstimate,
+    Infidelity,
+    MonotonicityCorrelation,
+    SensitivityN,
+)
+from consilience.measures.faithfulness_curves import (
     IROF,
     Deletion,
     EffectiveComplexity,
@@ -29,24 +39,16 @@ from consilience.measures.curves import (
     Monotonicity,
     PixelFlipping,
     RegionPerturbation,
-    RoadCombined,
-    RoadLeRF,
-    RoadMoRF,
     Selectivity,
-)  # fmt: skip
-from consilience.measures.imputation import Noise, NoisyLinear, imputer
-from consilience.measures.inpaint import inpaint
-from consilience.measures.masking import (
-    FaithfulnessCorrelation,
-    FaithfulnessEstimate,
-    Infidelity,
-    MonotonicityCorrelation,
-    SensitivityN,
-)  # fmt: skip
-from consilience.measures.outputs import Completeness, LocalFidelity
+)
 from consilience.measures.removal import Removal
-from consilience.neighbourhood import Baseline, Points, blur
-from consilience.units import Columns, Tokens
+from consilience.measures.road import RoadCombined, RoadLeRF, RoadMoRF  # fmt: skip
+from consilience.perturb.baseline import Baseline, blur
+from consilience.perturb.imputation import Noise, NoisyLinear, imputer
+from consilience.perturb.inpaint import inpaint
+from consilience.perturb.points import Points
+from consilience.statistics.keys import Key
+from consilience.task import Task
 
 KEY = Key(5, "measure")
 MODEL = Small()

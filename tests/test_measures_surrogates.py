@@ -12,9 +12,9 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from consilience.errors import InputError
-from consilience.keys import Key
-from consilience.measures.surrogates import LocalModels
-from consilience.surrogate import Maple
+from consilience.measures.local_models import LocalModels
+from consilience.statistics.keys import Key
+from consilience.surrogates.lime_maple import Maple
 
 KEY = Key(5, "local")
 DATA = torch.randn(60, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.tensor(

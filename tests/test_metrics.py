@@ -9,19 +9,21 @@ from nets import Small, bound, images
 
 from consilience import AverageSensitivity, Infidelity
 from consilience.explainers import InputXGradient, Normalised, Saliency, SmoothGrad, Stack
-from consilience.features import Elements, Patches, Pixels, Segments
-from consilience.keys import Key
-from consilience.neighbourhood import Ball, Baseline, Gaussian, Masked, Path, Points, Uniform, neighbours
-from consilience.quadratic import (
+from consilience.features.base import Elements
+from consilience.features.images import Patches, Pixels, Segments
+from consilience.perturb.baseline import Baseline
+from consilience.perturb.masks import Masked
+from consilience.perturb.neighbourhoods import Ball, Gaussian, Path, Uniform, neighbours
+from consilience.perturb.points import Points
+from consilience.statistics.criteria import (
     CRITERIA,
-    Evidence,
-    Quadratic,
-    Responses,
     average_sensitivity,
     faithfulness_correlation,
     infidelity,
     relative_sensitivity,
-)  # fmt: skip
+)
+from consilience.statistics.evidence import Evidence, Quadratic, Responses  # fmt: skip
+from consilience.statistics.keys import Key
 
 KEY = Key(3, "fit")
 STACK = Normalised(Stack([Saliency(), InputXGradient(), SmoothGrad(5)], 3), Pixels(), "keep", "none")

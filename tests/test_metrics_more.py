@@ -10,14 +10,17 @@ from torch import nn
 
 from consilience.errors import InputError
 from consilience.explainers import InputXGradient, IntegratedGradients, Normalised, Saliency, SmoothGrad, Stack
-from consilience.features import Elements, Patches, Pixels
-from consilience.keys import Key
+from consilience.features.base import Elements
+from consilience.features.images import Patches, Pixels
+from consilience.features.tables import Columns
 from consilience.metrics.alignment import Alignment
-from consilience.metrics.outputs import Completeness, LocalFidelity
-from consilience.neighbourhood import Baseline, Points, noise_unit
-from consilience.objective import Objective
-from consilience.quadratic import Evidence
-from consilience.units import Columns
+from consilience.metrics.fidelity import Completeness, LocalFidelity
+from consilience.metrics.objective import Objective
+from consilience.perturb.baseline import Baseline
+from consilience.perturb.neighbourhoods import noise_unit
+from consilience.perturb.points import Points
+from consilience.statistics.evidence import Evidence
+from consilience.statistics.keys import Key
 
 KEY = Key(3, "fit")
 GRADIENTS = Stack([Saliency(), SmoothGrad(5), SmoothGrad(3, 0.4)], 3)

@@ -13,11 +13,12 @@ from consilience.explainers import Stack
 from consilience.explainers.perturbation import RISE, FeatureAblation, Occlusion
 from consilience.explainers.shapley import KernelSHAP, ShapleySampling
 from consilience.explainers.surrogates import LIME, MAPLE
-from consilience.features import Elements, Patches, Pixels, Segments, coarse
-from consilience.keys import Key
-from consilience.masks import Grids
-from consilience.neighbourhood import Baseline
-from consilience.surrogate import Maple, lasso, lime_tabular, maple, moments, predict, ridge
+from consilience.features.base import Elements
+from consilience.features.images import Patches, Pixels, Segments, coarse
+from consilience.perturb.baseline import Baseline
+from consilience.perturb.masks import Grids
+from consilience.statistics.keys import Key
+from consilience.surrogates.lime_maple import Maple, lasso, lime_tabular, maple, moments, predict, ridge
 
 WEIGHTS = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.0, -1.0, 2.0]).double()
 X = torch.randn(2, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

@@ -10,12 +10,13 @@ from nets import Small, images
 from torch import nn
 
 import consilience as cs
-from consilience.consensus.fitting import Rule, doubted, regret
-from consilience.consensus.job import Rows, begin
-from consilience.consensus.setting import aim
+from consilience.combine.named import aim
+from consilience.combine.regret import doubted, regret
+from consilience.combine.weights import Rule
+from consilience.explain.run import Rows, begin
 from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
 from consilience.metrics import AverageSensitivity, Infidelity
-from consilience.quadratic import joined
+from consilience.statistics.evidence import joined
 
 METHODS = [Saliency(), InputXGradient(), IntegratedGradients(4), SmoothGrad(4), GradCAM()]
 ONE = 1 + 4 + 4  # gradients of one explanation

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
-from consilience.measures import ranks as r
+from consilience.statistics import ranks as r
 
 
 def values(n, seed=0):

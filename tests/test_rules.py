@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from consilience.errors import InputError, UnsupportedOp
-from consilience.rules import Call, applied, survey
+from consilience.model.backward_rules import Call, applied, survey
 
 
 def gradient(model, x, rule, baseline=None, out=0, create_graph=False):

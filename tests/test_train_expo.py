@@ -15,7 +15,7 @@ from train_twins import BACKGROUND, IDS, X, Y
 from consilience import AverageSensitivity, Front, Infidelity, train
 from consilience.errors import InputError
 from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
-from consilience.features import Patches
+from consilience.features.images import Patches
 from consilience.metrics import Alignment, Completeness, LocalFidelity
 
 DOCS = Path(__file__).parents[1] / "docs" / "training.md"

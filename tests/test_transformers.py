@@ -10,11 +10,11 @@ import torch.nn.functional as nnf
 from nets import bound
 from torch import nn
 
-from consilience.consensus.doctor import doctor
+from consilience.doctor import doctor
 from consilience.errors import UnsupportedOp
 from consilience.explainers import EigenCAM, GradCAM, GradCAMPlusPlus, GuidedBackprop, Saliency, Stack
-from consilience.layers import Layer, find
-from consilience.rules import applied
+from consilience.model.backward_rules import applied
+from consilience.model.cam_layers import Layer, find
 
 
 def timm(name, **options):

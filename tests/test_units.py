@@ -13,22 +13,17 @@ from torch import nn
 
 from consilience.errors import InputError
 from consilience.explainers import Normalised, Saliency, SmoothGrad, Stack
-from consilience.features import Elements, Patches, Pixels
-from consilience.keys import Key
+from consilience.features.base import Elements
+from consilience.features.images import Patches, Pixels
+from consilience.features.parts import Parts
+from consilience.features.sequences import Tokens, Windows
+from consilience.features.tables import Columns
 from consilience.metrics import AverageSensitivity, Infidelity
-from consilience.neighbourhood import (
-    Ball,
-    Baseline,
-    Gaussian,
-    Masked,
-    Path,
-    Points,
-    Uniform,
-    neighbours,
-    noise_unit,
-    unmoved,
-)  # fmt: skip
-from consilience.units import Columns, Parts, Tokens, Windows
+from consilience.perturb.baseline import Baseline
+from consilience.perturb.masks import Masked
+from consilience.perturb.neighbourhoods import Ball, Gaussian, Path, Uniform, neighbours, noise_unit, unmoved
+from consilience.perturb.points import Points  # fmt: skip
+from consilience.statistics.keys import Key
 
 KEY = Key(5, "units")
 NAMES = ["age", "job_clerk", "job_cook", "job_none", "pay"]

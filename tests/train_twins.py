@@ -11,8 +11,8 @@ from nets import images
 
 from consilience import AverageSensitivity, Infidelity, train
 from consilience.explainers import InputXGradient, Saliency
-from consilience.features import Patches, Pixels
-from consilience.keys import Key, fold
+from consilience.features.images import Patches, Pixels
+from consilience.statistics.keys import Key, fold
 
 IDS = torch.tensor([4, 11, 7])
 X, Y = images(3, seed=5), torch.tensor([2, 0, 3])

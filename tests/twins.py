@@ -11,7 +11,7 @@ import torch.nn.functional as nnf
 from nets import images
 from torch import nn
 
-from consilience.explainers import (
+from consilience.explainers import (  # fmt: skip
     DeepLIFT,
     EigenCAM,
     ExpectedGradients,
@@ -26,8 +26,8 @@ from consilience.explainers import (
     SmoothGradSquared,
     UniformGrad,
     VarGrad,
-)  # fmt: skip
-from consilience.keys import Key
+)
+from consilience.statistics.keys import Key
 
 SEED = 7
 DATA = images(5, seed=3)

@@ -10,7 +10,7 @@ from twins import SEED, Row, activations, gradient, upsampled
 
 from consilience.explainers.cam import LayerCAM, ScoreCAM
 from consilience.explainers.noise import FusionGrad, NoiseGrad
-from consilience.keys import Key
+from consilience.statistics.keys import Key
 
 
 def layer_cam(e, model, x, i, t):

@@ -13,9 +13,9 @@ from twins import SEED, Row
 from consilience.explainers.perturbation import RISE, FeatureAblation, Occlusion
 from consilience.explainers.shapley import KernelSHAP, ShapleySampling
 from consilience.explainers.surrogates import LIME, MAPLE
-from consilience.features import Patches, Segments
-from consilience.keys import Key
-from consilience.surrogate import Maple
+from consilience.features.images import Patches, Segments
+from consilience.statistics.keys import Key
+from consilience.surrogates.lime_maple import Maple
 
 BASE = 0.3
 PATCHES = Patches(4)  # 2 × 2 of them on 8 × 8 pixels

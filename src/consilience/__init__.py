@@ -9,23 +9,28 @@
 
 from __future__ import annotations
 
-from . import explainers, measures, train
+from . import _moved, explainers, measures, train
 from .adapters import pack, segmentation, text
-from .consensus import Consensus, Draws, Explanation, evaluate, explain, load
+from .combine.draws import Draws
 from .errors import ConsilienceError as ConsilienceError
 from .errors import InputError as InputError
 from .errors import MissingExtra as MissingExtra
 from .errors import UnsupportedOp as UnsupportedOp
+from .evaluate.evaluator import evaluate
+from .explain.consensus import Consensus
+from .explain.explain import explain
 from .explainers import captum
-from .features import Elements, Patches, Pixels, Segments
+from .features import Columns, Elements, Patches, Pixels, Segments, Windows
 from .metrics import AverageSensitivity, Infidelity
-from .neighbourhood import Ball as Ball
-from .neighbourhood import Baseline
-from .neighbourhood import Gaussian as Gaussian
-from .neighbourhood import Uniform as Uniform
-from .objective import Front, Objective
-from .score import Score
-from .units import Columns, Windows
+from .metrics.front import Front
+from .metrics.objective import Objective
+from .model.score import Score
+from .perturb.baseline import Baseline
+from .perturb.neighbourhoods import Ball as Ball
+from .perturb.neighbourhoods import Gaussian as Gaussian
+from .perturb.neighbourhoods import Uniform as Uniform
+from .results.explanation import Explanation
+from .results.load import load
 
 # The names to know. Errors and neighbourhoods are importable from here too: cs.InputError, cs.Gaussian, …
 __all__ = [
@@ -33,3 +38,5 @@ __all__ = [
     "Infidelity", "Objective", "Patches", "Pixels", "Score", "Segments", "Windows", "captum", "evaluate", "explain",
     "explainers", "load", "measures", "pack", "segmentation", "text", "train",
 ]  # fmt: skip
+
+_moved.install()

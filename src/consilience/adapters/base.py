@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..features import Features
+from ..features.base import Features
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Prepared:
 
     ``x`` (B, *F); ``model(x, **kwargs)`` → (N, outputs), where keyword tensors (B, …) follow their input; ``target``: None,
     an integer or integers (B,); ``features``, ``baselines``: as in :func:`consilience.explain`; ``unit``: the unit of noise,
-    see :class:`~consilience.neighbourhood.Points`; ``about``: what a result should carry (``tokens``, ``labels``, …).
+    see :class:`~consilience.perturb.points.Points`; ``about``: what a result should carry (``tokens``, ``labels``, …).
     """
 
     model: nn.Module | Callable[..., Any]

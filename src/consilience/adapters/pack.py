@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, choose
-from ..features import features_for
-from ..neighbourhood import Baseline, Points
-from ..units import Parts, split
+from ..features.images import features_for
+from ..features.parts import Parts, split
+from ..perturb.baseline import Baseline
+from ..perturb.points import Points
 from .base import Inputs, Prepared
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..score import borrowed
+from ..model.state import borrowed
 from .base import Adapter, Prepared
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, choose
-from ..neighbourhood import Baseline
-from ..score import borrowed
-from ..units import Tokens
+from ..features.sequences import Tokens
+from ..model.state import borrowed
+from ..perturb.baseline import Baseline
 from .base import Adapter, Prepared
 
 BASELINES = ("mask", "pad", "zero")

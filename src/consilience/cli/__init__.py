@@ -117,13 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "explain":
             from .explain import run
         elif arguments.command == "report":
-            from .remake import run
+            from .report import run
         elif arguments.command == "evaluate":
             from .evaluate import run
         elif arguments.command == "methods":
             from .methods import run
         else:
-            from .diagnose import run
+            from .doctor import run
         return run(arguments)
     except ConsilienceError as error:
         print(f"consilience: {error}", file=sys.stderr)

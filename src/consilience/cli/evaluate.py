@@ -9,13 +9,15 @@ from pathlib import Path
 
 import torch
 
-from ..consensus import Draws, Evaluation, Evaluator, aim
-from ..consensus.setting import FIT
+from ..combine.draws import FIT, Draws
+from ..combine.named import aim
 from ..data.images import expand, read_image
 from ..data.models import parse_target
 from ..errors import ConsilienceError, InputError
+from ..evaluate.evaluator import Evaluator
 from ..explainers import resolve
 from ..measures import resolve as resolve_measures
+from ..results.evaluation import Evaluation
 from .explain import make, rows_in_flight, usable_device
 from .model import load
 from .progress import Progress

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import torch
 
-from ..consensus import Draws, Explanation, aim, explain
-from ..consensus.files import clear, save_entry, save_run, write_text
-from ..consensus.job import begin
-from ..consensus.plan import plan
-from ..consensus.setting import FIT, FRESH
+from ..combine.draws import FIT, FRESH, Draws
+from ..combine.named import aim
 from ..data.images import Picture, expand, read_image
 from ..data.models import Loaded, parse_target
 from ..errors import ConsilienceError, InputError
+from ..explain.explain import explain
+from ..explain.plan import plan
+from ..explain.run import begin
 from ..explainers import Explainer, resolve
-from ..objective import Front
+from ..metrics.front import Front
 from ..report.entry import Entry
+from ..results.explanation import Explanation
+from ..results.files import clear, save_entry, save_run, write_text
 from .model import load
 from .progress import Progress
 

@@ -6,12 +6,12 @@ import argparse
 import inspect
 from typing import Any
 
-from ..consensus import OBJECTIVES, TERMS
+from ..combine.named import OBJECTIVES, TERMS
 from ..errors import choose
 from ..explainers import METHODS, PRESETS
 from ..measures import MEASURES, SETS
 from ..metrics import METRICS
-from ..quadratic import CRITERIA, HIGHER_IS_BETTER
+from ..statistics.criteria import CRITERIA, HIGHER_IS_BETTER
 
 OBJECTIVE_LINES = {
     "opt": "the most robust mixture that is at least as faithful as the best single method",
@@ -27,6 +27,8 @@ OBJECTIVE_LINES = {
     "paper_opt": "AGG's: the sum of both, balanced by Frobenius norm",
     "paper_code": "the authors' code: weights solved for β·φ, put on the unscaled φ",
 }
+
+
 CARDS: dict[str, dict[str, Any]] = {"Methods": METHODS, "Metrics": METRICS, "Measures": MEASURES}
 
 

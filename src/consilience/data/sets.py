@@ -69,6 +69,8 @@ class Source:
 
 
 _IDX = "{}/ with train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz"
+
+
 _UCI = "the UCI Machine Learning Repository, as prepared for the ExpO experiments (arXiv 1902.06787)"
 
 

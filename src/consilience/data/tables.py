@@ -14,13 +14,18 @@ from ..errors import InputError, need
 from .images import _check_file
 
 _AFTER = "known only after the third day, at which death is predicted"
+
+
 _FITTED = "computed by a model that was fitted to these patients' survival"
+
+
 SUPPORT2_LEAKS: Mapping[str, str] = {
     **dict.fromkeys(("hospdead", "d.time", "sfdm2"), "an outcome: it tells whether or when the patient died"),
     **dict.fromkeys(("slos", "charges", "totcst", "totmcst", "avtisst", "dnr", "dnrday"), _AFTER),
     **dict.fromkeys(("sps", "surv2m", "surv6m"), _FITTED),
 }
 """Columns of SUPPORT2 that must not predict ``death``, and why."""
+
 
 _MISSING = ("", "na", "nan", "?")
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from ..errors import InputError, choose
-from ..features import Features, Patches
-from ..neighbourhood import Baseline
+from ..features.base import Features
+from ..features.images import Patches
+from ..perturb.baseline import Baseline
 from .base import Direct, Explainer, Need
-from .bridge import Function, captum, foreign
 from .cam import EigenCAM, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM
+from .captum import _class, captum
+from .function import Function
 from .gradients import GuidedBackprop, InputXGradient, Saliency, SmoothGrad, SmoothGradSquared, UniformGrad, VarGrad
 from .mixture import Mixture
 from .noise import FusionGrad, NoiseGrad
+from .normalised import Normalised
 from .paths import DeepLIFT, ExpectedGradients, GradientSHAP, IntegratedGradients
 from .perturbation import RISE, FeatureAblation, Occlusion
 from .shapley import KernelSHAP, ShapleySampling
-from .stack import Normalised, Stack, unique
+from .stack import Stack, unique
 from .surrogates import LIME, MAPLE
 
 METHODS: dict[str, type[Explainer]] = {
@@ -29,6 +33,7 @@ METHODS: dict[str, type[Explainer]] = {
         ScoreCAM, EigenCAM, FeatureAblation, Occlusion, RISE, LIME, KernelSHAP, ShapleySampling, MAPLE,
     )
 }  # fmt: skip
+
 
 # Sets of methods by name. "black_box" needs outputs only: near x, half removed, and
 # coalitions of every size. "paper" is AGG's Tables 1, 3, 4 and "paper_faithfulness" its Table 2,
@@ -51,6 +56,7 @@ PRESETS: dict[str, tuple[Explainer, ...]] = {
     ),
     "paper_perturbation": (LIME(features=Patches(16)), ShapleySampling(features=Patches(16)), FeatureAblation(Patches(16))),
 }  # fmt: skip
+
 
 __all__ = [
     "METHODS",
@@ -106,3 +112,16 @@ def _with(explainer: Explainer, asked: dict[str, Any]) -> Explainer:
     if isinstance(explainer, Mixture):
         mine["explainers"] = tuple(_with(member, asked) for member in explainer.explainers)
     return replace(explainer, **mine) if mine else explainer
+
+
+def foreign(item: Any) -> Explainer:
+    """An explainer from what is none of this library's: a Captum class or instance, or a callable.
+
+    Raises InputError, naming what is understood, for anything else.
+    """
+    if isinstance(item, type) and issubclass(item, Explainer):
+        return item()
+    attr = sys.modules.get("captum.attr")  # whoever has a Captum object has imported it
+    if attr is not None and issubclass(_class(item), attr.Attribution):
+        return captum(item)
+    return Function(item)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import InputError
-from ..keys import Key
-from ..neighbourhood import Cloud, Neighbourhood, Point, Points
-from ..score import Score, Values
+from ..model.score import Score, Values
+from ..perturb.neighbourhoods import Neighbourhood, Point
+from ..perturb.points import Cloud, Points
+from ..statistics.keys import Key
 
 Kind = Literal["gradient", "contribution", "relevance"]
 

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import InputError
-from ..neighbourhood import Points
+from ..perturb.points import Points
 from .base import Direct, Explainer, Need
 
 HEAT = "no unit: a heat map; the sum over an image's channels is the map"
+
+
 RIDES = "1 gradient, shared with saliency; one more, once, where the layer has to be found"
 
 

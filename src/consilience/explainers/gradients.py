@@ -5,13 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..card import Card
-from ..neighbourhood import Gaussian, Uniform
+from ..perturb.neighbourhoods import Gaussian, Uniform
 from .base import Explainer, Need, mean
 
 SIGNED = "none: score per unit of the input, signed"
+
+
 NOISE = "the input plus N(0, σ²) per element, σ = .15 of the input's range max x − min x"
+
+
 DRAWS = "20, keyed by the input's id: the same at its neighbours, and for the three methods on this cloud"
+
+
 CLOUD = "a gradient for each sample (20), shared by SmoothGrad, SmoothGrad² and VarGrad of equal settings"
+
+
 STDEV = "σ is in units of the input (stdevs): relative=False here, and stdev of that value"
 
 

@@ -8,9 +8,11 @@ import torch
 
 from ..card import Card
 from ..errors import InputError
-from ..features import Features, features_for
+from ..features.base import Features
+from ..features.images import features_for
 from .base import Direct, Explainer
-from .stack import Normalised, Stack
+from .normalised import Normalised
+from .stack import Stack
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from ..card import Card
 from ..errors import InputError
-from ..keys import Key
-from ..neighbourhood import Gaussian, Neighbourhood, Point, Points
-from ..score import Score
+from ..model.score import Score
+from ..perturb.neighbourhoods import Gaussian, Neighbourhood, Point
+from ..perturb.points import Points
+from ..statistics.keys import Key
 from .base import Direct, mean
 
 

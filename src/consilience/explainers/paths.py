@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..card import Card
-from ..neighbourhood import Anchored, Baseline, Path
+from ..perturb.baseline import Baseline
+from ..perturb.neighbourhoods import Anchored, Path
 from .base import Explainer, Need
 
 SHARES = "none: in units of the score, signed"

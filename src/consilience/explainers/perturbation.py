@@ -11,14 +11,17 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import InputError
-from ..features import Features
-from ..masks import AUTO, Grids, Singles, Sliding, unit
-from ..neighbourhood import Baseline, Cloud, Points
-from ..quadratic import exact
-from ..score import Values
+from ..features.base import Features
+from ..model.score import Values
+from ..perturb.baseline import Baseline
+from ..perturb.masks import AUTO, Grids, Singles, Sliding, unit
+from ..perturb.points import Cloud, Points
+from ..statistics.tensors import exact
 from .base import Explainer, Need
 
 UNIT = "features (default: about 14 × 14 square patches of an image, elements otherwise)"
+
+
 ABSENT = "replaced by the baseline: for images blurred with σ = 10 pixels, else zero, unless given"
 
 
@@ -30,7 +33,7 @@ class FeatureAblation(Explainer):
     one square of an image after another). Exact, no randomness.
 
     Args:
-        features: what is taken away as one; default :func:`~consilience.features.coarse`.
+        features: what is taken away as one; default :func:`~consilience.features.images.coarse`.
         baselines: by what: None ("blur" for images, else zero), "zero", "mean", "blur", a number, a tensor F or (B, *F), or
             ``Baseline.samples(data)``, whose mean row is used.
     """
@@ -72,7 +75,8 @@ class Occlusion(Explainer):
     Args:
         window, stride: in features along each axis, one number or one for each axis. With ``features=Pixels()`` they are in
             pixels; the default is windows of 2 × 2 patches, moved by one patch.
-        features: the grid over which windows slide; default :func:`~consilience.features.coarse`. Segments have no order.
+        features: the grid over which windows slide; default :func:`~consilience.features.images.coarse`. Segments have
+            no order.
         baselines: as for :class:`FeatureAblation`.
     """
 

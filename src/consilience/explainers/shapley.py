@@ -13,9 +13,9 @@ import torch
 
 from ..card import Card
 from ..errors import InputError
-from ..features import Features
-from ..masks import Coalitions, Permutations
-from ..quadratic import exact
+from ..features.base import Features
+from ..perturb.masks import Coalitions, Permutations
+from ..statistics.tensors import exact
 from .base import Explainer, Need
 from .perturbation import ABSENT, UNIT, absent, give, one, removed
 
@@ -32,7 +32,7 @@ class KernelSHAP(Explainer):
 
     Args:
         n_samples: coalitions; None: 2 A + 2048 as in the shap package, hence exact up to 11 features.
-        features: what is taken away as one; default :func:`~consilience.features.coarse`; at most 1024.
+        features: what is taken away as one; default :func:`~consilience.features.images.coarse`; at most 1024.
         baselines: as for :class:`FeatureAblation`.
 
     Example:
@@ -115,7 +115,7 @@ class ShapleySampling(Explainer):
 
     Args:
         n_samples: orders, 25 as in Captum; an even number leaves none without its reverse.
-        features: what is taken away as one; default :func:`~consilience.features.coarse`.
+        features: what is taken away as one; default :func:`~consilience.features.images.coarse`.
         baselines: as for :class:`FeatureAblation`; each order has a row of ``Baseline.samples(data)``, as in Štrumbelj &
             Kononenko.
     """

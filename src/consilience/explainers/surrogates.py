@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import InputError
-from ..features import Features
-from ..keys import Key
-from ..masks import Halves
-from ..neighbourhood import Points
-from ..quadratic import exact
-from ..score import Score
-from ..surrogate import Maple, Memory, lasso, maple, moments, ridge
+from ..features.base import Features
+from ..model.score import Score
+from ..perturb.masks import Halves
+from ..perturb.points import Points
+from ..statistics.keys import Key
+from ..statistics.tensors import exact
+from ..surrogates.lime_maple import Maple, Memory, lasso, maple, moments, ridge
 from .base import Direct, Explainer, Need
 from .perturbation import ABSENT, UNIT, absent, give, like, removed
 
@@ -32,7 +32,7 @@ class LIME(Explainer):
 
     Args:
         n_samples: masks, 1000 as in the lime package. Fewer than features is possible but says little.
-        features: what is taken away as one; default :func:`~consilience.features.coarse`; at most 1024.
+        features: what is taken away as one; default :func:`~consilience.features.images.coarse`; at most 1024.
         baselines: as for :class:`FeatureAblation`; each mask has a row of ``Baseline.samples(data)``.
         ridge, l1: AGG §5.3 uses l1 = 0, .01, .1.
         kernel_width: .25 as in lime's images.
@@ -62,7 +62,7 @@ class LIME(Explainer):
             (
                 "lime's LimeTabularExplainer",
                 "perturbs by Gaussian noise or within quartiles around the training data and has no baseline: "
-                "consilience.surrogate.lime_tabular.",
+                "consilience.surrogates.lime_maple.lime_tabular.",
             ),
             (
                 "Captum's Lime",
@@ -107,7 +107,7 @@ class MAPLE(Direct):
     Args:
         data: rows (n, *F) from where the model is used, usually its training data.
         validation: rows that choose the number of columns; default a quarter of ``data``, drawn by the seed and held out.
-        forest: trees, leaves and penalty, see :class:`~consilience.surrogate.Maple`.
+        forest: trees, leaves and penalty, see :class:`~consilience.surrogates.lime_maple.Maple`.
     """
 
     data: Any = field(default=None, compare=False)

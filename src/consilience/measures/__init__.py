@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from ..errors import InputError, choose
+from ..task import Task
 from .agreement import (
     FeatureAgreement,
     PairwiseRankAgreement,
@@ -14,9 +15,18 @@ from .agreement import (
     RankCorrelation,
     SignAgreement,
     SignedRankAgreement,
-)  # fmt: skip
-from .base import Measure, Task
-from .curves import (
+)
+from .axiomatic import Completeness, LocalFidelity
+from .base import Measure
+from .complexity import EntropyComplexity, GiniSparseness, TruncatedL2
+from .faithfulness import (
+    FaithfulnessCorrelation,
+    FaithfulnessEstimate,
+    Infidelity,
+    MonotonicityCorrelation,
+    SensitivityN,
+)
+from .faithfulness_curves import (
     IROF,
     Deletion,
     EffectiveComplexity,
@@ -24,11 +34,8 @@ from .curves import (
     Monotonicity,
     PixelFlipping,
     RegionPerturbation,
-    RoadCombined,
-    RoadLeRF,
-    RoadMoRF,
     Selectivity,
-)  # fmt: skip
+)
 from .localisation import (
     AttributionLocalisation,
     LocalisationAUC,
@@ -36,12 +43,10 @@ from .localisation import (
     RelevanceMass,
     RelevanceRank,
     TopKLocalisation,
-)  # fmt: skip
-from .maps import EntropyComplexity, GiniSparseness, TruncatedL2
-from .masking import FaithfulnessCorrelation, FaithfulnessEstimate, Infidelity, MonotonicityCorrelation, SensitivityN
-from .neighbours import RIS, ROS, RRS, AvgSensitivity, KendallTau, LocalLipschitz, MaxSensitivity, TopKIntersection
-from .outputs import Completeness, LocalFidelity
+)
 from .randomisation import MPRT, EfficientMPRT, RandomLogit, SmoothMPRT
+from .road import RoadCombined, RoadLeRF, RoadMoRF
+from .robustness import RIS, ROS, RRS, AvgSensitivity, KendallTau, LocalLipschitz, MaxSensitivity, TopKIntersection
 
 MEASURES: dict[str, type[Measure]] = {
     cls.name: cls
@@ -63,6 +68,7 @@ MEASURES: dict[str, type[Measure]] = {
     )
 }  # fmt: skip
 
+
 SETS: dict[str, tuple[str, ...]] = {
     # One of each kind, cheap beside the explanations themselves.
     "default": (
@@ -71,6 +77,7 @@ SETS: dict[str, tuple[str, ...]] = {
     ),
     "all": tuple(MEASURES),
 }  # fmt: skip
+
 
 __all__ = ["MEASURES", "SETS", "Measure", "Task", "resolve", *(cls.__name__ for cls in MEASURES.values())]
 

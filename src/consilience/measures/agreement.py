@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..card import Card
-from .base import Measure, Task
-from .flat import flat, present, some
-from .ranks import Order, pairs, pearson, ranks, top
+from ..statistics.ranks import Order, pairs, pearson, ranks, top
+from ..task import Task
+from .base import Measure, flat, present, some
 
 KRISHNA = "Krishna et al. 2022, arXiv 2202.01602"
 
@@ -40,7 +40,7 @@ class Agreement(Measure):
         return found.masked_fill(own, torch.nan).nanmean(-1)
 
     def _describe(self, values: Tensor, there: Tensor | None) -> list[Any]:
-        """What is compared of each row, (B, R, A) each, or an :class:`~consilience.measures.ranks.Order`."""
+        """What is compared of each row, (B, R, A) each, or an :class:`~consilience.statistics.ranks.Order`."""
         raise NotImplementedError
 
     def _compare(self, one: list[Any], two: list[Any], there: Tensor | None) -> Tensor:

@@ -2,64 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..card import Card
-from ..features import Features
-from ..keys import Key
-from ..neighbourhood import Points
-from ..score import Score
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Task:
-    """What there is to judge: R attributions of each of B inputs, and the means to ask the model again.
-
-    ``maps`` (B, R, *A): as shown, after features, sign and scale. ``raw`` (B, R, *A): signed and unscaled contributions for
-    measures in output units, NaN in rows that are none (mixtures, heat maps); ``kinds``: the kind of each row.
-    ``explain(score, points)`` → (N, R, *A): the same rows elsewhere, for neighbours or another model (``score.using(model)``)
-    or another output (``score.towards(target)``). ``regions`` (B, *A) bool: where the evidence is known to be; None: unknown.
-    ``reference`` (B, *A): an attribution that is asked for; None: none.
-    """
-
-    score: Score
-    points: Points
-    maps: Tensor
-    features: Features
-    explain: Callable[[Score, Points], Tensor]
-    key: Key
-    names: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ()
-    raw: Tensor | None = None
-    regions: Tensor | None = None
-    reference: Tensor | None = None
-    memory: dict[Hashable, Any] = field(default_factory=dict, repr=False)
-
-    def once(self, what: Hashable, make: Callable[[], T]) -> T:
-        """``make()``, computed once for each ``what``: how measures that need the same evaluations share them.
-
-        Only small things (B, R, draws) belong here, no maps."""
-        if what not in self.memory:
-            self.memory[what] = make()
-        return self.memory[what]
-
-    def stream(self, name: str) -> Key:
-        """The draws of one kind of perturbation: the same for every measure that names it."""
-        return self.key / name
-
-    def only(self, index: Any) -> Task:
-        """Some of the inputs, with a memory of its own."""
-        pick = lambda t: None if t is None else t[index]  # noqa: E731
-        return replace(
-            self, points=self.points[index], maps=self.maps[index], raw=pick(self.raw), regions=pick(self.regions),
-            reference=pick(self.reference), memory={},
-        )  # fmt: skip
+from ..errors import InputError
+from ..perturb import points
+from ..statistics.tensors import exact
+from ..task import Task
 
 
 class Measure:
@@ -84,3 +36,43 @@ class Measure:
     def __call__(self, task: Task) -> Tensor:
         """(B, R): one number for each input and row."""
         raise NotImplementedError
+
+
+def flat(maps: Tensor) -> Tensor:
+    """(N, R, *A) → (N, R, A) float64."""
+    return exact(maps.flatten(2))
+
+
+def present(task: Task) -> Tensor | None:
+    """(B, A) bool: which features each input has; None where every input has all."""
+
+    def make() -> Tensor | None:
+        has = points.present(task.features, task.points)
+        return None if bool(has.all()) else has.to(exact(task.maps[:0]).device)
+
+    return task.once("present", make)
+
+
+def some(present: Tensor | None, which: slice | Tensor) -> Tensor | None:
+    """(n, 1, A): presence of some of the inputs, to be broadcast over rows."""
+    return None if present is None else present[which][:, None]
+
+
+def region(task: Task) -> Tensor:
+    """(B, 1, A) bool: where the evidence is, among the features that the input has."""
+    if task.regions is None:
+        raise InputError("regions: this measure needs the region where the evidence is known to be, (B, *A) bool")
+    if task.regions.shape != task.maps.shape[:1] + task.maps.shape[2:]:
+        expected = tuple(task.maps.shape[:1] + task.maps.shape[2:])
+        raise InputError(
+            f"regions: shape {tuple(task.regions.shape)}, expected {expected}: one place for each feature of the maps; "
+            "reduce masks over elements to features first, e.g. features.reduce(mask, owner) > 0"
+        )
+    inside = task.regions.flatten(1).bool().to(exact(task.maps[:0]).device)
+    there = present(task)
+    return (inside if there is None else inside & there)[:, None]
+
+
+def none_is_nan(value: Tensor, where: Tensor) -> Tensor:
+    """NaN where the condition fails."""
+    return torch.where(where, value, torch.nan)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import InputError
-from .base import Measure, Task
-from .flat import flat, none_is_nan, present, region, some
-from .ranks import ranks, top
+from ..statistics.ranks import ranks, top
+from ..task import Task
+from .base import Measure, flat, none_is_nan, present, region, some
 
 EMPTY = "the region is empty or everything, or the map has no positive value to judge"
 

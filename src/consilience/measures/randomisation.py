@@ -21,21 +21,28 @@ from torch import Tensor, nn
 
 from ..card import Card
 from ..errors import InputError, choose
-from ..keys import Key
-from ..neighbourhood import Gaussian, Points, neighbours
-from ..quadratic import exact
-from ..score import Score
-from .base import Measure, Task
-from .flat import flat, none_is_nan, present, some
-from .neighbours import constant, zero_if_only_other_constant
-from .ranks import pearson, spearman
+from ..model.score import Score
+from ..perturb.neighbourhoods import Gaussian, neighbours
+from ..perturb.points import Points
+from ..statistics.keys import Key
+from ..statistics.ranks import pearson, spearman
+from ..statistics.tensors import exact
+from ..task import Task
+from .base import Measure, flat, none_is_nan, present, some
+from .neighbour_pass import constant, zero_if_only_other_constant
 
 ORDERS = ("top_down", "bottom_up", "independent")
+
+
 SIMILARITIES = ("spearman", "pearson", "ssim")
+
+
 WEIGHTS = (
     "keyed draws, the same for all inputs: each submodule's reset_parameters; normal with the parameter's own mean and "
     "deviation where it has none"
 )
+
+
 QUANTUS = (
     "redraws with torch.manual_seed and reset_parameters only, so that parameters outside such modules stay trained"
 )

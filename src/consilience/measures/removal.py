@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, choose
-from ..features import Elements, Features, Pixels, coarse
-from ..keys import Key
-from ..neighbourhood import present
-from ..quadratic import exact
-from ..score import Score, _wide, probabilities
-from .base import Task
-from .imputation import Imputer
+from ..features.base import Elements, Features
+from ..features.images import Pixels, coarse
+from ..model.score import Score, _wide, probabilities
+from ..perturb.imputation import Imputer
+from ..perturb.points import present
+from ..statistics.keys import Key
+from ..statistics.tensors import exact
+from ..task import Task
 
 VALUES = ("change", "score", "probability", "accuracy")
+
+
 ROOM = 2**25  # numbers of maps in a group of inputs
 
 
@@ -185,7 +188,7 @@ def settled(values: Tensor, unit: Tensor | None = None) -> Tensor:
 
 def chosen(task: Task, features: Features | None) -> Features:
     """The features to take away: those asked for; else those of the maps, or, where these are elements or pixels,
-    :func:`~consilience.features.coarse` ones."""
+    :func:`~consilience.features.images.coarse` ones."""
     if features is not None:
         return features
     fine = isinstance(task.features, Elements | Pixels)

@@ -1,18 +1,19 @@
-"""Generalised L2 metrics: residuals affine in the attribution, folded into small matrices (:mod:`..quadratic`).
+"""Generalised L2 metrics: residuals affine in the attribution, folded into small matrices (:mod:`..statistics.evidence`).
 
 One law is the contract: for Σw = 1, residuals(Σ wφ) = Σ w residuals(φ) on the same draws.
 """
 
 from __future__ import annotations
 
-from ..objective import Term
 from .alignment import Alignment
+from .fidelity import Completeness, LocalFidelity
 from .infidelity import Infidelity
-from .outputs import Completeness, LocalFidelity
+from .objective import Term
 from .sensitivity import AverageSensitivity
 
 METRICS: dict[str, type[Term]] = {
     cls.__name__: cls for cls in (AverageSensitivity, Infidelity, Alignment, LocalFidelity, Completeness)
 }
+
 
 __all__ = ["METRICS", "Alignment", "AverageSensitivity", "Completeness", "Infidelity", "LocalFidelity"]

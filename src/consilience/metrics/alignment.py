@@ -9,9 +9,11 @@ from torch import Tensor
 from .. import simplex
 from ..card import Card
 from ..errors import InputError
-from ..neighbourhood import Points
-from ..objective import Term
-from ..quadratic import Evidence, Quadratic, average_sensitivity, exact, relative_sensitivity
+from ..perturb.points import Points
+from ..statistics.criteria import average_sensitivity, relative_sensitivity
+from ..statistics.evidence import Evidence, Quadratic
+from ..statistics.tensors import exact
+from .objective import Term
 from .sensitivity import gram
 
 

@@ -12,12 +12,18 @@ from torch import Tensor
 from .. import simplex
 from ..card import Card
 from ..errors import InputError, choose
-from ..features import Features, coarse
-from ..keys import Key
-from ..neighbourhood import Baseline, Masked, Points
-from ..objective import Block, Term
-from ..quadratic import FLAT, Evidence, Responses, exact, faithfulness_correlation
-from ..score import Score
+from ..features.base import Features
+from ..features.images import coarse
+from ..model.score import Score
+from ..perturb.baseline import Baseline
+from ..perturb.masks import Masked
+from ..perturb.points import Points
+from ..simplex import FLAT
+from ..statistics.criteria import faithfulness_correlation
+from ..statistics.evidence import Evidence, Responses
+from ..statistics.keys import Key
+from ..statistics.tensors import exact
+from .objective import Block, Term
 
 SCALINGS = ("correlation", "free", "paper", "raw", "code")
 
@@ -28,8 +34,8 @@ class Infidelity(Term):
 
     Args:
         features: the masks' unit, whose name is printed beside every value, which depends on it strongly. Default: for
-            images square patches, about 14 to the short side (16 pixels at 224), see :func:`~consilience.features.coarse`;
-            elements otherwise.
+            images square patches, about 14 to the short side (16 pixels at 224), see
+            :func:`~consilience.features.images.coarse`; elements otherwise.
         share: int(share · K) of the K features are replaced.
         baseline: by what: "blur" (σ = 10 pixels; the default for images), "mean", "zero" (the default otherwise), a
             number, or a tensor.

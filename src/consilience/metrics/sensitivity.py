@@ -11,11 +11,14 @@ from torch import Tensor
 from .. import simplex
 from ..card import Card
 from ..errors import InputError
-from ..keys import Key
-from ..neighbourhood import Neighbourhood, Points, Uniform, neighbours
-from ..objective import Term
-from ..quadratic import Evidence, Quadratic, average_sensitivity, exact, relative_sensitivity
-from ..score import Score
+from ..model.score import Score
+from ..perturb.neighbourhoods import Neighbourhood, Uniform, neighbours
+from ..perturb.points import Points
+from ..statistics.criteria import average_sensitivity, relative_sensitivity
+from ..statistics.evidence import Evidence, Quadratic
+from ..statistics.keys import Key
+from ..statistics.tensors import exact
+from .objective import Term
 
 Maps = Callable[[Points], Tensor]
 

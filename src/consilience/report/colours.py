@@ -11,9 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVELS = 63  # odd: zero of the signed palette is a level of its own
+
+
 MISSING = (0.54, 0.54, 0.54)
+
+
 PERCENTILE = 99.5
+
+
 FADE = 1.8
+
 
 # matplotlib's inferno (CC0) at 33 equal steps, and ColorBrewer's RdBu (Apache-2.0) from blue to red.
 INFERNO = (
@@ -21,6 +28,8 @@ INFERNO = (
     "bc3754 c73e4c d24644 db503b e45a31 eb6628 f1731d f68013 f98e09 fb9d07 fcac11 fbbc21 f9cb35 f5db4c f2ea69 f3f68a "
     "fcffa4"
 )
+
+
 RED_BLUE = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f"
 
 

@@ -14,10 +14,20 @@ from .entry import Entry, feature_names, surface, top_features
 from .table import Row, rows, short
 
 WIDTH = 13.0  # inches
+
+
 DPI = 110
+
+
 MARGIN, GAP = 0.35, 0.28
+
+
 COLUMNS = 5
+
+
 COMPARISON = 2.95  # height of the bars beside the pictures
+
+
 INK, SOFT, FAINT, ACCENT, COOL = "#1b1b1f", "#5c5c66", "#e4e4ea", "#b3315b", "#2166ac"
 
 

@@ -21,7 +21,11 @@ from .plane import plane
 from .table import CRITERIA, Cell, Digits, Row, average, rows, short
 
 SIDE = 224  # pixels of an embedded picture
+
+
 THUMB = 96
+
+
 GRID = 56  # side of the grids that the browser mixes
 
 

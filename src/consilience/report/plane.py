@@ -11,8 +11,14 @@ from typing import Any
 from .table import Row, short
 
 WIDTH, HEIGHT = 520, 400
+
+
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 16, 46
+
+
 SIZE = 12.5  # letters, in user units
+
+
 X, Y = "relative_sensitivity", "faithfulness_correlation"
 
 

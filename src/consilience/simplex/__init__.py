@@ -4,6 +4,8 @@ Axes: B inputs, k explainers. Everything is float64 inside, on the input's devic
 answer for one input does not depend on the others.
 """
 
+from __future__ import annotations
+
 from .active_set import nnls
 from .convex import FLAT, correlation, quadratic, scale_free
 from .descent import descend, project

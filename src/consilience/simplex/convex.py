@@ -11,6 +11,8 @@ from .solution import EPS, Solution, corner, diagonal, even, finish, form, in_do
 
 CONSTANT = 1e-26
 """A constant response has a variance of rounding only, about (1e-16)² of the others'."""
+
+
 FLAT = 1e-13
 """… and one of this share of its own mean square: maps are float32, so a uniform map's responses differ by 1e-14 at most."""
 

@@ -10,8 +10,14 @@ from .convex import _nearest
 from .solution import EPS, Solution, corner, diagonal, even, finish, form, in_double, normalise, usable
 
 EXHAUSTIVE = 12  # up to this many explainers every support is looked at (or provably need not be)
+
+
 RIDGE = 1e-13
+
+
 CANCELLED = 1e-10  # wᵀHw below this share of (Σ w_j √H_jj)²: the maps cancel and what is left is rounding
+
+
 CHUNK = 2**21  # numbers in one batch of k × k blocks
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from ..errors import InputError
 
 EPS = torch.finfo(torch.float64).eps
+
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -14,11 +14,23 @@ from .ratios import CANCELLED, ratio
 from .solution import Solution, convert, diagonal, finish, in_double, normalise, usable
 
 MUS = tuple(torch.logspace(-3, 3, 25, dtype=torch.float64).tolist())
+
+
 ITERATIONS = 60  # 99 of 100 descents are within 1e-6 of their minimum then; points between are refined further
+
+
 TRIAL, STRAYS = 15, 2  # iterations with every start; how many starts of a μ go on beside the best
+
+
 STARTS, ROUNDS, STEPS = 8, 3, 15  # of the descents that refine a pick; a multiplier's rounds, iterations in each
+
+
 BINS = 64  # points kept along one front, beside the corners and the two optima
+
+
 ROWS = 2**16  # descents at a time
+
+
 WIDE = 10  # inputs from which the scan is faster on an H200 (.11 s for up to 300) than on a processor (.01 s each)
 
 

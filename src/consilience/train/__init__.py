@@ -7,16 +7,7 @@ regularisers are added to yours. See docs/training.md.
 from __future__ import annotations
 
 from .attack import PGD, bounds_of, normalised
-from .base import (
-    Balanced,
-    Loss,
-    Regulariser,
-    TrainingObjective,
-    WarmUp,
-    cross_entropy,
-    logistic,
-    squared_error,
-)
+from .base import Balanced, Loss, Regulariser, TrainingObjective, WarmUp, cross_entropy, logistic, squared_error
 from .expo import Fidelity, Fidelity1D, Stability
 from .gradients import AttributionPrior, IGCosine, InputGradientPenalty, LocalGradientAlignment
 from .penalty import InsertionDeletion, Penalty

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..score import borrowed
+from ..model.state import borrowed
 from .passes import Passes, like
 
 Size = float | Tensor
+
+
 Bounds = tuple[Size, Size]
 
 

@@ -12,10 +12,12 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from ..errors import InputError, choose
-from ..keys import Key
+from ..statistics.keys import Key
 from .passes import Passes
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
 Schedule = Callable[[int], float]
 
 

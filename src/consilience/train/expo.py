@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..quadratic import exact
+from ..statistics.tensors import exact
 from .base import Regulariser
 from .passes import Passes
 

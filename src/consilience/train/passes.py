@@ -21,11 +21,15 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import InputError
-from ..keys import Key
-from ..score import _layout
+from ..model.score import _layout
+from ..statistics.keys import Key
 
 Rows = Callable[[Tensor, bool], Tensor]
+
+
 Finish = Callable[[Tensor, Tensor], Tensor]
+
+
 Gradients = list[Tensor | None]
 
 

@@ -18,12 +18,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import InputError
 from ..explainers import Explainer, Normalised, Stack, resolve
-from ..features import Features, features_for
-from ..keys import fold
-from ..neighbourhood import Baseline, Points
-from ..objective import Objective, Term
-from ..quadratic import Evidence, Quadratic, Responses
-from ..score import Score
+from ..features.base import Features
+from ..features.images import features_for
+from ..metrics.objective import Objective, Term
+from ..model.score import Score
+from ..perturb.baseline import Baseline
+from ..perturb.points import Points
+from ..statistics.evidence import Evidence, Quadratic, Responses
+from ..statistics.keys import fold
 from .base import Loss, Regulariser
 from .passes import Passes, chunks, known, summed
 

@@ -1,0 +1,274 @@
+"""Attacks on predictions and on attributions, and what survives them: NA, AA, IN, CO.
+
+Every input is attacked by itself, many at once; every draw is a function of (key, id, number of the restart), so no
+result depends on batch, chunk or order.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from ..errors import InputError, choose
+from ..model.batching import Batch
+from ..model.score import Score
+from ..model.softplus import Softplus
+from ..model.state import borrowed
+from ..perturb.baseline import Baseline
+from ..perturb.neighbourhoods import Path
+from ..perturb.points import Points
+from ..statistics.keys import Key
+from ..statistics.ranks import kendall
+from .box import Ball, Bound
+
+KINDS = ("top_k", "mass_centre", "random")
+
+
+_KEY = Key(0, "attacks")
+
+
+def _score(model: Any, x: Tensor, y: Tensor, ids: Any, max_batch: int) -> Score:
+    score = copy.copy(model) if isinstance(model, Score) else Score(model)
+    score.target, score.kind, score.batch = y, "logit", Batch(max_batch)
+    score.ids = score.ids if ids is None else ids
+    bound = score.at(x)
+    if bound.outputs.shape[1] < 2:
+        raise InputError("model: attacks need logits of two classes or more, got one output")
+    return bound
+
+
+def _margin(outputs: Tensor, target: Tensor) -> Tensor:
+    """(N,): logit of the class minus the largest other one; positive where the class is predicted."""
+    own = target[:, None]
+    return (outputs.gather(1, own) - outputs.scatter(1, own, -torch.inf).amax(1, keepdim=True))[:, 0]
+
+
+def _cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
+    return nnf.cross_entropy(outputs, target, reduction="none")
+
+
+def pgd(
+    model: Any,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Bound,
+    steps: int,
+    step_size: float,
+    restarts: int = 1,
+    bounds: tuple[Bound, Bound] = (0.0, 1.0),
+    key: Key = _KEY,
+    ids: Any = None,
+    max_batch: int = 1024,
+) -> Tensor:
+    """Projected gradient ascent on the cross-entropy, with signs (Madry et al. 2018, arXiv 1706.06083).
+
+    z ← project(z + ``step_size`` · sign ∇_z CE(f(z), y)) from x + U(−ε, ε), ``steps`` times. Of the restarts' last
+    iterates each input gets a misclassified one if there is any, then the one with the largest cross-entropy.
+
+    Args:
+        model: an ``nn.Module`` or callable from inputs to logits, or a :class:`.score.Score` of one; used in eval mode.
+        x: (B, *F), within ``bounds``. y: (B,) int64.
+        eps, bounds: in units of the model's input, numbers or tensors that broadcast to x.
+        ids: (B,) identities of the inputs, which name their draws; default 0 … B − 1.
+        max_batch: rows in flight.
+
+    Returns:
+        (B, *F).
+    """
+    score = _score(model, x, y, ids, max_batch)
+    ascent = copy.copy(score)
+    ascent.kind = _cross_entropy
+    ball, owner = Ball(x, eps, bounds), torch.arange(len(x), device=x.device)
+    found, best = x.clone(), x.new_full((len(x),), -torch.inf)
+    wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    with borrowed(score.model, freeze=True):
+        for restart in range(restarts):
+            z = ball.random(key / "start", score.ids, restart)
+            for _ in range(steps):
+                z = ball.project(z + step_size * ascent.grad(z, owner).sign().to(z))
+            outputs = score.outputs_of(z, owner)
+            loss, missed = _cross_entropy(outputs, score.targets), _margin(outputs, score.targets) <= 0
+            better = (missed & ~wrong) | ((missed == wrong) & (loss > best))
+            found[better], best[better], wrong = z[better], loss[better].to(best), wrong | missed
+    return found
+
+
+def ig_map(score: Score, points: Points, steps: int = 100, baseline: Any = None, graph: bool = False) -> Tensor:
+    """s(x) = Σ_c |IG_c(x)|, scaled to sum to the number of pixels, (N, *F) → (N, H, W); not images: |IG|, (N, *F).
+
+    IG_c is the integrated gradient of each row's own score from ``baseline`` (default: zero, black), by Gauss–Legendre
+    quadrature with ``steps`` points. A map of zeros stays one. ``graph``: differentiable in ``points.x``.
+    """
+    cloud = Path(Baseline.of(baseline), steps).draw(points, range(steps), Key(0, "path"), steps)
+    gradient = score.evaluate(cloud.points, cloud.owner, gradient=True, graph=graph).gradient
+    assert gradient is not None and cloud.delta is not None
+    mean = torch.einsum("s,ns...->n...", cloud.weights.double(), cloud.split(gradient).double())
+    size = (mean * cloud.split(cloud.delta)[:, 0].double()).abs()
+    size = size.sum(1) if size.ndim == 4 else size
+    total = size.flatten(1).sum(1).view(-1, *[1] * (size.ndim - 1))
+    return size * (size[0].numel() / torch.where(total == 0, 1.0, total))
+
+
+def top_k(maps: Tensor, k: int) -> Tensor:
+    """(B, *A) → (B, *A) bool: the k largest features of each map; of equal values the first counts."""
+    flat = maps.detach().flatten(1)
+    if not 1 <= k <= flat.shape[1]:
+        raise InputError(f"k: from 1 to the number of features, {flat.shape[1]}; got {k}")
+    order = flat.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True).view(maps.shape)
+
+
+def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
+    """|top-k(a) ∩ top-k(b)| / k, (B, *A) twice → (B,) float64.
+
+    >>> top_k_intersection(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[4.0, 1.0, 3.0, 5.0]]), 2)
+    tensor([0.5000], dtype=torch.float64)
+    """
+    if a.shape != b.shape:
+        raise InputError(f"a, b: maps of the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    return (top_k(a, k) & top_k(b, k)).flatten(1).sum(1).double() / k
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """What an attack on B attributions found in R restarts.
+
+    ``x`` (R, B, *F): the inputs; ``maps`` (R, B, *A) their attributions, ``original`` (B, *A) those of the clean inputs;
+    ``tau`` (R, B) Kendall's τ-b of the two; ``found`` (R, B): whether any step kept the label and lowered τ. Where none did,
+    x and the map are the clean ones and τ is 1.
+    """
+
+    x: Tensor
+    maps: Tensor
+    original: Tensor
+    tau: Tensor
+    found: Tensor
+
+
+@dataclass(frozen=True)
+class ImportanceAttack:
+    """The iterative feature-importance attack (Ghorbani et al. 2019, *Interpretation of Neural Networks Is Fragile*, arXiv
+    1710.10547) on :func:`ig_map`: change the attribution within the ball and keep the predicted class.
+
+    z ← project(z + ``step_size`` · sign ∇_z D(s(z))), ``steps`` times from x + U(−ε, ε), in each of ``restarts``, with the
+    map s of the :class:`Softplus` copy of the network. D is, by ``kind``,
+
+    - "top_k": −Σ of s over the ``k`` largest pixels of the clean map;
+    - "mass_centre": the squared distance of the map's centre of mass from the clean map's (images only);
+    - "random": none; signs are drawn, the control.
+
+    Of the iterates that the network itself gives the label ``y``, the one is kept whose map (the network's, not the
+    copy's) has the smallest Kendall τ-b with the clean map. The restarts start at different points; in the authors' code
+    they are identical.
+
+    ``points``: IG points of the maps that are compared; ``attack_points``: of the copy's (None: the same). ``beta``: of
+    the softplus. ``eps``, ``bounds``: as for :func:`pgd`. Cost for one input: at most restarts · steps · (points gradients
+    + attack_points gradients of gradients).
+    """
+
+    eps: float
+    steps: int
+    step_size: float
+    k: int
+    kind: str = "top_k"
+    restarts: int = 3
+    points: int = 100
+    attack_points: int | None = None
+    beta: float = 10.0
+    bounds: tuple[float, float] = (0.0, 1.0)
+    baseline: Any = None
+
+    def __post_init__(self) -> None:
+        choose("kind", self.kind, KINDS)
+        for name in ("steps", "k", "restarts", "points"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: a positive integer, got {getattr(self, name)}")
+
+    def __call__(
+        self,
+        model: Any,
+        x: Tensor,
+        y: Tensor,
+        *,
+        key: Key = _KEY,
+        ids: Any = None,
+        max_batch: int = 1024,
+    ) -> Attacked:
+        """Attack the maps of ``x`` (B, *F) towards their classes ``y`` (B,), the inputs taken a few at a time so that at
+        most ``max_batch`` rows (and one input's points, if these are more) are in flight."""
+        score = _score(model, x, y, ids, max_batch)
+        Ball(x, self.eps, self.bounds)
+        smooth = score if self.kind == "random" else score.using(Softplus(score.model, self.beta))  # type: ignore[arg-type]
+        points = Points(x, torch.arange(len(x), device=x.device), score.ids, len(x))
+        size = max(1, max_batch // max(self.points, self.attack_points or 0))
+        with borrowed(score.model, freeze=True):
+            parts = [self._attack(score, smooth, points[at], key) for at in torch.arange(len(x)).split(size)]
+        tau, maps, found = (torch.cat([getattr(p, name) for p in parts], 1) for name in ("tau", "maps", "x"))
+        return Attacked(found, maps, torch.cat([p.original for p in parts]), tau, tau < 1)
+
+    def _attack(self, score: Score, smooth: Score, points: Points, key: Key) -> Attacked:
+        ball = Ball(points.x, self.eps, self.bounds)
+        original = ig_map(score, points, self.points, self.baseline)
+        chosen = top_k(original, self.k)
+        best = [self._restart(score, smooth, points, ball, original, chosen, key, r) for r in range(self.restarts)]
+        x, maps, tau = (torch.stack(part) for part in zip(*best, strict=True))
+        return Attacked(x, maps, original, tau, tau < 1)
+
+    def _restart(
+        self,
+        score: Score,
+        smooth: Score,
+        points: Points,
+        ball: Ball,
+        original: Tensor,
+        chosen: Tensor,
+        key: Key,
+        restart: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x, maps = points.x.clone(), original.clone()
+        tau = torch.ones(len(x), dtype=torch.float64, device=x.device)
+        target = score.targets[points.owner]
+        z = ball.random(key / "start", points.ids, restart)
+        for step in range(self.steps):
+            if self.kind == "random":
+                number = restart * self.steps + step
+                direction = (key / "signs").uniform(points.ids, number, x.shape[1:], x.dtype) - 0.5
+            else:
+                direction = self._gradient(smooth, points, z, original, chosen)
+            z = ball.project(z + self.step_size * direction.sign().to(z))
+            kept = (_margin(score.outputs_of(z, points.owner), target) > 0).nonzero()[:, 0]
+            if not len(kept):
+                continue
+            moved = ig_map(score, Points(z, points.owner, points.ids)[kept], self.points, self.baseline)
+            found = kendall(original[kept].flatten(1), moved.flatten(1))
+            better = found < tau[kept]
+            at = kept[better]
+            x[at], maps[at], tau[at] = z[at], moved[better], found[better]
+        return x, maps, tau
+
+    def _gradient(self, smooth: Score, points: Points, z: Tensor, original: Tensor, chosen: Tensor) -> Tensor:
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            at = Points(z, points.owner, points.ids)
+            s = ig_map(smooth, at, self.attack_points or self.points, self.baseline, graph=True)
+            if self.kind == "top_k":
+                distance = -(s * chosen).sum()
+            else:
+                distance = (_centre(s) - _centre(original)).square().sum()
+            (gradient,) = torch.autograd.grad(distance, z)
+        return gradient
+
+
+def _centre(maps: Tensor) -> Tensor:
+    """(N, H, W) → (N, 2): the centre of mass, in pixels."""
+    if maps.ndim != 3:
+        raise InputError(f"kind: 'mass_centre' needs images (N, C, H, W), got maps of shape {tuple(maps.shape[1:])}")
+    rows, columns = (torch.arange(n, dtype=maps.dtype, device=maps.device) for n in maps.shape[1:])
+    mass = maps.sum((1, 2)).clamp(min=torch.finfo(maps.dtype).tiny)
+    return torch.stack([maps.sum(2) @ rows, maps.sum(1) @ columns], 1) / mass[:, None]

@@ -1,0 +1,1 @@
+"""How maps become one: aggregations, weights, regret, sequential draws."""

@@ -1,0 +1,41 @@
+"""Objectives by name."""
+
+from __future__ import annotations
+
+from ..errors import choose
+from ..metrics import AverageSensitivity, Infidelity
+from ..metrics.front import Aim, Front, parse
+from ..metrics.objective import Objective, Term
+from .aggregations import UNSOLVED
+
+TERMS: dict[str, Aim | Term] = {
+    "robust": AverageSensitivity(),
+    "faith": Infidelity(),
+    "opt": Front(AverageSensitivity(), Infidelity()),
+    "paper_robust": AverageSensitivity(relative=False),
+    "paper_faith": Infidelity(scaling="paper"),
+    "paper_opt": Objective(
+        ((1.0, AverageSensitivity(relative=False)), (1.0, Infidelity(scaling="paper"))), "frobenius"
+    ),
+    "paper_code": Infidelity(scaling="code"),
+    "relative_sensitivity": AverageSensitivity(),
+    "average_sensitivity": AverageSensitivity(relative=False),
+    "faithfulness_correlation": Infidelity(),
+    "infidelity": Infidelity(scaling="free"),
+}
+
+
+OBJECTIVES = ("robust", "faith", "opt", *UNSOLVED, "paper_robust", "paper_faith", "paper_opt", "paper_code")
+
+
+def aim(objective: str | Aim | Term) -> Aim | str:
+    """A named objective, an expression, a metric or a sum of metrics; those that solve nothing stay names."""
+    if isinstance(objective, Term):
+        return Objective(((1.0, objective),))
+    if not isinstance(objective, str):
+        return objective
+    if objective in UNSOLVED:
+        return objective
+    return parse(objective, TERMS) if ("+" in objective or "*" in objective) else parse(
+        choose("objective", objective, [*OBJECTIVES, *TERMS]), TERMS
+    )  # fmt: skip

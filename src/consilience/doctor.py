@@ -1,0 +1,184 @@
+"""Which methods are valid for a model, and the proof."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .explain.prepare import warnings_of
+from .explainers import METHODS, Direct, Explainer, Stack, resolve
+from .model.backward_rules import Call, survey
+from .model.score import Score
+from .model.state import borrowed
+from .perturb.points import Points
+from .statistics.keys import Key
+
+SATURATED = 1 - 1e-4
+
+
+FEW = 256
+"""Evaluations that are enough to see whether a sampling method works; it draws fewer samples if it would take more."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One method on this model: ``valid``; ``proof`` says by what, or why not."""
+
+    method: str
+    valid: bool
+    proof: str
+    completeness_error: float | None = None
+
+    def line(self, width: int = 18) -> str:
+        return f"{'ok ' if self.valid else 'no '} {self.method:<{width}}  {self.proof}"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What :func:`doctor` found; ``str()`` is a report for people."""
+
+    checks: list[Check]
+    calls: list[Call]
+    layer: str | None
+    outputs: tuple[int, ...]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def valid(self) -> list[str]:
+        return [check.method for check in self.checks if check.valid]
+
+    def __str__(self) -> str:
+        width = max(len(check.method) for check in self.checks)
+        return "\n".join([self.summary, "", *(check.line(width) for check in self.checks)])
+
+    @property
+    def summary(self) -> str:
+        """All but the methods."""
+        lines = [
+            f"outputs   {self.outputs[1]} per input",
+            f"layer     {self.layer or 'none'} (for class activation maps)",
+        ]
+        found = Counter((call.op, call.form) for call in self.calls)
+        places = Counter((call.op, call.module) for call in self.calls if call.module)
+        reused = sorted({module for (_, module), count in places.items() if count > 1 and module})
+        calls = ", ".join(f"{op} × {count} ({form})" for (op, form), count in sorted(found.items())) or "none seen"
+        lines += [f"calls     {calls}", f"reused    {', '.join(reused[:8]) or 'no activation module is called twice'}"]
+        return "\n".join(lines + [f"warning   {warning}" for warning in self.warnings])
+
+    __repr__ = __str__
+
+
+def doctor(
+    model: Any,
+    x: Tensor,
+    target: Any = None,
+    methods: Any = None,
+    seed: int = 0,
+    progress: Callable[[Check], None] | None = None,
+) -> Diagnosis:
+    """Try every method on ``x`` (B, *F) and prove what can be proved.
+
+    Path and rescale methods are proved by their completeness error |Σφ − (f(x) − f(b))| / |f(x) − f(b)|, the largest over
+    the batch; the others by a finite, non-zero map, of about ``FEW`` samples. Also: activation calls and their form, batch
+    norm left in training mode, saturated or non-finite outputs, outputs that depend on the other rows of a batch or are drawn
+    at random. ``progress`` is called with each method's :class:`Check`.
+    """
+    x = x.detach()
+    explainers: list[Explainer] = resolve(list(METHODS) if methods is None else methods)
+    warnings = _modes(model)
+    score = Score(model, target).at(x)
+    points = Points(x, torch.arange(len(x), device=x.device), score.ids)
+    if not bool(score.outputs.isfinite().all()):
+        warnings.append("outputs are not finite: check the weights and the preprocessing")
+    elif score.outputs.shape[1] > 1 and bool((score.outputs.softmax(1).amax(1) > SATURATED).any()):
+        warnings.append(
+            "a probability is above 0.9999: gradients of kind='probability' vanish there; explain the logit or the margin"
+        )
+    warnings += warnings_of(score.outputs) + _alone(score, points)
+    checks = []
+    for explainer in explainers:
+        checks.append(_check(score, points, _fewer(explainer, x.shape[1:]), seed))
+        if progress:
+            progress(checks[-1])
+    calls: list[Call] = []
+    if isinstance(model, nn.Module):
+        with torch.no_grad(), borrowed(model, freeze=True):
+            calls = survey(model, lambda: model(torch.cat([x[:1], x[:1] / 2])))
+    layer = score._layers.get("auto")
+    return Diagnosis(checks, calls, layer.name if layer else None, tuple(score.outputs.shape), warnings)
+
+
+def _check(score: Score, points: Points, explainer: Explainer, seed: int) -> Check:
+    name = explainer.name
+    stack = Stack([explainer], seed)
+    try:
+        raw = stack.attribute(score, points)[:, 0]
+    except Exception as error:  # any failure is a finding here, and is reported by name
+        return Check(name, False, str(error).splitlines()[0] if str(error) else type(error).__name__)
+    if not bool(raw.isfinite().all()):
+        return Check(name, False, "NaN or infinite values in the map")
+    if not bool((raw.flatten(1) != 0).any(1).all()):
+        return Check(name, False, "the map is zero everywhere: nothing to explain, or the layer is dead")
+    if not explainer.complete or isinstance(explainer, Direct):
+        return Check(name, True, "finite and not zero")
+    need = explainer.need
+    key = Key(seed, "explainer") / need.stream
+    total = need.total(points.x.shape[1:])
+    cloud = need.where.draw(points, range(1 if need.rule else total), key, total)
+    assert cloud.origin is not None
+    origin = score(cloud.origin, cloud.owner).double()
+    fall = score.clean.double() - cloud.split(origin).mean(1)
+    gap = float(((raw.flatten(1).double().sum(1) - fall).abs() / fall.abs()).max())
+    proof = f"completeness error {gap:.1e} of f(x) − f(baseline)"
+    if gap > 0.1 and need.where.__class__.__name__ == "Path":
+        proof += ": raise the number of steps or samples"
+    return Check(name, gap < 0.1 or name == "expected_gradients", proof, gap)
+
+
+def _fewer(explainer: Explainer, shape: Sequence[int]) -> Explainer:
+    """The same with no more samples than :data:`FEW` evaluations allow."""
+    samples = getattr(explainer, "n_samples", None)
+    if isinstance(explainer, Direct) or samples is None:
+        return explainer
+    total = explainer.need.total(shape)
+    return replace(explainer, n_samples=max(1, samples * FEW // total)) if total > FEW else explainer  # type: ignore[type-var]
+
+
+def _alone(score: Score, points: Points) -> list[str]:
+    """Whether an input's output is the same a second time, and beside another input."""
+    x, owner = points.x[:1], points.owner[:1]
+    with torch.no_grad(), borrowed(score.model, freeze=True):
+        others = x / 2, x / 2, x.flip(-1) / 4
+        one, again, beside = (score._outputs(torch.cat([x, other]), owner.expand(2))[:1] for other in others)
+    differs = lambda outputs: bool((outputs - one).abs().max() > 1e-3 * one.abs().max())  # noqa: E731
+    if differs(again):
+        return ["outputs are drawn at random, in eval mode too: sensitivities measure that; fix the noise"]
+    if differs(beside):
+        return [
+            "an input's outputs depend on what else is in its batch (batch norm without running statistics?), and so will its "
+            "explanation, and no number here is its own"
+        ]
+    return []
+
+
+def _modes(model: Any) -> list[str]:
+    if not isinstance(model, nn.Module):
+        return ["a plain callable: only methods that need no modules and, for NumPy, no gradients"]
+    found = []
+    training = [n for n, m in model.named_modules() if m.training and isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if training:
+        found.append(
+            f"{len(training)} batch norms in training mode ({training[0]}, …): explanations are made in eval mode, so they "
+            "describe model.eval(), not the model as it is now"
+        )
+    elif model.training:
+        found.append("the model is in training mode: explanations are made in eval mode")
+    bad = [n for n, p in model.named_parameters() if not bool(p.isfinite().all())]
+    if bad:
+        found.append(f"NaN or infinite parameters: {', '.join(bad[:3])}")
+    return found

@@ -1,0 +1,136 @@
+"""What an explanation will take, before it is made: evaluations by formula, memory and time by a short calibration."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..explainers import Direct, Stack
+from ..model.batching import Counts
+from ..model.score import Score
+from ..perturb.points import Points
+from .run import Job, Rows
+
+ROUNDS = 3  # of the calibration; the fastest counts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``needs``: what is evaluated for one explanation of one input, for whom, and how many rows. ``parts``: model evaluations
+    of the whole call by what they are for, (at least, at most); they differ where draws are made until sure.
+
+    ``seconds`` (at least, at most); ``mib``: memory in flight beside the model, an estimate; ``batch``: rows in flight.
+    """
+
+    inputs: int
+    needs: tuple[tuple[str, str, Rows], ...]
+    parts: dict[str, tuple[Rows, Rows]]
+    cost: dict[str, float]
+    batch: int
+    mib: float
+
+    @property
+    def rows(self) -> tuple[Rows, Rows]:
+        """All evaluations, at least and at most."""
+        least, most = (sum((pair[i] for pair in self.parts.values()), Rows()) for i in (0, 1))
+        return least, most
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        least, most = (
+            rows.gradient * self.cost["gradient"] + rows.forward * self.cost["forward"] for rows in self.rows
+        )
+        return least, most
+
+    def __str__(self) -> str:
+        span = lambda a, b, form="{:.0f}": form.format(a) if a == b else f"{form.format(a)} … {form.format(b)}"  # noqa: E731
+        table = [("one explanation of one input", "gradients", "forwards")]
+        table += [(f"  {what}: {who}", str(rows.gradient), str(rows.forward)) for what, who, rows in self.needs]
+        table.append((f"{self.inputs} input{'s' if self.inputs > 1 else ''}", "", ""))
+        for name, (least, most) in [*self.parts.items(), ("in all", self.rows)]:
+            gradient, forward = (span(getattr(least, kind), getattr(most, kind)) for kind in ("gradient", "forward"))
+            table.append((f"  {name}", gradient, forward))
+        wide = [max(len(line[i]) for line in table) for i in range(3)]
+        lines = [f"{a:<{wide[0]}}  {b:>{wide[1]}}  {c:>{wide[2]}}".rstrip() for a, b, c in table]
+        known = "; ".join(f"a {kind} {1e3 * seconds:.3g} ms" for kind, seconds in self.cost.items() if seconds)
+        took = span(*self.seconds, "{:.0f}" if self.seconds[0] > 10 else "{:.1f}")
+        lines.append(
+            f"about {took} s ({known}), about {self.mib:.0f} MiB beside the model, {self.batch} rows in flight"
+        )
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+@torch.inference_mode(False)
+def plan(job: Job, every: bool = True) -> Plan:
+    """The plan of a job. Times a batch of gradients and one of outputs, on the job's first input.
+
+    Rows are exact for methods that declare what they need; those that run by themselves give an estimate of their own."""
+    ready = job.ready
+    score, points, stack = ready.score, ready.points, ready.setting.stack.stack
+    shape = points.x.shape[1:]
+    counts = score.counts
+    parts = {"preparation": (Rows(counts.gradient, counts.forward),) * 2, **job.planned(every)}
+    wanted = sum((most for _, most in parts.values()), Rows())
+    cost, saved = {"gradient": 0.0, "forward": 0.0}, 0
+    for kind in cost:
+        if getattr(wanted, kind):
+            cost[kind], size = _timed(score, points, kind == "gradient")
+            saved = max(saved, size)
+    gradient = cost["gradient"] > 0
+    batch = score.batch.size(gradient)
+    one = math.prod(shape) * points.x.element_size()
+    maps = math.prod(ready.setting.stack.features.shape(shape))
+    rows = ready.setting.rows + (5 if every else 0)
+    # In flight: activations and a few copies of each row; the folded states and raw maps of a group; residuals in float64.
+    mib = (batch * (saved + 6 * one) + batch * 3 * len(stack) * one + 3 * batch * rows * maps * 8) / 2**20
+    return Plan(len(points), _needs(stack, shape), parts, cost, batch, mib)
+
+
+def _needs(stack: Stack, shape: torch.Size) -> tuple[tuple[str, str, Rows], ...]:
+    found = []
+    for members in stack.clouds().values():
+        need = stack.explainers[members[0]].need
+        one = Stack([stack.explainers[i] for i in members]).rows(shape)
+        where = type(need.where).__name__.lower() + (f", {need.rule}" if need.rule else "")
+        found.append((where, ", ".join(stack.names[i] for i in members), Rows(one["gradient"], one["forward"])))
+    for name, explainer in zip(stack.names, stack.explainers, strict=True):
+        if isinstance(explainer, Direct):
+            alone = explainer.rows(shape)
+            found.append(("by itself", name, Rows(alone.get("gradient", 0), alone.get("forward", 0))))
+    return tuple(found)
+
+
+def _timed(score: Score, points: Points, gradient: bool) -> tuple[float, int]:
+    """Seconds of one row of a batch, and bytes kept for its backward pass."""
+    best = math.inf
+    apart = copy.copy(score)
+    apart.counts = Counts()  # the calibration is not part of the plan
+    rows: Tensor = points.x[:1].repeat_interleave(score.batch.size(gradient), 0)
+    owner = points.owner[:1].repeat_interleave(len(rows))
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        apart.evaluate(rows, owner, gradient=gradient)
+        best = min(best, (time.perf_counter() - began) / len(rows))
+    if not gradient:
+        return best, 0
+    weights = (
+        {p.untyped_storage().data_ptr() for p in score.model.parameters()} if isinstance(score.model, nn.Module) else {}
+    )
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        apart.evaluate(rows[:1], owner[:1], gradient=True)
+    return best, sum(kept.values())

@@ -1,0 +1,74 @@
+"""What is done around other people's code: seeds, the model's state, the shape of what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConsilienceError, InputError
+from ..model.score import Score
+from ..model.state import borrowed, intact, seeded
+from ..perturb.points import Points
+from ..statistics.keys import Key
+
+Ask = Callable[[Points], Tensor]
+
+
+def hosted(ask: Ask, score: Score, points: Points, key: Key, name: str) -> Tensor:
+    """``ask`` the points with gradients on, the model in eval mode and given back as it was, random numbers from the key.
+
+    Whatever is raised, other than by PyTorch's own operations, becomes an InputError that names the method, so that one
+    method's failure is a row of the table and not the end of it.
+    """
+    try:
+        with torch.enable_grad(), intact(score.model), borrowed(score.model, freeze=False):
+            return keyed(ask, points, key)
+    except (ConsilienceError, RuntimeError):
+        raise
+    except Exception as error:
+        raise InputError(f"{name}: it raised {type(error).__name__}: {error}") from error
+
+
+def keyed(ask: Ask, points: Points, key: Key) -> Tensor:
+    """All points at once, if that draws no random number; else each by itself, seeded by the key and its own id.
+
+    Whether a call drew is read off the global generators of PyTorch, NumPy and Python. One by one is the only way in which
+    somebody else's draws do not depend on the batch. Generators of a method's own cannot be seen: seed them.
+    """
+    words = key.bits(points.ids, 0, 2).tolist()
+    seeds = [low | (high << 32) for low, high in words]
+    first, drew = seeded(lambda: ask(points[:1]), seeds[0])
+    if len(points) == 1:
+        return first
+    if not drew:
+        rest, drew = seeded(lambda: ask(points[1:]), seeds[0])
+        if not drew:
+            return torch.cat([first, rest])
+    each = [seeded(lambda i=i: ask(points[i : i + 1]), seeds[i])[0] for i in range(1, len(points))]  # type: ignore[misc]
+    return torch.cat([first, *each])
+
+
+def shaped(maps: Any, points: Points, name: str) -> Tensor:
+    """What a method returned as (N, *F), detached, on the points' device, float32 at least.
+
+    A map of an image without channels, (N, 1, H, W) or (N, H, W), is shared evenly by them, so that their sum is the map.
+    """
+    x = points.x
+    try:
+        found = maps.detach() if isinstance(maps, Tensor) else torch.from_numpy(np.asarray(maps))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name}: returned {type(maps).__name__}, not one tensor or array; return the attributions only"
+        ) from error
+    found = found.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+    if found.shape == x.shape:
+        return found
+    plane = (len(x), *x.shape[2:])
+    if x.ndim == 4 and tuple(found.shape) in (plane, (len(x), 1, *x.shape[2:])):
+        return (found.reshape(len(x), 1, *x.shape[2:]) / x.shape[1]).expand_as(x)
+    heat = f", {(len(x), 1, *x.shape[2:])} or {plane}" if x.ndim == 4 else ""
+    raise InputError(f"{name}: returned shape {tuple(found.shape)}, expected {tuple(x.shape)}{heat}")

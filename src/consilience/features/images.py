@@ -1,0 +1,143 @@
+"""What is attributed: a partition of an input's elements into features; here the interface, and images.
+
+A feature is a set of elements of the input; every element belongs to one, or to none (padding). Attributions add over the
+elements of a feature (``reduce``), a feature's value is spread evenly over its elements (``spread``, so that
+``reduce(spread(a)) = a``), and a subset of features selects elements (``mask``). F are the input's axes, A the
+features' axes. ``owner`` (N,) says to which input of the batch each row belongs, for partitions that differ by input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from ..errors import InputError, choose, need
+from .base import Elements, Features
+
+
+@dataclass(frozen=True)
+class Pixels(Features):
+    """A feature is a pixel, over all channels: F = (C, H, W), A = (H, W)."""
+
+    unit = "pixel"
+
+    def shape(self, shape):
+        _image(self, shape)
+        return tuple(shape[1:])
+
+    def reduce(self, values, owner):
+        return values.sum(1)
+
+    def expand(self, values, owner, shape):
+        return values[:, None].expand(-1, *shape)
+
+
+@dataclass(frozen=True)
+class Patches(Features):
+    """A feature is a square of ``size`` pixels over all channels; the last row and column may be smaller."""
+
+    size: int = 16
+
+    @property
+    def unit(self):  # type: ignore[override]
+        return f"{self.size}x{self.size} patch"
+
+    def shape(self, shape):
+        _image(self, shape)
+        return tuple(-(-n // self.size) for n in shape[1:])
+
+    def reduce(self, values, owner):
+        return nnf.avg_pool2d(values.sum(1, keepdim=True), self.size, ceil_mode=True, divisor_override=1)[:, 0]
+
+    def expand(self, values, owner, shape):
+        rows = torch.arange(shape[1], device=values.device) // self.size
+        columns = torch.arange(shape[2], device=values.device) // self.size
+        return values[:, None, rows[:, None], columns].expand(-1, *shape)
+
+
+class Segments(Features):
+    """A feature is a labelled segment. ``labels``: integers, shape F or, ``batched``, (B, *F), or the same without channels.
+
+    Labels that start elsewhere or skip numbers are compacted per input; A = (largest number of segments,).
+    """
+
+    unit = "segment"
+
+    def __init__(self, labels: Tensor, batched: bool = False):
+        labels = torch.as_tensor(labels)
+        if labels.is_floating_point() or labels.is_complex():
+            raise InputError(f"labels: segments are integers, got {labels.dtype}; cast with .long() if they are whole")
+        rows = labels if batched else labels[None]
+        compact = [row.unique(return_inverse=True)[1] for row in rows]
+        self.labels = torch.stack(compact).long()
+        self.count = int(self.labels.max()) + 1
+
+    @classmethod
+    def slic(cls, images: Tensor, segments: int = 50, compactness: float = 10.0) -> Segments:
+        """SLIC superpixels of images (B, C, H, W), each scaled to 0…1 first; through scikit-image, one image at a time."""
+        slic = need("skimage.segmentation", "images").slic
+        found = []
+        for image in images.detach().double().cpu():
+            image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
+            array = image.permute(1, 2, 0).numpy()
+            found.append(torch.from_numpy(slic(array, n_segments=segments, compactness=compactness, start_label=0)))
+        return cls(torch.stack(found).to(images.device), batched=True)
+
+    def _labels(self, owner: Tensor, shape: Sequence[int]) -> Tensor:
+        """(N, *F flattened) labels of each row."""
+        labels = self.labels.to(owner.device)
+        if labels.shape[1:] == tuple(shape[1:]) and labels.shape[1:] != tuple(shape):
+            labels = labels[:, None].expand(-1, *shape)
+        if labels.shape[1:] != tuple(shape):
+            raise InputError(
+                f"labels: shape {tuple(self.labels.shape[1:])} does not fit inputs of shape {tuple(shape)}"
+            )
+        return labels.flatten(1)[owner if len(labels) > 1 else torch.zeros_like(owner)]
+
+    def shape(self, shape):
+        return (self.count,)
+
+    def reduce(self, values, owner):
+        labels = self._labels(owner, values.shape[1:])
+        return values.new_zeros(len(values), self.count).scatter_add(1, labels, values.flatten(1))
+
+    def expand(self, values, owner, shape):
+        return values.gather(1, self._labels(owner, shape)).reshape(-1, *shape)
+
+
+def _image(features: Features, shape: Sequence[int]) -> None:
+    if len(shape) != 3:
+        raise InputError(
+            f"features: {type(features).__name__} are for images of shape (channels, height, width), but each input has "
+            f"shape {tuple(shape)}; use Elements() or Segments(labels)"
+        )
+
+
+def features_for(spec: Features | str | None, shape: Sequence[int]) -> Features:
+    """``None`` → pixels for images, elements for anything else; a name ("pixels", "patches", "elements"); or Features."""
+    if isinstance(spec, Features):
+        return spec
+    if spec is None:
+        return Pixels() if len(shape) == 3 else Elements()
+    known = {"elements": Elements(), "pixels": Pixels(), "patches": Patches()}
+    return known[choose("features", spec, known)]
+
+
+def coarse(shape: Sequence[int]) -> Features:
+    """Features few enough to take away one by one: square patches, about 14 to an image's short side; else elements.
+
+    Of the common divisors of both sides that make 7 to 28 patches along the short one, the side nearest 14 patches; if there
+    is none, a fourteenth of the short side. With patches of one size every mask of a given share takes the same area away,
+    and the uniform map's response is constant: correlation undefined, infidelity 1. With a remainder at the edge it is not,
+    and a uniform map can predict Δf from the area.
+    """
+    if len(shape) != 3:
+        return Elements()
+    short = min(shape[1:])
+    divisors = [d for d in range(1, short + 1) if shape[1] % d == 0 and shape[2] % d == 0 and 7 <= short / d <= 28]
+    return Patches(min(divisors, key=lambda d: abs(math.log(short / d / 14)), default=max(1, short // 14)))

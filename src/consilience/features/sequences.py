@@ -1,0 +1,101 @@
+"""Features of sequences: tokens and windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from ..errors import InputError
+from .base import Features
+
+
+@dataclass(frozen=True)
+class Windows(Features):
+    """A feature is a window of ``size`` steps of a series, over all other axes (channels); the last may be shorter.
+
+    ``axis``: the time's place among the input's axes F, -1 for (B, channels, steps). A = (⌈steps / size⌉,).
+
+    Example:
+        >>> Windows(10).shape((3, 48)), Windows(10, axis=0).shape((48, 3))
+        ((5,), (5,))
+    """
+
+    size: int = 16
+    axis: int = -1
+
+    @property
+    def unit(self):  # type: ignore[override]
+        return f"window of {self.size}"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InputError(f"size: at least 1 step, got {self.size}")
+
+    def shape(self, shape):
+        return (-(-shape[self._axis(shape)] // self.size),)
+
+    def reduce(self, values, owner):
+        axis = self._axis(values.shape[1:])
+        steps = values.movedim(axis + 1, -1).reshape(len(values), -1, values.shape[axis + 1]).sum(1)
+        return nnf.pad(steps, (0, -steps.shape[1] % self.size)).unflatten(1, (-1, self.size)).sum(2)
+
+    def expand(self, values, owner, shape):
+        axis = self._axis(shape)
+        steps = values[:, torch.arange(shape[axis], device=values.device) // self.size]
+        return steps.view(-1, *[n if i == axis else 1 for i, n in enumerate(shape)]).expand(-1, *shape)
+
+    def _axis(self, shape: Sequence[int]) -> int:
+        if not -len(shape) <= self.axis < len(shape):
+            raise InputError(f"axis: {self.axis}, but each input has shape {tuple(shape)}")
+        return self.axis % len(shape)
+
+
+class Tokens(Features):
+    """A feature is a place of a sequence, over all axes behind it (the embedding): F = (T, …), A = (T,).
+
+    ``present`` (B, T) bool: the tokens that count. Special tokens and padding are no features: their size is 0, ``reduce``
+    gives 0 there, masks never select them, and noise leaves them as they are. One row stands for any number of inputs.
+
+    Gradients are reduced by their norm: the sum over an embedding's coordinates means nothing, and is zero for every token
+    where a layer norm follows.
+    """
+
+    unit = "token"
+
+    def __init__(self, present: Tensor):
+        self.present = torch.as_tensor(present)
+        if self.present.ndim != 2 or self.present.dtype != torch.bool:
+            raise InputError(
+                f"present: bool of shape (inputs, tokens), got {self.present.dtype} {tuple(self.present.shape)}"
+            )
+
+    def shape(self, shape):
+        if not shape or shape[0] != self.present.shape[1]:
+            raise InputError(
+                f"features: {self.present.shape[1]} tokens, but each input has shape {tuple(shape)}; its first axis is the "
+                "tokens'"
+            )
+        return tuple(shape[:1])
+
+    def reduce(self, values, owner):
+        self.shape(values.shape[1:])
+        return values.reshape(*values.shape[:2], -1).sum(2) * self._of(owner)
+
+    def reduce_gradient(self, values, owner):
+        return self.reduce(values**2, owner).sqrt()
+
+    def expand(self, values, owner, shape):
+        self.shape(shape)
+        known = torch.where(self._of(owner), values, torch.zeros_like(values))
+        return known.view(*known.shape, *[1] * (len(shape) - 1)).expand(-1, *shape)
+
+    def movable(self, shape):
+        return self.present.view(*self.present.shape, *[1] * (len(shape) - 1))
+
+    def _of(self, owner: Tensor) -> Tensor:
+        present = self.present.to(owner.device)
+        return present[owner if len(present) > 1 else torch.zeros_like(owner)]

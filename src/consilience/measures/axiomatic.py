@@ -1,0 +1,110 @@
+"""Measures in units of the output: of signed, unscaled gradients and contributions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..card import Card
+from ..errors import InputError
+from ..perturb.baseline import Baseline
+from ..surrogates.local_linear import Local, completeness
+from ..task import Task
+from .base import Measure
+
+
+@dataclass(frozen=True)
+class Completeness(Measure):
+    """|Σφ − (f(x) − f(b))| / |f(x) − f(b)| (Sundararajan, Taly & Yan 2017, arXiv 1703.01365); of contributions only.
+
+    ``baseline``: b; None: evaluate's ``baselines``, which the methods were given, else "zero". Of a data set, the mean row.
+    """
+
+    baseline: Any = None
+
+    name = "completeness"
+    card = Card(
+        formula="|Σφ − (f(x) − f(b))| / |f(x) − f(b)|",
+        source="Sundararajan, Taly & Yan 2017, arXiv 1703.01365",
+        better="lower",
+        normalisation="by |f(x) − f(b)|; signed, unscaled contributions only",
+        perturbation="everything replaced by the baseline b, zero in units of the model's input",
+        cost="1 forward for each input",
+        differences=(
+            ("quantus", "Completeness asks floating-point numbers to be equal: False for integrated gradients that "
+             "are complete to 1 %; here an error"),
+        ),
+    )  # fmt: skip
+    undefined = "no contribution, whose sum would mean something, or the score at the baseline is that at the input"
+    needs = ("raw",)
+
+    def __call__(self, task: Task) -> Tensor:
+        raw = _raw(task)
+        found = completeness(task.score, task.points, raw, Baseline.of(self.baseline).one())
+        y = found.y[..., None]
+        error = ((found.a - y).abs() / torch.where(y == 0, torch.nan, y.abs()))[:, 0]
+        return torch.where(_of(task, "contribution", error), error, torch.nan)
+
+
+@dataclass(frozen=True)
+class LocalFidelity(Measure):
+    """E (g(x′) − f(x′))², g the map as a linear model around x (ExpO's neighbourhood fidelity, arXiv 1902.06787).
+
+    Gradients: x′ = x + ε, g(x′) = f(x) + Σ ε_i φ_i. Contributions: x′ − b = (1 + ε)(x − b) and the same g, since a
+    contribution moves in proportion. ε ~ N(0, radius²), one for each attributed feature: squared units of the score.
+
+    Args:
+        radius: σ of ε: for gradients in the points' unit of noise (the model's input; columns' standard deviations where a
+            data set of baselines was given), for contributions a share of x − b.
+        draws: S. baseline: b, as for :class:`Completeness`.
+    """
+
+    radius: float = 0.1
+    draws: int = 32
+    baseline: Any = None
+
+    name = "local_fidelity"
+    card = Card(
+        formula="E (f(x) + Σ ε_i φ_i − f(x′))², x′ = x + ε for gradients, x′ − b = (1 + ε)(x − b) for contributions",
+        source="Plumb et al. 2020 (ExpO), arXiv 1902.06787: neighbourhood fidelity",
+        better="lower",
+        normalisation="none: squared units of the score; signed, unscaled gradients and contributions only",
+        perturbation="ε ~ N(0, 0.1²), one for each attributed feature; gradients: in the points' unit of noise (the "
+        "model's input, or columns' standard deviations); contributions: a share of x − b",
+        draws="32 neighbours, stream 'local'",
+        cost="32 forward for each input, for each of the two kinds that there is",
+        differences=(
+            ("the ExpO code", "5 neighbours of standardised tables, draws=5; its g has an intercept of its own"),
+        ),
+    )
+    needs = ("raw",)
+
+    def __post_init__(self) -> None:
+        Local("gradient", self.radius)
+        if self.draws < 1:
+            raise InputError(f"draws: at least 1, got {self.draws!r}")
+
+    def __call__(self, task: Task) -> Tensor:
+        raw, score = _raw(task), task.score
+        found = torch.full(raw.shape[:2], torch.nan, dtype=torch.float64, device=score.clean.device)
+        for kind in sorted({"gradient", "contribution"} & set(task.kinds)):
+            where = Local(kind, self.radius, Baseline.of(self.baseline).one())
+            step = 4 * score.batch.size(False)
+            r = where.responses(score, task.points, raw, task.features, range(self.draws), task.stream("local"), step)
+            error = ((r.a - r.y[..., None]) ** 2).mean(1)
+            found = torch.where(_of(task, kind, error), error, found.to(error))
+        return found
+
+
+def _raw(task: Task) -> Tensor:
+    if task.raw is None:
+        raise InputError("raw: this measure needs signed, unscaled attributions")
+    return task.raw
+
+
+def _of(task: Task, kind: str, like: Tensor) -> Tensor:
+    """(R,) bool: the rows of one kind."""
+    return torch.tensor([each == kind for each in task.kinds], device=like.device)

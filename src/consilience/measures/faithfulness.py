@@ -1,0 +1,368 @@
+"""Measures that take subsets of features away whatever the attribution says, and compare its sum with what the score did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..card import Card
+from ..errors import InputError, choose
+from ..features.base import Features
+from ..perturb.imputation import Imputer, imputer
+from ..perturb.masks import Masked
+from ..perturb.points import present
+from ..statistics.criteria import faithfulness_correlation, infidelity
+from ..statistics.evidence import Evidence, Responses
+from ..statistics.ranks import pearson, spearman
+from ..statistics.tensors import exact
+from ..task import Task
+from .base import Measure
+from .removal import blurred, chosen, on_units, settled
+
+PATCHES = (
+    "patches, about 14 to the short side, or the map's own features if they are none of pixels and elements (features)"
+)
+
+
+BLUR = "replaced by x blurred by σ = 10 pixels, zero where inputs are no images (baseline)"
+
+
+@dataclass(frozen=True)
+class Subsets(Measure):
+    """Interface: S random subsets of a fixed size, the same for every map, on the stream "masks".
+
+    Args:
+        draws: S, of each size.
+        baseline: by what features are replaced: "zero", "mean", "blur", "noise" (drawn anew for each subset), "linear", a
+            number, an array, an Imputer. None: evaluate's ``baselines``, else "blur" (σ = 10 pixels) for images, "zero" for
+            anything else.
+        features: what is taken away as a whole. Default: the map's own features, or, where these are elements or pixels of
+            images, square patches, about 14 to the short side.
+    """
+
+    draws: int = 256
+    baseline: Any = None
+    features: Features | None = None
+
+    usual: ClassVar[Any] = None
+    undefined = "the attributions of the subsets, or the falls of the score, do not vary"
+
+    def __post_init__(self) -> None:
+        if self.draws < 2:
+            raise InputError(f"draws: at least 2, got {self.draws!r}")
+
+    def responses(self, task: Task, share: float, raw: bool = False) -> Responses:
+        """a (B, S, R), the attribution of each subset, and y (B, S), by how much the score falls without it.
+
+        int(share · K) of the K features that the input has; the masks are those of
+        :class:`~consilience.perturb.masks.Masked`, hence those of the metric Infidelity with the same key. ``raw``: of the
+        signed, unscaled maps, where the task has them.
+        """
+        features, replaced = chosen(task, self.features), imputer(blurred(task, self.baseline, self.usual))
+        task = replace(task, maps=task.raw) if raw and task.raw is not None else task
+        asked = ("responses", features, replaced, self.draws, share, raw)
+        return task.once(asked, lambda: _responses(task, features, replaced, self.draws, share))
+
+
+def _responses(task: Task, features: Features, replaced: Imputer, draws: int, share: float) -> Responses:
+    points, score, key = task.points, task.score, task.stream("masks")
+    units, where = units_of(task, features), Masked(features, share)
+    shape = points.x.shape[1:]
+    axes = features.shape(shape)
+    clean = exact(score.clean)[points.owner][:, None]
+    a, y = [], []
+    step = max(1, 4 * score.batch.size(False) // len(points))
+    for start in range(0, draws, step):
+        part = range(start, min(start + step, draws))
+        masks, owner = where.masks(points, part, key)[0], points.owner.repeat_interleave(len(part))
+        mask = features.mask(masks.flatten(0, 1).unflatten(1, axes), owner, shape)
+        rows = replaced.fill(points.x.repeat_interleave(len(part), 0), mask, replaced.reference(points, part, key))
+        y.append(clean - exact(score(rows, owner)).unflatten(0, (-1, len(part))))
+        a.append(exact(masks) @ units.mT)
+    return Responses(torch.cat(a, 1), torch.cat(y, 1))
+
+
+def units_of(task: Task, features: Features) -> Tensor:
+    """(B, R, K) float64: every map on these features."""
+    inputs, rows = task.maps.shape[:2]
+    parts = torch.arange(inputs * rows, device=exact(task.maps[:0]).device).split(32)
+    return torch.cat([on_units(task, features, pairs) for pairs in parts]).unflatten(0, (inputs, rows))
+
+
+def _each(criterion: Any, found: Responses) -> Tensor:
+    """(B, R): a criterion of :mod:`~consilience.statistics.evidence` for every row; NaN where it is not finite."""
+    evidence = Evidence(responses=found)
+    w = torch.eye(found.a.shape[2], dtype=torch.float64, device=found.a.device).expand(len(found.a), -1, -1)
+    finite = found.a.isfinite().all(1) & found.y.isfinite().all(1)[:, None]
+    return torch.where(finite, criterion(evidence.clean(), w).value, torch.nan)
+
+
+@dataclass(frozen=True)
+class FaithfulnessCorrelation(Subsets):
+    """Correlation over subsets S of Σ_{i∈S} φ_i with f(x) − f(x without S) (Bhatt et al. 2020, arXiv 2005.00631).
+
+    Args:
+        share: int(share · K) of the K features are in each subset.
+        method: "pearson", as in the paper, or "spearman".
+        draws, baseline, features: see :class:`Subsets`.
+    """
+
+    share: float = 0.2
+    method: str = "pearson"
+
+    name = "faithfulness_correlation"
+    card = Card(
+        formula="corr over subsets S of Σ_{i∈S} φ_i and f(x) − f(x without S)",
+        source="Bhatt, Weller & Moura 2020, arXiv 2005.00631",
+        better="higher",
+        normalisation="none: free of the map's scale and of a constant added to it",
+        perturbation=f"20 % of the {PATCHES}, {BLUR}",
+        draws="256 subsets without replacement, stream 'masks': those of the metric Infidelity with the same key",
+        cost="256 forward for each input, whatever the number of maps; shared with infidelity",
+        differences=(
+            ("quantus", "FaithfulnessCorrelation draws subset_size elements from NumPy's global state: "
+             "features=Elements(), share=subset_size / K, baseline=perturb_baseline; the same number on the same "
+             "subsets"),
+        ),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose("method", self.method, ("pearson", "spearman"))
+        _check(self.share)
+
+    def __call__(self, task: Task) -> Tensor:
+        found = self.responses(task, self.share)
+        if self.method == "pearson":
+            return _each(faithfulness_correlation, found)
+        return spearman(settled(found.a.mT), found.y[:, None])
+
+
+@dataclass(frozen=True)
+class SensitivityN(Subsets):
+    """Correlation over subsets S of Σ_{i∈S} φ_i with f(x) − f(x without S), mean over sizes of S (Ancona et al. 2018, arXiv
+    1711.06104).
+
+    Sizes at which the attributions do not vary are left out: a map that is the same everywhere has none.
+
+    Args:
+        shares: the sizes, each int(share · K) of the K features, at least one.
+        draws, baseline, features: see :class:`Subsets`; ``draws`` subsets of each size. Baseline None: "zero" here.
+    """
+
+    draws: int = 64
+    shares: tuple[float, ...] = (0.02, 0.1, 0.2, 0.4, 0.8)
+
+    name = "sensitivity_n"
+    usual = "zero"
+    card = Card(
+        formula="mean over n of corr over subsets S of n features of Σ_{i∈S} φ_i and f(x) − f(x without S)",
+        source="Ancona, Ceolini, Öztireli & Gross 2018, arXiv 1711.06104 (100 subsets of each size)",
+        better="higher",
+        normalisation="none: free of the map's scale and of a constant added to it",
+        perturbation=f"2, 10, 20, 40 and 80 % of the {PATCHES}, replaced by zero (baseline)",
+        draws="64 subsets of each size without replacement, stream 'masks'",
+        cost="5 · 64 = 320 forward for each input, whatever the number of maps",
+        differences=(
+            ("quantus", "SensitivityN correlates over inputs, one number for each n; its subsets are the most "
+             "relevant features, and it compares the fall after all steps so far with the attribution of the last "
+             "step alone"),
+        ),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.shares, tuple) or not self.shares:
+            raise InputError(f"shares: a tuple of numbers between 0 and 1, got {self.shares!r}")
+        for share in self.shares:
+            _check(share)
+
+    def curve(self, task: Task) -> Tensor:
+        """(B, R, sizes): the correlation for each size."""
+        return torch.stack([_each(faithfulness_correlation, self.responses(task, share)) for share in self.shares], -1)
+
+    def __call__(self, task: Task) -> Tensor:
+        return self.curve(task).nanmean(-1)
+
+
+@dataclass(frozen=True)
+class Infidelity(Subsets):
+    """E (β a − y)² / Var y over subsets, a their attribution, y the fall of the score (Yeh et al. 2019, arXiv 1901.09392).
+
+    Args:
+        scaling: "free": the β of either sign that makes it smallest, so the map's scale does not matter and a uniform map has
+            1; "raw": E (a − y)², in squared units of the score, for contributions.
+        share: int(share · K) of the K features are in each subset.
+        draws, baseline, features: see :class:`Subsets`.
+
+    ``raw`` takes the task's signed, unscaled maps where there are any, else the maps as shown.
+    """
+
+    share: float = 0.2
+    scaling: str = "free"
+
+    name = "infidelity"
+    card = Card(
+        formula="min_β E (β a − y)² / Var y, a = Σ_{i∈S} φ_i, y = f(x) − f(x without S); raw: E (a − y)²",
+        source="Yeh, Hsieh, Suggala, Inouye & Ravikumar 2019, arXiv 1901.09392",
+        better="lower",
+        normalisation="by Var y, and β of either sign fits the map's scale: 1 for a uniform map on patches of one size; "
+                      "raw: none",
+        perturbation=f"20 % of the {PATCHES}, {BLUR}; 'zero', 'mean', 'noise' likewise",
+        draws="256 subsets without replacement, stream 'masks': those of the metric Infidelity with the same key",
+        cost="256 forward for each input, whatever the number of maps; shared with faithfulness_correlation",
+        differences=(
+            ("quantus", "Infidelity never puts a block back before it takes the next, so its masks are the first "
+             "block, the first two, …, all, the same at every repetition; it multiplies φ by the change of the input, "
+             "and fails where blocks do not divide the image"),
+            ("captum", "infidelity takes gradients: with φ = gradient ⊙ x and perturbations mask ⊙ x its number is "
+             "scaling='raw', baseline='zero', features=Elements() on the same masks"),
+        ),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose("scaling", self.scaling, ("free", "raw"))
+        _check(self.share)
+
+    def __call__(self, task: Task) -> Tensor:
+        if self.scaling == "free":
+            return _each(infidelity, self.responses(task, self.share))
+        found = self.responses(task, self.share, raw=True)
+        return ((found.a - found.y[..., None]) ** 2).mean(1)
+
+
+def _check(share: float) -> None:
+    if not 0 < share < 1:
+        raise InputError(f"share: above 0 and below 1, got {share!r}")
+
+
+# -- one feature at a time ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Singles(Measure):
+    """Interface: each feature taken away alone, the same for every map. Arguments as for :class:`Subsets`."""
+
+    draws: int = 1
+    baseline: Any = None
+    features: Features | None = None
+
+    usual: ClassVar[Any] = None
+    undefined = "the attributions, or the changes of the score, are the same for all features"
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise InputError(f"draws: at least 1, got {self.draws!r}")
+
+    def falls(self, task: Task) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, R, K) attributions, (B, S, K) by how much the score falls without each feature (zero for features that the
+        input lacks), (B, 1, K) which it has."""
+        features, replaced = chosen(task, self.features), imputer(blurred(task, self.baseline, self.usual))
+        has = present(features, task.points)[:, None]
+        asked = ("singles", features, replaced, self.draws)
+        falls = task.once(asked, lambda: _falls(task, features, replaced, self.draws))
+        return settled(units_of(task, features)), falls, has
+
+    @staticmethod
+    def even(task: Task, falls: Tensor) -> Tensor:
+        """Falls that differ by less than 1e-6 of the score, which may be rounding, made equal."""
+        size = exact(task.score.clean)[task.points.owner].abs()[:, None, None]
+        return settled(falls, 1e-6 * size.maximum(falls.abs().amax((1, 2), keepdim=True)))
+
+
+def _falls(task: Task, features: Features, replaced: Imputer, draws: int) -> Tensor:
+    points, score = task.points, task.score
+    shape = points.x.shape[1:]
+    has = present(features, points)
+    count = has.shape[1]
+    which = has.flatten().nonzero()[:, 0]
+    clean = exact(score.clean)[points.owner]
+    found = torch.zeros(draws, has.numel(), dtype=torch.float64, device=clean.device)
+    for sample in range(draws):
+        reference = replaced.reference(points, range(sample, sample + 1), task.stream("singles"))
+        for part in which.split(4 * score.batch.size(False)):
+            b, owner = part // count, points.owner[part // count]
+            alone = torch.zeros(len(part), count, dtype=torch.bool, device=part.device)
+            alone[torch.arange(len(part), device=part.device), part % count] = True
+            mask = features.mask(alone.unflatten(1, features.shape(shape)), owner, shape)
+            rows = replaced.fill(points.x[b], mask, reference[b])
+            found[sample, part] = clean[b] - exact(score(rows, owner))
+    return found.unflatten(1, has.shape).transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class FaithfulnessEstimate(Singles):
+    """Correlation over features of φ_i with f(x) − f(x without i) (Alvarez-Melis & Jaakkola 2018, arXiv 1806.07538).
+
+    Args:
+        method: "pearson" or "spearman". draws: mean over as many baselines, where these are drawn.
+        baseline, features: see :class:`Subsets`.
+    """
+
+    method: str = "pearson"
+
+    name = "faithfulness_estimate"
+    card = Card(
+        formula="corr over features i of φ_i and f(x) − f(x without i)",
+        source="Alvarez-Melis & Jaakkola 2018, arXiv 1806.07538",
+        better="higher",
+        normalisation="none: free of the map's scale and of a constant added to it",
+        perturbation=f"one at a time of the {PATCHES}, {BLUR}",
+        draws="none with a fixed baseline; drawn ones from stream 'singles'",
+        cost="K forward for each input, 196 for the patches of 224 × 224 pixels, whatever the number of maps",
+        differences=(
+            ("quantus", "FaithfulnessEstimate(features_in_step=1) takes elements away: features=Elements(), "
+             "baseline=perturb_baseline"),
+        ),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose("method", self.method, ("pearson", "spearman"))
+
+    def __call__(self, task: Task) -> Tensor:
+        units, falls, has = self.falls(task)
+        falls = falls.mean(1, keepdim=True)
+        ranked = spearman(units, self.even(task, falls), has)
+        return ranked if self.method == "spearman" else pearson(units, falls, has).where(ranked.isfinite(), torch.nan)
+
+
+@dataclass(frozen=True)
+class MonotonicityCorrelation(Singles):
+    """Spearman's correlation over features of |φ_i| with E (f(x) − f(x with i drawn anew))² (Nguyen & Martínez 2020,
+    arXiv 2007.07584).
+
+    Args:
+        draws: S, for the expectation.
+        baseline: None: evaluate's ``baselines``, else "noise": uniform, between the smallest and the largest value of the
+            input's channel; a data set as ``Baseline.samples(data)`` gives the features' own distribution.
+        features: see :class:`Subsets`.
+    """
+
+    draws: int = 4
+
+    name = "monotonicity_correlation"
+    usual = "noise"
+    card = Card(
+        formula="Spearman's ρ over features i of |φ_i| and E (f(x) − f(x with i drawn anew))²",
+        source="Nguyen & Martínez 2020, arXiv 2007.07584",
+        better="higher",
+        normalisation="none: of |φ| only the order counts",
+        perturbation=f"one at a time of the {PATCHES}, replaced by uniform noise between the channel's smallest and "
+                     f"largest value",
+        draws="4 noise images for each input, stream 'singles'",
+        cost="4 K forward for each input, 784 for the patches of 224 × 224 pixels, whatever the number of maps",
+        differences=(
+            ("quantus", "MonotonicityCorrelation takes elements away, features=Elements(), and draws from 0 … 1, "
+             "baseline=Noise(0.0, 1.0); with baseline=0.0 and draws=nr_samples=1 the same numbers. It fails on "
+             "batches in which some outputs are below its eps"),
+        ),
+    )  # fmt: skip
+
+    def __call__(self, task: Task) -> Tensor:
+        units, falls, has = self.falls(task)
+        return spearman(units.abs(), self.even(task, falls).square().mean(1, keepdim=True), has)

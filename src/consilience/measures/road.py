@@ -1,0 +1,116 @@
+"""ROAD: removal with noisy linear imputation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from ..card import Card
+from ..errors import InputError
+from ..features.base import Elements, Features
+from ..features.images import Pixels
+from ..perturb.imputation import NoisyLinear
+from ..task import Task
+from .faithfulness_curves import Curve, _card
+from .removal import Removal
+
+# -- ROAD --------------------------------------------------------------------------------------------------------------
+
+
+def _road(formula: str, better: Literal["lower", "higher"], cost: str) -> Card:
+    return _card(
+        formula,
+        "Rong, Leemann, Borisov, Kasneci & Kasneci 2022, arXiv 2202.00449",
+        better,
+        "⌊p % of K⌋ pixels (or other features) replaced by noisy linear imputation: the mean of their 8 neighbours, "
+        "weights 1/6 and 1/12, plus sigma · N(0, 1), 0.01 in units of the model's input",
+        cost,
+        (
+            ("quantus", "ROAD gives the accuracy over the first batch only and fails on inputs of several channels; "
+             "for one channel and one batch its numbers are the means over inputs of percentages=(p,), "
+             "value='accuracy'"),
+            ("pytorch-grad-cam", "its percentile is the share that is kept: percentile=80 is percentages=(20,). All "
+             "pixels tied with the threshold go: of a map that is zero on 60 % of the pixels LeRF removes 60 % for "
+             "20, and MoRF the whole image for 80. Its noise has no seed. Without ties and noise (sigma=0) the "
+             "numbers and averages are these"),
+        ),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Road(Curve):
+    """Interface of ROAD (Rong et al. 2022, arXiv 2202.00449): mean over p of f(x̃ₚ) − f(x), x̃ₚ without p % of the pixels.
+
+    Args:
+        percentages: the p; a single one for the value at it.
+        value: "change" of the score (the default), "score", "probability" (the paper's confidence curve), or "accuracy".
+        sigma: of the imputation's noise, in units of the model's input.
+        features: what is taken away as a whole. Default: the map's own features, pixels where these are elements.
+
+    Raises:
+        InputError: the inputs are no images.
+    """
+
+    percentages: tuple[float, ...] = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+    value: str = "change"
+    sigma: float = 0.01
+    features: Features | None = None
+
+    first: ClassVar[Literal["most", "least"]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        p = self.percentages
+        if not isinstance(p, tuple) or not p or not all(0 <= share <= 100 for share in p):
+            raise InputError(f"percentages: a tuple of numbers between 0 and 100, got {p!r}")
+
+    def removal(self, task: Task) -> Removal:
+        if task.points.x.ndim != 4:
+            raise InputError(
+                f"{self.name}: imputes pixels, so it is for images (B, C, H, W); use pixel_flipping or deletion"
+            )
+        fine = isinstance(task.features, Elements | Pixels)
+        features = self.features or (Pixels() if fine else task.features)
+        return Removal(features, NoisyLinear(self.sigma), tuple(p / 100 for p in self.percentages), self.first)
+
+    def __call__(self, task: Task) -> Tensor:
+        return self.curve(task).read(self.value).mean(-1)
+
+
+@dataclass(frozen=True)
+class RoadMoRF(Road):
+    """ROAD without the most relevant pixels first; arguments as for :class:`Road`."""
+
+    name = "road_morf"
+    first = "most"
+    card = _road(
+        "mean over p of f(x without the p % most relevant pixels, imputed) − f(x)", "lower", "9 forward for each map"
+    )
+
+
+@dataclass(frozen=True)
+class RoadLeRF(Road):
+    """ROAD without the least relevant pixels first; arguments as for :class:`Road`."""
+
+    name = "road_lerf"
+    first = "least"
+    card = _road(
+        "mean over p of f(x without the p % least relevant pixels, imputed) − f(x)", "higher", "9 forward for each map"
+    )
+
+
+@dataclass(frozen=True)
+class RoadCombined(Road):
+    """(LeRF − MoRF) / 2: how much less the score falls without the least than without the most relevant pixels. Arguments as
+    for :class:`Road`; evaluates nothing that RoadMoRF and RoadLeRF have not. ``curve`` is the one of MoRF."""
+
+    name = "road_combined"
+    first = "most"
+    card = _road("(road_lerf − road_morf) / 2", "higher", "18 forward for each map, none after the other two")
+
+    def __call__(self, task: Task) -> Tensor:
+        most = self.removal(task)
+        least = replace(most, first="least")
+        return (least.curves(task).read(self.value).mean(-1) - most.curves(task).read(self.value).mean(-1)) / 2

@@ -1,0 +1,191 @@
+"""What is minimised over mixtures: a weighted sum of metrics that keeps its parts, or the front between two of them.
+
+Scores, solutions and values follow from :class:`~consilience.statistics.evidence.Evidence` alone, with no model evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import simplex
+from ..card import Card
+from ..errors import InputError
+from ..simplex import Solution, even
+from ..statistics.evidence import Evidence
+
+Block = tuple[float, Evidence]
+"""Some draws of one kind beside all of the other, and their share of that kind's draws."""
+
+
+class Term:
+    """Interface of a metric as an objective; ``+`` and ``*`` make an :class:`Objective`.
+
+    ``statistic`` says which part of the evidence it looks at ("quadratic" or "responses"), ``scale_free`` whether it is the
+    form that the front is made of, ``allows_signed`` whether it has a minimum over signed weights.
+    """
+
+    statistic: ClassVar[str]
+    card: ClassVar[Card]
+
+    @property
+    def scale_free(self) -> bool:
+        return False
+
+    @property
+    def allows_signed(self) -> bool:
+        return self.scale_free
+
+    def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
+        """(B, M, R) → (B, M): what is minimised; differentiable in w."""
+        raise NotImplementedError
+
+    def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
+        """(B,): the loss over all draws, each block of them judged with weights (B, R) of its own."""
+        parts = zip(blocks, weights, strict=True)
+        return torch.stack([share * self.loss(e, w[:, None])[:, 0] for (share, e), w in parts]).sum(0)
+
+    def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> Solution:
+        """The optimum over the simplex (or over Σ|w| = 1)."""
+        raise NotImplementedError
+
+    def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
+        """(B, R, R) if what is minimised is wᵀGw, else None. A scale that is fitted is fitted on ``whole``, if given."""
+        return None
+
+    def _objective(self) -> Objective:
+        return Objective(((1.0, self),))
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        return self._objective() + other
+
+    def __mul__(self, weight: float) -> Objective:
+        return self._objective() * weight
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Σ λ_i · loss_i(w) / s_i. ``balance``: s_i is the best corner's loss ("best": unchanged when a method is listed twice
+    or a bad one is added), the matrix' Frobenius norm ("frobenius", AGG App. C.2), or 1 ("none")."""
+
+    terms: tuple[tuple[float, Term], ...]
+    balance: str = "best"
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        more = other if isinstance(other, Objective) else other._objective()
+        fixed = {o.balance for o in (self, more) if len(o.terms) > 1}
+        if len(fixed) > 1 or (fixed and fixed != {"best"}):
+            raise InputError(
+                "objective: a sum with a balance of its own, such as 'paper_opt', cannot be part of another sum"
+            )
+        return replace(self, terms=self.terms + more.terms)
+
+    @property
+    def statistics(self) -> set[str]:
+        return {term.statistic for _, term in self.terms}
+
+    def __mul__(self, weight: float) -> Objective:
+        if not weight > 0:
+            raise InputError(f"objective: weights are positive, got {weight}")
+        return replace(self, terms=tuple((weight * w, term) for w, term in self.terms))
+
+    __rmul__ = __mul__
+
+    def scores(self, evidence: Evidence, rows: int) -> list[Tensor]:
+        """Each part's loss for every single row, (B, R)."""
+        first = evidence.quadratic.norm if evidence.quadratic is not None else evidence.responses.a  # type: ignore[union-attr]
+        corners = torch.eye(rows, dtype=first.dtype, device=first.device).expand(len(first), -1, -1)
+        return [term.loss(evidence, corners) for _, term in self.terms]
+
+    def _scales(self, evidence: Evidence, valid: Tensor) -> list[Tensor]:
+        """(B,) for each part."""
+        scales = []
+        for (_, term), corner in zip(self.terms, self.scores(evidence, valid.shape[1]), strict=True):
+            scale = corner.masked_fill(~valid | corner.isnan(), torch.inf).amin(1)
+            if self.balance == "frobenius":
+                matrix = term.matrix(evidence)
+                if matrix is None:
+                    raise InputError("objective: balancing by Frobenius norm is for the paper's quadratic parts")
+                scale = torch.linalg.matrix_norm(matrix * (valid[:, :, None] & valid[:, None]))
+            if self.balance == "none":
+                scale = torch.ones_like(scale)
+            scales.append(torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale)))
+        return scales
+
+    def at(self, evidence: Evidence, w: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, M, R) → (B, M): the balanced sum."""
+        return self._sum(evidence, w, self._scales(evidence, evidence.valid() if valid is None else valid))
+
+    def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
+        """(B,): the balanced sum of its parts' :meth:`Term.over_blocks`; scales are those of all draws. A sum that is minimised
+        as a quadratic form is judged as that form."""
+        whole = whole.only(self.statistics)
+        scales = self._scales(whole, whole.valid())
+        if len(self.terms) > 1 and all(term.matrix(whole) is not None for _, term in self.terms):
+            forms = [share * self._form(block, whole, scales) for share, block in blocks]
+            judged = [torch.einsum("br,brt,bt->b", w, form, w) for form, w in zip(forms, weights, strict=True)]
+            return torch.stack(judged).sum(0)
+        parts = [term.over_blocks(whole, blocks, weights) for _, term in self.terms]
+        return torch.stack([w * part / s for (w, _), part, s in zip(self.terms, parts, scales, strict=True)]).sum(0)
+
+    def _sum(self, evidence: Evidence, w: Tensor, scales: list[Tensor]) -> Tensor:
+        parts = zip(self.terms, scales, strict=True)
+        return torch.stack([weight * term.loss(evidence, w) / scale[:, None] for (weight, term), scale in parts]).sum(0)
+
+    def minimise(self, evidence: Evidence, *, signed: bool = False) -> Solution:
+        """The best mixture, with its certificate: exact for one part or quadratic parts, else a local optimum reached
+        from every corner and from each part's own optimum, never above the best corner."""
+        evidence = evidence.only(self.statistics)
+        valid = evidence.valid()
+        evidence = evidence.clean()
+        if len(self.terms) == 1:
+            return self.terms[0][1].solve(evidence, valid, signed)
+        scales = self._scales(evidence, valid)
+        if all(term.matrix(evidence) is not None for _, term in self.terms) and not signed:
+            return simplex.quadratic(self._form(evidence, evidence, scales), valid)
+        return self._descend(evidence, valid, scales, signed)
+
+    def _form(self, evidence: Evidence, whole: Evidence, scales: list[Tensor]) -> Tensor:
+        """(B, R, R): Σ λ_i G_i / s_i of parts that all are quadratic forms."""
+        parts = zip(self.terms, (term.matrix(evidence, whole) for _, term in self.terms), scales, strict=True)
+        return torch.stack([w / s[:, None, None] * m for (w, _), m, s in parts if m is not None]).sum(0)
+
+    def _descend(self, evidence: Evidence, valid: Tensor, scales: list[Tensor], signed: bool) -> Solution:
+        if signed:
+            raise InputError("signed: only for an objective of one part; sums are over convex weights")
+        count, k = valid.shape
+        corners = torch.eye(k, dtype=torch.float64, device=valid.device).expand(count, k, k)
+        # A descent may end where it starts: no start is at a method that must not be used.
+        starts = torch.cat(
+            [
+                torch.where(valid[..., None], corners, even(valid)[:, None]),
+                *(term.solve(evidence, valid, False).weights[:, None] for _, term in self.terms),
+            ],
+            1,
+        )
+        many = starts.shape[1]
+
+        def loss(w: Tensor) -> Tensor:
+            return self._sum(evidence, w.unflatten(0, (count, many)), scales).flatten()
+
+        w, value = simplex.descend(loss, starts.flatten(0, 1), valid=valid.repeat_interleave(many, 0))
+        w, value = w.unflatten(0, (count, many)), value.unflatten(0, (count, many)).nan_to_num(torch.inf)
+        best = value.argmin(1)
+        at = torch.arange(count, device=w.device)
+        gap = torch.full((count,), torch.nan, dtype=torch.float64, device=w.device)
+        status = ("local optimum, never above the best single",) * count
+        return _refuse(Solution(w[at, best], value[at, best], gap, status), valid)
+
+
+def _refuse(solution: Solution, valid: Tensor) -> Solution:
+    """NaN and "no valid method" where there is none."""
+    some = valid.any(1)
+    status = tuple(s if ok else "no valid method" for s, ok in zip(solution.status, some.tolist(), strict=True))
+    blank = lambda t: torch.where(some.view(-1, *[1] * (t.ndim - 1)), t, torch.nan)  # noqa: E731
+    return Solution(blank(solution.weights), blank(solution.value), blank(solution.gap), status)

@@ -1,0 +1,1 @@
+"""Perturbed inputs: points, baselines, neighbourhoods, masks, coalitions, imputation."""

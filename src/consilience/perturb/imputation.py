@@ -1,0 +1,100 @@
+"""What stands in place of features that are taken away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..statistics.keys import Key
+from .baseline import Baseline
+from .inpaint import inpaint
+from .points import Points, shared
+
+
+@dataclass(frozen=True)
+class Imputer:
+    """Interface: a frozen description of replacements.
+
+    ``reference`` makes what belongs to an input, whatever is taken away from it; ``fill`` puts it into rows. Its draws are
+    keyed, so every map, step and chunk of one input meets the same replacements.
+    """
+
+    def reference(self, points: Points, samples: range, key: Key) -> Tensor:
+        """(N·s, *F) for N points and s draws, rows in that order."""
+        raise NotImplementedError
+
+    def fill(self, x: Tensor, masks: Tensor, reference: Tensor) -> Tensor:
+        """(N, *F) each: rows where the features under ``masks`` (N, *F) bool are replaced."""
+        return torch.where(masks, reference, x)
+
+
+@dataclass(frozen=True)
+class Replacement(Imputer):
+    """The values of a :class:`~.baseline.Baseline`: zero, a constant, mean, blur, given, or drawn from data."""
+
+    baseline: Baseline = Baseline()
+
+    def reference(self, points: Points, samples: range, key: Key) -> Tensor:
+        return self.baseline.drawn(points, samples, key / "baseline")
+
+
+@dataclass(frozen=True)
+class Noise(Imputer):
+    """Uniform noise between ``low`` and ``high``; None: the smallest and largest value of the input's channel.
+
+    Inputs of one axis, (N, d), have no channels: the limits are those of the whole row."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def reference(self, points: Points, samples: range, key: Key) -> Tensor:
+        x = points.x
+        axes = tuple(range(2 if x.ndim > 2 else 1, x.ndim))
+        low = x.amin(axes, keepdim=True) if self.low is None else torch.full_like(x, self.low)
+        high = x.amax(axes, keepdim=True) if self.high is None else torch.full_like(x, self.high)
+        low, high = (limit.repeat_interleave(len(samples), 0) for limit in (low, high))
+        return low + (high - low) * shared((key / "noise").uniform, points, samples, x.shape[1:]).to(x)
+
+
+@dataclass(frozen=True)
+class NoisyLinear(Imputer):
+    """ROAD's imputation (Rong et al. 2022, arXiv 2202.00449): each pixel that is taken away is the weighted mean of its
+    neighbours (:func:`~consilience.perturb.inpaint.inpaint`), plus σ · N(0, 1).
+
+    ``sigma`` in units of the model's input. ``tolerance``: of the linear solver; at 1e-5 its error is about 1e-4 of the
+    image's standard deviation.
+    """
+
+    sigma: float = 0.01
+    tolerance: float = 1e-5
+
+    def reference(self, points: Points, samples: range, key: Key) -> Tensor:
+        if points.x.ndim != 4:
+            raise InputError(
+                "baseline: noisy linear imputation is for images (channels, height, width), but each input has shape "
+                f"{tuple(points.x.shape[1:])}; use 'mean', 'zero' or 'noise'"
+            )
+        return self.sigma * shared((key / "noise").normal, points, samples, points.x.shape[1:]).to(points.x)
+
+    def fill(self, x: Tensor, masks: Tensor, reference: Tensor) -> Tensor:
+        missing = masks[:, 0]
+        if not bool((masks == missing[:, None]).all()):
+            raise InputError(
+                "features: noisy linear imputation takes pixels away over all channels; use Pixels(), Patches(size) or "
+                "Segments(labels without channels)"
+            )
+        return torch.where(masks, inpaint(x, missing, self.tolerance).to(x.dtype) + reference, x)
+
+
+def imputer(spec: Any) -> Imputer:
+    """An imputer; "noise", "linear"; or what :meth:`~consilience.perturb.baseline.Baseline.of` takes: "zero", "mean", "blur",
+    a number, an array of shape F or (B, *F), a Baseline."""
+    if isinstance(spec, Imputer):
+        return spec
+    if isinstance(spec, str) and spec in ("noise", "linear"):
+        return Noise() if spec == "noise" else NoisyLinear()
+    return Replacement(Baseline.of(spec))

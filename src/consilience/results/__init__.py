@@ -1,0 +1,1 @@
+"""Results: explanations, evaluations, their files."""

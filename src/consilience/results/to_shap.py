@@ -1,0 +1,73 @@
+"""Results for other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, choose, need
+from .explanation import Explanation
+
+
+def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Sequence[str] | None = None) -> Any:
+    """One row of a result as a ``shap.Explanation``, for shap's plots.
+
+    Only for contributions: a method of that kind, "mean" of such methods, or a consensus that puts weight on no others.
+    ``values`` are the row's maps (B, *A), ``data`` the inputs where they have the same axes; for pixels, values
+    (B, H, W, 1) and data (B, H, W, C), as ``shap.image_plot`` wants them.
+
+    ``base_values`` (B,) is what the sum starts from: score(x) − Σ values. For complete methods, signed and unscaled
+    (``explain(…, sign="keep", scale="none")``), that is the score at their baselines up to their completeness error. Where
+    values are scaled, absolute, or from a method that adds up to nothing, there is no such number, and it is NaN: plots
+    that add up (waterfall, force) need it, the others (bar, beeswarm, image) do not.
+
+    Raises:
+        InputError: a row or a method whose values are no contributions; says which.
+
+    Example:
+        >>> import torch, consilience as cs
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        >>> r = cs.explain(
+        ...     net, torch.ones(2, 4), methods=["integrated_gradients", "deeplift"], sign="keep", scale="none",
+        ...     objective="robust", fit_draws=4, fresh_draws=4)
+        >>> shown = to_shap(r, feature_names=["age", "height", "weight", "pulse"])  # doctest: +SKIP
+        >>> shap.plots.waterfall(shown[0])  # doctest: +SKIP
+    """
+    weights = _weights(explanation, choose("row", row, [*explanation.methods, "mean", "consensus"]))
+    used = [name for name, w in zip(explanation.methods, weights.T, strict=True) if bool((w != 0).any())]
+    kinds = dict(zip(explanation.methods, explanation.kinds, strict=True))
+    if strange := [name for name in used if kinds[name] != "contribution"]:
+        raise InputError(
+            f"row: {row!r} is made of {', '.join(strange)}, which give no contributions to the score; use a row of methods "
+            "that do (integrated_gradients, deeplift, input_x_gradient, …)"
+        )
+    values = explanation[row].detach().cpu().double()
+    base = explanation.score.detach().cpu().double() - values.flatten(1).sum(1)
+    adds_up = explanation.settings["sign"] == "keep" and explanation.settings["scale"] == "none"
+    loose = torch.tensor([name not in explanation.completeness for name in explanation.methods])
+    base[(weights[:, loose] != 0).any(1) if adds_up else slice(None)] = torch.nan
+    x, data = explanation.inputs.detach(), None
+    if values.shape == x.shape:
+        data = x
+    elif x.ndim == 4 and values.shape[1:] == x.shape[2:]:
+        values, data = values[..., None], x.permute(0, 2, 3, 1)
+    array = lambda t: None if t is None else t.cpu().double().numpy()  # noqa: E731
+    names = explanation.feature_names if feature_names is None else list(feature_names)
+    return need("shap", "shap").Explanation(array(values), array(base), array(data), feature_names=names)
+
+
+def _weights(explanation: Explanation, row: str) -> Tensor:
+    """(B, k) on the CPU: what each method has in the row."""
+    methods, count = explanation.methods, len(explanation)
+    if row in methods:
+        return torch.eye(len(methods))[methods.index(row)].expand(count, -1)
+    if row == "mean":
+        working = torch.tensor([name not in explanation.failed for name in methods])
+        return (working / working.sum()).expand(count, -1)
+    mixing = explanation.mixing.cpu()
+    if bool((mixing[:, len(methods) :] != 0).any()):
+        raise InputError(f"row: the consensus is {explanation.objective}, which is no sum of contributions")
+    return mixing[:, : len(methods)]

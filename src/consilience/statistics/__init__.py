@@ -1,0 +1,1 @@
+"""Keyed draws, evidence, criteria with standard errors, ranks."""

@@ -1,0 +1,93 @@
+"""Keyed random draws: every number is a function of (seed, stream, id, sample, position) and of nothing else.
+
+The generator is Philox4x32-10 (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011), written with
+int64 tensor arithmetic so that it gives the same bits on every device. The 64-bit key is a hash of the seed and the
+stream's name; the 128-bit counter is (position / 4, sample, id low, id high). Hence no result depends on batch size,
+chunk, order or resuming, and the global random state is neither read nor changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+
+
+_MUL = (0xD2511F53, 0xCD9E8D57)
+
+
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def philox(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = 10) -> list[Tensor]:
+    """Philox4x32: four int64 tensors of 32-bit words (broadcastable) and a key of two words → four tensors of words."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(rounds):
+        # A product of two 32-bit words wraps in int64, but its bits are right: mask after the arithmetic shift.
+        p0, p1 = c0 * _MUL[0], c2 * _MUL[1]
+        c0, c2 = _xor((p1 >> 32).bitwise_and_(_MASK), c1, k0), _xor((p0 >> 32).bitwise_and_(_MASK), c3, k1)
+        c1, c3 = p1.bitwise_and_(_MASK), p0.bitwise_and_(_MASK)
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return [c0, c1, c2, c3]
+
+
+def _xor(a: Tensor, b: Tensor, key: int) -> Tensor:
+    """a ^ b ^ key, in place once the counters have their full shape: memory is what takes the time."""
+    return a.bitwise_xor_(b).bitwise_xor_(key) if a.shape == b.shape else a ^ b ^ key
+
+
+@dataclass(frozen=True)
+class Key:
+    """A named stream of draws, e.g. ``Key(0, "fit")``; ``/`` names a sub-stream: ``Key(0, "fit") / "masks"``.
+
+    Every method takes ``ids`` (N,) int64, the identity of each row, and ``sample`` (an int or (N,)), the number of the
+    draw, and returns float32-grade numbers of shape (N, *shape), cast to ``dtype``.
+    """
+
+    seed: int
+    stream: str = ""
+
+    def __truediv__(self, name: str) -> Key:
+        return Key(self.seed, f"{self.stream}/{name}")
+
+    @property
+    def words(self) -> tuple[int, int]:
+        digest = hashlib.blake2b(f"{self.seed}:{self.stream}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+    def bits(self, ids: Tensor, sample: int | Tensor, count: int) -> Tensor:
+        """(N, count) int64 words in [0, 2**32)."""
+        ids = ids.to(torch.int64)
+        sample = sample.to(ids) if isinstance(sample, Tensor) else torch.full_like(ids, sample)  # no copy to wait for
+        sample = sample.expand_as(ids)
+        block = torch.arange(-(-count // 4), device=ids.device)
+        words = philox((block, sample[:, None] & _MASK, ids[:, None] & _MASK, (ids[:, None] >> 32) & _MASK), self.words)
+        words = torch.broadcast_tensors(*words)
+        return torch.stack(words, -1).flatten(1)[:, :count]
+
+    def uniform(
+        self, ids: Tensor, sample: int | Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """(N, *shape) uniform on the open interval (0, 1): multiples of 2**-23 plus 2**-24, exact in float32."""
+        words = self.bits(ids, sample, math.prod(shape))
+        return ((words >> 9).to(torch.float32) * 2**-23 + 2**-24).reshape(len(ids), *shape).to(dtype)
+
+    def normal(
+        self, ids: Tensor, sample: int | Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """(N, *shape) standard normal, by inversion: √2 erf⁻¹(2u − 1); |z| ≤ 5.3."""
+        return self.uniform(ids, sample, shape).mul_(2).sub_(1).erfinv_().mul_(math.sqrt(2)).to(dtype)
+
+
+def fold(ids: Tensor, data: Tensor) -> Tensor:
+    """New ids from ids (N,) and non-negative integers (N,): independent streams for the same input; data 0 keeps the id."""
+    ids, data = ids.to(torch.int64), data.to(torch.int64)
+    w = philox((ids & _MASK, (ids >> 32) & _MASK, data & _MASK, (data >> 32) & _MASK), (0x636F6E73, 0x696C6965))
+    return torch.where(data == 0, ids, w[0] | ((w[1] & 0x7FFFFFFF) << 32))

@@ -1,0 +1,1 @@
+"""Local surrogate models: linear fits, LIME, MAPLE."""

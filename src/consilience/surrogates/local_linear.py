@@ -1,0 +1,79 @@
+"""A map as a linear model of the score around the point: what it says, beside what the score does.
+
+Both are falls, so that y − a is the error of the linear model: y = f(x) − f(x′) and a = g(x) − g(x′).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, choose
+from ..features.base import Features
+from ..perturb.baseline import Baseline
+from ..perturb.points import Points, shared
+from ..statistics.evidence import Responses
+from ..statistics.keys import Key
+from ..statistics.tensors import exact
+
+Output = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Local:
+    """Points near x, moved one feature at a time by ε ~ N(0, radius²), one number for each feature.
+
+    ``kind`` "gradient": x′ = x + ε, in the points' unit of noise, and a = −Σ ε_i φ_i, φ_i the sum of the gradient over the
+    feature's elements. "contribution": x′ − b = (1 + ε)(x − b), and a = −Σ ε_i φ_i, φ_i the feature's share of f(x) − f(b): a
+    contribution moves in proportion. What noise leaves as it is (one-hot blocks, padding) stays in both.
+    """
+
+    kind: str = "gradient"
+    radius: float = 0.1
+    baseline: Baseline = Baseline()
+
+    def __post_init__(self) -> None:
+        choose("kind", self.kind, ("gradient", "contribution"))
+        if not self.radius > 0:
+            raise InputError(f"radius: above 0, got {self.radius!r}")
+
+    def responses(
+        self, output: Output, points: Points, maps: Tensor, features: Features, samples: range, key: Key, step: int
+    ) -> Responses:
+        """a (B, S, R) and y (B, S) for maps (B, R, *A); ``output``: rows and owners → scores; ``step``: rows at once."""
+        flat = exact(maps.flatten(2))
+        clean = exact(output(points.x, points.owner))[:, None]
+        a, y = [], []
+        size = max(1, step // len(points))
+        for start in range(samples.start, samples.stop, size):
+            part = range(start, min(start + size, samples.stop))
+            rows, moves = self._move(points, features, part, key)
+            owner = points.owner.repeat_interleave(len(part))
+            y.append(clean - exact(output(rows, owner)).unflatten(0, (-1, len(part))))
+            a.append(-exact(moves).unflatten(0, (-1, len(part))) @ flat.mT)
+        return Responses(torch.cat(a, 1), torch.cat(y, 1))
+
+    def _move(self, points: Points, features: Features, samples: range, key: Key) -> tuple[Tensor, Tensor]:
+        """(N·s, *F) rows and (N·s, A) the ε of each feature."""
+        shape = points.x.shape[1:]
+        owner = points.owner.repeat_interleave(len(samples))
+        x = points.x.repeat_interleave(len(samples), 0)
+        sizes = features.sizes(owner, shape).clamp(min=1).to(x)
+        noise = (self.radius * shared(key.normal, points, samples, features.shape(shape))).to(x)
+        offset = points.scaled(features.expand(noise, owner, shape))
+        if self.kind == "contribution":
+            origin = self.baseline.at(points).repeat_interleave(len(samples), 0)
+            moved = features.expand(noise, owner, shape) * (points.scaled(torch.ones_like(x)) != 0)
+            return x + moved * (x - origin), (features.reduce(moved, owner) / sizes).flatten(1)
+        return x + offset, (features.reduce(offset, owner) / sizes).flatten(1)
+
+
+def completeness(output: Output, points: Points, maps: Tensor, baseline: Baseline) -> Responses:
+    """a (B, 1, R) = Σφ and y (B, 1) = f(x) − f(b): one response, to everything being taken away."""
+    if baseline.kind == "samples":
+        raise InputError("baseline: completeness is against one baseline, not a data set; give its mean")
+    y = exact(output(points.x, points.owner)) - exact(output(baseline.at(points), points.owner))
+    return Responses(exact(maps.flatten(2)).sum(2)[:, None], y[:, None])
