@@ -16,7 +16,7 @@ from consilience.explainers.surrogates import LIME, MAPLE
 from consilience.features.base import Elements
 from consilience.features.images import Patches, Pixels, Segments, coarse
 from consilience.perturb.baseline import Baseline
-from consilience.perturb.masks import Grids
+from consilience.perturb.coalitions import Grids
 from consilience.statistics.keys import Key
 from consilience.surrogates.lime_maple import Maple, lasso, lime_tabular, maple, moments, predict, ridge
 

@@ -17,8 +17,8 @@ from typing import Any
 MOVED: dict[str, tuple[str, ...]] = {
     "keys": ("statistics.keys",),
     "score": ("model.score", "model.batching", "model.state"),
-    "neighbourhood": ("perturb.neighbourhoods", "perturb.points", "perturb.baseline", "perturb.masks"),
-    "masks": ("perturb.masks",),
+    "neighbourhood": ("perturb.neighbourhoods", "perturb.points", "perturb.baseline", "perturb.masks", "perturb.coalitions"),
+    "masks": ("perturb.coalitions", "perturb.masks"),
     "units": ("features.tables", "features.sequences", "features.parts"),
     "quadratic": ("statistics.evidence", "statistics.criteria", "statistics.tensors"),
     "objective": ("metrics.objective", "metrics.front"),

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..features.base import Features
 from ..model.score import Values
 from ..perturb.baseline import Baseline
-from ..perturb.masks import AUTO, Grids, Singles, Sliding, unit
+from ..perturb.coalitions import AUTO, Grids, Singles, Sliding, unit
 from ..perturb.points import Cloud, Points
 from ..statistics.tensors import exact
 from .base import Explainer, Need

@@ -14,7 +14,7 @@ import torch
 from ..card import Card
 from ..errors import InputError
 from ..features.base import Features
-from ..perturb.masks import Coalitions, Permutations
+from ..perturb.coalitions import Coalitions, Permutations
 from ..statistics.tensors import exact
 from .base import Explainer, Need
 from .perturbation import ABSENT, UNIT, absent, give, one, removed

@@ -12,7 +12,7 @@ from ..card import Card
 from ..errors import InputError
 from ..features.base import Features
 from ..model.score import Score
-from ..perturb.masks import Halves
+from ..perturb.coalitions import Halves
 from ..perturb.points import Points
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
