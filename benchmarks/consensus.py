@@ -116,7 +116,7 @@ def one_stream(score, points, base, setting: Setting, draws: Draws, redrawn: int
             maps[:, at] = noisy.attribute(score, replace(near, ids=ids))
             maps = torch.cat([maps, derive(maps)], 1)
             again.append(gram(flat[:, None] - maps.flatten(2).double()[None]))
-    masks = setting.infidelity.measure(Pixels(), score, points, base, range(draws.infidelity), key, draws.infidelity)
+    masks = setting.evidence(score, points, base, draws, stream, ("responses",)).responses
     return {
         f"{stream}.gram": torch.cat(grams, 1), f"{stream}.redrawn": torch.cat(again, 1)[:, :redrawn],
         f"{stream}.norm": gram(flat), f"{stream}.a": masks.a, f"{stream}.y": masks.y,

@@ -7,6 +7,7 @@ from torch import nn
 
 from consilience.model.score import Score
 from consilience.perturb.points import Points
+from consilience.task import Task
 
 
 class Small(nn.Module):
@@ -37,3 +38,12 @@ def images(count: int = 3, seed: int = 1, dtype=torch.float64) -> torch.Tensor:
 def bound(model, x, target=1, ids=None, **options) -> tuple[Score, Points]:
     score = Score(model, target, ids=ids, **options).at(x)
     return score, Points(x, torch.arange(len(x), device=x.device), score.ids)
+
+
+def judged(score, points, maps, features, key, explain=None, **parts) -> Task:
+    """A task of maps (B, R, *A); ``explain(points)`` gives them elsewhere."""
+
+    def elsewhere(where, at):
+        return explain(at)
+
+    return Task(score, points, maps, features, elsewhere, key, **parts)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nets import bound
+from nets import bound, judged
 from torch import nn
 
 import consilience as cs
@@ -167,7 +167,7 @@ def test_a_text_is_explained_the_same_alone_and_padded(kind):
             1,
         )
         masks = Infidelity(prepared.features, 0.4, prepared.baselines)
-        found = masks.measure(prepared.features, score, points, maps, range(5), KEY, 5)
+        found = masks.measure(judged(score, points, maps, prepared.features, KEY), range(5), 5)
         return maps, found.a, found.y
 
     together, alone = statistics(TEXTS), statistics(TEXTS[:1])

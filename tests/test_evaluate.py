@@ -17,11 +17,11 @@ import consilience as cs
 from consilience.card import Card
 from consilience.cli import main
 from consilience.evaluate.evaluator import Evaluator, evaluate
-from consilience.evaluate.fingerprint import digest
 from consilience.explainers import InputXGradient, IntegratedGradients, Saliency
 from consilience.measures import Completeness, Measure, PixelFlipping, resolve
 from consilience.perturb.baseline import Baseline
 from consilience.results.evaluation import Evaluation
+from consilience.results.fingerprint import digest
 from consilience.statistics.keys import Key
 
 FAST = {"methods": "saliency,input_x_gradient,deeplift", "fit_draws": 8}

@@ -630,7 +630,7 @@ def test_constant_scores_have_no_correlation():
 def test_infidelity_is_the_metrics_on_the_same_masks():
     given = task()
     metric = metrics.Infidelity(Patches(2), 0.2, "mean")
-    found = metric.measure(Pixels(), given.score, given.points, given.maps, range(10), KEY, 10)
+    found = metric.measure(given, range(10), 10)
     mine = Infidelity(10, "mean", Patches(2)).responses(given, 0.2)
     torch.testing.assert_close(mine.a, found.a)
     torch.testing.assert_close(mine.y, found.y)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from nets import Small, bound, images
+from nets import Small, bound, images, judged
 
 from consilience import AverageSensitivity, Infidelity
 from consilience.explainers import InputXGradient, Normalised, Saliency, SmoothGrad, Stack
@@ -47,8 +47,8 @@ def measure(metric, samples=range(6), total=6, ids=None, weights=None, batch=64)
 
     base = maps(points)
     if isinstance(metric, AverageSensitivity):
-        return Evidence(quadratic=metric.measure(maps, score, points, base, samples, KEY, total))
-    return Evidence(responses=metric.measure(Pixels(), score, points, base, samples, KEY, total))
+        return Evidence(quadratic=metric.measure(judged(score, points, base, Pixels(), KEY, maps), samples, total))
+    return Evidence(responses=metric.measure(judged(score, points, base, Pixels(), KEY), samples, total))
 
 
 @metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from nets import Small, bound, images
+from nets import Small, bound, images, judged
 from torch import nn
 
 from consilience.errors import InputError
@@ -47,16 +47,14 @@ def evidence(name, samples=range(6), weights=None, batch=64, graph=False, model=
     base = Normalised(stack, features, "keep", "none").attribute(score, points, graph=graph)
     if weights is not None:
         base = torch.einsum("k,nk...->n...", weights, base)[:, None]
-    if isinstance(metric, Alignment):
-        return Evidence(quadratic=metric.measure(points, base))
-    if isinstance(metric, Completeness):
-        return Evidence(responses=metric.measure(score, points, base, graph))
-    return Evidence(responses=metric.measure(features, score, points, base, samples, KEY, 6, graph))
+    task = judged(score, points, base, features, KEY, graph=graph)
+    return Evidence.of({metric.statistic: metric.measure(task, samples, 6)})
 
 
 def matrix(name, found):
     """G, whatever the loss is."""
-    return found.quadratic.matrix if found.quadratic is not None else METRICS[name][0].matrix(found)
+    metric = METRICS[name][0]
+    return found["alignment"].matrix if isinstance(metric, Alignment) else metric.matrix(found)
 
 
 @metrics
@@ -86,9 +84,10 @@ def test_no_input_depends_on_its_batch(name):
 
 @pytest.mark.parametrize("name", [name for name in METRICS if name.startswith("local")])
 def test_chunks_add(name):
-    whole, added = evidence(name).responses, evidence(name, range(2)) + evidence(name, range(2, 6), batch=2)
-    torch.testing.assert_close(added.responses.a, whole.a)
-    torch.testing.assert_close(added.responses.y, whole.y)
+    whole = evidence(name)["local_fidelity"]
+    added = evidence(name, range(2)) + evidence(name, range(2, 6), batch=2)
+    torch.testing.assert_close(added["local_fidelity"].a, whole.a)
+    torch.testing.assert_close(added["local_fidelity"].y, whole.y)
 
 
 def residual(name, i, r, maps, output, x):
@@ -141,13 +140,14 @@ def test_a_perfect_map_has_no_residual():
         (LocalFidelity(radius=3.0), gradient),
         (LocalFidelity("contribution", 3.0, 0.3), contribution),
     ):
-        found = metric.measure(Elements(), score, points, maps, range(4), KEY, 4)
+        found = metric.measure(judged(score, points, maps, Elements(), KEY), range(4), 4)
         torch.testing.assert_close(found.a[..., 0], found.y)
-    whole = Completeness(0.3).measure(score, points, contribution)
+    task = judged(score, points, contribution, Elements(), KEY)
+    whole = Completeness(0.3).measure(task, range(1), 1)
     torch.testing.assert_close(whole.a[..., 0], whole.y)
-    assert not Alignment(reference=contribution[:, 0]).measure(points, contribution).draws.any()
+    assert not Alignment(reference=contribution[:, 0]).measure(task, range(1), 1).draws.any()
     everywhere = torch.ones(2, 3, 8, 8, dtype=torch.bool)
-    assert not Alignment(region=everywhere).measure(points, contribution).draws.any()
+    assert not Alignment(region=everywhere).measure(task, range(1), 1).draws.any()
 
 
 def test_the_region_that_is_asked_for_wins():
@@ -157,7 +157,8 @@ def test_the_region_that_is_asked_for_wins():
     maps = torch.tensor([[[[1.0, 2], [0, 0]], [[1, 1], [1, 1]], [[0, 0], [3, 3]]]]).double()
     points = Points(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
     metric = Alignment(region=region)
-    found = Evidence(quadratic=metric.measure(points, maps))
+    task = judged(None, points, maps, Elements(), KEY)
+    found = Evidence.of({"alignment": metric.measure(task, range(1), 1)})
     torch.testing.assert_close(metric.loss(found, torch.eye(3).double()[None]), torch.tensor([[0, 0.5, 1]]).double())
     assert Objective(((1.0, metric),)).minimise(found).weights[0, 0] == pytest.approx(1)
 
@@ -206,16 +207,41 @@ def test_a_loss_has_a_gradient_in_the_parameters(name):
 
 def test_errors_name_the_argument():
     score, points = bound(Small(), images())
-    base = torch.zeros(3, 2, 8, 8).double()
+    task = judged(score, points, torch.zeros(3, 2, 8, 8).double(), Pixels(), KEY)
     for make, match in (
         (lambda: Alignment(), "either reference"),
         (lambda: Alignment(ASKED, ASKED > 0), "either reference"),
-        (lambda: Alignment(ASKED[:, 0]).measure(points, base), "reference: shape"),
-        (lambda: Alignment(region=ASKED[:2] > 0).measure(points, base), "region: shape"),
+        (lambda: Alignment(ASKED[:, 0]).measure(task, range(1), 1), "reference: shape"),
+        (lambda: Alignment(region=ASKED[:2] > 0).measure(task, range(1), 1), "region: shape"),
         (lambda: LocalFidelity("relevance"), "kind"),
         (lambda: LocalFidelity(radius=0), "radius"),
-        (lambda: Completeness(Baseline.samples(images())).measure(score, points, base), "one baseline"),
+        (lambda: Completeness(Baseline.samples(images())).measure(task, range(1), 1), "one baseline"),
         (lambda: Objective(((1.0, Completeness()),)).minimise(evidence("completeness"), signed=True), "signed"),
     ):
         with pytest.raises(InputError, match=match):
             make()
+
+
+def test_metrics_of_any_kind_stand_side_by_side():
+    """Evidence keeps a part for each kind; a sum looks at its own parts only, and is solved over all of them."""
+    parts = evidence("region") + evidence("local, gradients")
+    assert set(parts.parts) == {"alignment", "local_fidelity"}
+    region, local = METRICS["region"][0], METRICS["local, gradients"][0]
+    alone = Objective(((1.0, region),)).minimise(parts)
+    torch.testing.assert_close(alone.weights, Objective(((1.0, region),)).minimise(evidence("region")).weights)
+    both = (region + local).minimise(parts)
+    corners = (region + local).at(parts, torch.eye(3).double().expand(3, -1, -1))
+    assert bool((both.value <= corners.amin(1) + 1e-9).all())
+
+
+@metrics
+def test_a_metric_is_a_measure(name):
+    """Called with a task it gives each row's own loss."""
+    metric, stack, features = METRICS[name]
+    score, points = bound(Small(), images(), target=[1, 0, 3])
+    maps = Normalised(stack, features, "keep", "none").attribute(score, points)
+    task = judged(score, points, maps, features, KEY)
+    count = 1 if metric.asks == "nothing" else metric.draws
+    found = Evidence.of({metric.statistic: metric.measure(task, range(count), count)})
+    corners = torch.eye(3).double().expand(3, -1, -1)
+    torch.testing.assert_close(metric(task), metric.loss(found, corners))

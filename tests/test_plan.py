@@ -16,6 +16,7 @@ from consilience.combine.weights import Rule
 from consilience.explain.run import Rows, begin
 from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
 from consilience.metrics import AverageSensitivity, Infidelity
+from consilience.perturb.points import Points
 from consilience.statistics.evidence import joined
 
 METHODS = [Saliency(), InputXGradient(), IntegratedGradients(4), SmoothGrad(4), GradCAM()]
@@ -128,7 +129,7 @@ def test_completeness_is_read_off_the_maps_that_are_there():
     fall = model(x)[:, 1] - model(torch.zeros_like(x))[:, 1]
     raw = cs.explainers.Stack([IntegratedGradients(4)])
     score = cs.Score(model, 1).at(x)
-    sums = raw.attribute(score, cs.neighbourhood.Points(x, torch.arange(3), score.ids)).flatten(1).sum(1)
+    sums = raw.attribute(score, Points(x, torch.arange(3), score.ids)).flatten(1).sum(1)
     torch.testing.assert_close(r.completeness["integrated_gradients"], ((sums - fall) / fall).abs().detach())
 
 

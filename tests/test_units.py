@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from nets import Small, bound, images
+from nets import Small, bound, images, judged
 from torch import nn
 
 from consilience.errors import InputError
@@ -252,7 +252,7 @@ def test_sensitivity_in_standard_deviations_does_not_depend_on_the_units_of_the_
         unit = noise_unit(stack.features, points.x, Baseline.samples(TABLE * scale))
         points = Points(points.x, points.owner, points.ids, 3, unit)
         maps = lambda at: stack.attribute(score, at) * stack.features.reduce(scale[None], torch.zeros(1).long())  # noqa: E731
-        return AverageSensitivity().measure(maps, score, points, maps(points), range(3), KEY, 3)
+        return AverageSensitivity().measure(judged(score, points, maps(points), stack.features, KEY, maps), range(3), 3)
 
     one, two = measured(net, torch.ones(5).double()), measured(other, factor)
     torch.testing.assert_close(one.draws[:, :, :1, :1], two.draws[:, :, :1, :1], rtol=1e-4, atol=1e-9)
@@ -324,9 +324,11 @@ def test_padding_changes_no_statistic(metric):
         stack = Normalised(Stack([Saliency(), SmoothGrad(4)], 1), Tokens(here), "keep", "max")
         base = stack.attribute(score, points)
         if isinstance(metric, AverageSensitivity):
-            found = metric.measure(lambda at: stack.attribute(score, at), score, points, base, range(3), KEY, 3)
+            task = judged(score, points, base, Tokens(here), KEY, lambda at: stack.attribute(score, at))
+            found = metric.measure(task, range(3), 3)
             return base, found.draws, found.norm
-        found = replace(metric, features=Tokens(here)).measure(Tokens(here), score, points, base, range(3), KEY, 3)
+        task = judged(score, points, base, Tokens(here), KEY)
+        found = replace(metric, features=Tokens(here)).measure(task, range(3), 3)
         return base, found.a, found.y
 
     together, alone = measured([0, 1], 5), measured([0], 3)
@@ -351,10 +353,9 @@ def test_metrics_of_models_in_half_precision_are_summed_in_float64(dtype, tolera
         score, points = bound(model, x)
         stack = Normalised(Stack([Saliency(), SmoothGrad(4)], 1), Pixels(), "keep", "none")
         base = stack.attribute(score, points)
-        near = AverageSensitivity(0.5).measure(
-            lambda at: stack.attribute(score, at), score, points, base, range(6), KEY, 6
-        )
-        masks = Infidelity(Patches(2), baseline="zero").measure(Pixels(), score, points, base, range(40), KEY, 40)
+        task = judged(score, points, base, Pixels(), KEY, lambda at: stack.attribute(score, at))
+        near = AverageSensitivity(0.5).measure(task, range(6), 6)
+        masks = Infidelity(Patches(2), baseline="zero").measure(task, range(40), 40)
         return near, masks
 
     (near, masks), (exact_near, exact_masks) = measured(dtype), measured(torch.float64)

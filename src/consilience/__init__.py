@@ -9,6 +9,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import ModuleType
+
 from . import _moved, explainers, measures, train
 from .adapters import pack, segmentation, text
 from .combine.draws import Draws
@@ -40,3 +43,10 @@ __all__ = [
 ]  # fmt: skip
 
 _moved.install()
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A module of version 0.1 by its old name, such as ``consilience.keys``."""
+    if name in _moved.MOVED:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

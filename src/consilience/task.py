@@ -1,13 +1,18 @@
-"""What is judged: maps of a batch, and the means to ask the model or the explainers again."""
+"""What is judged, and what judges it.
+
+A :class:`Task` holds the maps of a batch and the means to ask the model, or the explainers, again. Every metric, measure
+and training penalty takes one, so whatever can be measured can be trained for, and minimised if it is affine.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
+from .card import Card
 from .features.base import Features
 from .model.score import Score
 from .perturb.points import Points
@@ -18,13 +23,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Task:
-    """What there is to judge: R attributions of each of B inputs, and the means to ask the model again.
+    """R attributions of each of B inputs, and the means to ask again.
 
-    ``maps`` (B, R, *A): as shown, after features, sign and scale. ``raw`` (B, R, *A): signed and unscaled contributions for
-    measures in output units, NaN in rows that are none (mixtures, heat maps); ``kinds``: the kind of each row.
-    ``explain(score, points)`` → (N, R, *A): the same rows elsewhere, for neighbours or another model (``score.using(model)``)
-    or another output (``score.towards(target)``). ``regions`` (B, *A) bool: where the evidence is known to be; None: unknown.
-    ``reference`` (B, *A): an attribution that is asked for; None: none.
+    Args:
+        score: the model, its targets and which output; evaluates rows.
+        points: the inputs that are judged, (B, *F).
+        maps: (B, R, *A), as shown: after features, sign and scale.
+        features: what is attributed; gives the maps their axes A.
+        explain: ``explain(score, points)`` → (N, R, *A): the same rows elsewhere, for neighbours, for another model
+            (``score.using(model)``) or another output (``score.towards(target)``).
+        key: the draws of this task; see :meth:`stream`.
+        names: of the R rows.
+        kinds: of each row: "contribution", "gradient" or "relevance".
+        raw: (B, R, *A) signed and unscaled, for measures in units of the output; NaN in rows that have no units (mixtures,
+            heat maps). None: the maps themselves are signed and unscaled.
+        regions: (B, *A) bool, where the evidence is known to be; None: unknown.
+        reference: (B, *A), an attribution that is asked for; None: none.
+        graph: keep the graph of what the model gives, for a loss. The maps have that of their explainers.
+        memory: what measures share; see :meth:`once`.
     """
 
     score: Score
@@ -38,7 +54,17 @@ class Task:
     raw: Tensor | None = None
     regions: Tensor | None = None
     reference: Tensor | None = None
+    graph: bool = False
     memory: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def contributions(self) -> Tensor:
+        """(B, R, *A): the maps in units of the output."""
+        return self.maps if self.raw is None else self.raw
+
+    def output(self, rows: Tensor, owner: Tensor) -> Tensor:
+        """(N,): the score of rows (N, *F), with its graph if the task keeps graphs. ``owner`` (N,): their inputs."""
+        return self.score.evaluate(rows, owner, graph=self.graph).score
 
     def once(self, what: Hashable, make: Callable[[], T]) -> T:
         """``make()``, computed once for each ``what``: how measures that need the same evaluations share them.
@@ -54,8 +80,41 @@ class Task:
 
     def only(self, index: Any) -> Task:
         """Some of the inputs, with a memory of its own."""
-        pick = lambda t: None if t is None else t[index]  # noqa: E731
+
+        def pick(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[index]
+
         return replace(
-            self, points=self.points[index], maps=self.maps[index], raw=pick(self.raw), regions=pick(self.regions),
-            reference=pick(self.reference), memory={},
-        )  # fmt: skip
+            self,
+            points=self.points[index],
+            maps=self.maps[index],
+            raw=pick(self.raw),
+            regions=pick(self.regions),
+            reference=pick(self.reference),
+            memory={},
+        )
+
+
+class Measure:
+    """Interface of a measure: a frozen configuration; calling it gives (B, R) float64, NaN where it is not defined.
+
+    A field ``baseline``, where there is one, says what stands for "absent"; while it is None, evaluate's ``baselines`` do.
+
+    Attributes:
+        name: in tables and files.
+        card: what the number means.
+        undefined: why a number can be NaN although the map is finite and not zero.
+        needs: parts of the task without which it does not apply ("raw", "regions", "reference").
+    """
+
+    name: ClassVar[str]
+    card: ClassVar[Card]
+    undefined: ClassVar[str] = "not defined for this input"
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def prepare(self, task: Task) -> None:
+        """Say what will be asked of the model, before any measure is called, so that one pass can serve several."""
+
+    def __call__(self, task: Task) -> Tensor:
+        """(B, R): one number for each input and row."""
+        raise NotImplementedError

@@ -11,14 +11,15 @@ from torch import Tensor
 from ..errors import InputError
 from ..explainers import Normalised
 from ..metrics import AverageSensitivity, Infidelity
+from ..metrics.base import Metric
 from ..metrics.front import Aim
-from ..metrics.objective import Term
 from ..model.score import Score
 from ..perturb.baseline import Baseline
 from ..perturb.points import Points, present
 from ..statistics.evidence import Evidence
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
+from ..task import Task
 from .aggregations import derive
 from .draws import KINDS, Draws
 
@@ -74,13 +75,14 @@ class Setting:
 
     def more(self, score: Score, points: Points, base: Tensor, kind: str, samples: range, stream: str) -> Evidence:
         """Only the draws ``samples`` of one kind: "quadratic" (neighbours) or "responses" (masks)."""
-        key = Key(self.seed, stream)
-        if kind == "responses":
-            masks = self.infidelity.measure(self.stack.features, score, points, base, samples, key, samples.stop)
-            return Evidence(responses=masks)
         derived = base.shape[1] > self.rows
-        near = lambda at: self.maps(score, at, derived)  # noqa: E731
-        return Evidence(self.sensitivity.measure(near, score, points, base, samples, key, samples.stop))
+
+        def explain(where: Score, at: Points) -> Tensor:
+            return self.maps(where, at, derived)
+
+        task = Task(score, points, base, self.stack.features, explain, Key(self.seed, stream))
+        metric = self.infidelity if kind == "responses" else self.sensitivity
+        return Evidence.of({kind: metric.measure(task, samples, samples.stop)})
 
 
 def metrics_of(target: Aim | str) -> tuple[AverageSensitivity, Infidelity]:
@@ -103,7 +105,7 @@ def metrics_of(target: Aim | str) -> tuple[AverageSensitivity, Infidelity]:
     return found[0], found[1]  # type: ignore[return-value]
 
 
-def _draw(term: Term) -> tuple:
+def _draw(term: Metric) -> tuple:
     """The term as far as its draws go; arrays count by identity."""
     if isinstance(term, AverageSensitivity):
         return term.neighbourhood, term.redraw

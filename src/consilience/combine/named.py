@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ..errors import choose
 from ..metrics import AverageSensitivity, Infidelity
+from ..metrics.base import Metric
 from ..metrics.front import Aim, Front, parse
-from ..metrics.objective import Objective, Term
+from ..metrics.objective import Objective
 from .aggregations import UNSOLVED
 
-TERMS: dict[str, Aim | Term] = {
+TERMS: dict[str, Aim | Metric] = {
     "robust": AverageSensitivity(),
     "faith": Infidelity(),
     "opt": Front(AverageSensitivity(), Infidelity()),
@@ -28,9 +29,9 @@ TERMS: dict[str, Aim | Term] = {
 OBJECTIVES = ("robust", "faith", "opt", *UNSOLVED, "paper_robust", "paper_faith", "paper_opt", "paper_code")
 
 
-def aim(objective: str | Aim | Term) -> Aim | str:
+def aim(objective: str | Aim | Metric) -> Aim | str:
     """A named objective, an expression, a metric or a sum of metrics; those that solve nothing stay names."""
-    if isinstance(objective, Term):
+    if isinstance(objective, Metric):
         return Objective(((1.0, objective),))
     if not isinstance(objective, str):
         return objective

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from ..metrics.base import Metric
 from ..metrics.front import Aim, Front
-from ..metrics.objective import Objective, Term
+from ..metrics.objective import Objective
 from ..simplex import Front as Curve
 from ..simplex import Solution
 from ..statistics.evidence import Evidence, joined
@@ -72,14 +73,14 @@ def _judged(goal: Aim, evidence: Evidence, whole: Tensor, folds: Folds, fitted: 
     for kind, pairs in folds.items():
         some = len(pairs)
         inside = [(part.count(kind) / evidence.count(kind), part) for _, part in pairs]
-        term: Term | Objective
+        term: Metric | Objective
         if isinstance(goal, Front):
             term = goal.robust if kind == "quadratic" else goal.faithful
         else:
             term = goal.terms[0][1] if len(goal.terms) == 1 else goal
         crossed = term.over_blocks(evidence, inside, [next(fitted) for _ in pairs])
         plain = term.over_blocks(evidence, inside, [whole] * some)
-        floor = 1e-6 if isinstance(term, Term) and term.scale_free else 1e-300
+        floor = 1e-6 if isinstance(term, Metric) and term.scale_free else 1e-300
         found[kind] = (crossed - plain) / plain.clamp(min=floor) * (some - 1) / (2 * some - 1)
     return found
 

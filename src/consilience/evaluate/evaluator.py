@@ -26,8 +26,8 @@ from ..model.score import Score
 from ..perturb.points import Points
 from ..results.describe import _brief
 from ..results.evaluation import Evaluation
+from ..results.fingerprint import digest, digests, plain
 from ..statistics.keys import Key
-from .fingerprint import digest, digests, plain
 
 
 class Evaluator:

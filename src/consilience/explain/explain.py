@@ -15,8 +15,8 @@ from ..combine.draws import Draws
 from ..combine.measurement import Setting
 from ..explainers import Explainer
 from ..features.base import Features
+from ..metrics.base import Metric
 from ..metrics.front import Aim
-from ..metrics.objective import Term
 from ..model.batching import Counts
 from ..model.score import Score
 from ..perturb.neighbourhoods import unmoved
@@ -39,7 +39,7 @@ def explain(
     target: int | Sequence[int] | Tensor | str | None = None,
     *,
     methods: str | Explainer | Iterable[str | Explainer] = "standard",
-    objective: str | Aim | Term = "opt",
+    objective: str | Aim | Metric = "opt",
     seed: int = 0,
     fit_draws: Draws | int | str | Mapping[str, int] | None = None,
     fresh_draws: Draws | int | str | Mapping[str, int] | None = None,

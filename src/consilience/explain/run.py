@@ -21,8 +21,8 @@ from ..combine.weights import Rule
 from ..errors import InputError
 from ..explainers import Direct, Explainer, Stack
 from ..features.base import Features
+from ..metrics.base import Metric
 from ..metrics.front import Aim, Front
-from ..metrics.objective import Term
 from ..perturb.baseline import Baseline
 from ..simplex import Solution
 from .prepare import Ready, prepare
@@ -175,7 +175,7 @@ def begin(
     target: Any = None,
     *,
     methods: str | Explainer | Iterable[str | Explainer] = "standard",
-    objective: str | Aim | Term = "opt",
+    objective: str | Aim | Metric = "opt",
     seed: int = 0,
     fit_draws: Draws | int | str | Mapping[str, int] | None = None,
     fresh_draws: Draws | int | str | Mapping[str, int] | None = None,

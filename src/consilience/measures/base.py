@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from ..card import Card
 from ..errors import InputError
 from ..perturb import points
 from ..statistics.tensors import exact
+from ..task import Measure as Measure
 from ..task import Task
-
-
-class Measure:
-    """Interface of a measure: a frozen configuration; calling it gives (B, R) float64, NaN where it is not defined.
-
-    A field ``baseline``, where there is one, says what stands for "absent"; while it is None, evaluate's ``baselines`` do.
-
-    Attributes:
-        name: in tables and files. card: what the number means.
-        undefined: why a number can be NaN although the map is finite and not zero.
-        needs: parts of the task without which it does not apply ("raw", "regions", "reference").
-    """
-
-    name: ClassVar[str]
-    card: ClassVar[Card]
-    undefined: ClassVar[str] = "not defined for this input"
-    needs: ClassVar[tuple[str, ...]] = ()
-
-    def prepare(self, task: Task) -> None:
-        """Say what will be asked of the model, before any measure is called, so that one pass can serve several."""
-
-    def __call__(self, task: Task) -> Tensor:
-        """(B, R): one number for each input and row."""
-        raise NotImplementedError
 
 
 def flat(maps: Tensor) -> Tensor:

@@ -6,14 +6,14 @@ One law is the contract: for Σw = 1, residuals(Σ wφ) = Σ w residuals(φ) on 
 from __future__ import annotations
 
 from .alignment import Alignment
+from .base import Metric
 from .fidelity import Completeness, LocalFidelity
 from .infidelity import Infidelity
-from .objective import Term
 from .sensitivity import AverageSensitivity
 
-METRICS: dict[str, type[Term]] = {
+METRICS: dict[str, type[Metric]] = {
     cls.__name__: cls for cls in (AverageSensitivity, Infidelity, Alignment, LocalFidelity, Completeness)
 }
 
 
-__all__ = ["METRICS", "Alignment", "AverageSensitivity", "Completeness", "Infidelity", "LocalFidelity"]
+__all__ = ["METRICS", "Alignment", "AverageSensitivity", "Completeness", "Infidelity", "LocalFidelity", "Metric"]

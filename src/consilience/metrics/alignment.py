@@ -9,16 +9,16 @@ from torch import Tensor
 from .. import simplex
 from ..card import Card
 from ..errors import InputError
-from ..perturb.points import Points
 from ..statistics.criteria import average_sensitivity, relative_sensitivity
 from ..statistics.evidence import Evidence, Quadratic
 from ..statistics.tensors import exact
-from .objective import Term
+from ..task import Task
+from .base import Metric
 from .sensitivity import gram
 
 
 @dataclass(frozen=True)
-class Alignment(Term):
+class Alignment(Metric):
     """r_j = φ_j − φ*, or r_j = φ_j outside a region; Q = ‖r‖² (AGG §4: γ₁ = I, γ₂ = φ*; γ₁ the projection, γ₂ = 0).
 
     Nothing is drawn: one residual for each input. Exactly one of the two is given:
@@ -44,7 +44,9 @@ class Alignment(Term):
         normalisation="by ‖φ‖² for a region; none for a reference, which has to be on the scale of the maps",
         cost="none beside the maps",
     )
-    statistic = "quadratic"
+    name = "alignment"
+    statistic = "alignment"
+    asks = "nothing"
 
     def __post_init__(self) -> None:
         if (self.reference is None) == (self.region is None):
@@ -58,8 +60,9 @@ class Alignment(Term):
     def allows_signed(self) -> bool:
         return self._shares
 
-    def measure(self, points: Points, base: Tensor) -> Quadratic:
-        """The Gram matrices of the maps ``base`` (B, R, *A) at ``points``, as one draw."""
+    def measure(self, task: Task, samples: range, total: int) -> Quadratic:
+        """The residuals' Gram matrices, as one draw."""
+        points, base = task.points, task.maps
         asked = self.reference if self.region is None else self.region
         assert asked is not None
         if asked.shape[1:] != base.shape[2:] or len(asked) <= int(points.owner.max()):
@@ -74,14 +77,14 @@ class Alignment(Term):
         return Quadratic(gram(residual)[:, None], gram(flat))
 
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
-        return (relative_sensitivity if self._shares else average_sensitivity)(evidence, w).value
+        criterion = relative_sensitivity if self._shares else average_sensitivity
+        return criterion(Evidence(evidence[self.statistic]), w).value
 
     def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
-        return None if self._shares or evidence.quadratic is None else evidence.quadratic.matrix
+        return None if self._shares else evidence[self.statistic].matrix
 
     def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> simplex.Solution:
-        q = evidence.quadratic
-        assert q is not None
+        q = evidence[self.statistic]
         if self._shares:
             return simplex.ratio(q.matrix, q.norm, valid=valid, signed=signed)
         if signed:

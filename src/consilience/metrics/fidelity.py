@@ -11,32 +11,25 @@ from torch import Tensor
 from .. import simplex
 from ..card import Card
 from ..errors import InputError
-from ..features.base import Features
-from ..model.score import Score
 from ..perturb.baseline import Baseline
-from ..perturb.points import Points
 from ..statistics.evidence import Evidence, Responses
-from ..statistics.keys import Key
-from ..statistics.tensors import exact
-from ..surrogates.local_linear import Local, Output, completeness
-from .objective import Term
+from ..surrogates.local_linear import Local, completeness
+from ..task import Task
+from .base import Metric
 
 
-class Squares(Term):
+class Squares(Metric):
     """Interface: r_j = a_j − y, Q = E r², a what the map says and y what the score does; no scale is fitted."""
 
-    statistic = "responses"
+    in_output_units = True
 
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
-        r = evidence.responses
-        assert r is not None
+        r = evidence[self.statistic]
         a = torch.einsum("bmr,bsr->bms", w, r.a)
         return ((a - r.y[:, None]) ** 2).mean(-1)
 
     def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
-        r = evidence.responses
-        if r is None:
-            return None
+        r = evidence[self.statistic]
         residual = r.a - r.y[..., None]
         return residual.mT @ residual / residual.shape[1]
 
@@ -74,7 +67,9 @@ class LocalFidelity(Squares):
         draws="stream 'local'",
         cost="one forward for each draw",
     )
+    name = "local_fidelity"
     stream = "local"
+    statistic = "local_fidelity"
 
     def __post_init__(self) -> None:
         self._where()
@@ -82,24 +77,11 @@ class LocalFidelity(Squares):
     def _where(self) -> Local:
         return Local(self.kind, self.radius, Baseline.of(self.baseline))
 
-    def measure(
-        self,
-        attributed: Features,
-        score: Score,
-        points: Points,
-        base: Tensor,
-        samples: range,
-        key: Key,
-        total: int,
-        graph: bool = False,
-    ) -> Responses:
-        """a (B, S, R) and y (B, S) for the draws ``samples``; ``base`` (B, R, *A) on the features ``attributed``.
-
-        ``graph``: y keeps its graph, for a loss (a has that of ``base``)."""
-        step = 4 * score.batch.size(False)
-        return self._where().responses(
-            _output(score, graph), points, base, attributed, samples, key / self.stream, step
-        )
+    def measure(self, task: Task, samples: range, total: int) -> Responses:
+        """a (B, S, R) and y (B, S) for the draws ``samples``."""
+        step = 4 * task.score.batch.size(False)
+        maps, key = task.contributions, task.stream(self.stream)
+        return self._where().responses(task.output, task.points, maps, task.features, samples, key, step)
 
 
 @dataclass(frozen=True)
@@ -119,10 +101,10 @@ class Completeness(Squares):
         cost="2 forward",
     )
 
-    def measure(self, score: Score, points: Points, base: Tensor, graph: bool = False) -> Responses:
-        """a (B, 1, R) and y (B, 1) for the maps ``base`` (B, R, *A)."""
-        return completeness(_output(score, graph), points, base, Baseline.of(self.baseline))
+    name = "completeness"
+    statistic = "completeness"
+    asks = "nothing"
 
-
-def _output(score: Score, graph: bool) -> Output:
-    return lambda rows, owner: exact(score.evaluate(rows, owner, graph=graph).score)
+    def measure(self, task: Task, samples: range, total: int) -> Responses:
+        """a (B, 1, R) and y (B, 1): one response, to everything being taken away."""
+        return completeness(task.output, task.points, task.contributions, Baseline.of(self.baseline))

@@ -12,7 +12,8 @@ from .. import simplex
 from ..errors import InputError, choose
 from ..simplex import Solution, even
 from ..statistics.evidence import Evidence
-from .objective import Objective, Term, _refuse
+from .base import Metric
+from .objective import Objective, _refuse
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Front:
     for another ρ than the best single's; ``mu`` takes the scan's own point instead.
     """
 
-    robust: Term
-    faithful: Term
+    robust: Metric
+    faithful: Metric
     mu: float | None = None
     correlation: float | None = None
 
@@ -36,7 +37,7 @@ class Front:
             )
 
     @property
-    def terms(self) -> tuple[tuple[float, Term], ...]:
+    def terms(self) -> tuple[tuple[float, Metric], ...]:
         return (1.0, self.robust), (1.0, self.faithful)
 
     statistics = frozenset({"quadratic", "responses"})
@@ -107,7 +108,7 @@ def _best_single(objective: Objective, evidence: Evidence, valid: Tensor) -> Ten
     return torch.nn.functional.one_hot(best, valid.shape[1]).double()
 
 
-def parse(expression: str, named: dict[str, Aim | Term]) -> Aim:
+def parse(expression: str, named: dict[str, Aim | Metric]) -> Aim:
     """A name, or a sum such as ``"relative_sensitivity + 0.5*infidelity"``: names, positive factors, ``+`` and ``*`` only."""
     total: Objective | None = None
     parts = expression.split("+")
@@ -115,7 +116,7 @@ def parse(expression: str, named: dict[str, Aim | Term]) -> Aim:
         factor, _, name = part.rpartition("*")
         term = named[choose("objective", name.strip(), named)]
         if len(parts) == 1 and not factor:
-            return term if isinstance(term, Front) else Objective(((1.0, term),)) if isinstance(term, Term) else term
+            return term if isinstance(term, Front) else Objective(((1.0, term),)) if isinstance(term, Metric) else term
         if isinstance(term, Front):
             raise InputError(f"objective: {name.strip()!r} is a front between two criteria and cannot be part of a sum")
         try:

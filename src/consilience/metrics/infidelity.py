@@ -14,22 +14,20 @@ from ..card import Card
 from ..errors import InputError, choose
 from ..features.base import Features
 from ..features.images import coarse
-from ..model.score import Score
 from ..perturb.baseline import Baseline
 from ..perturb.masks import Masked
-from ..perturb.points import Points
 from ..simplex import FLAT
 from ..statistics.criteria import faithfulness_correlation
 from ..statistics.evidence import Evidence, Responses
-from ..statistics.keys import Key
 from ..statistics.tensors import exact
-from .objective import Block, Term
+from ..task import Task
+from .base import Block, Metric
 
 SCALINGS = ("correlation", "free", "paper", "raw", "code")
 
 
 @dataclass(frozen=True)
-class Infidelity(Term):
+class Infidelity(Metric):
     """r_j = Iᵀφ_j − (f(x) − f(x with I replaced)), I a mask over ``share`` of the features (Yeh et al. 2019; AGG §4).
 
     Args:
@@ -65,8 +63,10 @@ class Infidelity(Term):
             ("the authors' code", "β per method, weights put on unscaled maps: scaling='code'"),
         ),
     )
+    name = "infidelity"
     stream = "masks"
     statistic = "responses"
+    draws = 512
 
     @property
     def scale_free(self) -> bool:
@@ -84,36 +84,23 @@ class Infidelity(Term):
         baseline = self.baseline if self.baseline is not None else "blur" if image else "zero"
         return Masked(features, self.share, Baseline.of(baseline))
 
-    def measure(
-        self,
-        attributed: Features,
-        score: Score,
-        points: Points,
-        base: Tensor,
-        samples: range,
-        key: Key,
-        total: int,
-        graph: bool = False,
-    ) -> Responses:
-        """Responses to the masks ``samples`` of ``total``; ``base`` (B, R, *A) on the features ``attributed``.
-
-        ``graph``: y keeps its graph, for a loss (a has that of ``base``).
-        """
-        count, rows = base.shape[:2]
+    def measure(self, task: Task, samples: range, total: int) -> Responses:
+        """Responses to the masks ``samples`` out of ``total``."""
+        points = task.points
+        count, rows = task.maps.shape[:2]
         shape = points.x.shape[1:]
         where = self.neighbourhood(shape)
         owner = points.owner.repeat_interleave(rows)
-        spread = attributed.spread(base.flatten(0, 1), owner, shape)
+        spread = task.features.spread(task.maps.flatten(0, 1), owner, shape)
         per_unit = exact(where.features.reduce(spread, owner).reshape(count, rows, -1))
-        output = lambda rows, owner: exact(score.evaluate(rows, owner, graph=graph).score)  # noqa: E731
-        clean = output(points.x, points.owner)[:, None]
+        clean = exact(task.output(points.x, points.owner))[:, None]
         a, y = [], []
-        step = max(1, score.batch.size(False) // count)
+        step = max(1, task.score.batch.size(False) // count)
         for start in range(samples.start, samples.stop, step):
             part = range(start, min(start + step, samples.stop))
-            cloud = where.draw(points, part, key / self.stream, total)
+            cloud = where.draw(points, part, task.stream(self.stream), total)
             assert cloud.masks is not None
-            fall = clean - cloud.split(output(cloud.points, cloud.owner))
+            fall = clean - cloud.split(exact(task.output(cloud.points, cloud.owner)))
             masks = cloud.split(exact(cloud.masks.flatten(1)))
             a.append(masks @ per_unit.mT)
             y.append(fall)

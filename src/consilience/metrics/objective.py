@@ -7,66 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .. import simplex
-from ..card import Card
 from ..errors import InputError
 from ..simplex import Solution, even
 from ..statistics.evidence import Evidence
-
-Block = tuple[float, Evidence]
-"""Some draws of one kind beside all of the other, and their share of that kind's draws."""
-
-
-class Term:
-    """Interface of a metric as an objective; ``+`` and ``*`` make an :class:`Objective`.
-
-    ``statistic`` says which part of the evidence it looks at ("quadratic" or "responses"), ``scale_free`` whether it is the
-    form that the front is made of, ``allows_signed`` whether it has a minimum over signed weights.
-    """
-
-    statistic: ClassVar[str]
-    card: ClassVar[Card]
-
-    @property
-    def scale_free(self) -> bool:
-        return False
-
-    @property
-    def allows_signed(self) -> bool:
-        return self.scale_free
-
-    def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
-        """(B, M, R) → (B, M): what is minimised; differentiable in w."""
-        raise NotImplementedError
-
-    def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
-        """(B,): the loss over all draws, each block of them judged with weights (B, R) of its own."""
-        parts = zip(blocks, weights, strict=True)
-        return torch.stack([share * self.loss(e, w[:, None])[:, 0] for (share, e), w in parts]).sum(0)
-
-    def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> Solution:
-        """The optimum over the simplex (or over Σ|w| = 1)."""
-        raise NotImplementedError
-
-    def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
-        """(B, R, R) if what is minimised is wᵀGw, else None. A scale that is fitted is fitted on ``whole``, if given."""
-        return None
-
-    def _objective(self) -> Objective:
-        return Objective(((1.0, self),))
-
-    def __add__(self, other: Term | Objective) -> Objective:
-        return self._objective() + other
-
-    def __mul__(self, weight: float) -> Objective:
-        return self._objective() * weight
-
-    __rmul__ = __mul__
+from .base import Block, Metric
 
 
 @dataclass(frozen=True)
@@ -74,10 +23,10 @@ class Objective:
     """Σ λ_i · loss_i(w) / s_i. ``balance``: s_i is the best corner's loss ("best": unchanged when a method is listed twice
     or a bad one is added), the matrix' Frobenius norm ("frobenius", AGG App. C.2), or 1 ("none")."""
 
-    terms: tuple[tuple[float, Term], ...]
+    terms: tuple[tuple[float, Metric], ...]
     balance: str = "best"
 
-    def __add__(self, other: Term | Objective) -> Objective:
+    def __add__(self, other: Metric | Objective) -> Objective:
         more = other if isinstance(other, Objective) else other._objective()
         fixed = {o.balance for o in (self, more) if len(o.terms) > 1}
         if len(fixed) > 1 or (fixed and fixed != {"best"}):
@@ -99,8 +48,8 @@ class Objective:
 
     def scores(self, evidence: Evidence, rows: int) -> list[Tensor]:
         """Each part's loss for every single row, (B, R)."""
-        first = evidence.quadratic.norm if evidence.quadratic is not None else evidence.responses.a  # type: ignore[union-attr]
-        corners = torch.eye(rows, dtype=first.dtype, device=first.device).expand(len(first), -1, -1)
+        like = evidence.like
+        corners = torch.eye(rows, dtype=like.dtype, device=like.device).expand(len(like), -1, -1)
         return [term.loss(evidence, corners) for _, term in self.terms]
 
     def _scales(self, evidence: Evidence, valid: Tensor) -> list[Tensor]:
@@ -123,8 +72,9 @@ class Objective:
         return self._sum(evidence, w, self._scales(evidence, evidence.valid() if valid is None else valid))
 
     def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
-        """(B,): the balanced sum of its parts' :meth:`Term.over_blocks`; scales are those of all draws. A sum that is minimised
-        as a quadratic form is judged as that form."""
+        """(B,): the balanced sum of its parts' :meth:`Metric.over_blocks`; scales are those of all draws.
+
+        A sum that is minimised as a quadratic form is judged as that form."""
         whole = whole.only(self.statistics)
         scales = self._scales(whole, whole.valid())
         if len(self.terms) > 1 and all(term.matrix(whole) is not None for _, term in self.terms):

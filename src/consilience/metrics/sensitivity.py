@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,20 +10,16 @@ from torch import Tensor
 from .. import simplex
 from ..card import Card
 from ..errors import InputError
-from ..model.score import Score
 from ..perturb.neighbourhoods import Neighbourhood, Uniform, neighbours
-from ..perturb.points import Points
 from ..statistics.criteria import average_sensitivity, relative_sensitivity
 from ..statistics.evidence import Evidence, Quadratic
-from ..statistics.keys import Key
 from ..statistics.tensors import exact
-from .objective import Term
-
-Maps = Callable[[Points], Tensor]
+from ..task import Task
+from .base import Metric
 
 
 @dataclass(frozen=True)
-class AverageSensitivity(Term):
+class AverageSensitivity(Metric):
     """r_j = φ_j(x) − φ_j(x + ε), Q = E‖r‖² (AGG, Definition 4.1 with γ₁ = I and a target carried by each method).
 
     Args:
@@ -53,8 +48,11 @@ class AverageSensitivity(Term):
             ("the authors' code", "draws SmoothGrad's own noise anew at each neighbour: redraw=True"),
         ),
     )
+    name = "average_sensitivity"
     stream = "sensitivity"
     statistic = "quadratic"
+    asks = "explanations"
+    draws = 20
 
     def __post_init__(self) -> None:
         try:
@@ -72,20 +70,16 @@ class AverageSensitivity(Term):
     def neighbourhood(self) -> Neighbourhood:
         return self.where or Uniform(self.radius)
 
-    def measure(
-        self, maps: Maps, score: Score, points: Points, base: Tensor, samples: range, key: Key, total: int
-    ) -> Quadratic:
-        """The Gram matrices of the draws ``samples`` of ``total``.
-
-        ``maps``: points (N) → (N, R, *A); ``base`` (B, R, *A): the maps at ``points``.
-        """
-        flat = exact(base.flatten(2))
+    def measure(self, task: Task, samples: range, total: int) -> Quadratic:
+        """The Gram matrices of the neighbours ``samples`` out of ``total``."""
+        points = task.points
+        flat = exact(task.maps.flatten(2))
         grams = []
-        step = max(1, score.batch.size(True) // len(points))
+        step = max(1, task.score.batch.size(True) // len(points))
         for start in range(samples.start, samples.stop, step):
             part = range(start, min(start + step, samples.stop))
-            near = neighbours(self.neighbourhood, points, part, key / self.stream, total, self.redraw)
-            there = exact(maps(near).flatten(2)).unflatten(0, (-1, len(part)))
+            near = neighbours(self.neighbourhood, points, part, task.stream(self.stream), total, self.redraw)
+            there = exact(task.explain(task.score, near).flatten(2)).unflatten(0, (-1, len(part)))
             grams.append(gram(flat[:, None] - there))
         return Quadratic(torch.cat(grams, 1), gram(flat))
 

@@ -6,8 +6,8 @@ nothing beside one map, and error bars, folds, paired differences and sums over 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -58,6 +58,23 @@ class Quadratic:
     def inputs(self, index: list[int]) -> Quadratic:
         return Quadratic(self.draws[index], self.norm[index])
 
+    def spoil(self, hole: Tensor) -> Quadratic:
+        """``hole`` (B, R): 0, or NaN for rows that must not be used."""
+        square = hole[:, :, None] + hole[:, None]
+        return Quadratic(self.draws + square[:, None], self.norm + square)
+
+    def pooled(self) -> Quadratic:
+        """All inputs' draws as those of one, Gram matrices divided by the input's mean ‖φ_j‖² over rows."""
+        size = self.norm.diagonal(dim1=-2, dim2=-1).mean(1)[:, None, None]
+        size = torch.where(size > 0, size, torch.ones_like(size))
+        draws = (self.draws / size[:, None]).flatten(0, 1)[None]
+        return Quadratic(draws, (self.norm / size).mean(0, keepdim=True))
+
+    @staticmethod
+    def stack(parts: Sequence[Quadratic]) -> Quadratic:
+        """Several inputs, each with as many draws, as one batch."""
+        return Quadratic(torch.cat([part.draws for part in parts]), torch.cat([part.norm for part in parts]))
+
 
 @dataclass(frozen=True)
 class Responses:
@@ -93,6 +110,25 @@ class Responses:
     def inputs(self, index: list[int]) -> Responses:
         return Responses(self.a[index], self.y[index])
 
+    def spoil(self, hole: Tensor) -> Responses:
+        """``hole`` (B, R): 0, or NaN for rows that must not be used."""
+        return Responses(self.a + hole[:, None], self.y)
+
+    def pooled(self) -> Responses:
+        """All inputs' draws as those of one, responses and falls centred and divided by their standard deviations."""
+        a = self.centred()
+        y = self.y - self.y.mean(1, keepdim=True)
+        width = a.pow(2).mean(1).sqrt().mean(1)[:, None, None]
+        height = y.pow(2).mean(1, keepdim=True).sqrt()
+        a = a / torch.where(width > 0, width, torch.ones_like(width))
+        y = y / torch.where(height > 0, height, torch.ones_like(height))
+        return Responses(a.flatten(0, 1)[None], y.flatten()[None])
+
+    @staticmethod
+    def stack(parts: Sequence[Responses]) -> Responses:
+        """Several inputs, each with as many draws, as one batch."""
+        return Responses(torch.cat([part.a for part in parts]), torch.cat([part.y for part in parts]))
+
     def centred(self) -> Tensor:
         """(B, S, R): a minus its mean; zero for a row that only varies by rounding."""
         a = self.a - self.a.mean(1, keepdim=True)
@@ -111,70 +147,102 @@ class Responses:
         return self.a.mT @ self.a / count, torch.einsum("bsr,bs->br", self.a, self.y) / count, (self.y**2).mean(1)
 
 
+Part = Quadratic | Responses
+"""What the draws of one metric say."""
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """What one set of draws says about R rows: either part may be missing."""
+    """What one set of draws says about R rows: a part for each metric that was measured. Any part may be missing.
+
+    Args:
+        quadratic: of :class:`~consilience.metrics.AverageSensitivity`, which every table shows.
+        responses: of :class:`~consilience.metrics.Infidelity`, which every table shows.
+        others: parts of other metrics, by their ``statistic``.
+    """
 
     quadratic: Quadratic | None = None
     responses: Responses | None = None
+    others: Mapping[str, Part] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Part]) -> Evidence:
+        """Evidence with ``parts`` by name: "quadratic", "responses", and any others."""
+        others = dict(parts)
+        quadratic = others.pop("quadratic", None)
+        responses = others.pop("responses", None)
+        return cls(quadratic, responses, others)  # type: ignore[arg-type]
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts that are there, by name."""
+        named = {"quadratic": self.quadratic, "responses": self.responses, **self.others}
+        return {name: part for name, part in named.items() if part is not None}
+
+    def __getitem__(self, kind: str) -> Any:
+        """The part of one kind.
+
+        Raises:
+            KeyError: it was not measured.
+        """
+        return self.parts[kind]
 
     def __add__(self, more: Evidence) -> Evidence:
-        join = lambda a, b: b if a is None else a if b is None else a + b  # noqa: E731
-        return Evidence(join(self.quadratic, more.quadratic), join(self.responses, more.responses))
+        """Further draws of the kinds that are there already; kinds that were not there join them."""
+        parts = self.parts
+        for kind, part in more.parts.items():
+            parts[kind] = parts[kind] + part if kind in parts else part  # type: ignore[operator]
+        return Evidence.of(parts)
 
     def _each(self, how: str, *args: Any) -> Evidence:
-        return Evidence(
-            *(None if part is None else getattr(part, how)(*args) for part in (self.quadratic, self.responses))
-        )
+        return Evidence.of({kind: getattr(part, how)(*args) for kind, part in self.parts.items()})
 
     def rows(self, index: slice) -> Evidence:
         """Only some rows, e.g. the explainers without the derived maps."""
         return self._each("rows", index)
 
     def inputs(self, index: list[int]) -> Evidence:
+        """Only some inputs."""
         return self._each("inputs", index)
 
-    def only(self, statistics: set[str]) -> Evidence:
+    def only(self, kinds: Collection[str]) -> Evidence:
         """Without what an objective does not look at: a NaN there is no reason to refuse."""
-        return Evidence(*(getattr(self, name) if name in statistics else None for name in ("quadratic", "responses")))
+        return Evidence.of({kind: part for kind, part in self.parts.items() if kind in kinds})
 
     @property
     def like(self) -> Tensor:
         """(B, R) float64 on the evidence's device, to make others like it."""
-        if self.quadratic is not None:
-            return self.quadratic.norm[:, 0]
-        assert self.responses is not None
-        return self.responses.a[:, 0]
+        part = next(iter(self.parts.values()))
+        return part.norm[:, 0] if isinstance(part, Quadratic) else part.a[:, 0]
 
     @property
     def counts(self) -> tuple[int, ...]:
         """How many draws of each kind that is there."""
-        return tuple(part.count for part in (self.quadratic, self.responses) if part is not None)
+        return tuple(part.count for part in self.parts.values())
 
     def count(self, kind: str) -> int:
-        """How many draws of the kind "quadratic" or "responses"."""
-        return getattr(self, kind).count
+        """How many draws of one kind."""
+        return self[kind].count
 
     @property
     def draws(self) -> int:
-        """The smallest number of draws of any kind."""
-        return min(self.counts)
+        """The smallest number of draws of any kind that was drawn more than once."""
+        return min((count for count in self.counts if count > 1), default=1)
 
     def fold(self, part: int, parts: int, only: str | None = None) -> tuple[Evidence, Evidence]:
         """(draws outside block ``part`` of ``parts``, draws inside): contiguous blocks of each kind of draw, or of the kind
-        ``only`` ("quadratic" or "responses"), the other staying whole."""
-
-        def halves(stat: Any) -> tuple[Any, Any]:
-            if stat is None:
-                return None, None
-            at = torch.arange(stat.count, device=self.like.device)
-            low, high = len(at) * part // parts, len(at) * (part + 1) // parts
-            return stat.take(torch.cat([at[:low], at[high:]])), stat.take(at[low:high])
-
-        whole = lambda stat: (stat, stat)  # noqa: E731
-        (q_out, q_in) = (whole if only == "responses" else halves)(self.quadratic)
-        (r_out, r_in) = (whole if only == "quadratic" else halves)(self.responses)
-        return Evidence(q_out, r_out), Evidence(q_in, r_in)
+        ``only``, the others staying whole. A kind with a single draw stays whole."""
+        outside, inside = {}, {}
+        for kind, drawn in self.parts.items():
+            outside[kind] = inside[kind] = drawn
+            if drawn.count == 1 or (only is not None and kind != only):
+                continue
+            at = torch.arange(drawn.count, device=self.like.device)
+            low = drawn.count * part // parts
+            high = drawn.count * (part + 1) // parts
+            outside[kind] = drawn.take(torch.cat([at[:low], at[high:]]))
+            inside[kind] = drawn.take(at[low:high])
+        return Evidence.of(outside), Evidence.of(inside)
 
     def folds(self, parts: int, only: str) -> list[tuple[Evidence, Evidence]]:
         """:meth:`fold` for each of ``parts`` blocks of the draws of the kind ``only``, or fewer if there are not so many."""
@@ -182,19 +250,18 @@ class Evidence:
         return [self.fold(part, parts, only) for part in range(parts)]
 
     def _every(self, how: str) -> Tensor:
-        return torch.stack([getattr(part, how)() for part in (self.quadratic, self.responses) if part is not None]).all(
-            0
-        )
+        return torch.stack([getattr(part, how)() for part in self.parts.values()]).all(0)
 
     def valid(self) -> Tensor:
         """(B, R): rows that can be used: finite everywhere and not the zero map."""
         return self._every("valid")
 
     def pooled(self) -> Evidence:
-        """One input that stands for all: every input's statistics on a scale of its own, then their mean. Gram matrices are
-        divided by the mean ‖φ_j‖² over rows; responses and y are centred and divided by their (mean) standard deviation.
-        An input with a NaN in a row that works elsewhere is left out; a row that works nowhere stays NaN. If no input would
-        be left, all are, and only rows that work everywhere."""
+        """One input that stands for all: every input's statistics on a scale of its own, then their mean.
+
+        See :meth:`Quadratic.pooled` and :meth:`Responses.pooled` for the scales. An input with a NaN in a row that works
+        elsewhere is left out; a row that works nowhere stays NaN. If no input would be left, all are, and only rows that
+        work everywhere."""
         finite = self._every("finite")
         works = finite.any(0)
         whole = finite[:, works].all(1)
@@ -202,37 +269,12 @@ class Evidence:
             kept = self.inputs(whole.nonzero()[:, 0].tolist())
         else:
             kept, works = self, finite.all(0)
-        pooled = kept.clean()._pool()
-        return pooled.spoil(~works[None])
+        return kept.clean()._each("pooled").spoil(~works[None])
 
     def spoil(self, rows: Tensor) -> Evidence:
         """NaN in the rows (B, R) that must not be used."""
         hole = torch.zeros_like(self.like).masked_fill(rows.to(self.like.device), torch.nan)
-        q, r = self.quadratic, self.responses
-        square = hole[:, :, None] + hole[:, None]
-        return Evidence(
-            None if q is None else Quadratic(q.draws + square[:, None], q.norm + square),
-            None if r is None else Responses(r.a + hole[:, None], r.y),
-        )
-
-    def _pool(self) -> Evidence:
-        e, q, r = self, None, None
-        if e.quadratic is not None:
-            size = e.quadratic.norm.diagonal(dim1=-2, dim2=-1).mean(1)[:, None, None]
-            size = torch.where(size > 0, size, torch.ones_like(size))
-            draws = (e.quadratic.draws / size[:, None]).flatten(0, 1)[None]
-            q = Quadratic(draws, (e.quadratic.norm / size).mean(0, keepdim=True))
-        if e.responses is not None:
-            a = e.responses.centred()
-            y = e.responses.y - e.responses.y.mean(1, keepdim=True)
-            wide = a.pow(2).mean(1).sqrt().mean(1)[:, None, None]
-            high = y.pow(2).mean(1, keepdim=True).sqrt()
-            a, y = (
-                a / torch.where(wide > 0, wide, torch.ones_like(wide)),
-                y / torch.where(high > 0, high, torch.ones_like(high)),
-            )
-            r = Responses(a.flatten(0, 1)[None], y.flatten()[None])
-        return Evidence(q, r)
+        return self._each("spoil", hole)
 
     def clean(self) -> Evidence:
         """A row that is not finite in some draw of a kind made zero in all of that kind, so that it stays invalid, in any part
@@ -242,9 +284,6 @@ class Evidence:
 
 def joined(parts: Sequence[Evidence]) -> Evidence:
     """The evidence of several inputs, each with the same number of draws, as one batch."""
-    q = [p.quadratic for p in parts if p.quadratic is not None]
-    r = [p.responses for p in parts if p.responses is not None]
-    return Evidence(
-        Quadratic(torch.cat([p.draws for p in q]), torch.cat([p.norm for p in q])) if q else None,
-        Responses(torch.cat([p.a for p in r]), torch.cat([p.y for p in r])) if r else None,
+    return Evidence.of(
+        {kind: type(first).stack([part[kind] for part in parts]) for kind, first in parts[0].parts.items()}
     )

@@ -6,7 +6,6 @@ mode, on the input given, of the label's output (:class:`~consilience.Score`).
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -20,12 +19,14 @@ from ..errors import InputError
 from ..explainers import Explainer, Normalised, Stack, resolve
 from ..features.base import Features
 from ..features.images import features_for
-from ..metrics.objective import Objective, Term
+from ..metrics.base import Metric
+from ..metrics.objective import Objective
 from ..model.score import Score
 from ..perturb.baseline import Baseline
 from ..perturb.points import Points
-from ..statistics.evidence import Evidence, Quadratic, Responses
+from ..statistics.evidence import Evidence
 from ..statistics.keys import fold
+from ..task import Task
 from .base import Loss, Regulariser
 from .passes import Passes, chunks, known, summed
 
@@ -86,7 +87,7 @@ class Penalty(_OfMaps):
     map is zero or NaN, the input is NaN, or nothing varies, there is none, and the input counts as 0.
 
     Args:
-        metric: any metric, or a sum of one of maps (such as AverageSensitivity) and one of outputs (such as Infidelity).
+        metric: any metric, or a sum of metrics of different kinds, e.g. ``AverageSensitivity() + Infidelity()``.
         explainers: one or several, by name or configured; differentiable ones.
         draws: of the metric's neighbourhood, per input and step.
         features, sign, scale: of the maps (:class:`~consilience.explainers.Normalised`); None: pixels, "abs", "max" for
@@ -109,7 +110,7 @@ class Penalty(_OfMaps):
 
     def __init__(
         self,
-        metric: Term | Objective,
+        metric: Metric | Objective,
         explainers: Methods,
         *,
         draws: int = 4,
@@ -120,10 +121,13 @@ class Penalty(_OfMaps):
         **common: Any,
     ):
         super().__init__(explainers, features=features, sign=sign, scale=scale, kind=kind, **common)
-        if isinstance(metric, Term):
+        if isinstance(metric, Metric):
             metric = 1.0 * metric
         if not isinstance(metric, Objective) or len(metric.statistics) < len(metric.terms):
-            raise InputError(f"metric: a metric, or a sum of one of maps and one of outputs, got {metric!r}")
+            raise InputError(
+                f"metric: a metric, or a sum of metrics of different kinds, got {metric!r}; "
+                "two of one kind would share their draws"
+            )
         if not (isinstance(draws, int) and draws > 0):
             raise InputError(f"draws: a positive integer, got {draws!r}")
         self.objective, self.draws = metric, draws
@@ -133,9 +137,9 @@ class Penalty(_OfMaps):
         fine = passes.x.flatten(1).isfinite().all(1)
         passes = replace(passes, x=torch.where(fine.view(-1, *[1] * (passes.x.ndim - 1)), passes.x, 0.0))
         stack, defined = self._stack(passes), []
-        asked = [_asks(term) for _, term in self.objective.terms]
-        maps = sum(stack.stack.rows(passes.x.shape[1:]).values()) * (1 + self.draws * any("maps" in a for a in asked))
-        per = maps + (1 + self.draws) * any("score" in a and "maps" not in a for a in asked)
+        asked = {metric.asks for _, metric in self.objective.terms}
+        maps = sum(stack.stack.rows(passes.x.shape[1:]).values())
+        per = maps * (1 + self.draws * ("explanations" in asked)) + (1 + self.draws) * ("outputs" in asked)
 
         def value(part: Tensor, graph: bool) -> Tensor:
             total, usable = self._value(self._evidence(passes, stack, part, graph), fine[part])
@@ -148,19 +152,13 @@ class Penalty(_OfMaps):
     def _evidence(self, passes: Passes, stack: Normalised, part: Tensor, graph: bool) -> Evidence:
         score, points = self._at(passes, part)
 
-        def maps(at: Points) -> Tensor:
-            return stack.attribute(score, at, graph=graph)
+        def maps(where: Score, at: Points) -> Tensor:
+            return stack.attribute(where, at, graph=graph)
 
-        given: dict[str, Any] = {
-            "maps": maps, "attributed": stack.features, "score": score, "points": points, "base": maps(points),
-            "samples": range(self.draws), "key": passes.key / "penalty", "total": self.draws, "graph": graph,
-        }  # fmt: skip
-        return Evidence(
-            **{
-                term.statistic: term.measure(**{name: given[name] for name in _asks(term)})  # type: ignore[attr-defined]
-                for _, term in self.objective.terms
-            }
-        )
+        task = Task(score, points, maps(score, points), stack.features, maps, passes.key / "penalty", graph=graph)
+        samples = range(self.draws)
+        measured = {metric.statistic: metric.measure(task, samples, self.draws) for _, metric in self.objective.terms}
+        return Evidence.of(measured)
 
     def _value(self, evidence: Evidence, fine: Tensor) -> tuple[Tensor, Tensor]:
         """(Σ over inputs of the loss, whether each has one (b,), of those that are ``fine`` (b,)).
@@ -267,17 +265,12 @@ class InsertionDeletion(_OfMaps):
         return torch.sigmoid(self.temperature * (maps[:, None] - at[..., None]) / gap[:, None, None])
 
 
-def _asks(term: Term) -> list[str]:
-    """What the metric's ``measure`` takes, by name."""
-    return list(inspect.signature(term.measure).parameters)  # type: ignore[attr-defined]
-
-
 def _tensors(evidence: Evidence) -> list[Tensor]:
-    q, r = evidence.quadratic, evidence.responses
-    return ([] if q is None else [q.draws, q.norm]) + ([] if r is None else [r.a, r.y])
+    """Every part's two tensors, part by part."""
+    return [tensor for part in evidence.parts.values() for tensor in vars(part).values()]
 
 
 def _like(evidence: Evidence, tensors: list[Tensor]) -> Evidence:
+    """The same parts with other tensors, in the order of :func:`_tensors`."""
     left = iter(tensors)
-    q = None if evidence.quadratic is None else Quadratic(next(left), next(left))
-    return Evidence(q, None if evidence.responses is None else Responses(next(left), next(left)))
+    return Evidence.of({kind: type(part)(next(left), next(left)) for kind, part in evidence.parts.items()})

@@ -1,0 +1,93 @@
+"""What a metric is: a measure whose value is a squared length of residuals that are affine in the map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..simplex import Solution
+from ..statistics.evidence import Evidence, Part
+from ..task import Measure, Task
+
+if TYPE_CHECKING:
+    from .objective import Objective
+
+Block = tuple[float, Evidence]
+"""Some draws of one kind beside all of the other, and their share of that kind's draws."""
+
+
+class Metric(Measure):
+    """Interface of a metric; ``+`` and ``*`` make an :class:`~consilience.metrics.objective.Objective`.
+
+    The law: for Σw = 1 the residuals of Σ wφ are Σ w residuals(φ), on the same draws. So :meth:`measure` reduces a task to
+    small matrices, from which every mixture can be judged (:meth:`loss`) and the best one found (:meth:`solve`) with no
+    further evaluation. A metric is a :class:`~consilience.task.Measure` too: called with a task, it gives each row's loss.
+
+    Attributes:
+        statistic: the name of its part of the evidence. Metrics with the same name share their draws.
+        asks: what one draw asks again: "explanations", "outputs", or "nothing" (one residual for each input).
+        draws: how many draws judge it where it is used as a measure.
+        in_output_units: whether maps must be signed and unscaled.
+        scale_free: whether it is the form that a front is made of.
+        allows_signed: whether it has a minimum over signed weights.
+    """
+
+    statistic: ClassVar[str]
+    asks: ClassVar[str] = "outputs"
+    draws: ClassVar[int] = 256
+    in_output_units: ClassVar[bool] = False
+
+    @property
+    def scale_free(self) -> bool:
+        return False
+
+    @property
+    def allows_signed(self) -> bool:
+        return self.scale_free
+
+    def measure(self, task: Task, samples: range, total: int) -> Part:
+        """The statistics of the draws ``samples`` out of ``total``, for all rows of the task; with a graph if it keeps one."""
+        raise NotImplementedError
+
+    def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
+        """(B, M, R) → (B, M): what is minimised; differentiable in w."""
+        raise NotImplementedError
+
+    def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
+        """(B,): the loss over all draws, each block of them judged with weights (B, R) of its own."""
+        losses = []
+        for (share, evidence), w in zip(blocks, weights, strict=True):
+            losses.append(share * self.loss(evidence, w[:, None])[:, 0])
+        return torch.stack(losses).sum(0)
+
+    def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> Solution:
+        """The optimum over the simplex (or over Σ|w| = 1), of the rows that are ``valid`` (B, R)."""
+        raise NotImplementedError
+
+    def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
+        """(B, R, R) if what is minimised is wᵀGw, else None. A scale that is fitted is fitted on ``whole``, if given."""
+        return None
+
+    def __call__(self, task: Task) -> Tensor:
+        """(B, R): the loss of each row, on draws of its own; NaN for zero maps and maps that are not finite."""
+        count = 1 if self.asks == "nothing" else self.draws
+        evidence = Evidence.of({self.statistic: self.measure(task, range(count), count)})
+        valid = evidence.valid()
+        corners = torch.eye(valid.shape[1], dtype=torch.float64, device=valid.device).expand(len(valid), -1, -1)
+        return torch.where(valid, self.loss(evidence.clean(), corners), torch.nan)
+
+    def _objective(self) -> Objective:
+        from .objective import Objective
+
+        return Objective(((1.0, self),))
+
+    def __add__(self, other: Metric | Objective) -> Objective:
+        return self._objective() + other
+
+    def __mul__(self, weight: float) -> Objective:
+        return self._objective() * weight
+
+    __rmul__ = __mul__
