@@ -1,4 +1,4 @@
-"""Numbers over a data set: means, errors, counts, paired comparisons, files."""
+"""Numbers over a data set: per input, row and measure; their means, paired comparisons and file."""
 
 from __future__ import annotations
 
@@ -10,35 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..errors import InputError, choose
-from ..statistics.keys import Key
+from .comparison import Comparisons, compared
 from .files import versions, write_text
+from .summary import summarised, summary_table
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Paired differences a − b of one measure: ``difference``, its 95 % bootstrap interval, ``n`` pairs, and ``p``, two-sided:
-    2 (1 + c) / (1 + draws) with c of the bootstrap means on the other side of zero, so never below what the draws can show."""
-
-    measure: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    n: int
-    better: str
-
-    def __str__(self) -> str:
-        if not self.n:
-            return f"{self.measure}: no input has both numbers"
-        return (
-            f"{self.measure}: {self.difference:+.4g} [{self.low:.4g}, {self.high:.4g}], p = {self.p:.3g}, n = {self.n}"
-            + (f" ({self.better} is better)" if self.better else "")
-        )
 
 
 @dataclass
@@ -81,61 +59,56 @@ class Evaluation:
         return {row: self.values[name][:, i] for i, row in enumerate(self.rows)}
 
     def summary(self) -> dict[str, dict[str, dict[str, float | int]]]:
-        """measure → row → {mean, stderr, n}: over the inputs with a number; the standard error is over inputs."""
-        found: dict[str, dict[str, dict[str, float | int]]] = {}
-        for measure in self.measures:
-            found[measure] = {}
-            for row, numbers in self[measure].items():
-                good = numbers[np.isfinite(numbers)]
-                n = len(good)
-                error = float(good.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-                found[measure][row] = {"mean": float(good.mean()) if n else math.nan, "stderr": error, "n": n}
-        return found
+        """measure → row → mean, stderr, low, high and n, over the inputs with a number.
+
+        ``stderr`` is over inputs, NaN for fewer than two; ``low`` and ``high`` hold the mean with probability .95
+        (:func:`~consilience.statistics.paired.mean_interval`), NaN where the numbers show no spread.
+        """
+        return {
+            measure: {row: summarised(numbers) for row, numbers in self[measure].items()} for measure in self.measures
+        }
 
     def compare(
-        self, a: str, b: str, measures: Sequence[str] | None = None, draws: int = 10_000, seed: int = 0
-    ) -> list[Comparison]:
-        """Rows ``a`` and ``b`` on the inputs where both have a number: a paired bootstrap over inputs, ``draws`` times."""
-        found = []
-        for measure in measures or self.measures:
-            numbers = self[measure]
-            left, right = (numbers[choose("row", row, self.rows)] for row in (a, b))
-            pairs = (left - right)[np.isfinite(left - right)]
-            better = self.better.get(measure, "")
-            if not len(pairs):
-                found.append(Comparison(measure, math.nan, math.nan, math.nan, math.nan, 0, better))
-                continue
-            means = _bootstrap(pairs, draws, Key(seed, "bootstrap"))
-            low, high = np.quantile(means, [0.025, 0.975])
-            p = min(1.0, 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / (1 + draws))
-            found.append(
-                Comparison(measure, float(pairs.mean()), float(low), float(high), float(p), len(pairs), better)
-            )
-        return found
+        self,
+        a: str,
+        b: str,
+        measures: str | Sequence[str] | None = None,
+        draws: int = 10_000,
+        seed: int = 0,
+        level: float = 0.05,
+    ) -> Comparisons:
+        """Rows ``a`` and ``b`` on the inputs where both have a number: mean difference, interval, exact sign-flip test.
+
+        ``print`` of the result shows p for each measure alone and, corrected by Holm's method, for all of the call.
+
+        Args:
+            a: a row, e.g. "consensus".
+            b: the row that is taken away.
+            measures: a name, or several; default all. The correction is for as many as are compared here.
+            draws: sign flips drawn where more than 20 differences are not zero; up to 20 all are looked at.
+            seed: names the draws.
+            level: the probability of error of intervals and tests.
+
+        Raises:
+            InputError: a name is unknown, or ``draws`` or ``level`` cannot be used.
+        """
+        wanted = [measures] if isinstance(measures, str) else measures or self.measures
+        names = [choose("measure", measure, self.measures) for measure in wanted]
+        one = choose("row", a, self.rows)
+        other = choose("row", b, self.rows)
+        left = {name: self[name][one] for name in names}
+        right = {name: self[name][other] for name in names}
+        return compared(left, right, self.better, draws, seed, level)
 
     def table(self) -> str:
-        """Rows × measures: mean ± standard error; the best method of each measure is marked."""
-        summary = self.summary()
-        cells = {row: [_cell(summary[m][row], len(self)) for m in self.measures] for row in self.rows}
-        for column, measure in enumerate(self.measures):
-            best = _best(summary[measure], self.better.get(measure, ""))
-            if best:
-                cells[best][column] += " *"
-        heads = [f"{m}{ {'lower': ' ↓', 'higher': ' ↑'}.get(self.better.get(m, ''), '') }" for m in self.measures]
-        wide = [max(len(head), *(len(cells[row][i]) for row in self.rows)) for i, head in enumerate(heads)]
-        first = max(map(len, self.rows))
-
-        def line(name: str, parts: Sequence[str]) -> str:
-            return "  ".join([f"{name:<{first}}", *(f"{p:>{w}}" for p, w in zip(parts, wide, strict=True))])
-
-        out = [line("", heads), *(line(row, cells[row]) for row in self.rows)]
-        out.append(f"n = {len(self)}; mean ± standard error over inputs; * the best; (n) where numbers are missing")
+        """Rows × measures: mean ± standard error over inputs, and n; the best row of each measure is marked."""
+        lines = [summary_table(self.rows, self.summary(), self.better, len(self))]
         for measure in self.measures:
             whole = self.reasons.get(measure, {}).get("")
             if whole:
-                out.append(f"{measure}: {whole}")
-        out += [f"{what} left out: {why}" for what, why in self.left_out.items()]
-        return "\n".join(out)
+                lines.append(f"{measure}: {whole}")
+        lines += [f"{what} left out: {why}" for what, why in self.left_out.items()]
+        return "\n".join(lines)
 
     __str__ = table
 
@@ -172,27 +145,3 @@ class Evaluation:
             )  # fmt: skip
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not an evaluation ({error}); it is written by Evaluation.save()") from error
-
-
-def _bootstrap(pairs: np.ndarray, draws: int, key: Key, room: int = 2**20) -> np.ndarray:
-    """(draws,): means of as many drawn pairs as there are, at most ``room`` pairs at a time."""
-    means = np.empty(draws)
-    for part in torch.arange(draws).split(max(1, room // len(pairs))):
-        u = key.uniform(part, 0, (len(pairs),), torch.float64)
-        means[part.numpy()] = pairs[(u.numpy() * len(pairs)).astype(int)].mean(1)
-    return means
-
-
-def _best(rows: dict[str, dict[str, float | int]], better: str) -> str:
-    numbers = {name: row["mean"] for name, row in rows.items() if row["n"]}
-    if not better or len(numbers) < 2:
-        return ""
-    return (max if better == "higher" else min)(numbers, key=lambda name: numbers[name])
-
-
-def _cell(row: dict[str, float | int], inputs: int) -> str:
-    if not row["n"]:
-        return "–"
-    error = "" if math.isnan(row["stderr"]) else f" ± {row['stderr']:.2g}"
-    missing = "" if row["n"] == inputs else f" ({row['n']})"
-    return f"{row['mean']:.4g}{error}{missing}"

@@ -1,0 +1,97 @@
+"""Means over inputs, and the text table that shows them with their errors and how many numbers they rest on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..statistics.paired import mean_interval
+
+Summary = Mapping[str, float | int]
+"""mean, stderr, low, high and n of one row under one measure."""
+
+FEWEST = 3
+"""From so many numbers on a standard error is shown: that of two is off by a factor of two as often as not."""
+
+ARROWS = {"lower": " ↓", "higher": " ↑"}
+
+
+def summarised(numbers: np.ndarray) -> dict[str, float | int]:
+    """(n,) with NaN where a number is missing → mean, standard error, 95 % interval of the mean, and how many there are."""
+    good = numbers[np.isfinite(numbers)]
+    n = len(good)
+    low, high = mean_interval(good)
+    return {
+        "mean": float(good.mean()) if n else math.nan,
+        "stderr": float(good.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan,
+        "low": float(low),
+        "high": float(high),
+        "n": n,
+    }
+
+
+def summary_table(
+    rows: Sequence[str], summary: Mapping[str, Mapping[str, Summary]], better: Mapping[str, str], inputs: int
+) -> str:
+    """Rows × measures as aligned text, the best row of each measure marked.
+
+    Args:
+        rows: their names, in order.
+        summary: measure → row → :func:`summarised`.
+        better: measure → "higher", "lower" or "".
+        inputs: how many were judged.
+    """
+    columns = [_column(rows, summary[measure], measure, better.get(measure, "")) for measure in summary]
+    counts = ["n", *(_counts([summary[measure][row]["n"] for measure in summary]) for row in rows)]
+    names = ["", *rows]
+    width = max(map(len, names))
+    lines = []
+    for at, name in enumerate(names):
+        cells = [counts[at].rjust(max(map(len, counts)))]
+        cells += [column[at].rjust(max(map(len, column))) for column in columns]
+        lines.append("  ".join([name.ljust(width), *cells]))
+    lines.append(
+        f"{inputs} inputs; mean ± standard error over n inputs (none for fewer than {FEWEST}, or where all are the same); "
+        "(n) where a measure has another n; * the best"
+    )
+    return "\n".join(lines)
+
+
+def _column(rows: Sequence[str], summary: Mapping[str, Summary], measure: str, better: str) -> list[str]:
+    """The head and one cell for each row."""
+    most = max(int(summary[row]["n"]) for row in rows)
+    best = _best(summary, better)
+    cells = [measure + ARROWS.get(better, "")]
+    for row in rows:
+        cell = _cell(summary[row], most)
+        cells.append(cell + " *" if row == best else cell)
+    return cells
+
+
+def _counts(counts: Sequence[float | int]) -> str:
+    """ "8", or "6–8" where measures differ."""
+    least, most = min(counts, default=0), max(counts, default=0)
+    return str(most) if least == most else f"{least}–{most}"
+
+
+def _best(summary: Mapping[str, Summary], better: str) -> str:
+    """The row with the best mean; "" where there is no direction or nothing to compare with."""
+    means = {name: row["mean"] for name, row in summary.items() if row["n"]}
+    if not better or len(means) < 2:
+        return ""
+    choose = max if better == "higher" else min
+    return choose(means, key=lambda name: means[name])
+
+
+def _cell(row: Summary, most: int) -> str:
+    """Mean ± standard error, and n where it is not that of the measure's other rows."""
+    if not row["n"]:
+        return "–"
+    text = f"{row['mean']:.4g}"
+    if row["n"] >= FEWEST and math.isfinite(row["low"]):
+        text += f" ± {row['stderr']:.2g}"
+    if row["n"] != most:
+        text += f" ({row['n']})"
+    return text
