@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,10 @@ from ..model.score import Score
 from ..perturb.points import Points
 from ..results.describe import _brief
 from ..results.evaluation import Evaluation
+from ..results.files import output
 from ..results.fingerprint import digest, digests, plain
 from ..statistics.keys import Key
+from .saving import GrowingFile
 
 
 class Evaluator:
@@ -99,35 +103,47 @@ class Evaluator:
         for name, found in given.items():
             if known.get(name, found) != found:
                 raise self._other(f"input {name}, its target or its regions")
-        self.seen += count
         if self.result is not None and len(given) == count and given.keys() <= known.keys():
+            self.seen += count
             return self.result
         ready = prepare(self.model, x, target, self.goal or "mean", ids=ids, **self.options)
         names, task = self._task(ready, regions, reference)
         measures = resolve_measures(self.measures, ready.baseline)
-        labels = [m.name for m in self.measures]
-        if self.result is None:
-            unique = tuple(f"{n}_{labels[:i].count(n) + 1}" if labels[:i].count(n) else n for i, n in enumerate(labels))
-            better = {name: m.card.better for name, m in zip(unique, self.measures, strict=True)}
-            self.result = Evaluation(names, unique, dict(better), settings=self.settings)
-            self.result.values = {name: np.empty((0, len(names))) for name in unique}
-        result = self.result
+        result = self._empty(names) if self.result is None else self.result
         if names != result.rows:
             raise InputError(f"methods: {names} work on this batch, {result.rows} did on the first")
         kept = ready.points.ids.tolist()
-        new = [i for i, name in enumerate(map(str, kept)) if name not in known]
         for measure in measures:
             measure.prepare(task)
-        for label, measure in zip(result.measures, measures, strict=True):
-            numbers, reasons = _numbers(measure, task, kept)
-            result.values[label] = np.concatenate([result.values[label], numbers[new]])
-            result.reasons.setdefault(label, {}).update(reasons)
-        result.ids += [kept[i] for i in new]
-        result.digests |= given
-        result.left_out |= {f"id {int(ids[i])}": why for i, why in ready.out.items()}
-        result.left_out |= {f"methods.{name}": why for name, why in ready.failed.items()}
-        for what in result.evaluations:
-            result.evaluations[what] += getattr(ready.score.counts, what)
+        judged = [_numbers(measure, task, kept) for measure in measures]
+        new = [i for i, name in enumerate(map(str, kept)) if name not in known]
+        values, reasons = {}, dict(result.reasons)
+        for label, (numbers, why) in zip(result.measures, judged, strict=True):
+            values[label] = np.concatenate([result.values[label], numbers[new]])
+            reasons[label] = {**reasons.get(label, {}), **why}
+        left_out = {f"id {int(ids[i])}": why for i, why in ready.out.items()}
+        left_out |= {f"methods.{name}": why for name, why in ready.failed.items()}
+        counts = ready.score.counts
+        # One assignment takes the batch in: a measure that raises, or an interrupt, leaves what was there before.
+        self.result = replace(
+            result,
+            ids=[*result.ids, *(kept[i] for i in new)],
+            values=values,
+            reasons=reasons,
+            left_out={**result.left_out, **left_out},
+            evaluations={what: number + getattr(counts, what) for what, number in result.evaluations.items()},
+            digests={**result.digests, **given},
+        )
+        self.seen += count
+        return self.result
+
+    def _empty(self, rows: tuple[str, ...]) -> Evaluation:
+        """No input judged yet; measures of one name are numbered."""
+        labels = [measure.name for measure in self.measures]
+        unique = tuple(f"{n}_{labels[:i].count(n) + 1}" if labels[:i].count(n) else n for i, n in enumerate(labels))
+        better = {name: measure.card.better for name, measure in zip(unique, self.measures, strict=True)}
+        result = Evaluation(rows, unique, dict(better), settings=self.settings)
+        result.values = {name: np.empty((0, len(rows))) for name in unique}
         return result
 
     def resume(self, path: str | Path) -> set[int]:
@@ -224,10 +240,10 @@ def evaluate(
         data: a batch x (B, *F), or an iterable of batches x, (x, y) or (x, y, regions); x may be packed
             (:func:`consilience.pack`). An id counts the inputs in order.
         target: None or "predicted"; "labels" takes each batch's y; an integer, or one for each input in order.
-        path: a JSON file that is written after every batch; a run that was interrupted goes on from it, and ``data`` may have
-            grown. It holds hashes of the model's parameters and buffers, of the arrays among the arguments, and of every
-            input with its target and regions, and is refused for others. A model that is no ``nn.Module``, or a function
-            among the arguments, is known by its name only.
+        path: a JSON file that is written every few seconds and at the end, also of a run that fails or is interrupted; the
+            next run goes on from it, and ``data`` may have grown. One process at a time writes to it. It holds hashes of
+            the model (parameters, buffers, plain attributes, code of functions), of the arguments, and of every input with
+            its target and regions, and is refused for others.
         progress: called with (inputs done, inputs in all or None).
         options: ``methods`` ("standard"); ``measures`` (names, configured measures, or the sets "default" and "all");
             ``objective`` ("opt") for the consensus, None for no consensus; ``rows``: which rows to judge (default methods,
@@ -240,13 +256,28 @@ def evaluate(
         ``consilience.load(path)`` reads back, as it does the file of ``path``.
 
     Raises:
-        InputError: an argument cannot be used, ``data`` gave no batch, or ``path`` holds another evaluation.
+        InputError: an argument cannot be used, ``data`` gave no batch, ``path`` holds another evaluation, cannot be written,
+            or another process writes to it.
     """
     evaluator = Evaluator(model, **options)
     target = plain(target)
     evaluator.settings["target"] = "given" if isinstance(target, list) else target
-    if path is not None and Path(path).exists():
-        evaluator.resume(path)
+    with ExitStack() as stack:
+        file = None if path is None else stack.enter_context(GrowingFile(output(path)))
+        if path is not None and Path(path).exists():
+            evaluator.resume(path)
+        return _judge(evaluator, data, target, options, file, progress)
+
+
+def _judge(
+    evaluator: Evaluator,
+    data: Any,
+    target: Any,
+    options: Mapping[str, Any],
+    file: GrowingFile | None,
+    progress: Callable[[int, int | None], None] | None,
+) -> Evaluation:
+    """Every batch of ``data``. ``target`` plain; ``file``: where the evaluation grows."""
     total = _count(data) if isinstance(data, Tensor | np.ndarray | Packed) else _length(data)
     start, done = 0, 0 if evaluator.result is None else len(evaluator.result.digests)
     for batch in _batches(data, options):
@@ -257,9 +288,10 @@ def evaluate(
         each = isinstance(target, list)
         goal = y if isinstance(target, str) and target == "labels" else target[first:start] if each else target
         found = evaluator.update(x, goal, range(first, start), regions)
-        if path is not None and len(found.digests) > done:
-            found.save(path)
+        if len(found.digests) > done:
             done = len(found.digests)
+            if file is not None:
+                file.update(found)
         if progress:
             progress(start, total)
     if not start:
