@@ -158,8 +158,6 @@ def test_one_logit_is_a_binary_classifier():
     for kind, f in (("probability", torch.sigmoid), ("log_probability", nn.functional.logsigmoid)):
         score, points = bound(model, TABLE, None, kind=kind)
         torch.testing.assert_close(score(points.x, points.owner), f(model(TABLE))[:, 0].detach())
-    with pytest.raises(cs.InputError, match="two outputs"):
-        bound(model, TABLE, None, kind="margin")
     with pytest.raises(cs.InputError, match="callable returned shape"):
         bound(net(), TABLE, 0, kind=lambda out, t: out[:, :1])
 
@@ -306,16 +304,16 @@ def test_a_wrong_name_gets_a_short_answer(tmp_path):
 # -- found by a new user -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["probability", "log_probability"])
-def test_a_softmax_of_probabilities_is_refused(kind):
+@pytest.mark.parametrize("kind", ["probability", "log_probability", "output"])
+def test_no_second_softmax_is_taken_of_probabilities(kind):
+    """A version before refused them; now the one rule for outputs knows what they are."""
     model = nn.Sequential(net(), nn.Softmax(1))
-    with pytest.raises(cs.InputError, match="kind='output'"):
-        explain(model, kind=kind)
-    with pytest.raises(cs.InputError, match="kind='output'"):
-        cs.explain(
-            lambda x: model(torch.as_tensor(x)).detach().numpy(), TABLE.numpy(), 0, methods="black_box", kind=kind
-        )
-    torch.testing.assert_close(explain(model, kind="output").score, model(TABLE)[:, 0].detach())
+    expected = model(TABLE)[:, 0].detach()
+    expected = expected.log() if kind == "log_probability" else expected
+    torch.testing.assert_close(explain(model, kind=kind).score, expected)
+    array = lambda x: model(torch.as_tensor(x)).detach().numpy()  # noqa: E731
+    found = cs.explain(array, TABLE.numpy(), 0, methods=["feature_ablation"], kind=kind, objective="mean", **SMALL)
+    torch.testing.assert_close(found.score, expected)
     torch.testing.assert_close(explain(net(), kind="probability").score, model(TABLE)[:, 0].detach())
 
 

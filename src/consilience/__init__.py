@@ -27,6 +27,7 @@ from .features import Columns, Elements, Patches, Pixels, Segments, Windows
 from .metrics import AverageSensitivity, Infidelity
 from .metrics.front import Front
 from .metrics.objective import Objective
+from .model.outputs import Kind
 from .model.score import Score
 from .perturb.baseline import Baseline
 from .perturb.neighbourhoods import Ball as Ball
@@ -38,7 +39,7 @@ from .results.load import load
 # The names to know. Errors and neighbourhoods are importable from here too: cs.InputError, cs.Gaussian, …
 __all__ = [
     "AverageSensitivity", "Baseline", "Columns", "Consensus", "Draws", "Elements", "Explanation", "Front",
-    "Infidelity", "Objective", "Patches", "Pixels", "Score", "Segments", "Windows", "captum", "evaluate", "explain",
+    "Infidelity", "Kind", "Objective", "Patches", "Pixels", "Score", "Segments", "Windows", "captum", "evaluate", "explain",
     "explainers", "load", "measures", "pack", "segmentation", "text", "train",
 ]  # fmt: skip
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .explain.prepare import warnings_of
 from .explainers import METHODS, Direct, Explainer, Stack, resolve
 from .model.backward_rules import Call, survey
 from .model.score import Score
@@ -95,11 +94,11 @@ def doctor(
     points = Points(x, torch.arange(len(x), device=x.device), score.ids)
     if not bool(score.outputs.isfinite().all()):
         warnings.append("outputs are not finite: check the weights and the preprocessing")
-    elif score.outputs.shape[1] > 1 and bool((score.outputs.softmax(1).amax(1) > SATURATED).any()):
+    elif bool((score.meaning.probability(score.outputs, score.targets) > SATURATED).any()):
         warnings.append(
             "a probability is above 0.9999: gradients of kind='probability' vanish there; explain the logit or the margin"
         )
-    warnings += warnings_of(score.outputs) + _alone(score, points)
+    warnings += score.warnings() + _alone(score, points)
     checks = []
     for explainer in explainers:
         checks.append(_check(score, points, _fewer(explainer, x.shape[1:]), seed))

@@ -206,5 +206,4 @@ def _stem(name: str) -> str:
 
 def _headline(entry: Entry) -> str:
     record = entry.record
-    label = record["target_label"] or f"class {record['target']}"
-    return f"{label}, {record['status']}, {record['seconds']:.0f} s"
+    return f"{record['target_label'] or entry.target}, {record['status']}, {record['seconds']:.0f} s"

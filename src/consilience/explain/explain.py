@@ -26,7 +26,6 @@ from ..results.explanation import Explanation, Measured
 from ..statistics.criteria import CRITERIA
 from ..statistics.keys import Key
 from .judge import _completeness, _resolved, _weighted, measure
-from .prepare import warnings_of
 from .run import Job, Progress, begin
 
 PARTS = ("fit", "fresh", "stderr")
@@ -149,7 +148,7 @@ def explain(
         warnings=(*ready.warnings, *_warnings(score, points, setting), *_unfinished(base, ready.names, job)),
         about=dict(ready.about),
         target=score.targets[left],
-        predicted=score.outputs[left].argmax(1),
+        predicted=score.meaning.predicted(score.outputs[left]),
         score=score.clean[left],
         seed=seed,
         draws={
@@ -158,8 +157,7 @@ def explain(
         counts=Counts(score.counts.forward, score.counts.gradient),
         seconds=time.perf_counter() - began,
         settings={
-            "kind": kind if isinstance(kind, str) else getattr(kind, "__name__", repr(kind)),
-            "signed": signed, "choice": choice, "pooled": pooled, **_settings(setting, x.shape[1:]),
+            **score.described, "signed": signed, "choice": choice, "pooled": pooled, **_settings(setting, x.shape[1:]),
             "precision": precision, "noise_unit": ready.noise_unit,
             "explainers": {name: _brief(e) for name, e in zip(ready.names, ready.explainers, strict=True)},
             "layers": {name: layer.name for name, layer in score._layers.items()},
@@ -170,10 +168,9 @@ def explain(
 def _warnings(score: Score, points: Points, setting: Setting) -> list[str]:
     """Of a network, that it gives probabilities; of a black box, what a piecewise-constant one (a forest) makes of
     sensitivities, which costs ten evaluations for each input."""
-    found = warnings_of(score.outputs[points.owner])
+    found = score.warnings()
     if isinstance(score.model, nn.Module):
         return found
-    found = found if score.kind == "logit" else []
     same = unmoved(score, points, setting.sensitivity.neighbourhood, Key(setting.seed, "flat"))
     if not bool(same.any()):
         return found

@@ -19,7 +19,7 @@ from ..features.base import Elements, Features
 from ..features.images import Pixels, features_for
 from ..features.tables import Columns
 from ..metrics.front import Aim
-from ..model.score import Score, precision_of, probabilities
+from ..model.score import Score, precision_of
 from ..perturb.baseline import Baseline
 from ..perturb.neighbourhoods import noise_unit
 from ..perturb.points import Points
@@ -148,13 +148,6 @@ def parts_of(batch: Any) -> tuple[Any, Any, Any]:
         x, y, regions = (*batch, None, None)[:3]
         return x, y, regions
     return batch, None, None
-
-
-def warnings_of(outputs: Tensor) -> list[str]:
-    """What (B, classes) outputs say against explaining them as logits."""
-    if bool(probabilities(outputs).all()):
-        return ["the model's outputs look like probabilities: explain its logits, before the softmax, which saturates"]
-    return []
 
 
 def _tensor(x: Any, model: Any) -> tuple[Tensor, bool]:

@@ -128,15 +128,14 @@ class OutputChange:
 
 @dataclass(frozen=True)
 class SameClass:
-    """1 where the predicted class is that of x: the largest output; with one output, a probability's sign of the logit."""
+    """1 where the model decides as at x (:meth:`~consilience.model.outputs.Outputs.decision`)."""
 
     def __call__(self, c: Chunk) -> Tensor:
         here, there = c.outputs
-        if here.shape[-1] > 1:
-            return (there.argmax(-1) == here.argmax(-1)).double()
-        if c.task.score.kind in ("probability", "log_probability"):
-            return ((there > 0) == (here > 0))[..., 0].double()
-        return torch.ones_like(there[..., 0])
+        score = c.task.score
+        target = score.targets[c.points.owner].to(here.device)[:, None]
+        then, now = score.meaning.decision(here, target), score.meaning.decision(there, target)
+        return (now == then).double()
 
 
 @dataclass(frozen=True)

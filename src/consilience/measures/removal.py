@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import InputError, choose
 from ..features.base import Elements, Features
 from ..features.images import Pixels, coarse
-from ..model.score import Score, _wide, probabilities
+from ..model.score import Score, _wide
 from ..perturb.imputation import Imputer
 from ..perturb.points import present
 from ..statistics.keys import Key
@@ -29,8 +29,9 @@ class Curves:
     """What the model says along the way. float64; NaN in rows whose map is not finite.
 
     ``count`` (B, T): how many features were taken away (or put in), ``share`` (B, T): of those that the input has;
-    ``score``, ``probability``, ``accuracy`` (B, R, T): the explained score, the target's probability (NaN for regression),
-    and whether the target is still the largest output; ``clean`` (B,): the score of the whole input.
+    ``score``, ``probability``, ``accuracy`` (B, R, T): the explained score, the target's probability (NaN for regression; the
+    score itself where ``kind`` is a callable), and whether the target is still the largest output (of one output or of labels:
+    on the same side as at x); ``clean`` (B,): the score of the whole input.
     """
 
     count: Tensor
@@ -207,16 +208,12 @@ def check_value(value: str) -> None:
 
 def _read(score: Score, outputs: Tensor, owner: Tensor) -> Tensor:
     """(N, classes), (N,) → (3, N) float64: score, probability and accuracy of each row."""
-    before = score.outputs[owner]
-    if score.kind == "output":
-        probability = accuracy = torch.full_like(outputs[:, 0], torch.nan)
-    elif outputs.shape[1] == 1:  # one logit
-        probability = outputs[:, 0].sigmoid()
-        accuracy = ((outputs[:, 0] > 0) == (before[:, 0] > 0)).to(outputs)
+    value = score._pick(outputs, owner)
+    meaning, target = score.meaning, score.targets[owner]
+    # A callable kind is the caller's own idea of the score; there is no other probability then.
+    probability = value if callable(score.kind) else meaning.probability(outputs, target)
+    if meaning.meaning == "values":
+        agrees = torch.full_like(value, torch.nan)
     else:
-        target = score.targets[owner]
-        done = probabilities(before)  # the model ends in a softmax
-        known = torch.where(done[:, None], outputs, outputs.softmax(1))
-        probability = known.gather(1, target[:, None])[:, 0]
-        accuracy = (outputs.argmax(1) == target).to(outputs)
-    return exact(torch.stack([score._pick(outputs, owner), probability, accuracy]))
+        agrees = meaning.agrees(outputs, score.outputs[owner], target).to(value)
+    return exact(torch.stack([value, probability.to(value), agrees]))

@@ -21,12 +21,10 @@ from ..errors import ConsilienceError, InputError, choose
 from . import cam_layers as cam
 from .backward_rules import applied
 from .batching import Batch, Counts
+from .outputs import KINDS, Kind, Outputs, interpret, last_layer_of, resolve_target
 from .state import borrowed
 
 T = TypeVar("T")
-
-
-KINDS = ("logit", "probability", "log_probability", "margin", "output")
 
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,9 +60,11 @@ class Score:
     Args:
         model: an ``nn.Module``, or any callable from a batch of inputs to one vector of outputs per input. A callable
             that takes and gives NumPy arrays (scikit-learn's ``predict_proba``) has no gradients.
-        target: None or "predicted" (the largest output at x), an integer, or integers (B,).
+        target: None or "predicted" (the largest output at x), an integer, or integers (B,). A single output is a logit or a
+            probability of class 1: target 1 or None explain it, target 0 the other class, "predicted" the more likely one.
         kind: "logit" (the output itself), "probability", "log_probability", "margin" (target minus the runner-up at x),
-            "output" (for regression: the only output, or output number ``target``), or a callable (outputs, target) → (N,).
+            "output" (for regression: the only output, or output number ``target``), a :class:`~.outputs.Kind`, which says what
+            the outputs mean too, or a callable (outputs, target) → (N,). What outputs mean: :func:`~.outputs.interpret`.
         kwargs: further arguments of the model; tensors of more than one element whose first axis is B follow their input
             (give a constant of that length as ``value[None]``).
         ids: (B,) identities of the inputs, which name their random draws; default 0 … B − 1.
@@ -80,7 +80,7 @@ class Score:
         model: Callable[..., Any],
         target: Any = None,
         *,
-        kind: str | Callable[[Tensor, Tensor], Tensor] = "logit",
+        kind: str | Kind | Callable[[Tensor, Tensor], Tensor] = "logit",
         kwargs: Mapping[str, Any] | None = None,
         ids: Any = None,
         max_batch: int | str = "auto",
@@ -92,7 +92,10 @@ class Score:
         self.precision = None if precision is None else PRECISIONS[choose("precision", precision, PRECISIONS)]
         if precision is not None and numpy:
             raise InputError(f"precision: {precision!r} is for PyTorch models; this one takes NumPy arrays")
-        self.model, self.target, self.kind = model, target, kind if callable(kind) else choose("kind", kind, KINDS)
+        self.model, self.target = model, target
+        self.said = kind.outputs if isinstance(kind, Kind) else None
+        name = kind.name if isinstance(kind, Kind) else kind
+        self.kind = name if callable(name) else choose("kind", name, KINDS)
         self.kwargs, self.ids, self.numpy = dict(kwargs or {}), ids, numpy
         self.batch = Batch(max_batch)
         self.counts = Counts()
@@ -103,6 +106,7 @@ class Score:
     layout: torch.memory_format
     outputs: Tensor
     clean: Tensor
+    meaning: Outputs
     targets: Tensor
     runner_up: Tensor
     _layers: dict[str, cam.Layer]
@@ -142,14 +146,9 @@ class Score:
         outputs = found.new_full((count, found.shape[1]), torch.nan)
         outputs[index] = found
         bound.outputs = outputs
+        bound.meaning = full._meaning(found, x[index], index)
         bound.targets = bound._resolve(outputs)
-        if self.kind in ("probability", "log_probability") and bool(probabilities(found).all()):
-            raise InputError(
-                f"kind: {self.kind!r} would take the softmax of outputs that are probabilities already; explain the logits, or "
-                "these outputs as they are with kind='output'"
-            )
-        best = outputs.scatter(1, bound.targets[:, None], -torch.inf)
-        bound.runner_up = best.argmax(1)
+        bound.runner_up = bound.meaning.runner_up(outputs, bound.targets)
         with torch.no_grad():
             bound.clean = bound._pick(outputs, owner)
         return bound
@@ -166,6 +165,17 @@ class Score:
         said = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
         return f"x: the model fails on {tuple(x.shape)} {x.dtype}: {said}; {remedy}"
 
+    def warnings(self) -> list[str]:
+        """What the caller should know of the outputs, see :meth:`Outputs.warnings`."""
+        return self.meaning.warnings(self.kind, self.targets, isinstance(self.model, nn.Module))
+
+    @property
+    def described(self) -> dict[str, str]:
+        """For records: the ``kind`` asked for, what the ``outputs`` mean, and what the ``score`` is called."""
+        kind = self.kind if isinstance(self.kind, str) else getattr(self.kind, "__name__", repr(self.kind))
+        name = self.meaning.named(self.kind) if isinstance(self.kind, str) else "score"
+        return {"kind": kind, "outputs": self.meaning.described, "score": name}
+
     def using(self, model: Callable[..., Any]) -> Score:
         """The same question to another model (of the same inputs and outputs): targets stay, layers are looked up anew."""
         other = copy.copy(self)
@@ -176,7 +186,7 @@ class Score:
         """The same model asked for other outputs (B,) int64; the runner-up is what is largest besides."""
         other = copy.copy(self)
         other.targets = targets.to(self.outputs.device)
-        other.runner_up = self.outputs.scatter(1, other.targets[:, None], -torch.inf).argmax(1)
+        other.runner_up = self.meaning.runner_up(self.outputs, other.targets)
         owner = torch.arange(self.size, device=self.outputs.device)
         other.clean = other._pick(self.outputs, owner)
         return other
@@ -187,32 +197,25 @@ class Score:
         with torch.no_grad(), borrowed(self.model, freeze=True):
             return torch.cat(self._batched(len(rows), run))
 
+    def _meaning(self, found: Tensor, x: Tensor, index: Tensor) -> Outputs:
+        """What the outputs ``found`` (n, O) at ``x`` (n, *F) mean."""
+        finite = found.isfinite().all(1)
+
+        def last_layer() -> str | None:
+            if self.numpy:
+                return None
+            first = finite.nonzero()[:1, 0]
+            self.counts.add(1, False)
+            with torch.enable_grad(), borrowed(self.model, freeze=True):
+                return last_layer_of(self._outputs(x[first].clone().requires_grad_().clone(), index[first]))
+
+        asked = self.target is not None
+        outputs = _wide(found[finite])
+        return interpret(outputs, self.kind, said=self.said, model=self.model, asked=asked, last_layer=last_layer)
+
     def _resolve(self, outputs: Tensor) -> Tensor:
-        count, classes = outputs.shape
-        target = self.target
-        if self.kind == "margin" and classes < 2:
-            raise InputError("kind: 'margin' needs at least two outputs")
-        if target is None or (isinstance(target, str) and target == "predicted"):
-            if self.kind == "output" and classes > 1:
-                raise InputError(f"target: the model has {classes} outputs; say which one (an integer)")
-            return torch.zeros(count, dtype=torch.int64, device=outputs.device) if classes == 1 else outputs.argmax(1)
-        if isinstance(target, str):
-            raise InputError(f"target: 'predicted' or integers, got {target!r}; look a class name up first")
-        given = torch.as_tensor(target, device=outputs.device)
-        if given.is_floating_point() or given.dtype == torch.bool:
-            raise InputError(f"target: expected integers, got {given.dtype}")
-        if given.ndim > 1 and given.numel() != count:
-            raise InputError(
-                f"target: shape {tuple(given.shape)} for {count} inputs; give class numbers, of one-hot rows .argmax(1)"
-            )
-        given = given.long().expand(count) if given.ndim == 0 else given.long().flatten()
-        if len(given) != count:
-            raise InputError(f"target: {len(given)} targets for {count} inputs; give one, or one for each")
-        if bool(((given < 0) | (given >= classes)).any()):
-            raise InputError(
-                f"target: {given.tolist()} out of range; the model has {classes} outputs (0 … {classes - 1})"
-            )
-        return given
+        """(B,): the target of each input."""
+        return resolve_target(self.target, outputs, self.meaning, self.kind)
 
     # -- evaluating ----------------------------------------------------------------------------------------------------
 
@@ -391,15 +394,7 @@ class Score:
                     f"kind: the callable returned shape {tuple(value.shape)}, expected {tuple(target.shape)}"
                 )
             return value
-        single = outputs.shape[1] == 1  # one logit: a binary classifier
-        if self.kind == "probability":
-            outputs = outputs.sigmoid() if single else outputs.softmax(1)
-        elif self.kind == "log_probability":
-            outputs = torch.nn.functional.logsigmoid(outputs) if single else outputs.log_softmax(1)
-        value = outputs.gather(1, target[:, None])[:, 0]
-        if self.kind == "margin":
-            value = value - outputs.gather(1, self.runner_up[owner][:, None])[:, 0]
-        return value
+        return self.meaning.score(self.kind, outputs, target, self.runner_up[owner])
 
 
 _CUT = (
@@ -412,11 +407,6 @@ def precision_of(model: Any) -> torch.dtype | None:
     """The type of a module's parameters; None if it has none."""
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     return next((p.dtype for p in parameters if p.is_floating_point()), None)
-
-
-def probabilities(outputs: Tensor) -> Tensor:
-    """(N, classes) → (N,): whether these look like the outputs of a softmax."""
-    return (outputs >= 0).all(1) & ((outputs.sum(1) - 1).abs() < 1e-3) & (outputs.shape[1] > 1)
 
 
 def _layout(model: Any, x: Tensor) -> torch.memory_format:

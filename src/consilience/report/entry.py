@@ -60,14 +60,27 @@ class Entry:
         return label(self.record, "target")
 
     @property
-    def predicted(self) -> str:
-        return label(self.record, "predicted")
+    def predicted(self) -> str | None:
+        """The class that the model predicts; None where it predicts none (regression), or is as likely to mean a number."""
+        return None if self.record.get("predicted") is None else label(self.record, "predicted")
+
+    @property
+    def score_name(self) -> str:
+        """ "logit", "probability", "output", …; "score" in records of earlier versions that do not say."""
+        settings = self.record.get("settings") or {}
+        return str(settings.get("score", settings.get("kind", "score")))
 
 
 def label(record: dict[str, Any], which: str) -> str:
-    """ "tabby cat (281)", or "class 281" without labels."""
+    """ "tabby cat (281)"; without labels "class 281", "label 3" (independent ones), "output 2" or "the output" (numbers)."""
     number, words = record.get(which), record.get(f"{which}_label")
-    return f"{words} ({number})" if words else f"class {number}"
+    if words:
+        return f"{words} ({number})"
+    meaning = str((record.get("settings") or {}).get("outputs", "logits"))
+    if meaning == "one output":
+        return "the output"
+    noun = {"values": "output", "label_logits": "label", "label_probabilities": "label"}.get(meaning, "class")
+    return f"{noun} {number}"
 
 
 def surface(values: np.ndarray) -> np.ndarray | None:

@@ -93,9 +93,10 @@ class _Sheet:
     def _heading(self) -> None:
         record, right = self.entry.record, WIDTH - MARGIN
         self.text(MARGIN, 0.42, self.entry.name, size=17, weight="bold", width=0.74 * WIDTH)
-        said = f"{self.entry.target}, score {short(record.get('score'))}"
+        said = f"{self.entry.target}, {self.entry.score_name} {short(record.get('score'))}"
         other = record.get("predicted") != record.get("target")
-        said += f"; predicted: {self.entry.predicted}" if other else ", as predicted"
+        if self.entry.predicted is not None:
+            said += f"; predicted: {self.entry.predicted}" if other else ", as predicted"
         self.text(MARGIN, 0.76, said, size=11, color=SOFT, width=0.74 * WIDTH)
         self.text(right, 0.42, f"objective {record.get('objective')}", size=11, ha="right", width=0.22 * WIDTH)
         if record.get("model"):

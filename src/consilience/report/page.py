@@ -179,9 +179,10 @@ def _plain(value: Any) -> str:
 def _article(entry: Entry, i: int) -> str:
     record, table = entry.record, rows(entry.record)
     other = record.get("predicted") != record.get("target")
-    verdict = f"<b>{escape(entry.target)}</b>, {escape(str((record.get('settings') or {}).get('kind', 'score')))} "
+    verdict = f"<b>{escape(entry.target)}</b>, {escape(entry.score_name)} "
     verdict += escape(short(_number(record, "score")))
-    verdict += f"; the model predicts {escape(entry.predicted)}" if other else ", as the model predicts"
+    if entry.predicted is not None:
+        verdict += f"; the model predicts {escape(entry.predicted)}" if other else ", as the model predicts"
     front = _front(record)
     svg = plane(table, front, f"Relative sensitivity against correlation of every map of {entry.name}")
     parts = [f'<article id="input-{i}" data-input="{i}"><h2>{escape(entry.name)}</h2><p>{verdict}</p>']

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median, stdev
 from typing import Any
 
+from .entry import label
+
 Record = dict[str, Any]
 
 
@@ -219,9 +221,8 @@ def _column(criterion: Criterion, cells: list[Cell]) -> list[str]:
 def _heading(records: Sequence[Record]) -> str:
     first = records[0]
     if len(records) == 1:
-        what = (
-            f"{(first.get('input') or {}).get('name') or 'input'}: {first.get('target_label') or first.get('target')}"
-        )
+        name = (first.get("input") or {}).get("name") or "input"
+        what = f"{name}: {first.get('target_label') or label(first, 'target')}"
     else:
         what = f"mean over {len(records)} inputs"
     return ", ".join(str(part) for part in (what, f"objective {first.get('objective')}", first.get("model")) if part)

@@ -99,6 +99,11 @@ class Explanation:
         return None if found is None else [found[at] for at in self.index]
 
     @property
+    def decides(self) -> bool:
+        """The model predicts a class, or labels; not so in regression, and not known of one output that may be a number."""
+        return self.settings.get("outputs") not in ("values", "one output")
+
+    @property
     def feature_names(self) -> list[str] | None:
         """(A,) of a table whose columns have names; None for other inputs."""
         found = self.about.get("features")
@@ -187,8 +192,8 @@ class Explanation:
             "model": self.about.get("model"),
             "target": target,
             "target_label": label(target),
-            "predicted": predicted,
-            "predicted_label": label(predicted),
+            "predicted": predicted if self.decides else None,
+            "predicted_label": label(predicted) if self.decides else None,
             "score": number(self.score[i], "score"),
             "seed": self.seed,
             "methods": list(self.methods),
@@ -220,6 +225,8 @@ class Explanation:
             record["front"]["incompatibility"] = number(self.incompatibility[i], "front.incompatibility", nothing)
         if record["model"] is None:
             reasons["model"] = "not named by the caller"
+        if not self.decides:
+            reasons["predicted"] = "the outputs are numbers, or one number of which nothing says that it is a class's"
         if record["target_label"] is None:
             reasons["target_label"] = "no labels were given"
         record["reasons"] = reasons
