@@ -54,6 +54,7 @@ def test_score_cam_elsewhere_differs_by_how_its_masks_are_upsampled(monkeypatch)
 
 def test_score_cam_asks_the_most_active_channels():
     score, points = bound(Small(), images())
+    score.layer("act2", points.x[:1], points.owner[:1])  # its probe is counted too
     start = score.counts.forward
     few = Stack([ScoreCAM("act2", channels=2)]).attribute(score, points)
     assert score.counts.forward - start == 3 * 2

@@ -1,8 +1,9 @@
 """Class activation maps: reductions of one layer's activations, weighted by gradients or by scores, upsampled to the input.
 
-The layer is found by one probe pass on the batch's first input, and is the same for all of it (``layer="auto"``: the last
-spatial output with a non-zero spatial gradient; where an input may have none in the last layers, name one), or
-named. Activations and gradients ride on the backward pass that saliency makes anyway. A is (N, C, h, w), g its gradient.
+``layer="auto"`` is the last layer whose cells are proved to be places of the image and through which the score passes. It is a
+function of the model: a probe of five rows of noise finds it, whatever is in the batch (:mod:`..model.cam_layers`). A named
+layer must pass the same proof. Activations and gradients ride on the backward pass that saliency makes anyway.
+Shapes: A (N, C, h, w) the activations, g their gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .base import Direct, Explainer, Need
 HEAT = "no unit: a heat map; the sum over an image's channels is the map"
 
 
-RIDES = "1 gradient, shared with saliency; one more, once, where the layer has to be found"
+RIDES = "1 gradient, shared with saliency; once for the layer: 1 gradient and 4 forwards of noise"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class GradCAM(Explainer):
 class GradCAMPlusPlus(Explainer):
     """relu Σ_c a_c A_c, a_c = Σ_hw α relu(g), α = g² / (2g² + g³ Σ_hw A) (Chattopadhay et al. 2018, arXiv 1710.11063).
 
-    As in the released code and pytorch-grad-cam, the score takes the place of its exponential.
+    As in the released code and pytorch-grad-cam, the score takes the place of its exponential. The map is not free of the
+    score's scale: with c f in place of f, α = g² / (2g² + c g³ Σ_hw A).
     """
 
     layer: str = "auto"
@@ -78,8 +80,9 @@ class GradCAMPlusPlus(Explainer):
         differences=(
             (
                 "pytorch-grad-cam",
-                "adds an absolute 10⁻⁶ to the denominator, so that scaling the score changes the map; the guard here is "
-                "relative, and both agree where gradients are large",
+                "adds an absolute 10⁻⁶ to the denominator, which decides the map where squared gradients are smaller; the "
+                "guard here is relative, and both agree where gradients are large. In both the map depends on the score's "
+                "scale, since the formula adds g² to g³",
             ),
         ),
     )
@@ -91,7 +94,8 @@ class GradCAMPlusPlus(Explainer):
     def fold(self, state, cloud, values):
         acts, grads = values.activations[self.layer]
         below = 2 * grads**2 + grads**3 * acts.sum((2, 3), keepdim=True)
-        # α is invariant to the gradient's scale only up to pytorch-grad-cam's absolute 1e-6; a relative guard keeps it.
+        # Relative to the largest denominator: which cells count as zero does not depend on the units of the score, as it does
+        # with pytorch-grad-cam's absolute 1e-6.
         safe = below.abs() > 1e-12 * below.detach().abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
         alpha = torch.where(safe, grads**2 / torch.where(safe, below, torch.ones_like(below)), torch.zeros_like(below))
         return ((alpha * grads.relu()).sum((2, 3), keepdim=True) * acts).sum(1).relu()

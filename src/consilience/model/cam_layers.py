@@ -1,106 +1,118 @@
-"""Which layer a class activation map reads, and how its output lies on the image.
+"""Which layer a class activation map reads.
 
-``find`` looks with one probe pass: every submodule's output is recorded, one gradient is taken with respect to all of
-them, and the last output (in order of execution) whose gradient is not zero over space is the layer. Outputs may be
-(N, C, h, w), (N, h, w, C), or tokens (N, p + h·w, C) with p tokens of another kind in front.
+The choice is a function of the model, not of the batch: it is made on one fixed picture of noise. Every submodule's output is
+recorded there, with the gradient of the first and of the last output of the model. The layer is the last one recorded
+
+- whose cells are proved to be places of the image (:mod:`.places`),
+- at which both outputs have a gradient at two places or more, and
+- through which a hundredth or more of the score's gradient in the image passes, so that an auxiliary branch or an adapter
+  that merely runs late is passed over.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, choose
+from .hooks import attach
+from .places import Layer, Tiles, follow, is_local, proved, readings, to_grid
 
-MAX_PREFIX = 16  # class, distillation and register tokens in front of the grid
+__all__ = ["PROBE_FORWARDS", "Layer", "captured", "find", "named", "to_grid"]
 
+# Share of the score's gradient in the image that must pass through the layer. The last block's norm of an untrained class-token
+# transformer has about a twentieth, since that token has met the patches in every block before.
+CARRIED = 0.01
+PROBE_FORWARDS = 4  # rows without gradient, beside one with: an image with each quarter replaced
+PICTURES = 3  # of noise, tried one after another until a gradient reaches the picture
 
-@dataclass(frozen=True)
-class Layer:
-    """The ``call``-th output of the submodule ``name`` in a forward pass, and where its axes lie.
-
-    ``layout``: "NCHW", "NHWC" or "tokens" (``prefix`` tokens, then the ``grid`` (h, w) row by row). ``str(layer)`` is a
-    name that :func:`named` understands: ``layer4`` or, for a module that runs several times, ``block.relu#1``.
-    """
-
-    name: str
-    call: int
-    layout: str
-    grid: tuple[int, int]
-    prefix: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.name}#{self.call}" if self.call else self.name
+# One picture (1, C, H, W) → the scores (q,) of the outputs that the layer must serve.
+Ask = Callable[[Tensor], Tensor]
 
 
-def find(module: nn.Module, run: Callable[[], Tensor], spatial: tuple[int, int]) -> Layer:
-    """The last spatial output of ``module`` whose gradient is non-zero at two or more places.
+def find(module: nn.Module, ask: Ask, image: Tensor) -> Layer:
+    """The last layer whose cells are places and through which the score passes.
 
-    A class-token transformer's last block has a gradient at that token only, so the last block's first norm is found.
-    Attention matrices and heads are left out, and token outputs of another width than the residual stream (qkv, MLP);
-    projections of tokens (queries, keys, values) are taken only if there is nothing else.
+    A class-token transformer's last block has a gradient at that token only, so the last block's first norm is found. Token
+    outputs of another width than the residual stream (queries, keys, hidden layers) are passed over, and projections of
+    tokens are taken only if there is nothing else.
 
     Args:
-        run: one forward pass, under grad, from an input that requires it to the scores (N,).
-        spatial: (H, W) of the input.
+        module: the model; every submodule's output is looked at.
+        ask: the scores of one picture.
+        image: (1, C, H, W), whose shape, type and device the probe's pictures have; used itself only where noise is refused
+            or gives no gradient.
+
+    Returns:
+        the layer.
 
     Raises:
         InputError: the scores have no graph, or no output qualifies; says what was tried.
     """
-    seen, grads = _probe(module, run)
-    projected = {name for name, child in module.named_modules() if isinstance(child, nn.Linear)}
-    tokens = [(name, tensor) for name, _, tensor in seen if tensor.ndim == 3 and tensor.shape[2] > 1]
-    lengths = {tensor.shape[1]: tensor.shape[2] for name, tensor in tokens}  # T → the width of the last one,
-    lengths |= {tensor.shape[1]: tensor.shape[2] for name, tensor in tokens if name not in projected}  # no projection
-    known, spare, tried = _grids(seen), None, []
-    for (name, call, tensor), grad in zip(reversed(seen), reversed(grads), strict=True):
-        layer = _read(name, call, tensor, spatial, known)
-        if layer is None or (tensor.ndim == 4 and layer.layout == "NCHW" and tensor.shape[2] in lengths):
+    probe = _Probe.of(module, ask, image, {name for name, _ in module.named_modules() if name})
+    projections = {name for name, child in module.named_modules() if isinstance(child, nn.Linear)}
+    widths = _stream_widths(probe.outputs, projections)
+    spare = None
+    reasons: list[str] = []
+    for output in reversed(probe.outputs):
+        tokens = output.clean.ndim == 3
+        if tokens and output.clean.shape[2] != widths.get(output.clean.shape[1]):
             continue
-        if layer.layout == "tokens" and tensor.shape[2] != lengths[tensor.shape[1]]:
-            continue
-        if grad is None or int((to_grid(grad, layer) != 0).any(1).any(0).sum()) < 2:
-            tried.append(str(layer))
-        elif layer.layout == "tokens" and name in projected:
+        layer, reason = probe.judge(output)
+        if layer is None:
+            if reason:
+                reasons.append(reason)
+        elif probe.carried(output, layer) < CARRIED:
+            reasons.append(f"{layer} (hardly any of the score passes through it)")
+        elif tokens and output.name in projections:
             spare = spare or layer
         else:
             return layer
-    if spare:
+    if spare is not None:
         return spare
-    names = list(dict.fromkeys(name for name, _, _ in reversed(seen)))
+    names = list(dict.fromkeys(output.name for output in reversed(probe.outputs)))
+    seen = "; ".join(dict.fromkeys(reasons[:4])) or "none is spatial"
     raise InputError(
-        f"layer: none of {len(seen)} outputs has a gradient over space for an input of {spatial[0]} × {spatial[1]}"
-        + (f"; spatial but without gradient: {', '.join(tried[:4])}" if tried else "; none is spatial")
-        + f'; name one with layer="…", e.g. {", ".join(names[:6]) or "none recorded (a scripted model?)"}'
+        f"layer: none of {len(probe.outputs)} outputs is a map of an image of {probe.spatial[0]} × {probe.spatial[1]}: {seen}; "
+        f'name one with layer="…", e.g. {", ".join(names[:6]) or "none recorded (a scripted model?)"}, or leave class '
+        "activation maps out"
     )
 
 
-def named(module: nn.Module, name: str, run: Callable[[], Tensor], spatial: tuple[int, int]) -> Layer:
-    """The layer the user chose: the last spatial output of ``name``, or that of call k for ``name#k``.
+def named(module: nn.Module, name: str, ask: Ask, image: Tensor) -> Layer:
+    """The layer the user chose: the last output of ``name`` whose cells are places, or that of call k for ``name#k``.
+
+    Args:
+        module, ask, image: as for :func:`find`.
+        name: a submodule's qualified name, with "#k" for its k-th call, from 0.
 
     Raises:
-        InputError: unknown name (near matches are given), never run, or not spatial (its shapes are given).
+        InputError: unknown name (near matches are given), never run, not spatial (its shapes are given), in another order
+            than the image's (windows, queries, pruned tokens), or no part of the score.
     """
     path, _, which = name.partition("#")
     choose("layer", path, [known for known, _ in module.named_modules() if known])
     if which and not which.isdecimal():
         raise InputError(f"layer: expected 'name' or 'name#call', got {name!r}")
-    with torch.enable_grad(), _recorded(module) as seen:
-        run()
-    outputs = [(call, tensor) for found, call, tensor in seen if found == path and which in ("", str(call))]
-    for call, tensor in reversed(outputs):
-        if layer := _read(path, call, tensor, spatial, _grids(seen)):
+    probe = _Probe.of(module, ask, image, {path})
+    outputs = [output for output in probe.outputs if which in ("", str(output.call))]
+    reasons: list[str] = []
+    for output in reversed(outputs):
+        layer, reason = probe.judge(output)
+        if layer is not None:
             return layer
-    shapes = ", ".join(str(tuple(tensor.shape)) for _, tensor in outputs) or "no tensor"
+        reasons.append(reason or f"{output} gives {tuple(output.clean.shape)}, which lies on no grid of the image")
+    if not reasons:
+        reasons = [f"{name!r} gives no tensor that depends on the image"]
+    height, width = probe.spatial
     raise InputError(
-        f"layer: {name!r} gives {shapes}, which lies on no grid of a {spatial[0]} × {spatial[1]} image; "
-        "name another, or use layer='auto'"
+        f"layer: {reasons[0]} (image of {height} × {width}); name a layer that keeps the image's places and leads to the "
+        "score, use layer='auto', or leave class activation maps out"
     )
 
 
@@ -114,90 +126,187 @@ def captured(module: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[Layer,
     Raises:
         InputError: on leaving, for a layer that did not run.
     """
-    acts: dict[Layer, Tensor] = {}
+    activations: dict[Layer, Tensor] = {}
     wanted = {(layer.name, layer.call): layer for layer in layers}
 
     def keep(name: str, call: int, tensor: Tensor) -> bool:
         if (name, call) in wanted:
-            acts[wanted[name, call]] = tensor
+            activations[wanted[name, call]] = tensor
         return (name, call) in wanted
 
     with _hooked(module, {layer.name for layer in layers}, keep):
-        yield acts
-    if missing := [str(layer) for layer in layers if layer not in acts]:
+        yield activations
+    if missing := [str(layer) for layer in layers if layer not in activations]:
         raise InputError(f"layer: {', '.join(missing)} did not run in this forward pass; choose one that always runs")
 
 
-def to_grid(tensor: Tensor, layer: Layer) -> Tensor:
-    """A layer's activation or gradient as (N, C, h, w)."""
-    if layer.layout == "NHWC":
-        return tensor.permute(0, 3, 1, 2)
-    if layer.layout == "tokens":
-        return tensor[:, layer.prefix :].transpose(1, 2).unflatten(2, layer.grid)
-    return tensor
+# -- the probe ---------------------------------------------------------------------------------------------------------
 
 
-# -- inside ------------------------------------------------------------------------------------------------------------
+@dataclass
+class _Output:
+    """One output of one submodule's call: ``clean`` with its graph, its gradients, and how far each cell moves.
+
+    ``moved``: for each tile, the change's size over channels: {"tokens": (T,)}, or of 4-D outputs both readings."""
+
+    name: str
+    call: int
+    clean: Tensor
+    gradients: list[Tensor | None] = field(default_factory=list)
+    moved: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return repr(f"{self.name}#{self.call}" if self.call else self.name)
 
 
-def _grids(seen: Sequence[tuple[str, int, Tensor]]) -> set[tuple[int, int]]:
-    """(h, w) of the outputs that have them, e.g. of a convolution that embeds patches."""
-    return {(tensor.shape[2], tensor.shape[3]) for _, _, tensor in seen if tensor.ndim == 4}
+class _Probe:
+    """The outputs of some submodules for one picture, and what becomes of them when a quarter of it is replaced."""
+
+    def __init__(self, picture: Tensor, score: Tensor, outputs: list[_Output]) -> None:
+        self.picture, self.score, self.outputs = picture, score, outputs
+        self.spatial = (picture.shape[2], picture.shape[3])
+        self.tiles = Tiles.of(self.spatial)
+        self.slope: Tensor | None = None  # of all scores together, in the picture
+
+    @staticmethod
+    def of(module: nn.Module, ask: Ask, image: Tensor, names: set[str]) -> _Probe:
+        """Probe with noise; with ``image`` itself where the model refuses noise or is flat there."""
+        for attempt in range(PICTURES):
+            with contextlib.suppress(RuntimeError, ValueError, IndexError, ArithmeticError, AssertionError):
+                probe = _Probe._on(module, ask, _noise(image, attempt), names)
+                if probe.slope is not None and probe.score.isfinite().all():
+                    probe._move(module, ask, names)
+                    return probe
+        probe = _Probe._on(module, ask, image, names)
+        if probe.slope is None:
+            raise InputError(
+                "layer: the scores have no graph back to the image; look for .detach(), torch.no_grad() or rounding in forward"
+            )
+        probe._move(module, ask, names)
+        return probe
+
+    @staticmethod
+    def _on(module: nn.Module, ask: Ask, picture: Tensor, names: set[str]) -> _Probe:
+        leaf = picture.detach().clone().requires_grad_()
+        outputs: list[_Output] = []
+
+        def keep(name: str, call: int, tensor: Tensor) -> bool:
+            outputs.append(_Output(name, call, tensor))
+            return True
+
+        with torch.enable_grad():
+            with _hooked(module, names, keep):
+                score = ask(leaf)
+            probe = _Probe(leaf, score, [output for output in outputs if output.clean.requires_grad])
+            if score.requires_grad:
+                probe._differentiate()
+        return probe
+
+    def _differentiate(self) -> None:
+        """The gradient of each score in each output, and of all in the picture."""
+        tensors = [output.clean for output in self.outputs]
+        total = torch.zeros_like(self.picture)
+        for value in self.score:
+            found = torch.autograd.grad(value, [self.picture, *tensors], retain_graph=True, allow_unused=True)
+            for output, gradient in zip(self.outputs, found[1:], strict=True):
+                output.gradients.append(gradient)
+            if found[0] is not None:
+                total = total + found[0]
+        if bool(total.any()):
+            self.slope = total
+
+    def _move(self, module: nn.Module, ask: Ask, names: set[str]) -> None:
+        """Fill in how far each cell of each output moves when each tile of the picture is replaced."""
+        known = {(output.name, output.call): output for output in self.outputs}
+
+        def compare(name: str, call: int, tensor: Tensor) -> bool:
+            output = known.get((name, call))
+            if output is not None and tensor.shape == output.clean.shape:
+                change = (tensor.detach() - output.clean.detach()).double()[:1]
+                if change.ndim == 3:
+                    output.moved.append({"tokens": change[0].norm(dim=1)})
+                elif change.ndim == 4:
+                    output.moved.append({"NCHW": change[0].norm(dim=0), "NHWC": change[0].norm(dim=2)})
+            return False
+
+        with torch.no_grad():
+            picture = self.picture.detach()
+            for changed in self.tiles.replaced(picture, _shuffled(picture)):
+                with _hooked(module, names, compare):
+                    ask(changed)
+
+    def judge(self, output: _Output) -> tuple[Layer | None, str]:
+        """The reading that is proved, and through which each score has a gradient at two places; or why there is none
+        ("" for what is no map by its shape)."""
+        shape = output.clean.shape
+        options = readings(output.name, output.call, shape, self.spatial)
+        if shape[0] != 1:
+            windows = options and len(shape) in (3, 4)
+            where = (
+                "the image's windows are its rows, in window order" if windows else "its first axis is not the inputs'"
+            )
+            return None, f"{output} gives {tuple(shape)} for one image: {where}"
+        if not options:
+            return None, ""
+        best = (-1, 1)
+        for layer in options:
+            right, judged = self._follow(output, layer)
+            if is_local(output.clean, layer) or proved(right, judged, self.tiles):
+                break
+            if right * best[1] > best[0] * judged:
+                best = (right, max(judged, 1))
+        else:
+            return None, (
+                f"{output} gives {tuple(shape)}, whose cells are no places of the image: {max(best[0], 0)} of {best[1]} "
+                "follow it when a quarter of it changes (learned queries, windows, or tokens that are pruned or sorted)"
+            )
+        for gradient in output.gradients:
+            if gradient is None or int((to_grid(gradient, layer) != 0).any(1).sum()) < 2:
+                return None, f"{output} has no gradient of the score over space"
+        return layer, ""
+
+    def _follow(self, output: _Output, layer: Layer) -> tuple[int, int]:
+        if len(output.moved) != len(self.tiles):
+            return 0, 0
+        cells = torch.stack([moved[layer.layout] for moved in output.moved])
+        if layer.layout == "tokens":
+            cells = cells[:, layer.prefix :].unflatten(1, layer.grid)
+        return follow(cells, self.tiles)
+
+    def carried(self, output: _Output, layer: Layer) -> float:
+        """How much of the score's gradient in the picture passes through the layer's cells: ‖through‖ / ‖all‖."""
+        given = torch.zeros_like(output.clean)
+        for gradient in output.gradients:
+            if gradient is not None:
+                given = given + gradient
+        if layer.prefix:
+            given = torch.cat([torch.zeros_like(given[:, : layer.prefix]), given[:, layer.prefix :]], 1)
+        (through,) = torch.autograd.grad(output.clean, self.picture, given, retain_graph=True, allow_unused=True)
+        if through is None or self.slope is None:
+            return 0.0
+        return float(through.double().norm() / self.slope.double().norm())
 
 
-def _read(
-    name: str, call: int, tensor: Tensor, spatial: tuple[int, int], known: set[tuple[int, int]] | None = None
-) -> Layer | None:
-    """How an output lies on the image, by its shape; None if it does not. Tokens lie on a ``known`` grid if they can, and
-    have else the fewest tokens in front."""
-    height, width = spatial
-    if tensor.ndim == 4:
-
-        def misfit(h: int, w: int) -> float:
-            fits = h * w > 1 and h <= height and w <= width
-            return abs(math.log(h * width / (w * height))) if fits else math.inf
-
-        first, second, third = tensor.shape[1:]
-        best, layout, grid = min(
-            (misfit(second, third), "NCHW", (second, third)), (misfit(first, second), "NHWC", (first, second))
-        )
-        return Layer(name, call, layout, grid) if best <= math.log(2) else None
-    if tensor.ndim == 3 and tensor.shape[2] > 1:  # not (N, C, 1), the mean over tokens: C may well be a square
-        strides = range(1, max(spatial) + 1)
-        grids = {(height // s, width // s) for s in strides} | {(-(-height // s), -(-width // s)) for s in strides}
-        sizes = {h * w: (h, w) for h, w in sorted(grids) if h * w > 1}
-        fits = [
-            (prefix, sizes[count]) for prefix in range(MAX_PREFIX + 1) if (count := tensor.shape[1] - prefix) in sizes
-        ]
-        if fits:
-            prefix, grid = min(fits, key=lambda fit: fit[1] not in (known or ()))
-            return Layer(name, call, "tokens", grid, prefix)
-    return None
+def _noise(image: Tensor, number: int) -> Tensor:
+    """A picture of standard normal noise, the same on every device."""
+    generator = torch.Generator().manual_seed(number)
+    return torch.randn(image.shape, generator=generator, dtype=torch.float64).to(image)
 
 
-def _probe(module: nn.Module, run: Callable[[], Tensor]) -> tuple[list[tuple[str, int, Tensor]], list[Tensor | None]]:
-    with torch.enable_grad(), _recorded(module) as seen:
-        values = run()
-    if not values.requires_grad:
-        raise InputError(
-            "layer: the scores have no graph back to the layers; run the probe on an input that requires grad"
-        )
-    seen = [found for found in seen if found[2].requires_grad and found[2].shape[0] == len(values)]
-    grads = torch.autograd.grad(values.sum(), [tensor for _, _, tensor in seen], allow_unused=True) if seen else ()
-    return seen, list(grads)
+def _shuffled(picture: Tensor) -> Tensor:
+    """The same pixels in another order: values that the model accepts."""
+    pixels = picture.flatten(2)
+    order = torch.randperm(pixels.shape[2], generator=torch.Generator().manual_seed(0))
+    return pixels[:, :, order.to(picture.device)].view_as(picture)
 
 
-@contextlib.contextmanager
-def _recorded(module: nn.Module) -> Iterator[list[tuple[str, int, Tensor]]]:
-    """(name, call, output) of every submodule's call, in order of execution."""
-    seen: list[tuple[str, int, Tensor]] = []
-
-    def keep(name: str, call: int, tensor: Tensor) -> bool:
-        seen.append((name, call, tensor))
-        return True
-
-    with _hooked(module, {name for name, _ in module.named_modules() if name}, keep):
-        yield seen
+def _stream_widths(outputs: Sequence[_Output], projections: set[str]) -> dict[int, int]:
+    """Number of tokens → the width of the last output with so many, of one that is no projection if there is any."""
+    tokens = [output for output in outputs if output.clean.ndim == 3 and output.clean.shape[2] > 1]
+    widths = {output.clean.shape[1]: output.clean.shape[2] for output in tokens}
+    streams = [output for output in tokens if output.name not in projections]
+    widths.update({output.clean.shape[1]: output.clean.shape[2] for output in streams})
+    return widths
 
 
 @contextlib.contextmanager
@@ -222,5 +331,5 @@ def _hooked(module: nn.Module, names: set[str], keep: Callable[[str, int, Tensor
     with contextlib.ExitStack() as stack:
         for name, child in module.named_modules():
             if name in names and not isinstance(child, torch.jit.ScriptModule):
-                stack.callback(child.register_forward_hook(hook(name)).remove)
+                attach(stack, child, after=hook(name))
         yield

@@ -326,19 +326,27 @@ class Score:
         return Values(_keep(score[:count], graph), grads[0] if gradient else None, acts, reference)
 
     def layer(self, name: str, rows: Tensor, owner: Tensor) -> cam.Layer:
-        """The layer that class activation maps use; "auto" finds it by one probe pass. Remembered."""
+        """The layer that class activation maps use; "auto" finds it by a probe of five rows. Remembered."""
         if name not in self._layers:
             self.counts.add(len(rows), True)
             if not isinstance(self.model, nn.Module):
                 raise InputError("model: activations need an nn.Module, not a plain callable")
             if self.spatial is None:
                 raise InputError("methods: class activation maps are for images (B, C, H, W)")
-            run = lambda: self._pick(self._outputs(rows.detach().clone().requires_grad_().clone(), owner), owner)  # noqa: E731
+            self.counts.add(cam.PROBE_FORWARDS, False)
+            # The model's first and last output, not the targets: the layer is the same whatever is in the batch.
+            classes = sorted({0, self.outputs.shape[1] - 1})
+            asked = [self.towards(torch.full_like(self.targets, number)) for number in classes]
+
+            def ask(picture: Tensor) -> Tensor:
+                outputs = self._outputs(picture.clone(), owner)
+                return torch.stack([score._pick(outputs, owner)[0] for score in asked])
+
             with torch.enable_grad(), borrowed(self.model, freeze=True):
                 if name == "auto":
-                    self._layers[name] = cam.find(self.model, run, self.spatial)
+                    self._layers[name] = cam.find(self.model, ask, rows)
                 else:
-                    self._layers[name] = cam.named(self.model, name, run, self.spatial)
+                    self._layers[name] = cam.named(self.model, name, ask, rows)
         return self._layers[name]
 
     def module(self) -> nn.Module:

@@ -1,0 +1,196 @@
+"""Which cell of an activation belongs to which place of the image: read from its shape, then proved.
+
+A shape alone proves nothing: 16 learned queries look like a grid of 4 × 4 patches. A reading counts as proved if
+
+- nothing but local operations lies between the input and the activation (convolutions, pooling, normalisation,
+  elementwise functions, joins of channels), as its graph says: then a cell sees a window around its own place; or
+- the cells follow the image when it changes: each quarter of one image is replaced in turn, and for at least three cells
+  in four, and more than chance gives, the quarter that moves a cell most is the one in which the cell lies.
+
+Learned queries, latents, pruned or sorted tokens and windows in window order fail both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_PREFIX = 16  # class, distillation and register tokens in front of the grid
+SHARE = 0.75  # of the cells must follow their own quarter; residual streams have 1.0, attention's branches .4 to .7
+CHANCE = 0.01  # at most: of so many cells that follow, were the order of cells arbitrary
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The ``call``-th output of the submodule ``name`` in a forward pass, and where its axes lie.
+
+    ``str(layer)`` is a name that :func:`~consilience.model.cam_layers.named` understands: ``layer4`` or, for a module that
+    runs several times, ``block.relu#1``.
+
+    Args:
+        name: qualified name of the submodule.
+        call: number of its call within a forward pass, from 0.
+        layout: "NCHW", "NHWC" or "tokens" (N, prefix + h·w, C), row by row.
+        grid: (h, w).
+        prefix: number of tokens in front of the grid.
+    """
+
+    name: str
+    call: int
+    layout: str
+    grid: tuple[int, int]
+    prefix: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name}#{self.call}" if self.call else self.name
+
+
+def readings(name: str, call: int, shape: torch.Size, spatial: tuple[int, int]) -> list[Layer]:
+    """How an output of this shape may lie on an image of H × W, the likeliest reading first; none if it cannot.
+
+    Args:
+        name, call: of the output.
+        shape: (N, C, h, w), (N, h, w, C) or (N, p + h·w, C).
+        spatial: (H, W) of the input.
+    """
+    height, width = spatial
+    if len(shape) == 4:
+        layouts = {"NCHW": (shape[2], shape[3]), "NHWC": (shape[1], shape[2])}
+        fits = [(_distortion(grid, spatial), Layer(name, call, layout, grid)) for layout, grid in layouts.items()]
+        return [layer for misfit, layer in sorted(fits, key=_first) if misfit <= math.log(2)]
+    if len(shape) == 3 and shape[2] > 1:  # not (N, C, 1), the mean over tokens: C may well be a square
+        strides = range(1, max(spatial) + 1)
+        rounded_down = {(height // s, width // s) for s in strides}
+        rounded_up = {(-(-height // s), -(-width // s)) for s in strides}
+        sizes = {h * w: (h, w) for h, w in sorted(rounded_down | rounded_up) if h * w > 1}
+        counts = [(prefix, shape[1] - prefix) for prefix in range(MAX_PREFIX + 1)]
+        return [Layer(name, call, "tokens", sizes[count], prefix) for prefix, count in counts if count in sizes]
+    return []
+
+
+def to_grid(tensor: Tensor, layer: Layer) -> Tensor:
+    """A layer's activation or gradient as (N, C, h, w)."""
+    if layer.layout == "NHWC":
+        return tensor.permute(0, 3, 1, 2)
+    if layer.layout == "tokens":
+        return tensor[:, layer.prefix :].transpose(1, 2).unflatten(2, layer.grid)
+    return tensor
+
+
+# -- proof by what is between the input and the activation -------------------------------------------------------------
+
+# Nodes of an autograd graph that leave every place where it is, by name without "Backward0".
+_LOCAL = frozenset(
+    "Convolution MkldnnConvolution CudnnConvolution ThnnConv2D SlowConv2D ConvDepthwise2D"
+    " NativeBatchNorm CudnnBatchNorm MiopenBatchNorm NativeGroupNorm"
+    " Relu LeakyRelu PreluKernel Elu Selu Celu Gelu Silu Mish Hardswish Hardsigmoid Hardtanh Sigmoid Tanh Softplus"
+    " Threshold Clamp ClampMin ClampMax Abs Exp Log Neg Pow Sqrt Square"
+    " MaxPool2DWithIndices MkldnnMaxPool2D AvgPool2D AdaptiveAvgPool2D MkldnnAdaptiveAvgPool2D AdaptiveMaxPool2D"
+    " UpsampleNearest2D UpsampleBilinear2D ConstantPadNd ReflectionPad2D ReplicationPad2D"
+    " Add Sub Mul Div Cat Mean NativeDropout Dropout FeatureDropout Clone ToCopy Alias".split()
+)
+
+
+def is_local(tensor: Tensor, layer: Layer) -> bool:
+    """Whether only local operations lead from the leaves of its graph to this activation (N, C, h, w)."""
+    if layer.layout != "NCHW" or tensor.grad_fn is None:
+        return False
+    todo, seen = [tensor.grad_fn], set[Any]()
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        parents = [parent for parent, _ in node.next_functions if parent is not None]
+        if not parents:  # a leaf: the image, or a parameter
+            continue
+        kind = node.name().rstrip("0123456789").removesuffix("Backward")
+        along_space = kind == "Cat" and node._saved_dim != 1  # type: ignore[attr-defined]
+        squeezed = kind == "Mean" and not node._saved_keepdim  # type: ignore[attr-defined]
+        if kind not in _LOCAL or along_space or squeezed:
+            return False
+        todo += parents
+    return True
+
+
+# -- proof by what moves when the image changes ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The image in ``rows`` × ``columns`` equal parts, numbered row by row: its quarters, or halves of one that is a line."""
+
+    rows: int
+    columns: int
+
+    @staticmethod
+    def of(spatial: tuple[int, int]) -> Tiles:
+        """Quarters; halves of an image that is one pixel high or wide."""
+        height, width = spatial
+        return Tiles(min(2, height), min(2, width))
+
+    def __len__(self) -> int:
+        return self.rows * self.columns
+
+    def replaced(self, image: Tensor, other: Tensor) -> Iterator[Tensor]:
+        """(1, C, H, W) twice → for each tile, ``image`` with that tile taken from ``other``."""
+        height, width = image.shape[2:]
+        for row in range(self.rows):
+            for column in range(self.columns):
+                down = slice(row * height // self.rows, (row + 1) * height // self.rows)
+                across = slice(column * width // self.columns, (column + 1) * width // self.columns)
+                changed = image.clone()
+                changed[:, :, down, across] = other[:, :, down, across]
+                yield changed
+
+    def of_cells(self, grid: tuple[int, int]) -> Tensor:
+        """(h, w) int64: the tile in which each cell's centre lies; −1 for a cell that lies across two."""
+        places = []
+        for cells, parts in zip(grid, (self.rows, self.columns), strict=True):
+            start = torch.arange(cells) * parts // cells
+            end = ((torch.arange(cells) + 1) * parts - 1) // cells
+            places.append(torch.where(start == end, start, -1))
+        down, across = places[0][:, None], places[1][None]
+        return torch.where((down < 0) | (across < 0), -1, down * self.columns + across)
+
+
+def follow(changes: Tensor, tiles: Tiles) -> tuple[int, int]:
+    """(cells that follow their own tile, cells that could): see :func:`proved`.
+
+    Args:
+        changes: (tiles, h, w), how far each cell moves when each tile is replaced.
+        tiles: the tiles.
+    """
+    # A tile that moves the whole layer more than others must not win everywhere.
+    overall = changes.mean((1, 2), keepdim=True)
+    relative = changes / torch.where(overall > 0, overall, 1.0)
+    expected = tiles.of_cells((changes.shape[1], changes.shape[2])).to(changes.device)
+    judged = (expected >= 0) & (changes.amax(0) > 0) & changes.isfinite().all(0)
+    right = (relative.argmax(0) == expected) & judged
+    return int(right.sum()), int(judged.sum())
+
+
+def proved(right: int, judged: int, tiles: Tiles) -> bool:
+    """Whether so many of the judged cells follow that their order is the image's."""
+    if judged == 0 or right < SHARE * judged or len(tiles) < 2:
+        return False
+    chance = 1 / len(tiles)
+    tail = sum(math.comb(judged, k) * chance**k * (1 - chance) ** (judged - k) for k in range(right, judged + 1))
+    return tail <= CHANCE
+
+
+def _distortion(grid: tuple[int, int], spatial: tuple[int, int]) -> float:
+    """|log| of the ratio of the two aspects; infinite for a single cell or a grid finer than the image."""
+    (h, w), (height, width) = grid, spatial
+    if h * w <= 1 or h > height or w > width:
+        return math.inf
+    return abs(math.log(h * width / (w * height)))
+
+
+def _first(pair: tuple[float, Layer]) -> float:
+    return pair[0]
