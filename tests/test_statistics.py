@@ -6,10 +6,19 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
+from nets import Small, images
 from scipy import stats
 
 import consilience as cs
+from consilience.combine.named import aim
+from consilience.combine.spread import weights_stderr
+from consilience.combine.weights import Rule
+from consilience.explain.differences import criteria_of, paired_differences
 from consilience.results.evaluation import Evaluation
+from consilience.results.explanation import Measured
+from consilience.statistics.criteria import CRITERIA
+from consilience.statistics.evidence import Evidence, Quadratic, Responses
 from consilience.statistics.paired import (
     EXACT_PAIRS,
     holm,
@@ -245,3 +254,182 @@ def test_compare_of_what_is_equal_or_missing():
 def test_compare_refuses_nonsense(options, said):
     with pytest.raises(cs.InputError, match=said):
         evaluation(m=np.zeros((3, 2))).compare("a", "b", **options)
+
+
+# -- consensus beside the best single method ---------------------------------------------------------------------------
+
+
+def masks(rng: np.random.Generator, inputs: int, draws: int, rho: tuple[float, ...]) -> Evidence:
+    """Methods whose responses have the correlations ``rho`` with the falls, and half of their noise in common."""
+    y = torch.as_tensor(rng.normal(size=(inputs, draws)))
+    common = torch.as_tensor(rng.normal(size=(inputs, draws)))
+    own = torch.as_tensor(rng.normal(size=(inputs, draws, len(rho))))
+    r = torch.tensor(rho, dtype=torch.float64)
+    noise = (common[..., None] + own) / 2**0.5
+    return Evidence(responses=Responses(r * y[..., None] + (1 - r**2).sqrt() * noise, y))
+
+
+def neighbours(
+    rng: np.random.Generator, inputs: int, draws: int, sizes: tuple[float, ...], features: int = 30
+) -> Evidence:
+    """Methods with the relative sensitivities ``sizes`` at normal noise in ``features`` features.
+
+    Maps have norm one, of which .8 is common to all."""
+    moves = torch.as_tensor(rng.normal(size=(inputs, draws, len(sizes), features))) / features**0.5
+    moves = moves * torch.tensor(sizes, dtype=torch.float64).sqrt()[:, None]
+    norm = 0.8 + 0.2 * torch.eye(len(sizes), dtype=torch.float64)
+    return Evidence(Quadratic(moves @ moves.mT, norm.expand(inputs, -1, -1)))
+
+
+def judged(criterion: str, fit: Evidence, fresh: Evidence, mixing: torch.Tensor, names: list[str]):
+    """The table's rows, of singles and the consensus, on both kinds of draws."""
+    count, k = mixing.shape
+    rows = torch.cat([torch.eye(k, dtype=torch.float64).expand(count, -1, -1), mixing[:, None]], 1)
+    before, after = (CRITERIA[criterion](evidence, rows) for evidence in (fit, fresh))
+    every = [*names, "consensus"]
+    return {
+        criterion: {
+            name: Measured(before.value[:, i], after.value[:, i], after.stderr[:, i]) for i, name in enumerate(every)
+        }
+    }
+
+
+RHO = torch.tensor([0.5, 0.4, 0.45], dtype=torch.float64)
+SIZES = torch.tensor([0.2, 0.3, 0.25], dtype=torch.float64)
+
+
+def true_correlation(w: torch.Tensor) -> torch.Tensor:
+    """Of :func:`masks`: the noise has variance 1, half of it in common."""
+    noise = (1 - RHO**2).sqrt() * w
+    own, common = noise.square().sum(1) / 2, noise.sum(1).square() / 2
+    signal = w @ RHO
+    return signal / (signal**2 + own + common).sqrt()
+
+
+def true_sensitivity(w: torch.Tensor) -> torch.Tensor:
+    """Of :func:`neighbours`: independent moves of maps that have .8 in common."""
+    return (w**2 @ SIZES) / (0.8 * w.sum(1).square() + 0.2 * w.square().sum(1))
+
+
+TRUTH = {
+    "faith": ("faithfulness_correlation", lambda rng, n, s: masks(rng, n, s, tuple(RHO.tolist())), true_correlation),
+    "robust": (
+        "relative_sensitivity",
+        lambda rng, n, s: neighbours(rng, n, s, tuple(SIZES.tolist())),
+        true_sensitivity,
+    ),
+}
+
+
+@pytest.mark.parametrize("objective", TRUTH)
+@pytest.mark.parametrize("draws", [50, 200])
+def test_the_paired_difference_covers_the_true_one(objective, draws):
+    """Of each input's weights and pick, the true difference lies in 95 % of the intervals."""
+    criterion, draw, truth = TRUTH[objective]
+    rng = np.random.default_rng(draws)
+    inputs, names = 600, ["a", "b", "c"]
+    fit, fresh = draw(rng, inputs, 50), draw(rng, inputs, draws)
+    mixing = Rule(aim(objective), (0, 1, 2)).solve(fit)[0].weights
+    table = judged(criterion, fit, fresh, mixing, names)
+    (found,) = paired_differences(aim(objective), table, fresh, mixing, names).values()
+    single = torch.eye(3, dtype=torch.float64)[[names.index(name) for name in found.best_single]]
+    difference = truth(mixing) - truth(single)
+    inside = (found.low <= difference) & (difference <= found.high)
+    assert 0.92 < inside.double().mean() < 0.975
+    assert found.draws == draws and len(found) == inputs
+    # Sharing the draws is what makes the error small.
+    both = table[criterion]["consensus"].stderr.square() + table[criterion]["a"].stderr.square()
+    assert (found.stderr < both.sqrt()).double().mean() > 0.9
+
+
+def test_the_best_single_method_is_chosen_on_the_fitting_draws():
+    rng = np.random.default_rng(0)
+    fit, fresh = masks(rng, 50, 40, (0.3, 0.3)), masks(rng, 50, 40, (0.3, 0.3))
+    mixing = torch.full((50, 2), 0.5, dtype=torch.float64)
+    table = judged("faithfulness_correlation", fit, fresh, mixing, ["a", "b"])["faithfulness_correlation"]
+    found = paired_differences(aim("faith"), {"faithfulness_correlation": table}, fresh, mixing, ["a", "b"])
+    found = found["faithfulness_correlation"]
+    for i, name in enumerate(found.best_single):
+        other = "b" if name == "a" else "a"
+        assert table[name].fit[i] >= table[other].fit[i]
+        assert float(found.value[i]) == pytest.approx(float(table["consensus"].fresh[i] - table[name].fresh[i]))
+    over = found.over_inputs()
+    assert over["n"] == 50 and over["mean"] == pytest.approx(float(found.value.mean()))
+    assert over["low"] < over["mean"] < over["high"]
+
+
+@pytest.mark.parametrize(
+    "objective, criteria",
+    [
+        ("opt", ("relative_sensitivity", "faithfulness_correlation")),
+        ("robust", ("relative_sensitivity",)),
+        ("faith", ("faithfulness_correlation",)),
+        ("paper_opt", ("average_sensitivity", "infidelity")),
+        ("mean", ("relative_sensitivity", "faithfulness_correlation")),
+    ],
+)
+def test_differences_are_about_what_the_objective_is_about(objective, criteria):
+    assert criteria_of(aim(objective)) == criteria
+
+
+def test_an_explanation_shows_the_difference_and_the_weights_error(tmp_path):
+    methods = ["saliency", "input_x_gradient", "smoothgrad"]
+    x = images(3)
+    r = cs.explain(Small(), x, 1, methods=methods, fit_draws=12, fresh_draws=16, resolved_draws=0)
+    assert set(r.differences) == {"relative_sensitivity", "faithfulness_correlation"}
+    for criterion, found in r.differences.items():
+        rows = r.criteria[criterion]
+        for i, name in enumerate(found.best_single):
+            fit = [float(rows[m].fit[i]) for m in methods]
+            best = max(fit) if criterion == "faithfulness_correlation" else min(fit)
+            assert float(rows[name].fit[i]) == best
+            difference = rows["consensus"].fresh[i] - rows[name].fresh[i]
+            assert float(found.value[i]) == pytest.approx(float(difference))
+    record = r.record(0)
+    shown = record["differences"]["faithfulness_correlation"]
+    assert shown["best_single"] in methods and shown["low"] < shown["value"] < shown["high"] and shown["n"] == 16
+    assert record["weights_stderr"] == r.weights_stderr[0].tolist()
+    assert "consensus − best single method of the fitting draws, correlation: " in str(r) and "n = 3 inputs" in str(r)
+    one = cs.explain(Small(), x[:1], 1, methods=methods, fit_draws=12, fresh_draws=16, resolved_draws=0)
+    assert f"beside {one.differences['relative_sensitivity'].best_single[0]}" in str(one)
+    assert str(cs.load(one.save(tmp_path / "run"))) == str(one)
+
+
+def test_a_difference_without_a_value_has_a_reason():
+    class Dead(torch.nn.Module):
+        def forward(self, x):
+            return torch.relu(x[:, :2] - 100)
+
+    x = torch.rand(1, 4, generator=torch.Generator().manual_seed(0))
+    r = cs.explain(Dead(), x, 1, methods=["saliency"], fit_draws=4, fresh_draws=4, resolved_draws=0)
+    record = r.record(0)
+    assert record["differences"]["relative_sensitivity"]["value"] is None
+    assert "differences.relative_sensitivity" in record["reasons"] and "weights_stderr" in record["reasons"]
+    assert "no input has both" in str(r)
+
+
+# -- the spread of weights ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "objective, draw",
+    [
+        ("faith", lambda rng, n, s: masks(rng, n, s, (0.5, 0.5, 0.45))),
+        ("robust", lambda rng, n, s: neighbours(rng, n, s, (0.2, 0.22, 0.25))),
+    ],
+)
+def test_the_weights_errors_are_the_weights_spread_over_new_draws(objective, draw):
+    evidence = draw(np.random.default_rng(1), 400, 240)
+    rule = Rule(aim(objective), (0, 1, 2))
+    actual = rule.solve(evidence)[0].weights.std(0)
+    reported = weights_stderr(rule, evidence).square().mean(0).sqrt()
+    torch.testing.assert_close(reported, actual, rtol=0.15, atol=0)
+
+
+def test_weights_that_need_no_draws_have_no_error():
+    evidence = masks(np.random.default_rng(0), 4, 20, (0.5, 0.4))
+    assert weights_stderr(Rule("mean", (0, 1)), evidence).isnan().all()
+    few = masks(np.random.default_rng(0), 4, 3, (0.5, 0.4))
+    assert weights_stderr(Rule(aim("faith"), (0, 1)), few).isnan().all()
+    alone = masks(np.random.default_rng(0), 4, 20, (0.5,))
+    assert (weights_stderr(Rule(aim("faith"), (0,)), alone) == 0).all()

@@ -51,7 +51,7 @@ def regret(rule: Rule, evidence: Evidence, whole: Tensor, blocks: int = BLOCKS) 
     if rule.pooled:
         rule, whole = replace(rule, pooled=False), whole[:1]
     folds = _folds(goal, shared, blocks)
-    fitted = _apart(rule, [outside for pairs in folds.values() for outside, _ in pairs])
+    fitted = solved_apart(rule, [outside for pairs in folds.values() for outside, _ in pairs])
     return {
         kind: found.expand(len(evidence.like)) for kind, found in _judged(goal, shared, whole, folds, fitted).items()
     }
@@ -85,7 +85,7 @@ def _judged(goal: Aim, evidence: Evidence, whole: Tensor, folds: Folds, fitted: 
     return found
 
 
-def _apart(rule: Rule, parts: Sequence[Evidence]) -> list[Tensor]:
+def solved_apart(rule: Rule, parts: Sequence[Evidence]) -> list[Tensor]:
     """The weights from each part. Solvers take thousands of small steps: parts with as many draws are solved in one batch."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for at, part in enumerate(parts):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..combine.aggregations import DERIVED, mix
 from ..combine.draws import Draws
 from ..combine.measurement import Setting
+from ..combine.spread import weights_stderr
 from ..explainers import Explainer
 from ..features.base import Features
 from ..metrics.base import Metric
@@ -25,6 +26,7 @@ from ..results.describe import _brief
 from ..results.explanation import Explanation, Measured
 from ..statistics.criteria import CRITERIA
 from ..statistics.keys import Key
+from .differences import paired_differences
 from .judge import _completeness, _resolved, _weighted, measure
 from .run import Job, Progress, begin
 
@@ -126,6 +128,7 @@ def explain(
     return Explanation(
         attribution=mixed[:, 1],
         weights=combined.solution.weights,
+        weights_stderr=combined.join([weights_stderr(job.rule, g.evidence.rows(slice(setting.rows))) for g in groups]),
         maps=base[:, : setting.rows],
         derived=torch.cat([base[:, setting.rows :], mixed[:, :1]], 1),
         methods=ready.names,
@@ -134,6 +137,7 @@ def explain(
         solution=combined.solution,
         curves=[(combined.groups[part].solved[1], at) for part, at in places],
         criteria=criteria,
+        differences=paired_differences(job.rule.goal, criteria, after, combined.mixing, ready.names),
         evidence={
             "fit": [groups[part].evidence.inputs([at]) for part, at in places],
             "fresh": [after.inputs([i]) for i in range(len(points))],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median, stdev
 from typing import Any
 
+from .differences import difference_lines
 from .entry import label
 
 Record = dict[str, Any]
@@ -60,19 +61,28 @@ class Row:
     cells: dict[str, Cell]
     derived: bool = False
     failed: str = ""
+    stderr: float | None = None
+    """Of the weight, for one input."""
+
+    @property
+    def spread(self) -> str:
+        """The weight's standard error, where there is one."""
+        return f" ± {self.stderr:.2f}" if self.stderr else ""
 
 
 def rows(record: Record) -> list[Row]:
     """One input's table: every method in order, then the maps made from all of them, the consensus last."""
     methods, failed = list(record["methods"]), record.get("failed") or {}
     weights = record.get("weights") or [None] * len(methods)
+    errors = dict(zip(methods, record.get("weights_stderr") or [None] * len(methods), strict=True))
     found = []
     derived = dict.fromkeys(name for rows in (record.get("criteria") or {}).values() for name in rows)
     for name, weight in [
         *zip(methods, weights, strict=True),
         *((name, None) for name in derived if name not in methods),
     ]:
-        found.append(Row(name, weight, _cells(record, name), name not in methods, str(failed.get(name, ""))))
+        reason = str(failed.get(name, ""))
+        found.append(Row(name, weight, _cells(record, name), name not in methods, reason, errors.get(name)))
     return _mark(found)
 
 
@@ -186,7 +196,7 @@ def text_table(records: Sequence[Record]) -> str:
     table = average(records)
     columns: list[list[str]] = [["", "", *(row.name if len(row.name) <= 32 else row.name[:31] + "…" for row in table)]]
     weigh = Digits([1.0])
-    weights = [("–" if row.failed else weigh(row.weight)) if not row.derived else "" for row in table]
+    weights = [("–" if row.failed else weigh(row.weight) + row.spread) if not row.derived else "" for row in table]
     columns.append(["weight", "", *weights])
     columns += [_column(c, [row.cells[c.key] for row in table]) for c in CRITERIA]
     widths = [max(map(len, column)) for column in columns]
@@ -275,6 +285,7 @@ def _notes(records: Sequence[Record], table: list[Row]) -> list[str]:
     refused = [str((r.get("input") or {}).get("name")) for r in records if r.get("status") == "no valid method"]
     if refused:
         notes.append(f"no method gave a usable map (finite, not zero) for {', '.join(refused)}")
+    notes += difference_lines(records, {c.key: (c.title, c.higher) for c in CRITERIA})
     notes += dict.fromkeys(f"warning: {warning}" for record in records for warning in record.get("warnings") or ())
     resolved = [(record.get("measures") or {}).get("relative_sensitivity_resolved") or {} for record in records]
     cell = _average([Cell(None, _number(r.get("value")), None) for r in resolved], len(records))

@@ -17,6 +17,7 @@ from ..model.batching import Counts
 from ..report.entry import Entry
 from ..simplex import Front, Solution
 from ..statistics.evidence import Evidence
+from .difference import PairedDifference, recorded
 from .files import SCHEMA, clear, row_named, save_entry, save_run, versions, write_text, writing
 
 NAME = 80
@@ -38,6 +39,10 @@ class Explanation:
 
     ``attribution`` (B, *A) is Σ weights_j · maps_j; ``maps`` (B, k, *A) are the methods' (NaN where one failed), after sign
     and scale; ``derived`` (B, 6, *A) are mean, var, median, rank, uniform and weighted; ``r["grad_cam"]`` is one by name.
+
+    ``weights_stderr`` (B, k): how far the weights would move with other draws, NaN where none were needed;
+    ``differences``: criterion → consensus − best single method on the fresh draws, with its error
+    (:class:`~consilience.results.difference.PairedDifference`).
     """
 
     attribution: Tensor
@@ -66,6 +71,8 @@ class Explanation:
     counts: Counts
     seconds: float
     settings: dict[str, Any]
+    weights_stderr: Tensor
+    differences: dict[str, PairedDifference]
     warnings: tuple[str, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -200,12 +207,14 @@ class Explanation:
             "kinds": list(self.kinds),
             "objective": self.objective,
             "weights": [number(w, "weights") for w in self.weights[i]] if weighted else None,
+            "weights_stderr": self._weights_stderr(i, reasons) if weighted else None,
             "gap": number(self.solution.gap[i], "gap", solved),
             "value": number(self.solution.value[i], "value", solved),
             "status": self.solution.status[i],
             "diversity_gain": number(self.diversity_gain[i], "diversity_gain"),
             "draws": {**self.draws, "fit": self.draws["fit"][i]},
             "criteria": criteria,
+            "differences": recorded(self.differences, i, reasons),
             "measures": {"relative_sensitivity_resolved": resolved},
             "completeness_error": {
                 name: number(error[i], f"completeness_error.{name}", "f(x) equals f(baseline)")
@@ -231,6 +240,18 @@ class Explanation:
             reasons["target_label"] = "no labels were given"
         record["reasons"] = reasons
         return record
+
+    def _weights_stderr(self, i: int, reasons: dict[str, str]) -> list[float] | None:
+        """One for each method, or None with its reason."""
+        spread = self.weights_stderr[i]
+        if bool(spread.isfinite().all()):
+            return spread.tolist()
+        if bool(self.weights[i].isfinite().all()):
+            why = "the weights do not depend on draws, or there are fewer than four of a kind"
+        else:
+            why = "no weights"
+        reasons["weights_stderr"] = why
+        return None
 
     def _front(self, curve: Front, at: int, i: int) -> dict[str, Any]:
         keep = curve.keep[at]

@@ -53,8 +53,8 @@ def summary_table(
         cells += [column[at].rjust(max(map(len, column))) for column in columns]
         lines.append("  ".join([name.ljust(width), *cells]))
     lines.append(
-        f"{inputs} inputs; mean ± standard error over n inputs (none for fewer than {FEWEST}, or where all are the same); "
-        "(n) where a measure has another n; * the best"
+        f"n = {inputs}; mean ± standard error over inputs (none for n < {FEWEST}, or where all are the same); "
+        "(n) where numbers are missing; * the best"
     )
     return "\n".join(lines)
 

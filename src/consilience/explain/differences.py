@@ -1,0 +1,82 @@
+"""Whether the consensus is better than the best single method: paired differences on fresh draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..metrics.front import Aim
+from ..results.difference import PairedDifference
+from ..results.explanation import Measured
+from ..statistics.criteria import CRITERIA, HIGHER_IS_BETTER
+from ..statistics.evidence import Evidence
+from ..statistics.paired import student_quantile
+
+CRITERION = {
+    ("quadratic", True): "relative_sensitivity",
+    ("quadratic", False): "average_sensitivity",
+    ("responses", True): "faithfulness_correlation",
+    ("responses", False): "infidelity",
+}
+"""A metric's kind of draw, and whether it is free of scale → the criterion in which tables show it."""
+
+USUAL = ("relative_sensitivity", "faithfulness_correlation")
+
+
+def criteria_of(goal: Aim | str) -> tuple[str, ...]:
+    """The criteria that an objective is about; both usual ones where nothing is solved."""
+    if isinstance(goal, str):
+        return USUAL
+    found = [CRITERION.get((term.statistic, term.scale_free)) for _, term in goal.terms]
+    return tuple(dict.fromkeys(name for name in found if name is not None))
+
+
+def paired_differences(
+    goal: Aim | str,
+    criteria: Mapping[str, Mapping[str, Measured]],
+    fresh: Evidence,
+    mixing: Tensor,
+    methods: Sequence[str],
+) -> dict[str, PairedDifference]:
+    """Criterion → consensus − the method that is best on the fitting draws, on the fresh draws.
+
+    Args:
+        goal: the objective; its criteria are compared.
+        criteria: criterion → row → what was measured, with a row "consensus".
+        fresh: the fresh draws of R rows, the k methods first.
+        mixing: (B, R), the consensus as a mixture of the rows.
+        methods: k names.
+    """
+    clean = fresh.clean()
+    return {name: _difference(name, criteria[name], clean, mixing, methods) for name in criteria_of(goal)}
+
+
+def _difference(
+    criterion: str, rows: Mapping[str, Measured], fresh: Evidence, mixing: Tensor, methods: Sequence[str]
+) -> PairedDifference:
+    """One criterion of :func:`paired_differences`."""
+    fitted = torch.stack([rows[name].fit for name in methods], 1)
+    best = _best(fitted, criterion in HIGHER_IS_BETTER)
+    usable = fitted.isfinite().any(1)
+    single = torch.nn.functional.one_hot(best, mixing.shape[1]).to(mixing)
+    both = CRITERIA[criterion](fresh, torch.stack([mixing, single], 1))
+    # Draw by draw, so that what moves both alike does not count.
+    apart = replace(both, value=-both.value.diff(dim=1), influence=-both.influence.diff(dim=1))
+    # What is NaN in the table, such as the value of a map that fails at a fresh draw, is NaN here.
+    shown = torch.stack([rows[name].fresh for name in methods], 1).gather(1, best[:, None])[:, 0]
+    usable = usable & shown.isfinite() & rows["consensus"].fresh.isfinite()
+    value = apart.value[:, 0].where(usable, torch.nan)
+    stderr = apart.stderr[:, 0].where(usable, torch.nan)
+    draws = apart.influence.shape[-1]
+    reach = stderr * student_quantile(0.975, draws - 1) if draws > 1 else stderr
+    names = tuple(methods[at] if ok else None for at, ok in zip(best.tolist(), usable.tolist(), strict=True))
+    return PairedDifference(names, value, stderr, value - reach, value + reach, draws)
+
+
+def _best(fitted: Tensor, higher: bool) -> Tensor:
+    """(B, k) → (B,): the best row, the first of equals; rows without a value do not count."""
+    loss = -fitted if higher else fitted
+    return loss.nan_to_num(torch.inf, torch.inf, -torch.inf).argmin(1)
