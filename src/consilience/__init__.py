@@ -27,6 +27,8 @@ from .features import Columns, Elements, Patches, Pixels, Segments, Windows
 from .metrics import AverageSensitivity, Infidelity
 from .metrics.front import Front
 from .metrics.objective import Objective
+from .model.arguments import constant as constant
+from .model.arguments import per_input as per_input
 from .model.outputs import Kind
 from .model.score import Score
 from .perturb.baseline import Baseline

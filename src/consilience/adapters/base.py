@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..features.base import Features
+from ..model.arguments import per_input
 
 
 @dataclass(frozen=True)
@@ -70,4 +71,6 @@ def adapted(
         found = x.prepare(model, target, features, baselines)
     else:
         return Prepared(model, x, target, features, dict(kwargs or {}), baselines)
-    return replace(found, kwargs={**found.kwargs, **(kwargs or {})})
+    # The adapter knows that its own arguments have one entry for each input; the caller's are looked at.
+    own = {name: per_input(value) for name, value in found.kwargs.items()}
+    return replace(found, kwargs={**own, **(kwargs or {})})

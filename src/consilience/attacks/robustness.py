@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..model.arguments import constant, per_input
 from ..model.score import Score
 from ..statistics.keys import Key
 from .importance import _KEY, ImportanceAttack, _margin, _score, pgd, top_k_intersection
@@ -65,9 +66,10 @@ def attribution_robustness(
 
 def _subset(score: Score, index: Tensor) -> Score:
     """The same model and arguments, for some of the inputs."""
-    other = Score(score.model, numpy=score.numpy)
-    other.kwargs = {name: value[index] if score._follows(value) else value for name, value in score.kwargs.items()}
-    return other
+    arguments = score._arguments
+    chosen = arguments.of(index, arrays=False)
+    marked = {name: per_input(v) if name in arguments.following else constant(v) for name, v in chosen.items()}
+    return Score(score.model, kwargs=marked, numpy=score.numpy)
 
 
 def common(results: Sequence[Mapping[str, Tensor]]) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ConsilienceError, InputError, choose
 from . import cam_layers as cam
+from .arguments import Arguments, resolved
 from .backward_rules import applied
 from .batching import Batch, Counts
 from .outputs import KINDS, Kind, Outputs, interpret, last_layer_of, resolve_target
@@ -65,8 +66,8 @@ class Score:
         kind: "logit" (the output itself), "probability", "log_probability", "margin" (target minus the runner-up at x),
             "output" (for regression: the only output, or output number ``target``), a :class:`~.outputs.Kind`, which says what
             the outputs mean too, or a callable (outputs, target) → (N,). What outputs mean: :func:`~.outputs.interpret`.
-        kwargs: further arguments of the model; tensors of more than one element whose first axis is B follow their input
-            (give a constant of that length as ``value[None]``).
+        kwargs: further arguments of the model. Which of them have one entry for each input is said by
+            :func:`~.arguments.per_input` and :func:`~.arguments.constant`, else found (:func:`~.arguments.resolved`).
         ids: (B,) identities of the inputs, which name their random draws; default 0 … B − 1.
         max_batch: rows in flight, or "auto".
         numpy: the callable wants NumPy arrays.
@@ -109,6 +110,7 @@ class Score:
     meaning: Outputs
     targets: Tensor
     runner_up: Tensor
+    _arguments: Arguments
     _layers: dict[str, cam.Layer]
 
     # -- resolving -----------------------------------------------------------------------------------------------------
@@ -136,6 +138,7 @@ class Score:
             raise InputError("precision: autocast leaves float64 as it is; give a float32 model and inputs")
         full = copy.copy(bound)
         full.precision = None
+        bound._arguments = full._arguments = full._resolve_arguments(x, index)
         try:
             with torch.no_grad(), borrowed(self.model, freeze=True):
                 found = torch.cat(full._batched(len(index), lambda part: full._outputs(x[index[part]], index[part])))
@@ -196,6 +199,23 @@ class Score:
         run = lambda part: _wide(self._outputs(rows[part].clone(memory_format=self.layout), owner[part]))  # noqa: E731
         with torch.no_grad(), borrowed(self.model, freeze=True):
             return torch.cat(self._batched(len(rows), run))
+
+    def _resolve_arguments(self, x: Tensor, index: Tensor) -> Arguments:
+        """Which keyword arguments follow the inputs ``x`` (B, *F), tried on copies of the first one that is evaluated."""
+
+        def accepts(arguments: Arguments, count: int) -> Exception | None:
+            first = index[:1].expand(count)
+            self.counts.add(count, False)
+            try:
+                with torch.no_grad(), borrowed(self.model, freeze=True):
+                    self._call(x[first], arguments.of(first, self.numpy))
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever a model raises that is called in another way than it is meant
+                return error
+            return None
+
+        return resolved(self.kwargs, len(x), accepts)
 
     def _meaning(self, found: Tensor, x: Tensor, index: Tensor) -> Outputs:
         """What the outputs ``found`` (n, O) at ``x`` (n, *F) mean."""
@@ -362,7 +382,10 @@ class Score:
 
     def _outputs(self, rows: Tensor, owner: Tensor) -> Tensor:
         """(N, classes)."""
-        kwargs = {name: value[owner] if self._follows(value) else value for name, value in self.kwargs.items()}
+        return self._call(rows, self._arguments.of(owner, self.numpy))
+
+    def _call(self, rows: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
+        """The model's outputs (N, classes) for rows (N, *F)."""
         if self.numpy:
             found = self.model(rows.detach().cpu().numpy(), **kwargs)
             outputs = torch.as_tensor(np.asarray(found)).to(rows.device)
@@ -386,10 +409,6 @@ class Score:
                 "wrap the model so that it returns (N, outputs); for segmentation, consilience.segmentation(model) does"
             )
         return outputs
-
-    def _follows(self, value: Any) -> bool:
-        """Whether a keyword argument has one entry per input. One number is a constant, also for a batch of one."""
-        return isinstance(value, Tensor) and value.ndim > 0 and len(value) == self.size and value.numel() > 1
 
     def _pick(self, outputs: Tensor, owner: Tensor) -> Tensor:
         """(N, classes) → (N,), in float32 or better."""

@@ -264,7 +264,7 @@ def maple(
     Raises:
         InputError: data of another shape, fewer than 4 rows, or keyword tensors that follow their input.
     """
-    if any(score._follows(value) for value in score.kwargs.values()):
+    if score._arguments.following:
         raise InputError(
             "kwargs: maple learns one function of the input, and tensors that follow their input make it many"
         )
