@@ -238,6 +238,29 @@ def test_the_text_model_comes_back_as_it_was():
         model.eval()
 
 
+def test_parts_of_a_text_model_keep_their_modes():
+    """A frozen encoder in eval mode under a head in training mode, as in fine-tuning."""
+    model = classifier("Bert").train()
+    model.bert.eval()
+    before = [module.training for module in model.modules()]
+    try:
+        cs.explain(adapter("Bert"), TEXTS[:1], 1, methods=["saliency"], objective="mean", **SMALL)
+        assert [module.training for module in model.modules()] == before
+    finally:
+        model.eval()
+
+
+@pytest.mark.parametrize(
+    ("problem", "meaning"),
+    [("multi_label_classification", "label_logits"), ("regression", "values"), (None, "logits")],
+)
+def test_the_problem_of_a_text_model_is_read(problem, meaning):
+    model = copy.deepcopy(classifier("Bert"))
+    model.config.problem_type = problem
+    score, _ = started(text(model, tokenizer()).prepare(TEXTS[:1], 2))
+    assert score.meaning.meaning == meaning
+
+
 class Compiled(nn.Module):
     """A model that does not call its embedding table."""
 
@@ -466,6 +489,60 @@ def test_regions_are_masks_class_maps_or_the_models_own():
 def test_what_segmentation_cannot_do_is_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+class Binary(nn.Module):
+    """One map: (N, 1, H, W), or (N, H, W); logits, or probabilities."""
+
+    def __init__(self, flat, last):
+        super().__init__()
+        torch.manual_seed(3)
+        self.body, self.flat, self.last = nn.Conv2d(3, 1, 3, padding=1), flat, last
+
+    def forward(self, x):
+        maps = self.last(self.body(x))
+        return maps[:, 0] if self.flat else maps
+
+
+@pytest.mark.parametrize("target", [None, 1, 0])
+@pytest.mark.parametrize("last", [nn.Identity(), nn.Sigmoid()])
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_binary_segmentation_has_a_foreground_and_a_background(flat, last, target):
+    model, x = Binary(flat, last).double().eval(), pictures()
+    prepared = segmentation(model).prepare(x, target)
+    logits = model.body(x)[:, 0].detach()
+    wanted = logits > 0 if target != 0 else logits <= 0
+    assert torch.equal(prepared.about["region"], wanted)
+    values = last(logits)
+    if target == 0:
+        values = 1 - values if isinstance(last, nn.Sigmoid) else -values
+    expected = torch.stack([v[w].mean() for v, w in zip(values, wanted, strict=True)])
+    score, _ = started(prepared)
+    torch.testing.assert_close(score.clean, expected)
+    assert score.described["score"] == ("probability" if isinstance(last, nn.Sigmoid) else "logit")
+
+
+@pytest.mark.parametrize("last", [nn.Identity(), nn.Sigmoid()])
+def test_masks_that_are_independent_overlap(last):
+    """A place may belong to several labels, so a label's region is where its own map says so, not where it is largest."""
+    body, x = Segmenter().double(), pictures()
+    model = nn.Sequential(body, last)
+    kind = None if isinstance(last, nn.Sigmoid) else "label_logits"
+    prepared = segmentation(model, outputs=kind).prepare(x, 2)
+    assert torch.equal(prepared.about["region"], body(x)[:, 2] > 0)
+    score, _ = started(prepared)
+    expected = [float(v[w].mean().detach()) for v, w in zip(last(body(x))[:, 2], prepared.about["region"], strict=True)]
+    torch.testing.assert_close(score.clean, torch.tensor(expected).double())
+    largest = segmentation(model, outputs=kind).prepare(x).target
+    assert largest.tolist() == (body(x) > 0).flatten(2).sum(2).argmax(1).tolist()
+
+
+def test_rows_of_a_map_are_no_classes():
+    """(N, L) over a series' own steps is binary; over something else the first axis counts classes."""
+    series_map = segmentation(nn.Sequential(nn.Conv1d(3, 1, 3, padding=1), nn.Flatten(1)).double())
+    assert series_map.prepare(series()).about["region"].shape == (2, 20)
+    columns = segmentation(nn.Sequential(nn.Conv2d(3, 5, (8, 1)), nn.Flatten(2)).double())  # (N, 5, 8) of 8 × 8 pixels
+    assert columns.prepare(pictures()).about["region"].shape == (2, 8)
 
 
 def test_class_activation_maps_of_a_segment():

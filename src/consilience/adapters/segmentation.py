@@ -9,49 +9,68 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, choose
+from ..model.outputs import Outputs, interpret, last_layer_of, resolve_target
 from ..model.state import borrowed
 from .base import Adapter, Prepared
+
+MEANINGS = ("logits", "probabilities", "label_logits", "label_probabilities")
+
+AT_ONCE = 8
+"""Inputs in flight while the regions are found."""
 
 
 class Segmentation(Adapter):
     """See :func:`segmentation`."""
 
-    def __init__(self, model: nn.Module, region: Any = None, reduce: str = "mean"):
+    def __init__(self, model: nn.Module, region: Any = None, reduce: str = "mean", outputs: str | None = None):
         if not isinstance(model, nn.Module):
             raise InputError(f"model: expected an nn.Module, got {type(model).__name__}")
         if reduce not in ("mean", "sum"):
             raise InputError(f"reduce: 'mean' or 'sum', got {reduce!r}")
-        self.model, self.region, self.reduce = model, region, reduce
+        if outputs is not None:
+            choose("outputs", outputs, MEANINGS)
+        self.model, self.region, self.reduce, self.outputs = model, region, reduce, outputs
 
     def prepare(self, inputs: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
         """The target and its region, found at ``inputs`` (B, C, …) and kept at every neighbour."""
         inputs = torch.as_tensor(inputs)
         with torch.no_grad(), borrowed(self.model, freeze=True):
-            found = torch.cat([_classes(self.model(rows.clone())).argmax(1) for rows in inputs.detach().split(8)])
-            count, size = len(found), found.shape[1:]
-        given = None if self.region is None else self._given(count, size).to(found.device)
+            maps = torch.cat([_maps(self.model(rows.clone()), rows) for rows in inputs.detach().split(AT_ONCE)])
+        meaning = self._meaning(maps, inputs)
+        count, size = len(maps), maps.shape[2:]
+        given = None if self.region is None else self._given(count, size).to(maps.device)
         if target is None or (isinstance(target, str) and target == "predicted"):
-            inside = torch.ones_like(found) if given is None or given.dtype != torch.bool else given.long()
-            votes = nnf.one_hot(found.flatten(1)) * inside.flatten(1)[..., None]
-            target = votes.sum(1).argmax(1)
-        numbers = torch.as_tensor(target, device=found.device).long().expand(count)
-        classes = found if given is None else given
-        region = classes if classes.dtype == torch.bool else classes == numbers.view(-1, *[1] * len(size))
+            target = _predicted(maps, meaning, given)
+        numbers = resolve_target(target, maps.flatten(2).mean(2), meaning, "logit")
+        region = _region(maps, meaning, numbers, given)
         if empty := (~region.flatten(1).any(1)).nonzero()[:, 0].tolist():
-            raise InputError(
-                f"inputs[{empty[0]}]: its region is empty: "
-                + (
-                    f"no place is of class {int(numbers[empty[0]])}"
-                    if classes.dtype != torch.bool
-                    else "nothing is True"
-                )
-                + "; give another target or region"
-            )
+            missing = f"no place is of class {int(numbers[empty[0]])}"
+            if given is not None and given.dtype == torch.bool:
+                missing = "nothing is True"
+            raise InputError(f"inputs[{empty[0]}]: its region is empty: {missing}; give another target or region")
         return Prepared(
-            _Pooled(self.model, self.reduce), inputs, numbers, features, {"region": region}, baselines,
+            _Pooled(self.model, self.reduce, meaning.meaning),
+            inputs,
+            numbers,
+            features,
+            {"region": region},
+            baselines,
             about={"region": region},
-        )  # fmt: skip
+            warnings=tuple(meaning.warnings("output", numbers, differentiable=False)),
+        )
+
+    def _meaning(self, maps: Tensor, inputs: Tensor) -> Outputs:
+        """What the classes' maps (B, C, …) hold: logits or probabilities, of classes or of labels."""
+
+        def last_layer() -> str | None:
+            first = inputs[:1].detach().clone().requires_grad_()
+            with torch.enable_grad(), borrowed(self.model, freeze=True):
+                return last_layer_of(_maps(self.model(first.clone()), first))
+
+        places = maps.movedim(1, -1).flatten(0, -2)
+        places = places[places.isfinite().all(1)]
+        return interpret(places, "logit", said=self.outputs, asked=True, last_layer=last_layer)
 
     def _given(self, count: int, size: torch.Size) -> Tensor:
         """The caller's region at the model's resolution, (B, …) bool or classes."""
@@ -68,18 +87,26 @@ class Segmentation(Adapter):
         return region.expand(count, *size)
 
 
-def segmentation(model: nn.Module, *, region: Any = None, reduce: str = "mean") -> Segmentation:
+def segmentation(
+    model: nn.Module, *, region: Any = None, reduce: str = "mean", outputs: str | None = None
+) -> Segmentation:
     """A segmentation model for :func:`consilience.explain`: its score is that of one class over one region.
 
     Args:
-        model: gives (N, classes, …) logits, or a mapping with "out" (torchvision), or an object with ``.logits``.
+        model: gives (N, classes, …), or a mapping with "out" (torchvision), or an object with ``.logits``. One class is a
+            binary segmentation: foreground (target 1) and background (target 0). (N, …) over the input's own places, or a
+            coarser grid of them, is one too.
         region: where the score is taken: bool of shape F or (B, *F) with F the output's places; or a class map (integers),
             of which the target's places count; None: where the model itself says the target, at x. It stays the same at
             every neighbour, so that the score is a smooth function of the input. Other resolutions are brought to the
             model's by the nearest place.
-        reduce: "mean" of the logits over the region, or "sum".
+        reduce: "mean" of the class's map over the region, or "sum".
+        outputs: what the maps hold: "logits" or "probabilities" of classes (of one class: of the foreground),
+            "label_logits" or "label_probabilities" of masks that are independent of each other. None: by the rule of
+            :func:`~consilience.model.outputs.interpret`; independent logits have to be said.
 
-    The target is a class; None: the most frequent one of the model's map in the region.
+    The target is a class; None: the most frequent one of the model's map in the region; of a binary segmentation the
+    foreground, of independent masks the largest.
 
     Raises:
         InputError: no place is of the target's class, or a region of another shape.
@@ -89,27 +116,79 @@ def segmentation(model: nn.Module, *, region: Any = None, reduce: str = "mean") 
         >>> segmentation(net).prepare(torch.rand(2, 3, 8, 8)).model(torch.rand(2, 3, 8, 8), torch.ones(2, 8, 8).bool()).shape
         torch.Size([2, 4])
     """
-    return Segmentation(model, region, reduce)
+    return Segmentation(model, region, reduce, outputs)
 
 
 class _Pooled(nn.Module):
-    def __init__(self, inner: nn.Module, reduce: str):
+    """``inner`` with each class's map reduced to one number over a region."""
+
+    def __init__(self, inner: nn.Module, reduce: str, meaning: str):
         super().__init__()
         self.inner, self.reduce = inner, reduce
+        # A mean of logits or of probabilities is one again; a sum of probabilities is a number.
+        averaged = reduce == "mean" or meaning in ("logits", "label_logits")
+        self.outputs_meaning = meaning if averaged else "values"
         self.training = inner.training
 
     def forward(self, x: Tensor, region: Tensor, **kwargs: Any) -> Tensor:
-        maps = _classes(self.inner(x, **kwargs))
+        maps = _maps(self.inner(x, **kwargs), x)
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32)).flatten(2)
         inside = region.flatten(1)[:, None]
         total = torch.where(inside, maps, torch.zeros_like(maps)).sum(2)
         return total / inside.sum(2) if self.reduce == "mean" else total
 
 
-def _classes(outputs: Any) -> Tensor:
-    """(N, classes, …)."""
-    found = outputs["out"] if isinstance(outputs, Mapping) and "out" in outputs else getattr(outputs, "logits", outputs)
-    if not isinstance(found, Tensor) or found.ndim < 3:
-        what = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise InputError(f"model: its output is {what}, not (N, classes, …); for a classifier leave segmentation out")
-    return found
+def _maps(outputs: Any, x: Tensor) -> Tensor:
+    """(N, classes, …) of a model's outputs for rows ``x`` (N, C, …)."""
+    if isinstance(outputs, Mapping) and "out" in outputs:
+        outputs = outputs["out"]
+    maps = getattr(outputs, "logits", outputs)
+    if not isinstance(maps, Tensor):
+        raise InputError(f"model: its output is {type(maps).__name__}, not a tensor (N, classes, …)")
+    if maps.ndim == x.ndim - 1 and _on_grid(maps.shape[1:], x.shape[2:]):
+        maps = maps[:, None]
+    if maps.ndim < 3:
+        raise InputError(
+            f"model: its output is a tensor {tuple(maps.shape)}, not (N, classes, …); for a classifier leave segmentation out"
+        )
+    return maps
+
+
+def _on_grid(size: torch.Size, places: torch.Size) -> bool:
+    """Whether an output's axes are the input's places, or a coarser grid of them, so that none of them counts classes."""
+    shares = {there / here for here, there in zip(size, places, strict=True)}
+    return len(shares) == 1 and min(shares) >= 1
+
+
+def _predicted(maps: Tensor, meaning: Outputs, given: Tensor | None) -> Tensor:
+    """(B,): the class to explain if none is asked for."""
+    inside = torch.ones_like(maps[:, 0], dtype=torch.bool)
+    if given is not None and given.dtype == torch.bool:
+        inside = given
+    inside = inside.flatten(1)
+    if meaning.binary:
+        return torch.ones(len(maps), dtype=torch.int64, device=maps.device)
+    if meaning.labels:
+        there = torch.stack([_decided(maps, meaning, label) for label in range(meaning.columns)], 1)
+        return (there.flatten(2) & inside[:, None]).sum(2).argmax(1)
+    votes = nnf.one_hot(maps.argmax(1).flatten(1), meaning.columns) * inside[..., None]
+    return votes.sum(1).argmax(1)
+
+
+def _region(maps: Tensor, meaning: Outputs, target: Tensor, given: Tensor | None) -> Tensor:
+    """(B, …) bool: where the score of each input's target is taken."""
+    if given is not None:
+        return given if given.dtype == torch.bool else given == target.view(-1, *[1] * (given.ndim - 1))
+    return _decided(maps, meaning, target)
+
+
+def _decided(maps: Tensor, meaning: Outputs, target: Tensor | int) -> Tensor:
+    """(B, …) bool: where the model says the target."""
+    size = maps.shape[2:]
+    places = maps.movedim(1, -1).flatten(0, -2)
+    each = torch.as_tensor(target, device=maps.device).expand(len(maps)).repeat_interleave(size.numel())
+    if meaning.labels:
+        found = meaning.decision(places, each) == 1
+    else:
+        found = meaning.predicted(places) == each
+    return found.unflatten(0, (len(maps), *size))

@@ -173,7 +173,13 @@ class _Embedded(nn.Module):
     def __init__(self, inner: nn.Module):
         super().__init__()
         self.inner = inner
-        self.train(inner.training)
+        # Not self.train(…), which would put every part of the caller's model into that mode.
+        self.training = inner.training
+
+    @property
+    def config(self) -> Any:
+        """The classifier's own, which says whether its labels exclude each other."""
+        return self.inner.config
 
     @property
     def table(self) -> Any:
