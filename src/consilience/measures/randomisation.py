@@ -1,19 +1,13 @@
 """Whether the map depends on what the model has learned, and on the output it is asked about.
 
-Random parameters: each submodule's own ``reset_parameters`` (its initial distribution; a BatchNorm's statistics are reset
-too), and where a submodule has parameters but no such method (class tokens, position embeddings, layer scales, attention's
-projections), normal draws with the mean and standard deviation that each parameter has, so that a single number stays. Draws
-are keyed by the seed and the submodule's name, made on the CPU, in a copy of the model. Submodules count in the order in
-which they are registered, which is nearly always that of execution.
+How parameters are drawn: :mod:`..model.random_weights`. Submodules count in the order in which they are registered, which is
+nearly always that of execution.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -21,10 +15,10 @@ from torch import Tensor, nn
 
 from ..card import Card
 from ..errors import InputError, choose
+from ..model.random_weights import randomised
 from ..model.score import Score
 from ..perturb.neighbourhoods import Gaussian, neighbours
 from ..perturb.points import Points
-from ..statistics.keys import Key
 from ..statistics.ranks import pearson, spearman
 from ..statistics.tensors import exact
 from ..task import Task
@@ -39,83 +33,13 @@ SIMILARITIES = ("spearman", "pearson", "ssim")
 
 WEIGHTS = (
     "keyed draws, the same for all inputs: each submodule's reset_parameters; normal with the parameter's own mean and "
-    "deviation where it has none"
+    "deviation where it has none; through weight norm, masks and other parametrisations, so that the weight in use is random"
 )
 
 
 QUANTUS = (
     "redraws with torch.manual_seed and reset_parameters only, so that parameters outside such modules stay trained"
 )
-
-
-# -- random models -----------------------------------------------------------------------------------------------------
-
-
-def with_parameters(model: Any) -> list[str]:
-    """Names of the submodules that have parameters of their own, in the order in which they are registered."""
-    if not isinstance(model, nn.Module):
-        raise InputError("model: randomisation needs an nn.Module, not a plain callable")
-    names = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))]
-    if not names:
-        raise InputError("model: it has no parameters to draw anew")
-    return names
-
-
-def redraw(module: nn.Module, key: Key) -> None:
-    """Draw a module's own parameters anew, in place; the global random state is left as it was."""
-    first, second = key.words
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(first << 31 | second >> 1)
-        if not _resets(module):
-            for parameter in module.parameters(recurse=False):
-                values = parameter.double()
-                noise = torch.randn(parameter.shape, dtype=torch.float64).to(parameter.device)
-                parameter.copy_(values.mean() + values.std(correction=0) * noise)
-            return
-        where = next(module.parameters(recurse=False)).device
-        try:
-            module.to("cpu").reset_parameters()  # type: ignore[operator]
-        finally:
-            module.to(where)
-
-
-def _resets(module: nn.Module) -> bool:
-    """Whether it has a ``reset_parameters`` that takes no argument."""
-    reset = getattr(module, "reset_parameters", None)
-    return callable(reset) and all(
-        p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        for p in inspect.signature(reset).parameters.values()
-    )
-
-
-def randomised(model: Any, order: str, key: Key, steps: int | None = None) -> Iterator[nn.Module]:
-    """The model with ever more parameters drawn anew (``top_down`` from the last submodule, ``bottom_up`` from the first) or
-    with one submodule's only (``independent``). ``steps``: at most so many states, evenly spaced; the last is always
-    there. It is one copy that is changed: use each state before asking for the next."""
-    names = with_parameters(model)
-    names = names if order == "bottom_up" else names[::-1]
-    steps = len(names) if steps is None else min(steps, len(names))
-    shown = {-(-len(names) * i // steps) - 1 for i in range(1, steps + 1)}
-    copied = copy.deepcopy(model)
-    modules, trained = dict(copied.named_modules()), dict(model.named_modules())
-    for at, name in enumerate(names):
-        if order == "independent" and at not in shown:
-            continue
-        redraw(modules[name], key / name)
-        if at in shown:
-            yield copied
-        if order == "independent":
-            _restore(modules[name], trained[name])
-
-
-def _restore(module: nn.Module, trained: nn.Module) -> None:
-    with torch.no_grad():
-        for mine, theirs in (
-            (module.parameters(recurse=False), trained.parameters(recurse=False)),
-            (module.buffers(recurse=False), trained.buffers(recurse=False)),
-        ):
-            for value, right in zip(mine, theirs, strict=True):
-                value.copy_(right)
 
 
 # -- similarities of maps ----------------------------------------------------------------------------------------------
@@ -227,6 +151,8 @@ class MPRT(Measure):
                     parts.append({kind: similarity(kind, trained[p], maps, there) for kind in kinds})
                     random.append({bins: histogram_entropy(flat(maps), bins, there) for bins in _entropies(task)})
                 layers.append({kind: torch.cat([part[kind] for part in parts]) for kind in kinds})
+            if self.order != "independent":
+                _check_changed(task, other)
             if self._ends_random:  # whichever order, and a seed of its own for each submodule: the same model
                 _entropies(task).update({bins: torch.cat([part[bins] for part in random]) for bins in _entropies(task)})
             return {kind: torch.stack([layer[kind] for layer in layers], -1) for kind in kinds}
@@ -340,6 +266,7 @@ class EfficientMPRT(Measure):
         if after is None:
             (model,) = randomised(task.score.model, "top_down", task.stream("randomisation"), steps=1)
             score = _asking(task.score, model)
+            _check_changed(task, score)
             after = torch.cat([entropy(task.explain(score, task.points[part]), part) for part in _groups(task)])
         return (after - before) / none_is_nan(before, before > 0)
 
@@ -406,6 +333,17 @@ def _asking(score: Score, model: nn.Module) -> Score:
     other = score.using(model)
     other._layers = dict(score._layers)
     return other
+
+
+def _check_changed(task: Task, random: Score) -> None:
+    """A model that computes the same with all its parameters drawn anew keeps its weights elsewhere."""
+    first = task.points[slice(0, 4)]
+    outputs = random.outputs_of(first.x, first.owner)
+    if torch.equal(outputs, task.score.outputs_of(first.x, first.owner)):
+        raise InputError(
+            "model: drawing all its parameters anew changes no output, so the test says nothing; does it keep its weights in "
+            "buffers, constants or another module?"
+        )
 
 
 def _groups(task: Task, count: int | None = None) -> Iterator[slice]:
