@@ -620,7 +620,7 @@ def test_explain_texts():
     assert r.target.tolist() == [2, 2, 2] and r.about["tokens"][0][1:4] == ["a", "gripping", "film"]
     present = adapter("Bert").prepare(TEXTS).features.present
     assert (r["saliency"][present] > 0).all()  # gradients by their norm: their sum is zero behind a layer norm
-    assert r.settings["mask_unit"] == "token" and r.settings["mask_baseline"] == "given"
+    assert r.settings["mask_unit"] == "token" and r.settings["mask_baseline"] == "per_input"
     alone = cs.explain(adapter("Bert"), TEXTS[0], "GOOD", methods=methods, **SMALL)
     length = alone.attribution.shape[1]
     for row in (*methods, "mean", "var", "median", "rank", "uniform", "consensus"):

@@ -163,7 +163,8 @@ def test_one_logit_is_a_binary_classifier():
 
 
 def test_baselines_are_one_or_one_for_each():
-    for methods in ([IntegratedGradients(4, torch.zeros(9, 6).double())], [DeepLIFT(torch.zeros(9, 6).double())]):
+    rows = cs.Baseline.per_input(torch.zeros(9, 6).double())
+    for methods in ([IntegratedGradients(4, rows)], [DeepLIFT(rows)]):
         with pytest.raises(cs.InputError, match="9 rows for 4 inputs"):
             cs.explain(net(), TABLE, 0, methods=methods, **SMALL)
     score, points = bound(net(), TABLE, 0)
@@ -428,8 +429,9 @@ def test_texts_are_one_batch_to_fit_on():
 
 
 def test_a_row_of_the_baselines_that_is_not_used_may_miss():
-    x, baselines = TABLE.clone(), torch.zeros_like(TABLE)
-    x[1, 2] = baselines[1, 2] = torch.nan
+    x, rows = TABLE.clone(), torch.zeros_like(TABLE)
+    x[1, 2] = rows[1, 2] = torch.nan
+    baselines = cs.Baseline.per_input(rows)
     r = explain(net(), x=x, methods=["saliency", "integrated_gradients"], baselines=baselines)
     assert r.index == (0, 2, 3) and r.attribution.isfinite().all()
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,11 +20,14 @@ from consilience.explainers.surrogates import LIME, MAPLE
 from consilience.features.base import Elements
 from consilience.features.images import Patches, Pixels, Segments, coarse
 from consilience.perturb.baseline import Baseline
-from consilience.perturb.coalitions import Grids
+from consilience.perturb.kernel_design import budgeted, counts, design, design_weights
+from consilience.perturb.points import Points
+from consilience.perturb.soft_masks import Grids
 from consilience.statistics.keys import Key
 from consilience.surrogates.lime_maple import Maple, lasso, lime_tabular, maple, moments, predict, ridge
 
 WEIGHTS = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.0, -1.0, 2.0]).double()
+KEY = Key(7, "perturbation")
 X = torch.randn(2, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
@@ -85,29 +92,169 @@ def test_symmetry():
     torch.testing.assert_close(found[:, :4], found[:, :1].expand(-1, 4), rtol=1e-9, atol=1e-12)
 
 
+# -- slow twins, and the coalitions of KernelSHAP -----------------------------------------------------------------------
+
+
+def enumerated(f, x, baseline):
+    """Shapley values of one input by their definition: the mean marginal contribution over all sets of the others."""
+    count = len(x)
+    value = {}
+    for there in itertools.product([False, True], repeat=count):
+        value[there] = float(f(torch.where(torch.tensor(there), x, baseline)[None]).squeeze())
+    found = torch.zeros(count, dtype=torch.float64)
+    for there, without in value.items():
+        size = sum(there)
+        for a in range(count):
+            if not there[a]:
+                weight = math.factorial(size) * math.factorial(count - size - 1) / math.factorial(count)
+                found[a] += weight * (value[(*there[:a], True, *there[a + 1 :])] - without)
+    return found
+
+
+def regressed(f, x, baseline, taken, weights):
+    """KernelSHAP of one input by hand: weighted least squares in which the last value is what the others leave over."""
+    values = []
+    for gone in taken:
+        values.append(float(f(torch.where(gone, baseline, x)[None]).squeeze()))
+    full, empty = (float(f(point[None]).squeeze()) for point in (x, baseline))
+    there = (~taken).double().numpy()
+    design_matrix = there[:, :-1] - there[:, -1:]
+    response = np.array(values) - empty - there[:, -1] * (full - empty)
+    root = np.sqrt(weights.numpy())
+    first = np.linalg.lstsq(design_matrix * root[:, None], response * root, rcond=None)[0]
+    return torch.tensor([*first, full - empty - first.sum()])
+
+
+@pytest.mark.parametrize("baseline", [0.0, 0.7])
+def test_shapley_values_by_enumeration(baseline):
+    row = torch.full((7,), baseline, dtype=torch.float64)
+    expected = torch.stack([enumerated(odd, x, row) for x in X])
+    torch.testing.assert_close(attribute(KernelSHAP(baselines=baseline), odd), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("budget", [12, 14, 20, 40, 80, 200])
+def test_kernel_shap_is_a_weighted_regression_on_its_coalitions(budget):
+    key = Key(SEED, "explainer") / "kernel_shap"
+    taken, weights = design(key, 7, budget), design_weights(7, budget)
+    found = attribute(KernelSHAP(budget), odd)
+    drawn = KernelSHAP(budget).need.where.draw(
+        Points(X, torch.arange(2), torch.arange(2), 2), range(2 + len(taken)), key, 2 + len(taken)
+    )
+    for i in range(2):
+        mine = drawn.split(drawn.masks)[i, 2:]
+        # An input's coalitions are the design's, with its features in an order of its own.
+        assert torch.equal(mine.sum(1), taken.sum(1)) and torch.equal(mine.sum(0).sort()[0], taken.sum(0).sort()[0])
+        torch.testing.assert_close(
+            found[i], regressed(odd, X[i], torch.zeros_like(X[i]), mine, weights), rtol=1e-9, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("features", [2, 3, 5, 8, 13, 14, 30])
+@pytest.mark.parametrize("budget", [None, 2, 8, 60, 61, 98, 400])
+def test_coalitions_come_by_size_in_pairs_and_never_twice(features, budget):
+    if budget is not None and budget < min(2 * (features - 1), 2**features - 2):
+        return
+    taken, weights = design(KEY, features, budget), design_weights(features, budget)
+    assert (
+        len(taken) == len(weights) == budgeted(features, budget) <= (2 * features + 2048 if budget is None else budget)
+    )
+    assert len(taken.unique(dim=0)) == len(taken) and not taken.all(1).any() and taken.any(1).all()
+    assert torch.equal(taken[1::2], ~taken[::2])
+    torch.testing.assert_close(weights.sum(), torch.tensor(1.0).double())
+    # Enough to tell all features apart: with the sum known, A − 1 differences are left.
+    there = (~taken).double()
+    assert int(torch.linalg.matrix_rank(there - there.mean(1, keepdim=True))) == features - 1
+    sizes = taken.sum(1).minimum(features - taken.sum(1))
+    number = [int((sizes == size).sum()) // 2 for size in range(1, features // 2 + 1)]
+    assert number[0] == min(features if features > 2 else 1, len(taken) // 2)  # single features come first
+    if len(taken) == 2**features - 2:
+        kernel = [(features - 1) / (math.comb(features, int(s)) * int(s) * (features - int(s))) for s in taken.sum(1)]
+        torch.testing.assert_close(weights, torch.tensor(kernel).double() / sum(kernel))
+
+
+def test_sizes_that_fit_are_listed_whole():
+    whole = {size: math.comb(12, size) for size in (1, 2, 3)}
+    assert counts(12, 2072).items() >= whole.items() and sum(counts(12, 2072).values()) == 1036
+    assert counts(50, 98) == {1: 49} and counts(4, 14) == {1: 4, 2: 3} and counts(1, 0) == {}
+
+
+@pytest.mark.parametrize("features", [12, 13, 20])
+def test_kernel_shap_is_as_near_the_shapley_values_as_shaps(features):
+    """The error of 2 A + 2048 coalitions, over 24 games; the values are of all coalitions, or of 65 536 of them."""
+    shap = pytest.importorskip("shap")
+    ours, theirs = [], []
+    for seed in range(24):
+        drawn = np.random.default_rng(seed)
+        inner, outer = drawn.normal(size=(features, 8)) / 2, drawn.normal(size=8)
+        f = lambda a, inner=inner, outer=outer: np.tanh(a @ inner) @ outer + a[:, 0] * a[:, 1] * a[:, 2]  # noqa: E731
+        x, base = drawn.normal(size=(1, features)), drawn.normal(size=features)
+        game = lambda rows, f=f: torch.from_numpy(f(rows.numpy()))[:, None]  # noqa: E731
+        at, origin = torch.from_numpy(x), torch.from_numpy(base)
+        exact = attribute(KernelSHAP(2**16, baselines=origin), game, at)
+        found = attribute(KernelSHAP(baselines=origin), game, at)
+        np.random.seed(seed)  # noqa: NPY002
+        other = shap.KernelExplainer(f, base[None]).shap_values(x, l1_reg=0, silent=True)
+        ours.append(float((found - exact).norm()))
+        theirs.append(float((torch.from_numpy(other) - exact).norm()))
+    ratio = np.exp(np.mean(np.log(np.array(ours) / np.array(theirs))))
+    assert ratio <= 1.1, ratio
+
+
 def test_shapley_sampling_converges_to_the_exact_values():
     exact = attribute(KernelSHAP(), odd)
     few, many = ((attribute(ShapleySampling(n), odd) - exact).norm() for n in (8, 800))
     assert many < 0.2 * few and many < 0.02 * exact.norm()
 
 
+DATA = torch.randn(5, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
 def test_an_order_takes_a_row_of_the_data():
-    """Štrumbelj & Kononenko: the mean over orders, each with its own baseline; Σφ = f(x) − mean f(b)."""
-    data = torch.randn(5, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    drawn = Key(SEED, "explainer/shapley_sampling/baseline")
-    rows = [data[int(drawn.uniform(torch.tensor([1]), p, ()) * 5)] for p in range(6)]
+    """Štrumbelj & Kononenko: the mean over orders, each with its own baseline. Five orders meet five rows, each once."""
     for batch in (64, 3):
-        found = attribute(ShapleySampling(6, baselines=Baseline.samples(data)), odd, max_batch=batch)
-        total = odd(X[1:]) - odd(torch.stack(rows)).mean(0)
-        torch.testing.assert_close(found[1].sum(), total[0, 0])
-    found = attribute(ShapleySampling(6, baselines=Baseline.samples(data)), linear)
-    torch.testing.assert_close(found[1], (X[1] - torch.stack(rows).mean(0)) * WEIGHTS)
+        found = attribute(ShapleySampling(5, baselines=Baseline.samples(DATA)), odd, max_batch=batch)
+        torch.testing.assert_close(found.sum(1), (odd(X) - odd(DATA).mean(0))[:, 0])
+    found = attribute(ShapleySampling(10, baselines=Baseline.samples(DATA)), linear)
+    torch.testing.assert_close(found, (X - DATA.mean(0)) * WEIGHTS)
 
 
-def test_one_baseline_of_a_data_set_is_its_mean_row():
-    for method in (FeatureAblation, KernelSHAP):
-        found = attribute(method(baselines=Baseline.samples(X)), linear)
-        torch.testing.assert_close(found, (X - X.mean(0)) * WEIGHTS)
+@pytest.mark.parametrize("rows", [2, 3, 10, 97])
+def test_rows_are_drawn_without_replacement_by_the_inputs_id(rows):
+    data = torch.arange(float(rows))[:, None]
+    points = Points(torch.zeros(3, 1), torch.arange(3), torch.tensor([4, 9, 11]), 3)
+    drawn = Baseline.samples(data).drawn(points, range(7, 7 + rows), KEY).view(3, rows)
+    assert torch.equal(drawn.sort(1)[0], data[:, 0].expand(3, -1))
+    alone = Baseline.samples(data).drawn(points[[1]], range(8, 8 + rows - 1), KEY)[:, 0]
+    assert torch.equal(alone, drawn[1, 1:])
+    # Few draws are spread over the data: no gap is larger than twice the even one.
+    few = drawn[0, : max(2, rows // 3)].sort()[0]
+    assert rows < 10 or few.diff().max() <= 2 * rows / len(few)
+
+
+@pytest.mark.parametrize("method", [FeatureAblation(), KernelSHAP(), KernelSHAP(40), ShapleySampling(10)], ids=label)
+def test_a_data_set_is_averaged_over(method):
+    """Against a data set the game is v(S) = E f(x_S, b), exactly where all its rows are met."""
+    given = replace(method, baselines=DATA)
+    each = torch.stack([attribute(replace(method, baselines=row), pairwise) for row in DATA])
+    found = attribute(given, pairwise)
+    if method.name != "shapley_sampling":
+        torch.testing.assert_close(found, each.mean(0), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(attribute(given, linear), (X - DATA.mean(0)) * WEIGHTS)
+    if method.complete:
+        torch.testing.assert_close(found.sum(1), (pairwise(X) - pairwise(DATA).mean(0))[:, 0])
+
+
+def test_a_large_data_set_is_met_in_part():
+    """As many rows as fit for each coalition, others for each pair: better than these rows for all."""
+    data = torch.randn(3000, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    method = KernelSHAP(60, baselines=data)
+    each = 2**15 // 60
+    assert method.need.total((7,)) == 1 + 3000 + 60 * each
+    found = attribute(method, linear)
+    torch.testing.assert_close(found.sum(1), (linear(X) - linear(data).mean(0))[:, 0])
+    expected = (X - data.mean(0)) * WEIGHTS
+    shared = [attribute(replace(method, baselines=part), linear) - expected for part in data.split(each)[:5]]
+    assert (found - expected).square().mean() < torch.stack(shared).square().mean()
 
 
 def test_features_that_an_input_lacks_are_never_counted():
@@ -371,7 +518,7 @@ def test_numpy_callables_through_explain():
     classifier = linear_model.LogisticRegression().fit(data, labels)
     methods = [
         FeatureAblation(),
-        Occlusion(),
+        Occlusion(1),
         LIME(100),
         KernelSHAP(),
         ShapleySampling(4),
@@ -414,7 +561,7 @@ def test_settings_that_cannot_be_meant():
         (lambda: LIME(l1=-1), "l1, ridge, kernel_width"),
         (lambda: RISE(keep=0), "grid, keep"),
         (lambda: ShapleySampling(0).need, "n_samples"),
-        (lambda: attribute(RISE(4), linear), "rise upsamples a grid"),
+        (lambda: attribute(Occlusion(), linear), "have no order"),
     ):
         with pytest.raises(cs.InputError, match=message):
             make()

@@ -14,7 +14,7 @@ from torch import nn
 from consilience.errors import InputError
 from consilience.explainers import Normalised, Saliency, SmoothGrad, Stack
 from consilience.features.base import Elements
-from consilience.features.images import Patches, Pixels
+from consilience.features.images import Patches, Pixels, Segments
 from consilience.features.parts import Parts
 from consilience.features.sequences import Tokens, Windows
 from consilience.features.tables import Columns
@@ -232,9 +232,9 @@ def test_the_unit_of_a_table_is_its_columns_standard_deviation():
     assert noise_unit(Columns(columns.blocks, fixed=False), x) is None and noise_unit(Elements(), x) is None
     assert noise_unit(Elements(), x, Baseline.of(0.0)) is None
     assert noise_unit(Pixels(), rand(2, 3, 4, 4), Baseline.samples(rand(9, 3, 4, 4))) is None
-    with pytest.raises(InputError, match="fill the missing values"):
+    with pytest.raises(InputError, match="has missing values"):
         noise_unit(Elements(), x, Baseline.samples(torch.where(TABLE > 100, torch.nan, TABLE)))
-    with pytest.raises(InputError, match="expected a data set"):
+    with pytest.raises(InputError, match="does not fit inputs of shape"):
         noise_unit(Elements(), x, Baseline.samples(TABLE[:, :3]))
 
 
@@ -273,13 +273,68 @@ def test_a_piecewise_constant_model_is_recognised():
 # -- data sets as baselines --------------------------------------------------------------------------------------------
 
 
-def test_rows_that_are_not_one_for_each_input_are_a_data_set():
+def test_rows_are_a_data_set_however_many_they_are():
+    """Also as many as there are inputs: one baseline for each input is said, not guessed."""
     x = TABLE[:6]
     kind = lambda spec: Baseline.of(spec, x).kind  # noqa: E731
-    assert kind(TABLE) == kind(TABLE.numpy()) == "samples" and kind(x) == kind(x.clone()) == "samples"
-    assert kind(TABLE[6:12]) == kind(TABLE[:1]) == kind(TABLE[0]) == "given"
-    assert kind(None) == "zero" and kind(2) == "constant" and kind(Baseline.of(TABLE)) == "given"
-    assert Baseline.of(TABLE).kind == "given"  # without the inputs at hand, as ever
+    assert kind(TABLE) == kind(TABLE.numpy()) == kind(TABLE[6:12]) == kind(x) == "samples"
+    assert kind(TABLE[:1]) == kind(TABLE[0]) == "given" and kind(Baseline.per_input(x)) == "per_input"
+    assert kind(None) == "zero" and kind(2) == "constant"
+    for rows in (TABLE[6:12], TABLE):  # without the inputs at hand, what it is shows when they are
+        assert Baseline.of(rows).is_data(1) and not Baseline.of(rows).is_data(2)
+    points = Points(x, torch.arange(6), torch.arange(6), 6)
+    with pytest.raises(InputError, match="Baseline.per_input"):
+        Baseline.of(TABLE[6:12]).at(points)
+
+
+PER_INPUT = {
+    "baselines": lambda rows: Baseline.per_input(rand(rows, 2, 4, 4)),
+    "labels": lambda rows: Segments(torch.arange(16).view(1, 4, 4).expand(rows, -1, -1) % 3, batched=True),
+    "present": lambda rows: Tokens(torch.ones(rows, 4).bool()),
+}
+
+
+@pytest.mark.parametrize("name", PER_INPUT)
+def test_one_thing_for_each_input_needs_as_many_rows_as_inputs(name):
+    shape = (4, 2) if name == "present" else (2, 4, 4)
+    points = Points(rand(3, *shape), torch.arange(3), torch.arange(3), 3)
+
+    def use(what, at):
+        if isinstance(what, Baseline):
+            return what.at(at)
+        return Masked(what, 0.5, Baseline()).draw(at, range(2), KEY, 2).points
+
+    assert len(use(PER_INPUT[name](3), points)) > 0
+    for rows in (5, 8, 2):
+        with pytest.raises(InputError, match=f"{name}: {rows} rows for 3 inputs"):
+            use(PER_INPUT[name](rows), points)
+    # Neighbours keep the numbers of their inputs.
+    use(PER_INPUT[name](3), points[torch.tensor([2, 2, 0, 1])])
+
+
+@pytest.mark.parametrize("name", PER_INPUT)
+def test_a_batch_takes_its_own_rows(name):
+    """Of what was given for all inputs of a loader, input 4 of 8 is input 0 of the second batch of four."""
+    whole = PER_INPUT[name](8)
+    if name == "labels":
+        whole = Segments(torch.arange(8 * 16).view(8, 4, 4) % torch.arange(2, 10)[:, None, None], batched=True)
+    if name == "baselines":
+        whole = Baseline.per_input(rand(8, 2, 4, 4, seed=3))
+    if name == "present":
+        whole = Tokens(rand(8, 4) > -1)
+    shape = (4, 2) if name == "present" else (2, 4, 4)
+    x = rand(8, *shape, seed=1)
+    second = whole.take(torch.arange(4, 8))
+    owner = torch.arange(4)
+    if name == "baselines":
+        points = Points(x, torch.arange(8), torch.arange(8), 8)
+        there = Points(x[4:], owner, torch.arange(4, 8), 4)
+        assert torch.equal(second.at(there), whole.at(points)[4:]) and second != whole.take(torch.arange(4))
+    else:
+        assert torch.equal(second.reduce(x[4:], owner), whole.reduce(x, torch.arange(8))[4:])
+        assert second.shape(shape) == whole.shape(shape)
+    with pytest.raises(InputError, match="none for input 8"):
+        whole.take([7, 8])
 
 
 def test_one_baseline_of_a_data_set_is_its_mean_row():

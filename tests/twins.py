@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,10 +68,14 @@ def integrated(e, model, x, i, t):
 
 
 def expected(e, model, x, i, t):
-    total = torch.zeros_like(x)
+    """The rows of the data set go round: from a drawn one, in the step next to the golden share that meets all of them."""
+    total, count = torch.zeros_like(x), len(e.baselines)
+    start = int(noise("uniform", "paths/baseline", i, 0, ()) * count)
+    steps = [step for step in range(1, count + 1) if math.gcd(step, count) == 1]
+    golden = min(steps, key=lambda step: abs(step - round(count * (math.sqrt(5) - 1) / 2)))
     for s in range(e.n_samples):
         there = x + e.stdev * noise("normal", "paths/noise", i, s, x.shape) if e.stdev else x
-        base = e.baselines[int(noise("uniform", "paths/baseline", i, s, ()) * len(e.baselines))]
+        base = e.baselines[(start + s * golden) % count]
         alpha = noise("uniform", "paths/alpha", i, s, ())
         total += gradient(model, base + alpha * (there - base), t) * (there - base) / e.n_samples
     return total

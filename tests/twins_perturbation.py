@@ -14,6 +14,7 @@ from consilience.explainers.perturbation import RISE, FeatureAblation, Occlusion
 from consilience.explainers.shapley import KernelSHAP, ShapleySampling
 from consilience.explainers.surrogates import LIME, MAPLE
 from consilience.features.images import Patches, Segments
+from consilience.perturb.kernel_design import design, design_weights
 from consilience.statistics.keys import Key
 from consilience.surrogates.lime_maple import Maple
 
@@ -113,20 +114,16 @@ def shapley(e, model, x, i, t):
 
 
 def kernel_shap(e, model, x, i, t):
-    """Least squares over the drawn pairs, with the last value eliminated."""
+    """Weighted least squares over the coalitions of its features, in the input's own order, with the last value eliminated."""
     masks = parts(e.features, x)
     full, empty = without(model, x, [], t), without(model, x, masks, t)
-    share = np.array([1 / (k * (len(masks) - k)) for k in range(1, len(masks))])
-    design, scores = [], []
-    for pair in range(e.n_samples // 2):
-        size = 1 + int(np.searchsorted(np.cumsum(share / share.sum()), uniform("kernel_shap/size", i, pair).item()))
-        first = np.argsort(words("kernel_shap/order", i, pair, len(masks)).numpy(), kind="stable")[:size]
-        for gone in (set(first.tolist()), set(range(len(masks))) - set(first.tolist())):
-            design.append([a not in gone for a in range(len(masks))])
-            scores.append((without(model, x, [masks[a] for a in gone], t) - empty).item())
-    design, scores = np.array(design, float), np.array(scores)
-    whole = (full - empty).item()
-    most = np.linalg.lstsq(design[:, :-1] - design[:, -1:], scores - design[:, -1] * whole, rcond=None)[0]
+    place = np.argsort(np.argsort(words("kernel_shap/order", i, 0, len(masks)).numpy(), kind="stable"))
+    taken = design(Key(SEED, "explainer/kernel_shap"), len(masks), e.n_samples).numpy()[:, place]
+    root = np.sqrt(design_weights(len(masks), e.n_samples).numpy())
+    scores = [(without(model, x, [m for m, z in zip(masks, row, strict=True) if z], t) - empty).item() for row in taken]
+    there, whole = (~taken).astype(float), (full - empty).item()
+    rows, response = there[:, :-1] - there[:, -1:], np.array(scores) - there[:, -1] * whole
+    most = np.linalg.lstsq(rows * root[:, None], response * root, rcond=None)[0]
     return spread([*most, whole - most.sum()], masks)
 
 

@@ -18,7 +18,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "keys": ("statistics.keys",),
     "score": ("model.score", "model.batching", "model.state"),
     "neighbourhood": ("perturb.neighbourhoods", "perturb.points", "perturb.baseline", "perturb.masks", "perturb.coalitions"),
-    "masks": ("perturb.coalitions", "perturb.masks"),
+    "masks": ("perturb.coalitions", "perturb.soft_masks", "perturb.masks"),
     "units": ("features.tables", "features.sequences", "features.parts"),
     "quadratic": ("statistics.evidence", "statistics.criteria", "statistics.tensors"),
     "objective": ("metrics.objective", "metrics.front"),

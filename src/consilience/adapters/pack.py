@@ -106,7 +106,7 @@ class Packed(Inputs):
             return Baseline.samples(_join(drawn))
         owner = torch.arange(len(self.x), device=self.x.device)
         parts = zip(found, tensors, strict=True)
-        return Baseline.of(
+        return Baseline.per_input(
             _join([baseline.at(Points(tensor, owner, owner, len(tensor))) for baseline, tensor in parts])
         )
 

@@ -138,7 +138,7 @@ class Text(Adapter):
             if number is None:
                 raise InputError(f"baseline: the tokenizer has no {name} token; use 'zero'")
             row = _embed(table, torch.tensor([number], device=x.device))[0]
-        return Baseline.of(torch.where(present[..., None], row, x))
+        return Baseline.per_input(torch.where(present[..., None], row, x))
 
 
 def text(model: nn.Module, tokenizer: Any, *, baseline: str | None = None, max_length: int | None = None) -> Text:

@@ -199,7 +199,9 @@ class Captum(Direct):
         if given is not None and self._from_data():
             found["baselines"] = _data(given).to(points.x)
         elif given is not None:
-            found["baselines"] = Baseline.of(given).at(points)
+            # Captum's own convention: rows (B, *F) are one for each input.
+            each = getattr(given, "ndim", 0) == points.x.ndim and len(given) > 1
+            found["baselines"] = (Baseline.per_input(given) if each else Baseline.of(given)).at(points)
         if found.get("feature_mask") is not None:
             found["feature_mask"] = _labels(found["feature_mask"], score, points)
         size = score.batch.size(not self._is("PerturbationAttribution"))

@@ -14,8 +14,9 @@ from ..errors import InputError
 from ..features.base import Features
 from ..model.score import Values
 from ..perturb.baseline import Baseline
-from ..perturb.coalitions import AUTO, Grids, Singles, Sliding, unit
+from ..perturb.coalitions import AUTO, Singles, Sliding, unit
 from ..perturb.points import Cloud, Points
+from ..perturb.soft_masks import Grids
 from ..statistics.tensors import exact
 from .base import Explainer, Need
 
@@ -32,10 +33,13 @@ class FeatureAblation(Explainer):
     Every feature alone is replaced by the baseline's values (leave one out; Zeiler & Fergus 2014, arXiv 1311.2901, occlude
     one square of an image after another). Exact, no randomness.
 
+    Against a data set φ_a is the mean over its rows: over all, where that takes at most 4096 evaluations of an input, else
+    over as many as that allows, at least 4.
+
     Args:
         features: what is taken away as one; default :func:`~consilience.features.images.coarse`.
-        baselines: by what: None ("blur" for images, else zero), "zero", "mean", "blur", a number, a tensor F or (B, *F), or
-            ``Baseline.samples(data)``, whose mean row is used.
+        baselines: by what: None ("blur" for images, else zero), "zero", "mean", "blur", a number, a tensor F, a data set
+            (n, *F), or ``Baseline.per_input(rows)`` with rows (B, *F).
     """
 
     features: Features | None = None
@@ -46,7 +50,7 @@ class FeatureAblation(Explainer):
         formula="φ_a = f(x) − f(x without a), divided among the elements of a",
         source="leave one out; Zeiler & Fergus 2014, arXiv 1311.2901, §4.2",
         perturbation=f"one at a time of the {UNIT}, {ABSENT}",
-        cost="1 + A forward, A features",
+        cost="1 + A forward, A features; with a data set A times its rows, about 4096 at most",
         differences=(
             (
                 "Captum's FeatureAblation",
@@ -58,7 +62,7 @@ class FeatureAblation(Explainer):
 
     @property
     def need(self):
-        return Need(Singles(self.features, one(self.baselines)), None, self.name, gradient=False)
+        return Need(Singles(self.features, absent(self.baselines)), None, self.name, gradient=False)
 
     def fold(self, state, cloud, values):
         return falls(state, cloud, values)
@@ -73,11 +77,14 @@ class Occlusion(Explainer):
     by the feature's elements (Zeiler & Fergus 2014, arXiv 1311.2901).
 
     Args:
-        window, stride: in features along each axis, one number or one for each axis. With ``features=Pixels()`` they are in
-            pixels; the default is windows of 2 × 2 patches, moved by one patch.
-        features: the grid over which windows slide; default :func:`~consilience.features.images.coarse`. Segments have
-            no order.
+        window: in features along each axis, one number or one for each axis. With ``features=Pixels()`` it is in pixels; the
+            default is windows of 2 × 2 patches.
+        stride: from one window to the next, in the same form; the default is one patch.
+        features: the grid over which windows slide; default :func:`~consilience.features.images.coarse`.
         baselines: as for :class:`FeatureAblation`.
+
+    Raises:
+        InputError: the features have no order (segments, the columns of a table), and windows are of more than one.
     """
 
     window: int | tuple[int, ...] = 2
@@ -103,7 +110,7 @@ class Occlusion(Explainer):
 
     @property
     def need(self):
-        where = Sliding(self.features, one(self.baselines), self.window, self.stride)
+        where = Sliding(self.features, absent(self.baselines), self.window, self.stride)
         return Need(where, None, self.name, gradient=False)
 
     def fold(self, state, cloud, values):
@@ -123,22 +130,31 @@ class RISE(Explainer):
 
     Args:
         n_samples: masks. The paper uses 4000 for VGG16 and 8000 for ResNet50.
-        grid: cells along each axis after the channel. keep: the paper's p.
-        baselines: as for :class:`FeatureAblation`; each mask has a row of ``Baseline.samples(data)``. The paper's is 0.
+        grid: cells along each axis behind the channel.
+        keep: the paper's p.
+        baselines: as for :class:`FeatureAblation`; each mask has a row of a data set. The paper's is 0.
+        features: where inputs are no images, the axes along which masks lie: steps that are not the last axis
+            (``Windows(1, axis=0)``), tokens. Without them a series is (N, channels, steps), and each element of a table is a
+            cell. Images and volumes are masked by the pixel.
+
+    Raises:
+        InputError: no cell, or a probability out of range.
     """
 
     n_samples: int = 4000
     grid: int = 7
     keep: float = 0.5
     baselines: Any = None
+    features: Features | None = None
 
     name, kind = "rise", "relevance"
     card = Card(
         formula="φ = (1 / (N p)) Σ_m f(x ⊙ M_m + b ⊙ (1 − M_m)) M_m",
         source="Petsiuk, Das & Saenko 2018, arXiv 1806.07421, §3",
         normalisation="by E[M] = p, the probability to keep a cell",
-        perturbation="7 × 7 random cells, upsampled bilinearly, shifted at random; what is dimmed tends to the baseline: for "
-        "images blurred with σ = 10 pixels, else zero, unless given",
+        perturbation="7 × 7 random cells, upsampled bilinearly, shifted at random, along the axes that the input has (tables: "
+        "each column by itself); what is dimmed tends to the baseline: for images blurred with σ = 10 pixels, else zero, "
+        "unless given",
         draws="n_samples masks, stream 'rise'",
         cost="n_samples forward",
         differences=(
@@ -158,7 +174,11 @@ class RISE(Explainer):
 
     @property
     def need(self):
-        return Need(Grids(absent(self.baselines), self.grid, self.keep), self.n_samples, self.name, gradient=False)
+        return Need(self._where, self.n_samples, self.name, gradient=False)
+
+    @property
+    def _where(self) -> Grids:
+        return Grids(absent(self.baselines), self.grid, self.keep, self.features)
 
     def fold(self, state, cloud, values):
         score = exact(cloud.split(values.score)) * exact(cloud.weights)
@@ -168,7 +188,11 @@ class RISE(Explainer):
         return total if state is None else state + total
 
     def finish(self, state, points):
-        channels, *space = points.x.shape[1:]
+        shape = points.x.shape[1:]
+        features = self._where.masked(shape)
+        if features is not None:
+            return give(state / self.keep, features, points)
+        channels, *space = shape
         mean = (state / (self.keep * channels)).unflatten(1, space)[:, None]
         return like(mean, points).expand(-1, channels, *space)
 
@@ -179,11 +203,6 @@ class RISE(Explainer):
 def absent(spec: Any) -> Baseline:
     """What stands for "absent": None → blur for images, zero otherwise."""
     return AUTO if spec is None else Baseline.of(spec)
-
-
-def one(spec: Any) -> Baseline:
-    """One baseline for each input, for methods that compare with one: of a data set its mean row."""
-    return absent(spec).one()
 
 
 def removed(cloud: Cloud) -> Tensor:

@@ -17,7 +17,7 @@ from ..features.base import Features
 from ..perturb.coalitions import Coalitions, Permutations
 from ..statistics.tensors import exact
 from .base import Explainer, Need
-from .perturbation import ABSENT, UNIT, absent, give, one, removed
+from .perturbation import ABSENT, UNIT, absent, give, removed
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,21 @@ class KernelSHAP(Explainer):
     shared evenly by each feature's elements.
 
     z_S: which features are there. With 2^A − 2 ≤ ``n_samples`` all coalitions are evaluated, with the kernel
-    w = (A − 1) / (C(A, s) s (A − s)), and φ is the Shapley value. Otherwise sizes are drawn by the kernel's weight, w is 1,
-    and each coalition comes with its complement (Covert & Lee 2021, arXiv 2012.01536): exact for games of single and pairwise
-    effects. The constraint is eliminated, not approximated by large weights.
+    w = (A − 1) / (C(A, s) s (A − s)), and φ is the Shapley value. Otherwise those of single features and their complements come
+    first, then pairs, and so on while a size fits; of the other sizes some are drawn, none twice, with the kernel's weight
+    shared among them. Each comes with its complement (Covert & Lee 2021, arXiv 2012.01536): exact for games of single and
+    pairwise effects. The constraint is eliminated, not approximated by large weights.
+
+    Against a data set v(S) is a mean over its rows: over all, where that takes at most 32 768 evaluations of an input, else
+    over as many as that allows, at least 4, others for each pair. Σφ = f(x) − E f(b) over all rows in any case.
 
     Args:
-        n_samples: coalitions; None: 2 A + 2048 as in the shap package, hence exact up to 11 features.
+        n_samples: coalitions; None: 2 A + 2048 as in the shap package, hence exact up to 11 features. At least 2 (A − 1).
         features: what is taken away as one; default :func:`~consilience.features.images.coarse`; at most 1024.
         baselines: as for :class:`FeatureAblation`.
+
+    Raises:
+        InputError: too few coalitions, or too many features.
 
     Example:
         >>> import torch, consilience as cs
@@ -51,14 +58,15 @@ class KernelSHAP(Explainer):
         formula="argmin Σ_S w_S (v(S) − v(∅) − φ·z_S)², Σφ = f(x) − f(b); w = (A − 1) / (C(A, s) s (A − s))",
         source="Lundberg & Lee 2017, arXiv 1705.07874; pairs: Covert & Lee 2021, arXiv 2012.01536",
         perturbation=f"coalitions of the {UNIT}; what is outside is {ABSENT}",
-        draws="n_samples coalitions (2 A + 2048), all if there are no more; else pairs, stream 'kernel_shap'",
-        cost="min(2^A, n_samples + 2) forward, A features",
+        draws="n_samples coalitions (2 A + 2048), all if there are no more; else the smallest and the largest, and some of the "
+        "others, in pairs with their complements, stream 'kernel_shap'",
+        cost="min(2^A, n_samples + 2) forward, A features; with a data set times its rows, about 32 768 at most",
         differences=(
             (
                 "shap's KernelExplainer",
-                "averages v over the rows of a background set (here its mean row is the baseline; shapley_sampling averages "
-                "over rows), keeps 10 features only (l1_reg='num_features(10)'), and lists small and large coalitions before "
-                "it draws; with one background row and l1_reg=0 the same number where all coalitions are evaluated.",
+                "weighs what it draws by how often it was drawn, where here each size keeps the kernel's weight; evaluates "
+                "every coalition with every row of a background set, however many; keeps 10 features only where it sees fit "
+                "(l1_reg). With l1_reg=0 the same number where all coalitions are evaluated, about the same error where not.",
             ),
             (
                 "Captum's KernelShap",
@@ -74,31 +82,32 @@ class KernelSHAP(Explainer):
 
     @property
     def _where(self) -> Coalitions:
-        return Coalitions(self.features, one(self.baselines), self.n_samples)
+        return Coalitions(self.features, absent(self.baselines), self.n_samples)
 
     def fold(self, state, cloud, values):
+        """Sums of the regression's normal equations, and of the scores of the two coalitions that the constraint needs."""
         score, has = exact(cloud.split(values.score)), exact(cloud.present)
         there = has[:, None] - removed(cloud)
-        size, count = there.sum(2), has.sum(1, keepdim=True)
-        full, empty = (size == count).double(), (size == 0).double()
-        weights = (1 - full) * (1 - empty)
-        if self._where.exact(cloud.points.shape[1:]):
-            ways = torch.lgamma(count + 1) - torch.lgamma(size + 1) - torch.lgamma(count - size + 1)
-            weights = weights * torch.exp(-ways) / (size * (count - size)).clamp(min=1)
+        size = there.sum(2)
+        full = (size == has.sum(1, keepdim=True)).double()
+        empty = (size == 0).double()
+        weights = self._where.weights(cloud.present, cloud.samples, cloud.points.shape[1:]).to(score.device)
         weighted = there * weights[..., None]
-        sums = (
-            weighted.mT @ there, (weighted.mT @ score[..., None])[..., 0],
-            (full * score).sum(1), full.sum(1), (empty * score).sum(1), empty.sum(1),
-        )  # fmt: skip
-        return has, sums if state is None else tuple(a + b for a, b in zip(state[1], sums, strict=True))
+        gram = weighted.mT @ there
+        cross = (weighted.mT @ score[..., None])[..., 0]
+        sums = gram, cross, (full * score).sum(1), full.sum(1), (empty * score).sum(1), empty.sum(1)
+        if state is None:
+            return has, sums
+        return has, tuple(before + more for before, more in zip(state[1], sums, strict=True))
 
     def finish(self, state, points):
         has, (gram, cross, full, fulls, empty, empties) = state
-        nothing = empty / empties
-        equal = has * ((full / fulls - nothing) / has.sum(1))[:, None]  # equal shares keep the constraint,
-        across = (
-            torch.diag_embed(has) - has[:, :, None] * has[:, None] / has.sum(1)[:, None, None]
-        )  # and so does + across ψ
+        owned = has.sum(1).clamp(min=1)
+        nothing = empty / empties.clamp(min=1)
+        # φ = equal + across ψ: equal shares keep the constraint Σφ = f(x) − v(∅), and so does what is added to them.
+        equal = has * ((full / fulls - nothing) / owned)[:, None]
+        across = torch.diag_embed(has) - has[:, :, None] * has[:, None] / owned[:, None, None]
+        # Σ w z (v − v(∅) − z · equal); the diagonal of the Gram matrix is Σ w z.
         rest = cross - gram.diagonal(dim1=1, dim2=2) * nothing[:, None] - (gram @ equal[..., None])[..., 0]
         inverse = torch.linalg.pinv(across @ gram @ across, rtol=1e-10, hermitian=True)
         found = equal + (across @ inverse @ across @ rest[..., None])[..., 0]
@@ -147,9 +156,11 @@ class ShapleySampling(Explainer):
 
     @property
     def need(self):
-        return Need(
-            Permutations(self.features, absent(self.baselines), self.n_samples), None, self.name, gradient=False
-        )
+        return Need(self._where, None, self.name, gradient=False)
+
+    @property
+    def _where(self) -> Permutations:
+        return Permutations(self.features, absent(self.baselines), self.n_samples)
 
     def fold(self, state, cloud, values):
         score, gone = exact(cloud.split(values.score)), removed(cloud)
@@ -157,7 +168,8 @@ class ShapleySampling(Explainer):
             state = torch.zeros_like(gone[:, 0]), score[:, 0], gone[:, 0], score[:, 0]
         total, clean, gone_last, score_last = state
         numbers = torch.arange(cloud.samples.start, cloud.samples.stop, device=gone.device)
-        anew = (numbers - 1) % gone.shape[2] == 0
+        # Each order begins with the point itself, which is evaluated once.
+        anew = (numbers - 1) % self._where.steps(cloud.points.shape[1:]) == 0
         score_before = torch.where(anew, clean[:, None], torch.cat([score_last[:, None], score[:, :-1]], 1))
         gone_before = torch.cat([gone_last[:, None], gone[:, :-1]], 1) * ~anew[:, None]
         entered = gone - gone_before

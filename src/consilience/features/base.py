@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError
+
 
 class Features:
-    """Interface: a partition of the elements of an input of shape F."""
+    """Interface: a partition of the elements of an input of shape F.
+
+    Attributes:
+        unit: what a feature is, in a word for tables.
+        ordered: whether neighbouring features along an axis of A are near each other, as patches and tokens are, and columns
+            and segments are not.
+    """
 
     unit = "feature"
+    ordered = True
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The axes A for inputs with axes F."""
@@ -43,6 +53,21 @@ class Features:
         """(N, *A) bool → (N, *F) bool."""
         return self.expand(subsets, owner, shape)
 
+    def largest(self, shape: Sequence[int]) -> int:
+        """The number of features of the input that has most of them: at most the product of A."""
+        return math.prod(self.shape(shape))
+
+    def check(self, inputs: int, owner: Tensor | None = None) -> None:
+        """Raise InputError where the features were given for another number of inputs than ``inputs`` (0: not known), or not
+        for all whose numbers are in ``owner``."""
+
+    def take(self, places: Sequence[int] | Tensor) -> Features:
+        """The same features for some of the inputs, of which these are the places (n,) among all that labels were given for.
+
+        Only features that differ by input have something to select. A loader's batches get their own in this way.
+        """
+        return self
+
     def movable(self, shape: Sequence[int]) -> Tensor | None:
         """The elements that noise may move, bool of shape F or (B, …) broadcastable to (B, *F); None: all of them."""
         return None
@@ -62,3 +87,31 @@ class Elements(Features):
 
     def expand(self, values, owner, shape):
         return values
+
+
+def check_rows(argument: str, rows: int, inputs: int, owner: Tensor | None = None) -> None:
+    """One thing for each input: raise InputError where there are more or fewer ``rows`` than ``inputs``.
+
+    ``inputs`` 0: not known; then no ``owner`` may be beyond the rows.
+    """
+    if inputs == 0 and owner is not None and len(owner):
+        inputs = max(rows, int(owner.max()) + 1)
+    if inputs and rows != inputs:
+        raise InputError(
+            f"{argument}: {rows} rows for {inputs} inputs; give one for each input of the batch (of a loader: of the "
+            "whole data set, in its order)"
+        )
+
+
+def chosen_rows(rows: Tensor, places: Tensor | Sequence[int], argument: str) -> Tensor:
+    """Rows number ``places`` (n,) of what was given for all inputs.
+
+    Raises:
+        InputError: a place is beyond the rows.
+    """
+    index = torch.as_tensor(places, dtype=torch.int64, device=rows.device)
+    if len(index) and (int(index.max()) >= len(rows) or int(index.min()) < 0):
+        raise InputError(
+            f"{argument}: {len(rows)} rows, but none for input {int(index.max())}; give one for each input"
+        )
+    return rows[index]

@@ -8,6 +8,7 @@ features' axes. ``owner`` (N,) says to which input of the batch each row belongs
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from ..errors import InputError, choose, need
-from .base import Elements, Features
+from .base import Elements, Features, check_rows, chosen_rows
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,20 @@ class Patches(Features):
 
 
 class Segments(Features):
-    """A feature is a labelled segment. ``labels``: integers, shape F or, ``batched``, (B, *F), or the same without channels.
+    """A feature is a labelled segment: A = (largest number of segments,).
 
-    Labels that start elsewhere or skip numbers are compacted per input; A = (largest number of segments,).
+    Labels that start elsewhere or skip numbers are compacted per input.
+
+    Args:
+        labels: integers, of shape F, or F without its channels; ``batched``: with a first axis B.
+        batched: every input has labels of its own: row i belongs to input i. As many rows as inputs are needed.
+
+    Raises:
+        InputError: the labels are no integers.
     """
 
     unit = "segment"
+    ordered = False
 
     def __init__(self, labels: Tensor, batched: bool = False):
         labels = torch.as_tensor(labels)
@@ -75,7 +84,20 @@ class Segments(Features):
         rows = labels if batched else labels[None]
         compact = [row.unique(return_inverse=True)[1] for row in rows]
         self.labels = torch.stack(compact).long()
+        self.batched = batched
         self.count = int(self.labels.max()) + 1
+
+    def check(self, inputs, owner=None):
+        if self.batched:
+            check_rows("labels", len(self.labels), inputs, owner)
+
+    def take(self, places):
+        if not self.batched:
+            return self
+        # The count stays, so that maps of all batches have the same axes.
+        taken = copy.copy(self)
+        taken.labels = chosen_rows(self.labels, places, "labels")
+        return taken
 
     @classmethod
     def slic(cls, images: Tensor, segments: int = 50, compactness: float = 10.0) -> Segments:
@@ -97,7 +119,7 @@ class Segments(Features):
             raise InputError(
                 f"labels: shape {tuple(self.labels.shape[1:])} does not fit inputs of shape {tuple(shape)}"
             )
-        return labels.flatten(1)[owner if len(labels) > 1 else torch.zeros_like(owner)]
+        return labels.flatten(1)[owner if self.batched else torch.zeros_like(owner)]
 
     def shape(self, shape):
         return (self.count,)

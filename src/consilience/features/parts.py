@@ -19,6 +19,7 @@ class Parts(Features):
     """
 
     unit = "feature of a part"
+    ordered = False
 
     def __init__(self, parts: Sequence[Features], shapes: Sequence[Sequence[int]]):
         self.parts, self.shapes = tuple(parts), tuple(tuple(shape) for shape in shapes)
@@ -30,6 +31,17 @@ class Parts(Features):
                 f"features: of inputs packed to {sum(map(prod, self.shapes))} elements, got {tuple(shape)}"
             )
         return (sum(map(prod, self.axes)),)
+
+    def largest(self, shape):
+        self.shape(shape)
+        return sum(features.largest(axes) for features, axes in zip(self.parts, self.shapes, strict=True))
+
+    def check(self, inputs, owner=None):
+        for features in self.parts:
+            features.check(inputs, owner)
+
+    def take(self, places):
+        return Parts([features.take(places) for features in self.parts], self.shapes)
 
     def reduce(self, values, owner):
         self.shape(values.shape[1:])

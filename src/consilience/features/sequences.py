@@ -10,7 +10,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from ..errors import InputError
-from .base import Features
+from .base import Features, check_rows, chosen_rows
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,15 @@ class Windows(Features):
 class Tokens(Features):
     """A feature is a place of a sequence, over all axes behind it (the embedding): F = (T, …), A = (T,).
 
-    ``present`` (B, T) bool: the tokens that count. Special tokens and padding are no features: their size is 0, ``reduce``
-    gives 0 there, masks never select them, and noise leaves them as they are. One row stands for any number of inputs.
-
     Gradients are reduced by their norm: the sum over an embedding's coordinates means nothing, and is zero for every token
     where a layer norm follows.
+
+    Args:
+        present: (B, T) bool, the tokens that count. Special tokens and padding are no features: their size is 0, ``reduce``
+            gives 0 there, masks never select them, and noise leaves them as they are. One row stands for any number of inputs.
+
+    Raises:
+        InputError: ``present`` is not bool, or has other axes.
     """
 
     unit = "token"
@@ -80,6 +84,17 @@ class Tokens(Features):
                 "tokens'"
             )
         return tuple(shape[:1])
+
+    def largest(self, shape):
+        self.shape(shape)
+        return int(self.present.sum(1).max())
+
+    def check(self, inputs, owner=None):
+        if len(self.present) > 1:
+            check_rows("present", len(self.present), inputs, owner)
+
+    def take(self, places):
+        return Tokens(chosen_rows(self.present, places, "present")) if len(self.present) > 1 else self
 
     def reduce(self, values, owner):
         self.shape(values.shape[1:])

@@ -38,6 +38,7 @@ class Columns(Features):
     fixed: bool = True
 
     unit = "column or block"
+    ordered = False
 
     def __post_init__(self) -> None:
         labels = not isinstance(self.blocks, Mapping) and all(isinstance(label, str) for label in self.blocks)

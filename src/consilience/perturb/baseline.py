@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError, choose
+from ..features.base import check_rows, chosen_rows
 from ..statistics.keys import Key
 from .points import Points, shared
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Steps of this share of a circle spread most evenly over it, however many there are."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What stands for "absent". ``kind``: zero, constant, mean (per channel), blur (Gaussian, σ pixels), given, samples,
-    auto (blur for images, zero for anything else).
+    """What stands for "absent".
 
-    Computed from the point itself, so an explainer stays a function of its point. ``given`` has shape F or (B, *F);
-    ``samples`` has shape (n, *F), of which each draw takes one. The blur's kernel is renormalised at the borders.
+    Computed from the point itself, drawn from data, or looked up by the input the point belongs to, so that an explainer
+    stays a function of its point.
+
+    Args:
+        kind: "zero"; "constant"; "mean", of each channel; "blur", Gaussian; "auto", blur for images and zero for anything
+            else; "given", an array of shape F, or a data set (n, *F) with n > 1; "samples", a data set (n, *F) also where
+            n = 1; "average", the mean row of a data set; "per_input", one row for each input, (B, *F).
+        value: of "constant".
+        sigma: of "blur", in pixels. The kernel is renormalised at the borders.
+        tensor: of the last four kinds.
+        tag: identity of the tensor, so that equal baselines are equal needs.
     """
 
     kind: str = "zero"
     value: float = 0.0
     sigma: float = 10.0
     tensor: Tensor | None = field(default=None, compare=False)
-    tag: int = field(default=0, repr=False)  # identity of the tensor, for equality of needs
+    tag: int = field(default=0, repr=False)
 
     @classmethod
-    def of(cls, spec: Baseline | str | float | Tensor | np.ndarray | None, x: Tensor | None = None) -> Baseline:
-        """None → zero; a number → constant; a name; an array → one baseline of shape F or (B, *F).
+    def of(
+        cls, spec: Baseline | str | float | Tensor | np.ndarray | Sequence | None, x: Tensor | None = None
+    ) -> Baseline:
+        """None → zero; a number → constant; a name → that; an array → itself.
 
-        With the inputs ``x`` (B, *F) at hand, rows that are not one for each input, or that are the inputs themselves (which
-        would explain nothing), are a data set.
+        An array of shape F, or (1, *F), stands for every input. One of shape (n, *F) is a data set, however many inputs there
+        are; :meth:`per_input` says that it is one row for each.
+
+        Args:
+            spec: what stands for "absent".
+            x: inputs (B, *F), if they are at hand: then the kind of a data set is "samples" at once.
+
+        Raises:
+            InputError: an unknown name.
         """
         if isinstance(spec, Baseline):
             return spec
@@ -43,28 +66,72 @@ class Baseline:
             return cls(choose("baseline", spec, ("zero", "mean", "blur")))
         if isinstance(spec, (int, float)):
             return cls("constant", value=float(spec))
-        if isinstance(spec, Tensor | np.ndarray):
-            tensor = torch.as_tensor(spec)
-            if x is not None and tensor.ndim == x.ndim and len(tensor) > 1:
-                if len(tensor) != len(x) or torch.equal(tensor.to(x), x):
-                    return cls.samples(spec)
-            return cls("given", tensor=tensor, tag=id(spec))
-        tensor = torch.as_tensor(spec)  # a list: its copy dies with this object, so it is known by what it holds
-        return cls("given", tensor=tensor, tag=hash(tensor.numpy().tobytes()))
+        found = cls._holding("given", spec)
+        if x is not None and found.is_data(x.ndim - 1):
+            return replace(found, kind="samples")
+        return found
 
     @classmethod
-    def samples(cls, data: Tensor | np.ndarray) -> Baseline:
-        """A data set (n, *F) from which each draw takes one row."""
-        return cls("samples", tensor=torch.as_tensor(data), tag=id(data))
+    def samples(cls, data: Tensor | np.ndarray | Sequence) -> Baseline:
+        """A data set (n, *F): the background over whose rows is averaged, or from which each draw takes one."""
+        return cls._holding("samples", data)
+
+    @classmethod
+    def per_input(cls, rows: Tensor | np.ndarray | Sequence) -> Baseline:
+        """One baseline for each input: row i of ``rows`` (B, *F) belongs to input i, and to its neighbours."""
+        return cls._holding("per_input", rows)
+
+    @classmethod
+    def _holding(cls, kind: str, rows: Tensor | np.ndarray | Sequence) -> Baseline:
+        tensor = torch.as_tensor(rows)
+        if isinstance(rows, Tensor | np.ndarray):
+            return cls(kind, tensor=tensor, tag=id(rows))
+        # The copy of a list dies with this object, so it is known by what it holds.
+        return cls(kind, tensor=tensor, tag=hash(tensor.numpy().tobytes()))
+
+    # -- one row, or many ----------------------------------------------------------------------------------------------
+
+    def is_data(self, axes: int) -> bool:
+        """Whether this is a data set of inputs with so many ``axes`` F."""
+        if self.kind == "samples":
+            return True
+        return (
+            self.kind == "given" and self.tensor is not None and self.tensor.ndim == axes + 1 and len(self.tensor) > 1
+        )
+
+    def count(self, axes: int) -> int:
+        """n, the rows of the data set; 1 where there is one baseline for a point."""
+        if not self.is_data(axes):
+            return 1
+        assert self.tensor is not None
+        return len(self.tensor)
 
     def one(self) -> Baseline:
         """For what integrates from one baseline: the mean row of a data set; anything else as it is."""
-        if self.kind != "samples" or self.tensor is None:
+        return replace(self, kind="average") if self.kind in ("given", "samples") else self
+
+    def take(self, places: Tensor | Sequence[int]) -> Baseline:
+        """The same baseline for some of the inputs, of which these are the places (n,) among all that rows were given for.
+
+        Only :meth:`per_input` has something to select. A loader's batches get their own rows in this way.
+
+        Raises:
+            InputError: there is no row for a place.
+        """
+        if self.kind != "per_input" or self.tensor is None:
             return self
-        return Baseline("given", tensor=self.tensor.double().mean(0), tag=self.tag)
+        return replace(
+            self, tensor=chosen_rows(self.tensor, places, "baselines"), tag=hash((self.tag, tuple(map(int, places))))
+        )
+
+    # -- values --------------------------------------------------------------------------------------------------------
 
     def at(self, points: Points) -> Tensor:
-        """(N, *F): the baseline of each point; not for samples."""
+        """(N, *F): the baseline of each point.
+
+        Raises:
+            InputError: this is a data set, another number of rows than inputs, or another shape.
+        """
         x = points.x
         if self.kind == "zero" or (self.kind == "auto" and x.ndim != 4):
             return torch.zeros_like(x)
@@ -74,56 +141,90 @@ class Baseline:
             return x.mean(dim=tuple(range(2 if x.ndim > 2 else 1, x.ndim)), keepdim=True).expand_as(x)
         if self.kind in ("blur", "auto"):
             return blur(x, self.sigma)
-        given = self._tensor(x)
-        if given.shape == x.shape[1:]:
-            return given.expand_as(x)
-        if given.shape[1:] == x.shape[1:] and self.kind == "given":
-            if len(given) == 1:
-                return given.expand_as(x)
-            inputs = points.inputs or int(points.owner.max()) + 1
-            if len(given) != inputs:
-                raise InputError(
-                    f"baselines: {len(given)} rows for {inputs} inputs; give one, or one for each; to draw from a data set "
-                    "use Baseline.samples(data) with expected_gradients or gradient_shap"
-                )
-            return given[points.owner]
-        raise InputError(f"baselines: shape {tuple(given.shape)} does not fit inputs of shape {tuple(x.shape[1:])}")
+        if self.is_data(x.ndim - 1):
+            raise InputError(
+                f"baselines: a data set of {self.count(x.ndim - 1)} rows where one baseline for each input is needed; give "
+                "Baseline.per_input(rows) if they are one for each, or one row, e.g. data.mean(0)"
+            )
+        rows = self._rows(x)
+        if self.kind == "average":
+            return rows.double().mean(0).to(x.dtype).expand_as(x)
+        if self.kind == "per_input":
+            check_rows("baselines", len(rows), points.inputs, points.owner)
+            return rows[points.owner]
+        return rows[0].expand_as(x)
 
     def drawn(self, points: Points, samples: range, key: Key) -> Tensor:
-        """(N·s, *F): the baseline of each row; drawn for ``samples``, else the same for every sample."""
-        s = len(samples)
-        if self.kind != "samples":
-            return self.at(points).repeat_interleave(s, 0)
-        data = self._tensor(points.x)
-        if data.shape[1:] != points.x.shape[1:]:
-            raise InputError(f"baselines: rows of shape {tuple(data.shape[1:])} for inputs {tuple(points.x.shape[1:])}")
-        u = shared(key.uniform, points, samples, ())
-        return data[(u * len(data)).long().clamp(max=len(data) - 1)]
+        """(N·s, *F): the baseline of each row; of a data set, the row drawn for each of ``samples``, else the same for all."""
+        numbers = torch.arange(samples.start, samples.stop, device=points.x.device)
+        return self.numbered(points, numbers.expand(len(points), -1), key)
 
-    def _tensor(self, x: Tensor) -> Tensor:
+    def numbered(self, points: Points, numbers: Tensor, key: Key) -> Tensor:
+        """(N·s, *F): as :meth:`drawn`, for draws of any ``numbers`` (N, s).
+
+        Rows are drawn without replacement: row (start + number · step) mod n, where the input's id draws the start and the
+        step has no divisor in common with n. So n draws in a row meet every row once, and fewer are spread evenly.
+        """
+        if not self.is_data(points.x.ndim - 1):
+            return self.at(points).repeat_interleave(numbers.shape[1], 0)
+        rows = self._rows(points.x)
+        uniform = shared(key.uniform, points, range(1), ())
+        start = (uniform.double() * len(rows)).long().clamp(max=len(rows) - 1)
+        place = start[:, None] + (numbers % len(rows)) * _coprime(len(rows))
+        return rows[(place % len(rows)).flatten()]
+
+    def rows(self, x: Tensor) -> Tensor:
+        """(n, *F): all rows of the data set, on the device and in the type of ``x`` (N, *F)."""
+        return self._rows(x)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """The tensor as (n, *F)."""
         assert self.tensor is not None
-        return self.tensor.to(device=x.device, dtype=x.dtype)
+        tensor = self.tensor.to(device=x.device, dtype=x.dtype)
+        if tensor.shape == x.shape[1:] and self.kind != "per_input":
+            return tensor[None]
+        if tensor.shape[1:] != x.shape[1:] or tensor.ndim != x.ndim:
+            raise InputError(
+                f"baselines: shape {tuple(tensor.shape)} does not fit inputs of shape {tuple(x.shape[1:])}; give one input, or "
+                "rows of a data set with a first axis more"
+            )
+        return tensor
 
     def check(self, left: Tensor, x: Tensor) -> None:
         """Raise InputError for values that are not finite; of one row each, for the inputs ``left`` (n,) of ``x`` (B, *F)."""
         if self.tensor is None:
             return
-        each = self.kind == "given" and self.tensor.ndim == x.ndim and len(self.tensor) == len(x)
-        values = self.tensor[left.to(self.tensor.device)] if each else self.tensor
-        if not bool(values.isfinite().all()):
+        rows = self._rows(x)
+        if self.kind == "per_input":
+            check_rows("baselines", len(rows), len(x))
+            rows = rows[left]
+        if not bool(rows.isfinite().all()):
             raise InputError(
-                f"baselines: {int((~values.isfinite()).sum())} of {values.numel()} values are NaN or infinite; fill the "
+                f"baselines: {int((~rows.isfinite()).sum())} of {rows.numel()} values are NaN or infinite; fill the "
                 "missing values as the model's training data were"
             )
 
 
+def _coprime(count: int) -> int:
+    """The step nearest to the golden share of ``count`` that has no divisor in common with it."""
+    middle = round(count * GOLDEN)
+    for distance in range(count):
+        for step in (middle - distance, middle + distance):
+            if step > 0 and math.gcd(step, count) == 1:
+                return step
+    return 1
+
+
 def blur(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of the axes after the channel, (N, C, …): exact matrix per axis, rows renormalised at the borders."""
+    """Gaussian blur of the axes after the channel, (N, C, …): exact matrix per axis, rows renormalised at the borders.
+
+    In float32 at least: a kernel in half precision does not sum to one."""
     if x.ndim < 3:
         raise InputError(f"baselines: 'blur' needs images or series (N, C, …), got shape {tuple(x.shape)}")
+    found = x.to(torch.promote_types(x.dtype, torch.float32))
     for axis in range(2, x.ndim):
         at = torch.arange(x.shape[axis], dtype=torch.float64)
         kernel = torch.exp(-0.5 * ((at[:, None] - at) / sigma) ** 2)
-        kernel = (kernel / kernel.sum(1, keepdim=True)).to(x)
-        x = torch.movedim(torch.movedim(x, axis, -1) @ kernel.T, -1, axis)
-    return x
+        kernel = (kernel / kernel.sum(1, keepdim=True)).to(found)
+        found = torch.movedim(torch.movedim(found, axis, -1) @ kernel.T, -1, axis)
+    return found.to(x.dtype)

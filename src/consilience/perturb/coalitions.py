@@ -1,9 +1,11 @@
 """Points with features taken away, as explainers ask for them: one by one, by sliding windows, at random, in coalitions,
-along permutations, through soft grids.
+along permutations.
 
-Sample 0 of every neighbourhood but the soft grids takes nothing away: the score of the point itself is needed, and is not
-known at neighbours. ``features`` None means :func:`~consilience.features.images.coarse`. A feature that the input lacks
-(size 0) is never taken away. Every draw is a function of (key, id, sample), so chunks and batches do not matter.
+Sample 0 of every neighbourhood takes nothing away: the score of the point itself is needed, and is not known at
+neighbours. ``features`` None means :func:`~consilience.features.images.coarse`. A feature that the input lacks (size 0) is
+never taken away. Every draw is a function of (key, id, sample), so chunks and batches do not matter.
+
+Where the baseline is a data set, each coalition of the exact methods is evaluated with several of its rows, and averaged.
 """
 
 from __future__ import annotations
@@ -13,21 +15,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from ..errors import InputError
-from ..features.base import Features
-from ..features.images import Segments, coarse
+from ..features.base import Elements, Features
+from ..features.images import coarse
 from ..statistics.keys import Key
 from .baseline import Baseline
+from .kernel_design import budgeted, design, design_weights
 from .masks import without, words
-from .neighbourhoods import Neighbourhood, _even
-from .points import Cloud, Points, present, shared
+from .neighbourhoods import Neighbourhood
+from .points import Points, present
 
 AUTO = Baseline("auto")
 
-
 LIMIT = 1024
+"""The most features of methods that solve a system in all of them."""
+
+ALONE = 2**12
+"""Evaluations of one input, up to which every feature alone (or every window) meets all rows of a data set."""
+
+TOGETHER = 2**15
+"""Evaluations of one input, up to which every coalition meets all rows of a data set."""
+
+EVERYTHING = -2
+"""The number of the coalition to which all features belong."""
+
+NOTHING = -1
+"""The number of the coalition to which no feature belongs."""
+
+FEWEST = 4
+"""Rows of a data set that a coalition meets, at least."""
+
+
+# -- features ----------------------------------------------------------------------------------------------------------
 
 
 def unit(features: Features | None, shape: Sequence[int]) -> Features:
@@ -51,39 +73,61 @@ def few(features: Features | None, shape: Sequence[int], method: str) -> int:
     return found
 
 
-def _numbers(samples: range, device: torch.device) -> Tensor:
+def rows_each(baseline: Baseline, shape: Sequence[int], coalitions: int, limit: int) -> int:
+    """R: with how many rows of a data set each of the ``coalitions`` is evaluated, for about ``limit`` evaluations in all."""
+    every = baseline.count(len(shape))
+    return min(every, max(FEWEST, limit // max(1, coalitions)))
+
+
+def numbers_of(samples: range, device: torch.device) -> Tensor:
+    """(s,) int64: the numbers of the samples."""
     return torch.arange(samples.start, samples.stop, device=device)
 
 
-def _blocks(blocks: Tensor) -> tuple[range, Tensor]:
-    """The block of each sample (ascending) → the range of blocks, and where in it each sample's is."""
-    first, last = int(blocks[0]), int(blocks[-1])
-    return range(first, last + 1), blocks - first
+def _span(numbers: Tensor) -> tuple[range, Tensor]:
+    """Numbers (s,), ascending → the range that holds them, and where in it each is."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    return range(first, last + 1), numbers - first
+
+
+# -- one by one --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Singles(Neighbourhood):
-    """Sample 0: the point; sample 1 + a: without feature a."""
+    """Sample 0: the point; then R samples without each feature, R the rows of a data set that each meets, else 1."""
 
     features: Features | None = None
     baseline: Baseline = AUTO
 
     def total(self, shape):
-        return 1 + count(self.features, shape)
+        features = count(self.features, shape)
+        return 1 + features * rows_each(self.baseline, shape, features, ALONE)
 
     def draw(self, points, samples, key, total):
-        features = unit(self.features, points.x.shape[1:])
+        shape = points.x.shape[1:]
+        features = unit(self.features, shape)
         has = present(features, points)
-        masks = _numbers(samples, has.device)[:, None] == 1 + torch.arange(has.shape[1], device=has.device)
-        return without(points, samples, masks, has, features, self.baseline, key, total)
+        rows = rows_each(self.baseline, shape, has.shape[1], ALONE)
+        numbers = numbers_of(samples, has.device) - 1
+        # The point itself, number −1, is without "feature −1".
+        gone = torch.div(numbers, rows, rounding_mode="floor")
+        masks = gone[:, None] == torch.arange(has.shape[1], device=has.device)
+        origin = self.baseline.numbered(points, numbers.expand(len(points), -1), key / "baseline")
+        return without(points, samples, masks, has, features, self.baseline, key, total, origin)
 
 
 @dataclass(frozen=True)
 class Sliding(Neighbourhood):
-    """Sample 0: the point; then without a window of features, at every position.
+    """Sample 0: the point; then R samples without a window of features, at every position; R as for :class:`Singles`.
 
-    ``window``, ``stride``: features along each of the axes A, or one number for all. Positions are 0, stride, 2 · stride, …;
-    the last window ends with the axis, so all windows are of one size.
+    Positions are 0, stride, 2 · stride, …; the last window ends with the axis, so all windows are of one size.
+
+    Args:
+        features: the grid over which windows slide.
+        baseline: what is put in the window.
+        window: features along each of the axes A, or one number for all.
+        stride: features from one position to the next, in the same form.
     """
 
     features: Features | None = None
@@ -92,12 +136,20 @@ class Sliding(Neighbourhood):
     stride: int | tuple[int, ...] = 1
 
     def axes(self, shape: Sequence[int]) -> list[Tensor]:
-        """For each axis of A, (positions, length) bool: what the windows cover."""
+        """For each axis of A, (positions, length) bool: what the windows cover.
+
+        Raises:
+            InputError: the features have no order, or the windows leave some uncovered.
+        """
         features = unit(self.features, shape)
-        if isinstance(features, Segments):
-            raise InputError("features: windows slide over a grid, and segments have no order; use feature_ablation")
         lengths = features.shape(shape)
-        windows, strides = _each(self.window, lengths, "window"), _each(self.stride, lengths, "stride")
+        windows = _each(self.window, lengths, "window")
+        strides = _each(self.stride, lengths, "stride")
+        if max(windows) > 1 and not ordered(features, shape):
+            raise InputError(
+                f"features: windows slide over a grid, and {features.unit}s have no order; use feature_ablation, or "
+                "features=Windows(size) for a series (B, steps)"
+            )
         covered = []
         for length, window, stride in zip(lengths, windows, strides, strict=True):
             window = min(window, length)
@@ -110,19 +162,32 @@ class Sliding(Neighbourhood):
         return covered
 
     def total(self, shape):
-        return 1 + math.prod(len(axis) for axis in self.axes(shape))
+        positions = math.prod(len(axis) for axis in self.axes(shape))
+        return 1 + positions * rows_each(self.baseline, shape, positions, ALONE)
 
     def draw(self, points, samples, key, total):
         shape = points.x.shape[1:]
         features = unit(self.features, shape)
         has = present(features, points)
-        numbers = _numbers(samples, has.device)
         axes = [axis.to(has.device) for axis in self.axes(shape)]
-        places = torch.unravel_index((numbers - 1).clamp(min=0), [len(axis) for axis in axes])
-        masks = (numbers > 0)[:, None]
+        lengths = [len(axis) for axis in axes]
+        rows = rows_each(self.baseline, shape, math.prod(lengths), ALONE)
+        numbers = numbers_of(samples, has.device) - 1
+        position = torch.div(numbers, rows, rounding_mode="floor")
+        places = torch.unravel_index(position.clamp(min=0), lengths)
+        masks = (numbers >= 0)[:, None]
         for axis, place in zip(axes, places, strict=True):
             masks = (masks[:, :, None] & axis[place][:, None]).flatten(1)
-        return without(points, samples, masks, has, features, self.baseline, key, total)
+        origin = self.baseline.numbered(points, numbers.expand(len(points), -1), key / "baseline")
+        return without(points, samples, masks, has, features, self.baseline, key, total, origin)
+
+
+def ordered(features: Features, shape: Sequence[int]) -> bool:
+    """Whether neighbouring features are near each other: not the columns of a table, nor the elements of an input with one
+    axis, which may be one (a series says ``Windows``)."""
+    if isinstance(features, Elements):
+        return len(shape) > 1
+    return features.ordered
 
 
 def _each(value: int | tuple[int, ...], lengths: Sequence[int], name: str) -> tuple[int, ...]:
@@ -132,6 +197,9 @@ def _each(value: int | tuple[int, ...], lengths: Sequence[int], name: str) -> tu
             f"{name}: a positive integer, or one for each of the {len(lengths)} axes of features, got {value}"
         )
     return values
+
+
+# -- at random ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -147,70 +215,116 @@ class Halves(Neighbourhood):
         features = unit(self.features, shape)
         has = present(features, points)
         gone = words(key, points, samples, has.shape[1]) < 2**31
-        gone = gone & (_numbers(samples, has.device) > 0)[:, None]
+        gone = gone & (numbers_of(samples, has.device) > 0)[:, None]
         return without(points, samples, gone, has, features, self.baseline, key, total)
+
+
+# -- KernelSHAP --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Coalitions(Neighbourhood):
-    """KernelSHAP's coalitions. All 2^A, if there are no more than ``budget`` besides none and all: sample number i takes away
-    the features whose bit is set in i. Otherwise nothing, everything, and ``budget`` draws, in pairs: k features to take
-    away, P(k) ∝ 1 / (k (A − k)), a random set of k, and its complement.
+    """KernelSHAP's coalitions: sample 0 the point; then nothing but the baseline, with each of its M rows; then coalitions,
+    each with R rows of the baseline (M = R = 1 unless it is a data set).
 
-    ``budget`` None: 2 A + 2048, as in the shap package.
+    Which coalitions these are follows from the number of features that the input has
+    (:func:`~consilience.perturb.kernel_design.design`); each input puts its features in an order of its own. So no coalition
+    comes twice, and an input has the same ones alone and beside inputs with more features.
+
+    Args:
+        features: what is taken away as one.
+        baseline: what is put in its place.
+        budget: coalitions besides none and all; None: 2 A + 2048 for A features, as in the shap package.
     """
 
     features: Features | None = None
     baseline: Baseline = AUTO
     budget: int | None = None
 
-    def limit(self, shape: Sequence[int]) -> int:
-        """How many coalitions besides none and all."""
-        return 2 * count(self.features, shape) + 2048 if self.budget is None else self.budget
-
-    def exact(self, shape: Sequence[int]) -> bool:
-        """Whether all coalitions are listed."""
-        return 2 ** count(self.features, shape) - 2 <= self.limit(shape)
-
     def total(self, shape):
-        found, limit = few(self.features, shape, "kernel_shap"), self.limit(shape)
-        if self.exact(shape):
-            return 2**found
-        if limit < 2 * (found - 1):
+        few(self.features, shape, "kernel_shap")
+        most = unit(self.features, shape).largest(shape)
+        if self.budget is not None and self.budget < min(2 * (most - 1), 2**most - 2):
             raise InputError(
-                f"n_samples: {limit} coalitions do not determine {found} Shapley values; kernel_shap needs at least "
-                f"{2 * (found - 1)} here, and several times as many for small errors: give more, or fewer features"
+                f"n_samples: {self.budget} coalitions do not determine {most} Shapley values; kernel_shap needs at least "
+                f"{2 * (most - 1)} here, and several times as many for small errors: give more, or fewer features"
             )
-        return 2 + limit
+        # An input with fewer features may have more evaluations: each of its fewer coalitions meets more rows.
+        needed = [number * self.rows(number, shape) for number in map(self.listed, range(1, most + 1))]
+        return 1 + self.baseline.count(len(shape)) + max(needed)
+
+    def listed(self, features: int) -> int:
+        """How many coalitions there are for an input with so many features."""
+        return budgeted(features, self.budget)
+
+    def rows(self, coalitions: int, shape: Sequence[int]) -> int:
+        """R, where there are so many coalitions."""
+        return rows_each(self.baseline, shape, coalitions, TOGETHER)
 
     def draw(self, points, samples, key, total):
         shape = points.x.shape[1:]
         features = unit(self.features, shape)
         has = present(features, points)
-        numbers, places = _numbers(samples, has.device), torch.arange(has.shape[1], device=has.device)
-        if self.exact(shape):
-            masks = (numbers[:, None] >> places & 1).bool()
-            return without(points, samples, masks, has, features, self.baseline, key, total)
-        pairs, which = _blocks((numbers - 2).clamp(min=0) // 2)
-        uniform = shared((key / "size").uniform, points, pairs, ()).unflatten(0, (-1, len(pairs)))
-        size = 1 + torch.searchsorted(_sizes(has.sum(1), has.shape[1]), uniform.double())
-        drawn = (ranks(key / "order", points, pairs, has) < size[..., None])[:, which]
-        drawn = drawn ^ (numbers % 2 == 1)[:, None]  # the second of a pair is the complement
-        masks = torch.where((numbers < 2)[:, None], (numbers == 1)[:, None], drawn)
-        return without(points, samples, masks, has, features, self.baseline, key, total)
+        number, row = self._places(has, samples, shape)
+        masks = torch.zeros(len(points), len(samples), has.shape[1], dtype=torch.bool, device=has.device)
+        masks[number == NOTHING] = True
+        rank = ranks(key / "order", points, range(1), has)[:, 0]
+        for mine, features_there in _alike(has):
+            taken = design(key, features_there, self.budget).to(has.device)
+            if len(taken):
+                # Features that these inputs lack come last in their order, and are never taken.
+                table = nnf.pad(taken, (0, has.shape[1] - features_there))
+                drawn = table[number[mine].clamp(min=0)]
+                drawn = drawn.gather(2, rank[mine][:, None].expand_as(drawn))
+                masks[mine] = torch.where((number[mine] >= 0)[..., None], drawn, masks[mine])
+        origin = self.baseline.numbered(points, row, key / "baseline")
+        return without(points, samples, masks, has, features, self.baseline, key, total, origin)
+
+    def weights(self, has: Tensor, samples: range, shape: Sequence[int]) -> Tensor:
+        """(N, s) float64: the weight of each sample in the regression of inputs with the features ``has`` (N, A)."""
+        number, _ = self._places(has, samples, shape)
+        weights = torch.zeros(number.shape, dtype=torch.float64, device=has.device)
+        for mine, features_there in _alike(has):
+            each = design_weights(features_there, self.budget).to(has.device)
+            if len(each):
+                found = each[number[mine].clamp(min=0)] / self.rows(len(each), shape)
+                weights[mine] = torch.where(number[mine] >= 0, found, 0)
+        return weights
+
+    def _places(self, has: Tensor, samples: range, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(N, s) each: the number of the coalition of each sample (EVERYTHING there, NOTHING there, or 0, 1, …), and the
+        number of the draw of the baseline."""
+        background = self.baseline.count(len(shape))
+        coalitions = torch.zeros(len(has), 1, dtype=torch.int64, device=has.device)
+        rows = torch.ones_like(coalitions)
+        for mine, features_there in _alike(has):
+            listed = self.listed(features_there)
+            coalitions[mine] = listed
+            rows[mine] = self.rows(listed, shape)
+        numbers = numbers_of(samples, has.device)[None] - 1 - background
+        number = torch.div(numbers, rows, rounding_mode="floor")
+        # A coalition and its complement, which are neighbours in the list, meet the same rows.
+        draw = number // 2 * rows + numbers % rows
+        nothing = numbers < 0
+        draw = torch.where(nothing, numbers + background, draw)
+        number = torch.where(nothing, NOTHING, number)
+        # The point itself; and what is beyond the coalitions of an input that has fewer than others.
+        idle = (numbers == -1 - background) | (number >= coalitions)
+        return torch.where(idle, EVERYTHING, number), draw.clamp(min=0)
 
 
-def _sizes(counts: Tensor, features: int) -> Tensor:
-    """(N, A − 1): cumulative probabilities of k = 1 … A − 1, ∝ 1 / (k (A_i − k)) for an input that has A_i features."""
-    size = torch.arange(1, features, device=counts.device, dtype=torch.float64)
-    left = counts[:, None] - size
-    weights = torch.where(left > 0, 1 / (size * left.clamp(min=1)), 0)
-    return (weights / weights.sum(1, keepdim=True).clamp(min=1e-300)).cumsum(1)
+def _alike(has: Tensor) -> list[tuple[Tensor, int]]:
+    """(N, A) bool → the inputs with equally many features, and how many these are."""
+    owned = has.sum(1)
+    return [((owned == number).nonzero()[:, 0], number) for number in owned.unique().tolist()]
+
+
+# -- permutations ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Permutations(Neighbourhood):
-    """Sample 0: the point; then, for each of ``permutations`` random orders, A points from which features are taken away one
+    """Sample 0: the point; then, for each of ``permutations`` random orders, points from which features are taken away one
     after the other, until all are. Every second order is the one before it reversed. A baseline that is drawn is drawn once
     for each order.
     """
@@ -219,66 +333,27 @@ class Permutations(Neighbourhood):
     baseline: Baseline = AUTO
     permutations: int = 25
 
+    def steps(self, shape: Sequence[int]) -> int:
+        """The samples of one order: as many as the input with most features has."""
+        return unit(self.features, shape).largest(shape)
+
     def total(self, shape):
-        return 1 + self.permutations * count(self.features, shape)
+        return 1 + self.permutations * self.steps(shape)
 
     def draw(self, points, samples, key, total):
-        features = unit(self.features, points.x.shape[1:])
+        shape = points.x.shape[1:]
+        features = unit(self.features, shape)
         has = present(features, points)
-        numbers = (_numbers(samples, has.device) - 1).clamp(min=0)
-        number, step = numbers // has.shape[1], 1 + numbers % has.shape[1]
-        step = torch.where(_numbers(samples, has.device) > 0, step, 0)
-        pairs, which = _blocks(number // 2)
+        steps = self.steps(shape)
+        numbers = numbers_of(samples, has.device)
+        order = (numbers - 1).clamp(min=0) // steps
+        step = torch.where(numbers > 0, 1 + (numbers - 1) % steps, 0)
+        pairs, which = _span(order // 2)
         rank = ranks(key, points, pairs, has)[:, which]
         back = has.sum(1)[:, None, None] - 1 - rank
-        masks = torch.where((number % 2 == 1)[:, None], back, rank) < step[:, None]
-        orders, which = _blocks(number)
-        origin = self.baseline.drawn(points, orders, key / "baseline").unflatten(0, (-1, len(orders)))
-        return without(points, samples, masks, has, features, self.baseline, key, total, origin[:, which].flatten(0, 1))
-
-
-@dataclass(frozen=True)
-class Grids(Neighbourhood):
-    """RISE's masks: x M + b (1 − M). M is a ``grid`` of cells, each 1 with probability ``keep``, upsampled bilinearly to one
-    cell more than the input along each axis after the channel, and cropped at a random shift of less than a cell. The
-    cloud's ``masks`` are 1 − M, (n·s, *space), float.
-    """
-
-    baseline: Baseline = AUTO
-    grid: int = 7
-    keep: float = 0.5
-
-    def draw(self, points, samples, key, total):
-        space = points.x.shape[2:]
-        if not space:
-            raise InputError(
-                f"methods: rise upsamples a grid over images or series (N, C, …), and inputs have shape "
-                f"{tuple(points.x.shape[1:])}; use lime or shapley_sampling"
-            )
-        s = len(samples)
-        cells = shared((key / "cells").uniform, points, samples, [self.grid] * len(space)) < self.keep
-        shifts = shared((key / "shift").uniform, points, samples, [len(space)])
-        mask = cells.to(torch.promote_types(points.x.dtype, torch.float32))
-        for axis, length in enumerate(space, start=1):
-            weights = _hats(length, self.grid, shifts[:, axis - 1]).to(mask)  # (N·s, length, grid)
-            last = mask.movedim(axis, -1)
-            mask = (
-                (last.reshape(len(mask), -1, self.grid) @ weights.mT)
-                .reshape(*last.shape[:-1], length)
-                .movedim(-1, axis)
-            )
-        origin = self.baseline.drawn(points, samples, key / "baseline")
-        rows = torch.lerp(origin, points.x.repeat_interleave(s, 0), mask[:, None].to(points.x.dtype))
-        owner = points.owner.repeat_interleave(s)
-        return Cloud(rows, owner, _even(points, samples, total), samples, origin, masks=1 - mask)
-
-
-def _hats(length: int, grid: int, shift: Tensor) -> Tensor:
-    """(N, length, grid): the weight of each cell at each element, bilinear, for shifts (N,) in (0, 1) of a cell."""
-    cell = -(-length // grid)
-    at = torch.arange(length, device=shift.device) + (shift.double() * cell).floor()[:, None] + 0.5
-    at = (at * grid / ((grid + 1) * cell) - 0.5).clamp(0, grid - 1)
-    return (1 - (at[..., None] - torch.arange(grid, device=shift.device)).abs()).clamp(min=0)
+        masks = torch.where((order % 2 == 1)[:, None], back, rank) < step[:, None]
+        origin = self.baseline.numbered(points, order.expand(len(points), -1), key / "baseline")
+        return without(points, samples, masks, has, features, self.baseline, key, total, origin)
 
 
 def ranks(key: Key, points: Points, samples: range, has: Tensor) -> Tensor:

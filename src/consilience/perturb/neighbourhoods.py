@@ -174,12 +174,9 @@ def noise_unit(features: Features, x: Tensor, baselines: Baseline | None = None)
     unit = None if unit is None else unit.to(device=x.device, dtype=torch.float32)
     if baselines is None or baselines.kind != "samples" or x.ndim != 2:
         return unit
-    data = baselines._tensor(x).double()
-    if data.shape[1:] != x.shape[1:] or not bool(data.isfinite().all()):
-        raise InputError(
-            f"baselines: expected a data set (n, {x.shape[1]}) without missing values, got shape {tuple(data.shape)}"
-            + ("; fill the missing values as the model's training data were" if data.shape[1:] == x.shape[1:] else "")
-        )
+    data = baselines.rows(x).double()
+    if not bool(data.isfinite().all()):
+        raise InputError("baselines: the data set has missing values; fill them as the model's training data were")
     spread = data.std(0, correction=0).masked_fill(((data == 0) | (data == 1)).all(0), 0).float()
     return spread if unit is None else spread * unit
 

@@ -75,5 +75,10 @@ def shared(draw, points: Points, samples: range, shape: Sequence[int]) -> Tensor
 
 
 def present(features: Features, points: Points) -> Tensor:
-    """(N, A) bool: the features that each point has."""
+    """(N, A) bool: the features that each point has.
+
+    Raises:
+        InputError: the features were given for another number of inputs.
+    """
+    features.check(points.inputs, points.owner)
     return (features.sizes(points.owner, points.x.shape[1:]) > 0).flatten(1)

@@ -1,0 +1,119 @@
+"""RISE's masks: what is left of a point is a soft random pattern, and the rest tends to the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..features.base import Elements, Features
+from ..statistics.keys import Key
+from .baseline import Baseline
+from .coalitions import AUTO, ordered
+from .neighbourhoods import Neighbourhood, _even
+from .points import Cloud, Points, present, shared
+
+
+@dataclass(frozen=True)
+class Grids(Neighbourhood):
+    """x M + b (1 − M), M random with E[M] = ``keep`` everywhere.
+
+    M is a grid of cells, each 1 with probability ``keep``, upsampled bilinearly to one cell more than the input along each
+    axis, and cropped at a random shift of less than a cell. The axes are those of images and series behind the channel,
+    (N, C, …); or those of the ``features``, where these say what the axes are (windows of a series, tokens of a text). Where
+    an axis has fewer than two places for each cell, or no order (the columns of a table), every place is a cell of its own.
+    The cloud's ``masks`` are 1 − M, (n·s, *axes), float.
+
+    Args:
+        baseline: b.
+        grid: cells along each axis.
+        keep: the probability that a cell is 1.
+        features: what is masked as a whole. Images and volumes are masked by the pixel, whatever this is.
+    """
+
+    baseline: Baseline = AUTO
+    grid: int = 7
+    keep: float = 0.5
+    features: Features | None = None
+
+    def masked(self, shape: Sequence[int]) -> Features | None:
+        """The features over which masks lie for inputs with axes ``shape``; None: they lie over the axes behind the
+        channel."""
+        if len(shape) > 2:
+            return None
+        if len(shape) == 2 and (self.features is None or isinstance(self.features, Elements)):
+            return None
+        return self.features or Elements()
+
+    def draw(self, points: Points, samples: range, key: Key, total: int) -> Cloud:
+        shape = points.x.shape[1:]
+        count = len(samples)
+        owner = points.owner.repeat_interleave(count)
+        origin = self.baseline.drawn(points, samples, key / "baseline")
+        x = points.x.repeat_interleave(count, 0)
+        features = self.masked(shape)
+        if features is None:
+            kept = self._over_axes(points, samples, key, shape[1:])
+            gone = (1 - kept)[:, None]
+        else:
+            has = present(features, points)
+            kept = self._over_features(features, has, points, samples, key)
+            gone = features.expand((1 - kept).unflatten(1, features.shape(shape)), owner, shape)
+        rows = torch.lerp(x, origin, gone.to(x.dtype))
+        return Cloud(rows, owner, _even(points, samples, total), samples, origin, masks=1 - kept)
+
+    def _over_axes(self, points: Points, samples: range, key: Key, space: Sequence[int]) -> Tensor:
+        """(N·s, *space): M over the axes ``space``."""
+        cells = [self._cells(length) for length in space]
+        mask = self._on(points, samples, key, cells)
+        shifts = shared((key / "shift").uniform, points, samples, [len(space)])
+        for axis, length in enumerate(space, start=1):
+            places = torch.arange(length, device=mask.device).expand(len(mask), -1)
+            lengths = torch.full((len(mask),), length, device=mask.device)
+            weights = self._hats(places, lengths, shifts[:, axis - 1], cells[axis - 1]).to(mask)
+            last = mask.movedim(axis, -1)
+            upsampled = last.reshape(len(mask), -1, last.shape[-1]) @ weights.mT
+            mask = upsampled.reshape(*last.shape[:-1], length).movedim(-1, axis)
+        return mask
+
+    def _over_features(self, features: Features, has: Tensor, points: Points, samples: range, key: Key) -> Tensor:
+        """(N·s, A): M over the features; along an order, over those that the input has, so that padding changes nothing."""
+        shape = points.x.shape[1:]
+        if not ordered(features, shape) or len(features.shape(shape)) > 1:
+            return self._on(points, samples, key, [has.shape[1]])
+        has = has.repeat_interleave(len(samples), 0)
+        places = (has.cumsum(1) - 1).clamp(min=0)
+        lengths = has.sum(1)
+        cells = max(self._cells(length) for length in lengths.unique().tolist())
+        on = self._on(points, samples, key, [cells])
+        shifts = shared((key / "shift").uniform, points, samples, [1])[:, 0]
+        return (self._hats(places, lengths, shifts, cells).to(on) @ on[..., None])[..., 0]
+
+    def _on(self, points: Points, samples: range, key: Key, cells: Sequence[int]) -> Tensor:
+        """(N·s, *cells): 1 with probability ``keep``, else 0."""
+        drawn = shared((key / "cells").uniform, points, samples, cells) < self.keep
+        return drawn.to(torch.promote_types(points.x.dtype, torch.float32))
+
+    def _cells(self, length: int) -> int:
+        """The cells along an axis of so many places."""
+        return length if length < 2 * self.grid else self.grid
+
+    def _hats(self, places: Tensor, lengths: Tensor, shift: Tensor, cells: int) -> Tensor:
+        """(N, L, cells): the weight of each cell at each place, bilinear.
+
+        Args:
+            places: (N, L), where each place is along the axis.
+            lengths: (N,), how long the axis is.
+            shift: (N,) in (0, 1), in cells.
+            cells: how many there are at most.
+        """
+        length = lengths[:, None].double()
+        cell = (length / self.grid).ceil()
+        at = places + (shift[:, None].double() * cell).floor() + 0.5
+        at = (at * self.grid / ((self.grid + 1) * cell).clamp(min=1) - 0.5).clamp(0, self.grid - 1)
+        # A short axis: every place is a cell.
+        at = torch.where(length < 2 * self.grid, places.double(), at)
+        distance = (at[..., None] - torch.arange(cells, device=at.device)).abs()
+        return (1 - distance).clamp(min=0)
