@@ -46,6 +46,7 @@ def odd(x):
 
 
 def attribute(explainer, model, x=X, target=None, **options):
+    options.setdefault("kind", "output")  # games have one output, which is no logit of two classes
     return Stack([explainer], SEED).attribute(*bound(model, x, target, **options))[:, 0]
 
 
@@ -575,7 +576,7 @@ def test_cards_are_complete(cls):
 def test_lime_at_the_three_sparsities_of_agg():
     """AGG §5.3: without L1 every feature gets a coefficient; with .01 those below about .04 vanish, with .1 those below .4."""
     effects = torch.tensor([2.0, 1.0, 0.6, 0.2, 0.1, 0.08, 0.02, 0.01], dtype=torch.float64)
-    score, points = bound(lambda x: (x @ effects)[:, None], torch.ones(1, 8, dtype=torch.float64), target=0)
+    score, points = bound(lambda x: (x @ effects)[:, None], torch.ones(1, 8, dtype=torch.float64), None, kind="output")
     found = Stack([LIME(4000, l1=l1) for l1 in (0.0, 0.01, 0.1)]).attribute(score, points)[0]
     assert [(row != 0).sum().item() for row in found] == [8, 6, 3]
     torch.testing.assert_close(found[0], effects, rtol=0.05, atol=0.01)
