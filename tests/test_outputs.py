@@ -11,6 +11,7 @@ from nets import bound
 from torch import nn
 
 import consilience as cs
+from consilience import train
 from consilience.errors import InputError
 from consilience.model.outputs import KINDS, Kind, Outputs, interpret, last_layer_of
 
@@ -289,3 +290,49 @@ def test_captions_name_what_is_explained(tmp_path, model, target, kind, verdict,
 def test_what_outputs_do_not_have_is_refused(make, said):
     with pytest.raises(InputError, match=said):
         make()
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+Y = torch.tensor([0, 2, 1, 1])
+LABELS = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
+
+
+def test_cross_entropy_takes_no_second_softmax():
+    """The loss of the same network with and without its last layer, with and without a graph."""
+    model = linear(3)
+    expected = nn.functional.cross_entropy(model(X), Y, reduction="none")
+    for outputs in (
+        model(X),
+        model(X).softmax(1),
+        model(X).detach().softmax(1),
+        torch.stack([*model(X).softmax(1).T], 1),
+    ):
+        torch.testing.assert_close(train.cross_entropy(outputs, Y), expected)
+    places = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    y = Y[:, None, None].expand(4, 2, 2)
+    torch.testing.assert_close(train.cross_entropy(places.softmax(1), y), train.cross_entropy(places * 1, y))
+    with pytest.raises(InputError, match="loss_fn=logistic"):
+        train.cross_entropy(model(X), LABELS.double())
+
+
+def test_logistic_loss_is_of_one_logit_or_of_labels():
+    model = linear(3)
+    expected = nn.functional.binary_cross_entropy_with_logits(model(X), LABELS.double(), reduction="none").mean(1)
+    torch.testing.assert_close(train.logistic(model(X), LABELS), expected)
+    torch.testing.assert_close(train.logistic(model(X).sigmoid(), LABELS), expected)
+    one = model(X)[:, :1]
+    torch.testing.assert_close(train.logistic(one, Y == 1), train.logistic(one[:, 0], (Y == 1)[:, None].double()))
+    with pytest.raises(InputError, match="y: shape"):
+        train.logistic(model(X), Y)
+
+
+def test_a_penalty_explains_the_class_of_one_logit():
+    """Labels of 0 and 1 are targets of one output: the maps of class 0 are those of class 1 with the other sign."""
+    model, both = linear(1), linear(2)
+    with torch.no_grad():
+        both.weight.copy_(torch.cat([-model.weight, model.weight]))
+        both.bias.copy_(torch.cat([-model.bias, model.bias]))
+    y = torch.tensor([0, 1, 1, 0])
+    penalty = lambda: train.Penalty(cs.Infidelity(), "input_x_gradient", loss_fn=train.logistic)  # noqa: E731
+    torch.testing.assert_close(penalty()(model, X, y).total, penalty()(both, X, y).total)

@@ -291,12 +291,24 @@ def interpret(
     last = last_layer()
     if last == "logits":
         return otherwise
-    if not single and bool(((outputs.sum(1) - 1).abs() < SUM_OF_PROBABILITIES).all()):
+    if not single and are_probabilities(outputs.detach()):
         return Outputs("probabilities", columns, "values")
     meaning = "probabilities" if single else "label_probabilities"
     if last == "probabilities":
         return Outputs(meaning, columns, "layer")
     return otherwise if kind == "output" else Outputs(meaning, columns, "guess")
+
+
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether outputs (N, classes, …) are a softmax's: by their last layer, else by rows that are non-negative and sum to one.
+
+    What has a graph is told without waiting for an accelerator.
+    """
+    last = last_layer_of(outputs)
+    if last == "logits":
+        return False
+    with torch.no_grad():
+        return bool((outputs >= PROPER[0]).all() & ((outputs.sum(1) - 1).abs() < SUM_OF_PROBABILITIES).all())
 
 
 def _configured(model: Any, columns: int) -> str | None:

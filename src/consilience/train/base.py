@@ -12,6 +12,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from ..errors import InputError, choose
+from ..model.outputs import SUM_OF_PROBABILITIES, are_probabilities, last_layer_of
 from ..statistics.keys import Key
 from .passes import Passes
 
@@ -33,18 +34,47 @@ class Loss:
 
 
 def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    """−log softmax of the label's output; ``y`` integers."""
+    """−log of the label's probability, the mean over places if there are any.
+
+    Args:
+        outputs: (N, classes, …): logits, or probabilities of a model that ends in a softmax, which get no second one.
+        y: (N, …) integers, or (N, classes, …) probabilities of the classes.
+
+    Raises:
+        InputError: one output, or several labels of one input; ``logistic`` is for both.
+    """
     if outputs.ndim < 2 or outputs.shape[1] == 1:
         raise InputError(
             "loss_fn: the model has one output, whose cross-entropy is always 0; use loss_fn=logistic or squared_error"
         )
+    if y.is_floating_point() and y.shape == outputs.shape and bool(((y.sum(1) - 1).abs() > SUM_OF_PROBABILITIES).any()):
+        raise InputError(
+            "y: rows that do not sum to one are several labels of one input, not one class; use loss_fn=logistic"
+        )
+    if are_probabilities(outputs):
+        outputs = _log(outputs)  # whose softmax it is
     losses = nnf.cross_entropy(outputs, y, reduction="none")
     return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
 
 
 def logistic(outputs: Tensor, y: Tensor) -> Tensor:
-    """log(1 + exp(∓ output)) for a single logit and ``y`` of 1 or 0."""
-    return nnf.binary_cross_entropy_with_logits(outputs.flatten(), y.flatten().to(outputs.dtype), reduction="none")
+    """Binary cross-entropy, the mean over an input's labels: log(1 + exp(∓ output)) of a logit.
+
+    Args:
+        outputs: (N,), (N, 1) or (N, labels): logits, or probabilities of a model that ends in a sigmoid.
+        y: 1 or 0 (or a probability) for each of them.
+
+    Raises:
+        InputError: ``y`` of another shape.
+    """
+    if outputs.numel() != y.numel():
+        raise InputError(f"y: shape {tuple(y.shape)} does not fit outputs of shape {tuple(outputs.shape)}")
+    y = y.view_as(outputs).to(outputs.dtype)
+    if last_layer_of(outputs) == "probabilities":
+        losses = -y * _log(outputs) - (1 - y) * _log(1 - outputs)
+    else:
+        losses = nnf.binary_cross_entropy_with_logits(outputs, y, reduction="none")
+    return losses.reshape(len(outputs), -1).mean(1)
 
 
 def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
@@ -52,6 +82,10 @@ def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
     if outputs.numel() != y.numel():
         raise InputError(f"y: shape {tuple(y.shape)} does not fit outputs of shape {tuple(outputs.shape)}")
     return ((outputs - y.view_as(outputs)) ** 2).reshape(len(outputs), -1).mean(1)
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------

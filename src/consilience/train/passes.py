@@ -21,6 +21,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import InputError
+from ..model.outputs import Outputs
 from ..model.score import _layout
 from ..statistics.keys import Key
 
@@ -136,7 +137,7 @@ class Passes:
                 f"of: 'output' needs class labels and outputs (N, classes), got {tuple(outputs.shape)} and "
                 f"{self.labels.dtype} labels; use of='loss'"
             )
-        return outputs.gather(1, self.labels[owner].long()[:, None])[:, 0]
+        return Outputs("logits", outputs.shape[1]).value(outputs, self.labels[owner].long())
 
     # -- adding up -----------------------------------------------------------------------------------------------------
 
