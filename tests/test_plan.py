@@ -11,7 +11,7 @@ from torch import nn
 
 import consilience as cs
 from consilience.combine.named import aim
-from consilience.combine.regret import doubted, regret
+from consilience.combine.regret import regret, solve_with_regret
 from consilience.combine.weights import Rule
 from consilience.explain.run import Rows, begin
 from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
@@ -323,7 +323,7 @@ def test_weights_and_regret_of_one_batch_are_those_of_one_after_the_other(object
     )
     e = joined(r.evidence["fit"]).rows(slice(5))
     rule = Rule(aim(objective), tuple(range(5)), pooled=pooled)
-    solution, curve, found = doubted(rule, e)
+    solution, curve, found = solve_with_regret(rule, e)
     expected, plain = rule.solve(e)
     torch.testing.assert_close(solution.weights, expected.weights)
     torch.testing.assert_close(solution.value, expected.value)

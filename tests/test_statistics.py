@@ -11,10 +11,16 @@ from nets import Small, images
 from scipy import stats
 
 import consilience as cs
+from consilience import simplex
+from consilience.combine.draws import Draws
+from consilience.combine.explained import UNEXPLAINED, best_correlation, say_if_unexplained
 from consilience.combine.named import aim
+from consilience.combine.regret import regret
+from consilience.combine.sequential import until_sure
 from consilience.combine.spread import weights_stderr
 from consilience.combine.weights import Rule
 from consilience.explain.differences import criteria_of, paired_differences
+from consilience.report import table
 from consilience.results.evaluation import Evaluation
 from consilience.results.explanation import Measured
 from consilience.statistics.criteria import CRITERIA
@@ -433,3 +439,167 @@ def test_weights_that_need_no_draws_have_no_error():
     assert weights_stderr(Rule(aim("faith"), (0, 1)), few).isnan().all()
     alone = masks(np.random.default_rng(0), 4, 20, (0.5,))
     assert (weights_stderr(Rule(aim("faith"), (0,)), alone) == 0).all()
+
+
+# -- when to stop ------------------------------------------------------------------------------------------------------
+
+GAINS = torch.tensor([1.0, 0.8, 0.6, 0.5, 0.4], dtype=torch.float64)
+
+
+def faint(rho: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signals and noise covariance of five methods whose best convex mixture has the correlation ``rho`` with the falls."""
+    noise = 0.5 + 0.5 * torch.eye(5, dtype=torch.float64)
+    first = simplex.correlation((GAINS[:, None] * GAINS + noise)[None], GAINS[None], torch.ones(1).double()).weights[0]
+    scale = (first @ noise @ first).sqrt() / (first @ GAINS) * rho / (1 - rho**2) ** 0.5
+    return GAINS * scale, noise
+
+
+def answers(rng: np.random.Generator, inputs: int, draws: int, rho: float) -> Responses:
+    """The responses of such methods to masks."""
+    signal, noise = faint(rho)
+    y = torch.as_tensor(rng.normal(size=(inputs, draws)))
+    own = torch.as_tensor(rng.normal(size=(inputs, draws, 5))) @ torch.linalg.cholesky(noise).mT
+    return Responses(signal * y[..., None] + own, y)
+
+
+def true_rho(w: torch.Tensor, rho: float) -> torch.Tensor:
+    signal, noise = faint(rho)
+    reached = w @ signal
+    return reached / (reached**2 + torch.einsum("bi,ij,bj->b", w, noise, w)).sqrt()
+
+
+def drawn_until_sure(every: Responses, tolerance: float = 0.02):
+    """The groups of ``draws="auto"`` with at most as many masks as there are."""
+    inputs, count = every.y.shape
+
+    def draw(at, kind, samples):
+        assert kind == "responses"
+        return Evidence(responses=every.inputs(list(at)).take(torch.arange(samples.start, samples.stop)))
+
+    rule = Rule(aim("faith"), tuple(range(5)))
+    price = {"quadratic": 100, "responses": 1}
+    return until_sure(rule, draw, tuple(range(inputs)), Draws(2, count), tolerance, price, ("responses",), 5)
+
+
+def test_the_regret_of_masks_is_the_share_of_what_is_explained():
+    """The definition: folds by hand, ρ² of the pooled moments."""
+    e = Evidence(responses=answers(np.random.default_rng(0), 3, 100, 0.6))
+    rule = Rule(aim("faith"), tuple(range(5)))
+    w = rule.solve(e)[0].weights
+    found = regret(rule, e, w)["responses"]
+    for i in range(3):
+        a, y = e.responses.a[i], e.responses.y[i]
+        moments = {"cross-fitted": 0.0, "fitted": 0.0}
+        for block in range(5):
+            inside = torch.arange(100) // 20 == block
+            outside = Evidence(responses=Responses(a[None, ~inside], y[None, ~inside]))
+            for name, weights in (("cross-fitted", rule.solve(outside)[0].weights[0]), ("fitted", w[i])):
+                answer, fall = a[inside] @ weights, y[inside]
+                moments[name] = moments[name] + torch.cov(torch.stack([answer, fall]), correction=0) / 5
+        squares = {name: float(m[0, 1] ** 2 / (m[0, 0] * m[1, 1])) for name, m in moments.items()}
+        lost = (squares["fitted"] - squares["cross-fitted"]) * 4 / 9
+        assert float(found[i]) == pytest.approx(lost / (squares["fitted"] - lost), rel=1e-6)
+
+
+@pytest.mark.parametrize("rho", [0.1, 0.2, 0.5, 0.9])
+def test_masks_are_drawn_until_little_of_the_correlation_is_lost(rho):
+    """Judged by 1 − ρ², all inputs with a correlation of .1 stopped at 128 masks, with a loss of a quarter."""
+    every = answers(np.random.default_rng(5), 60, 1024, rho)
+    groups = drawn_until_sure(every)
+    masks = sum(len(group.index) * group.draws.infidelity for group in groups) / 60
+    lost = torch.cat([1 - true_rho(group.solved[0].weights, rho) / rho for group in groups]).mean()
+    first = Rule(aim("faith"), tuple(range(5))).solve(Evidence(responses=every.take(torch.arange(128))))[0].weights
+    lost_at_first = (1 - true_rho(first, rho) / rho).mean()
+    if rho < 0.3:
+        assert masks > 800 and lost < 0.6 * lost_at_first
+    else:
+        assert lost < 0.02
+    if rho > 0.8:
+        assert masks == 128
+
+
+def test_a_single_method_has_nothing_to_gain_by_more_masks():
+    one = answers(np.random.default_rng(0), 4, 1024, 0.05)
+    one = Responses(one.a[..., :1], one.y)
+    rule = Rule(aim("faith"), (0,))
+    assert (regret(rule, Evidence(responses=one), torch.ones(4, 1).double())["responses"] <= 0).all()
+
+
+@pytest.mark.parametrize("objective", ["robust + faith", "faith"])
+def test_the_regret_of_masks_is_a_share_for_every_objective(objective):
+    """Not above 1, and larger where methods explain little; 1 − ρ² showed .01 for both."""
+    values = []
+    for rho in (0.05, 0.9):
+        rng = np.random.default_rng(1)
+        e = Evidence(neighbours(rng, 20, 10, (0.2, 0.22, 0.25, 0.3, 0.4)).quadratic, answers(rng, 20, 128, rho))
+        rule = Rule(aim(objective), tuple(range(5)))
+        found = regret(rule, e, rule.solve(e)[0].weights)["responses"]
+        assert (found <= 1).all()
+        values.append(float(found.mean()))
+    assert values[0] > 0.2 and values[1] < 0.1
+
+
+def test_a_sum_of_quadratic_forms_explains_what_its_masks_explain():
+    rng = np.random.default_rng(1)
+    e = Evidence(neighbours(rng, 4, 10, (0.2, 0.22, 0.25, 0.3, 0.4)).quadratic, answers(rng, 4, 128, 0.8))
+    goal = aim("paper_opt")
+    w = goal.minimise(e).weights
+    faithful = goal.terms[1][1].matrix(e)
+    scale = torch.linalg.matrix_norm(faithful)
+    expected = (e.responses.y.square().mean(1) - torch.einsum("bi,bij,bj->b", w, faithful, w)) / scale
+    torch.testing.assert_close(goal.explained(e, w), expected)
+    found = regret(Rule(goal, tuple(range(5))), e, w)["responses"]
+    assert (found <= 1).all() and (found > -0.01).all()
+
+
+# -- when nothing is explained -----------------------------------------------------------------------------------------
+
+
+def test_masks_that_no_method_explains_are_said_to_be():
+    """At most one in twenty of noise passes for an explanation, and what explains is not doubted."""
+    rule = Rule(aim("faith"), tuple(range(5)))
+    said = {}
+    for rho in (0.0, 0.5):
+        e = Evidence(responses=answers(np.random.default_rng(2), 300, 256, rho))
+        status = say_if_unexplained(rule, e, rule.solve(e)[0]).status
+        said[rho] = np.mean([UNEXPLAINED in each for each in status])
+    assert said[0.0] > 0.95 and said[0.5] == 0
+
+
+def test_the_best_correlation_is_cross_fitted():
+    """Fitted, noise seems to be explained; cross-fitted, it does not."""
+    e = Evidence(responses=answers(np.random.default_rng(3), 400, 64, 0.0))
+    w = Rule(aim("faith"), tuple(range(5))).solve(e)[0].weights
+    assert CRITERIA["faithfulness_correlation"](e, w[:, None]).value.mean() > 0.08
+    best = best_correlation(e)
+    assert abs(float(best.value.mean())) < 0.03
+    assert float(best.stderr.square().mean().sqrt()) == pytest.approx(float(best.value.std()), rel=0.15)
+
+
+class Chaotic(torch.nn.Module):
+    """A score that no map explains."""
+
+    def forward(self, x):
+        keyed = torch.Generator().manual_seed(0)
+        w = torch.randn(x.shape[1], 2, generator=keyed, dtype=x.dtype)
+        return torch.sin(1000 * x @ w)
+
+
+def test_the_status_that_nothing_is_explained_is_everywhere(tmp_path):
+    x = torch.randn(2, 12, generator=torch.Generator().manual_seed(1))
+    wanted = {"methods": ["saliency", "input_x_gradient"], "fit_draws": 40, "fresh_draws": 8, "resolved_draws": 0}
+    r = cs.explain(Chaotic(), x, 1, objective="faith", **wanted)
+    assert all(UNEXPLAINED in status for status in r.solution.status)
+    assert UNEXPLAINED in r.record(0)["status"]
+    assert f"{UNEXPLAINED} of input 0, input 1" in str(r)
+    one = cs.explain(Chaotic(), x[:1], 1, objective="faith", **wanted)
+    assert UNEXPLAINED in str(one)
+    assert UNEXPLAINED in str(cs.load(one.save(tmp_path / "run")))
+    words = [text.get_text() for text in one.plot().texts]
+    assert any(UNEXPLAINED[:20] in each for each in words)
+    assert UNEXPLAINED in one.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert UNEXPLAINED == table.UNEXPLAINED
+    robust = cs.explain(Chaotic(), x, 1, objective="robust", **wanted)
+    assert not any(UNEXPLAINED in status for status in robust.solution.status)
+    clear = cs.explain(torch.nn.Linear(12, 2), x, 1, objective="faith", **wanted)
+    assert not any(UNEXPLAINED in status for status in clear.solution.status)

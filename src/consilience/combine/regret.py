@@ -1,10 +1,21 @@
-"""The cross-fitted regret: what weights fitted on these draws lose on others."""
+"""The cross-fitted regret: what weights fitted on these draws lose on others, as a share of what they reach.
+
+With V the objective's value, V_cv scores each of K blocks of the draws with weights fitted on the other blocks, and V_in with
+weights fitted on all. If weights from n draws lose c/n on other draws, those from n(1 − 1/K) lose c/n · K/(K − 1), and V_in,
+on the draws that its weights were fitted on, is c/n too good. So the weights lose
+
+    c/n = (V_cv − V_in) · (K − 1)/(2K − 1).
+
+For sensitivities that is compared with the value itself. For masks the value is what is *not* explained, 1 − ρ². Where ρ is
+small it is near 1 whatever the weights are, so there the loss is compared with what is explained: ρ² = 1 − V_in − c/n.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from ..metrics.base import Metric
@@ -17,76 +28,70 @@ from .draws import KINDS
 from .weights import Rule
 
 BLOCKS = 5
-"""K, of the cross-fitted regret."""
+"""K, the number of blocks."""
+
+ROUNDING = 1e-12
+"""A loss below this share of the value is rounding."""
+
+PERFECT = 1e-6
+"""A criterion without a scale that is below this value is perfect, and further digits are rounding."""
+
+Folds = dict[str, list[tuple[Evidence, Evidence]]]
+"""Kind of draw → for each block (draws outside it, draws inside)."""
 
 
-def doubted(rule: Rule, evidence: Evidence) -> tuple[Solution, Curve | None, dict[str, Tensor]]:
-    """What :meth:`Rule.solve` gives, and its :func:`regret`."""
+def solve_with_regret(rule: Rule, evidence: Evidence) -> tuple[Solution, Curve | None, dict[str, Tensor]]:
+    """What :meth:`Rule.solve` gives, and its :func:`regret`.
+
+    Args:
+        rule: how evidence becomes weights.
+        evidence: the fitting draws of the k methods.
+    """
     goal = rule.goal
     if not (isinstance(goal, Front) and rule.convex) or rule.pooled:
         solution, curve = rule.solve(evidence)
         return solution, curve, regret(rule, evidence, solution.weights)
-    # A front wants matrices only, so the whole and its parts are one batch.
+    # A front wants matrices only, so the whole and its parts are solved as one batch.
     evidence = evidence.clean()
     folds = _folds(goal, evidence)
     parts = [outside for pairs in folds.values() for outside, _ in pairs]
     curve = goal.curve(evidence, *parts)
-    every, own = goal.choose(curve), range(len(evidence.like))
-    whole, *fitted = every.weights.chunk(1 + len(parts))
-    return every.inputs(own), curve.inputs(own), _judged(goal, evidence, whole, folds, fitted)
+    solution = goal.choose(curve)
+    whole, *fitted = solution.weights.chunk(1 + len(parts))
+    inputs = range(len(evidence.like))
+    return solution.inputs(inputs), curve.inputs(inputs), _regrets(goal, evidence, whole, folds, fitted)
 
 
 def regret(rule: Rule, evidence: Evidence, whole: Tensor, blocks: int = BLOCKS) -> dict[str, Tensor]:
-    """Kind of draw → (B,): (V_cv / V_in − 1) · (K − 1)/(2K − 1), what weights fitted on these draws lose on others.
+    """Kind of draw → (B,): the share that weights fitted on these draws lose on others, at most 1 for masks.
 
-    ``whole`` (B, R): the weights fitted on all.
-    V_cv scores each of K blocks of the draws of one kind with weights fitted without it, V_in with weights fitted on all; the
-    other kind of draw stays whole. If weights from n draws lose c/n on others, those from n(1 − 1/K) lose c/n · K/(K − 1), and
-    V_in, on the draws they were fitted on, is c/n too good: hence the factor. Only for what the objective looks at. NaN where
-    no method can be used; of criteria without a scale, a value below 1e-6 is perfect, and further digits are rounding."""
+    Only for the kinds that the objective looks at; the other kinds stay whole while one is cut into blocks. NaN where no method
+    can be used.
+
+    Args:
+        rule: how evidence becomes weights.
+        evidence: the fitting draws of the k methods.
+        whole: (B, k), the weights fitted on all of them.
+        blocks: K; fewer where there are not so many draws.
+    """
     goal = rule.goal
     if isinstance(goal, str):
         return {}
     shared = (evidence.pooled() if rule.pooled else evidence).clean()
     if rule.pooled:
-        rule, whole = replace(rule, pooled=False), whole[:1]
+        rule = replace(rule, pooled=False)
+        whole = whole[:1]
     folds = _folds(goal, shared, blocks)
     fitted = solved_apart(rule, [outside for pairs in folds.values() for outside, _ in pairs])
-    return {
-        kind: found.expand(len(evidence.like)) for kind, found in _judged(goal, shared, whole, folds, fitted).items()
-    }
-
-
-Folds = dict[str, list[tuple[Evidence, Evidence]]]
-
-
-def _folds(goal: Aim, evidence: Evidence, blocks: int = BLOCKS) -> Folds:
-    """Kind of draw → (draws outside a block, draws inside)."""
-    return {kind: evidence.folds(blocks, kind) for kind in KINDS if kind in goal.statistics}
-
-
-def _judged(goal: Aim, evidence: Evidence, whole: Tensor, folds: Folds, fitted: Iterable[Tensor]) -> dict[str, Tensor]:
-    """The regret, from weights ``fitted`` outside each block of each kind. Evidence is clean: what is invalid in the whole must
-    be so in every part."""
-    fitted = iter(fitted)
-    found = {}
-    for kind, pairs in folds.items():
-        some = len(pairs)
-        inside = [(part.count(kind) / evidence.count(kind), part) for _, part in pairs]
-        term: Metric | Objective
-        if isinstance(goal, Front):
-            term = goal.robust if kind == "quadratic" else goal.faithful
-        else:
-            term = goal.terms[0][1] if len(goal.terms) == 1 else goal
-        crossed = term.over_blocks(evidence, inside, [next(fitted) for _ in pairs])
-        plain = term.over_blocks(evidence, inside, [whole] * some)
-        floor = 1e-6 if isinstance(term, Metric) and term.scale_free else 1e-300
-        found[kind] = (crossed - plain) / plain.clamp(min=floor) * (some - 1) / (2 * some - 1)
-    return found
+    regrets = _regrets(goal, shared, whole, folds, fitted)
+    return {kind: value.expand(len(evidence.like)) for kind, value in regrets.items()}
 
 
 def solved_apart(rule: Rule, parts: Sequence[Evidence]) -> list[Tensor]:
-    """The weights from each part. Solvers take thousands of small steps: parts with as many draws are solved in one batch."""
+    """The weights (B, k) from each part of the draws.
+
+    Solvers take thousands of small steps, so parts with as many draws are solved in one batch.
+    """
     alike: dict[tuple[int, ...], list[int]] = {}
     for at, part in enumerate(parts):
         alike.setdefault(part.counts, []).append(at)
@@ -95,3 +100,56 @@ def solved_apart(rule: Rule, parts: Sequence[Evidence]) -> list[Tensor]:
         weights = rule.solve(joined([parts[at] for at in places]))[0].weights
         found.update(zip(places, weights.chunk(len(places)), strict=True))
     return [found[at] for at in range(len(parts))]
+
+
+def _folds(goal: Aim, evidence: Evidence, blocks: int = BLOCKS) -> Folds:
+    """The blocks of each kind of draw that the objective looks at."""
+    return {kind: evidence.folds(blocks, kind) for kind in KINDS if kind in goal.statistics}
+
+
+def _regrets(goal: Aim, evidence: Evidence, whole: Tensor, folds: Folds, fitted: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Kind of draw → (B,), from weights ``fitted`` outside each block of each kind.
+
+    Evidence is clean: what is invalid in the whole must be so in every part.
+    """
+    weights = iter(fitted)
+    regrets = {}
+    for kind, pairs in folds.items():
+        count = len(pairs)
+        inside = [(part.count(kind) / evidence.count(kind), part) for _, part in pairs]
+        term = _judge(goal, kind)
+        crossed = term.over_blocks(evidence, inside, [next(weights) for _ in pairs])
+        plain = term.over_blocks(evidence, inside, [whole] * count)
+        lost = (crossed - plain) * (count - 1) / (2 * count - 1)
+        if kind == "responses":
+            regrets[kind] = _share_of_explained(lost, _explained(term, evidence, whole, plain) - lost)
+        else:
+            floor = PERFECT if isinstance(term, Metric) and term.scale_free else 1e-300
+            regrets[kind] = lost / plain.clamp(min=floor)
+    return regrets
+
+
+def _judge(goal: Aim, kind: str) -> Metric | Objective:
+    """What scores the blocks of one kind of draw: of a front its part for that kind, of a sum the sum."""
+    if isinstance(goal, Front):
+        return goal.robust if kind == "quadratic" else goal.faithful
+    if len(goal.terms) == 1:
+        return goal.terms[0][1]
+    return goal
+
+
+def _explained(term: Metric | Objective, evidence: Evidence, whole: Tensor, value: Tensor) -> Tensor:
+    """(B,): how much smaller the ``value`` of the weights is than that of a map that explains nothing."""
+    if isinstance(term, Objective):
+        return term.explained(evidence, whole)
+    return term.loss(evidence, torch.zeros_like(whole[:, None]))[:, 0] - value
+
+
+def _share_of_explained(lost: Tensor, explained: Tensor) -> Tensor:
+    """(B,): all of it where nothing is known to be explained, none where weights lose nothing, such as those of one method.
+
+    NaN where no method can be used.
+    """
+    share = torch.where(explained > lost, lost / explained, torch.ones_like(lost))
+    share = torch.where(lost <= ROUNDING, lost.clamp(max=0), share)
+    return share.masked_fill(lost.isnan(), torch.nan)

@@ -17,8 +17,9 @@ from ..simplex import Solution
 from ..statistics.evidence import Evidence, Quadratic
 from ..statistics.tensors import exact
 from .draws import KINDS, Draws
+from .explained import say_if_unexplained
 from .measurement import Setting
-from .regret import doubted
+from .regret import solve_with_regret
 from .weights import Rule
 
 ROUNDS = Draws(5, 128)
@@ -27,8 +28,16 @@ ROUNDS = Draws(5, 128)
 
 @dataclass(frozen=True)
 class Fitted:
-    """Inputs with the same number of draws: ``index``, their places among the points, what was ``solved`` on their
-    ``evidence``, and ``why`` no more was drawn."""
+    """Inputs that have the same number of draws, and their weights.
+
+    Attributes:
+        index: the inputs' places among the points.
+        evidence: their draws.
+        solved: the solution, and the front that it was chosen from, if any.
+        draws: how many of each kind.
+        regret: kind of draw → (B,), where it was looked at.
+        why: for each input, why no more was drawn.
+    """
 
     index: tuple[int, ...]
     evidence: Evidence
@@ -38,12 +47,14 @@ class Fitted:
     why: tuple[str, ...]
 
     def said(self, at: int) -> dict[str, Any]:
-        """For the record: draws of each kind, why no more, and the regret by kind of draw where it was looked at."""
-        found: dict[str, Any] = {**vars(self.draws), "stopped": self.why[at]}
+        """For the record of the input at place ``at``: draws of each kind, why no more, and the regret of each kind."""
+        record: dict[str, Any] = {**vars(self.draws), "stopped": self.why[at]}
         if self.regret:
-            numbers = {KINDS[kind]: float(value[at]) for kind, value in self.regret.items()}
-            found["regret"] = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        return found
+            record["regret"] = {}
+            for kind, value in self.regret.items():
+                number = float(value[at])
+                record["regret"][KINDS[kind]] = number if math.isfinite(number) else None
+        return record
 
 
 def fit(
@@ -56,33 +67,59 @@ def fit(
     tolerance: float | None,
     kinds: Sequence[str] = tuple(KINDS),
 ) -> list[Fitted]:
-    """The evidence on which weights rest. ``tolerance`` None: ``draws`` for every input; else at most that many.
+    """The evidence on which weights rest, and the weights.
 
-    ``kinds``: which draws to make; of those that the objective does not look at, the first round is made."""
-    everything = tuple(range(len(points)))
-
-    def solved(evidence: Evidence) -> tuple[Solution, Curve | None]:
-        return rule.solve(evidence.rows(slice(setting.rows)))
-
-    if not kinds:
-        square = exact(base.new_zeros((*base.shape[:2], base.shape[1])))
-        nothing = Evidence(Quadratic(square[:, None][:, :0], square)).spoil(~base.flatten(2).isfinite().all(2))
-        return [Fitted(everything, nothing, solved(nothing), Draws(0, 0), {}, ("nothing is solved",) * len(points))]
+    Args:
+        rule: how evidence becomes weights.
+        setting: the maps and the metrics.
+        score: the model.
+        points: the inputs.
+        base: (B, R, *A), the maps that are measured, the k methods first.
+        draws: how many of each kind; at most so many if there is a tolerance.
+        tolerance: the regret at which an input needs no further draws; None: as many as asked.
+        kinds: which draws to make; of those that the objective does not look at, the first round is made.
+    """
+    inputs = tuple(range(len(points)))
     skipped = {KINDS[kind]: 0 for kind in KINDS if kind not in kinds}
     draws = replace(draws, **skipped)
-    if tolerance is None:
-        evidence = setting.evidence(score, points, base, draws, "fit", kinds)
-        return [Fitted(everything, evidence, solved(evidence), draws, {}, ("as asked",) * len(points))]
+    if kinds and tolerance is not None:
 
-    def draw(at: Sequence[int], kind: str, samples: range) -> Evidence:
-        return setting.more(score, points[list(at)], base[list(at)], kind, samples, "fit")
+        def draw(at: Sequence[int], kind: str, samples: range) -> Evidence:
+            return setting.more(score, points[list(at)], base[list(at)], kind, samples, "fit")
 
-    price = prices(setting.stack.stack, points.x.shape[1:])
-    return until_sure(rule, draw, everything, draws, tolerance, price, kinds, setting.rows)
+        price = prices(setting.stack.stack, points.x.shape[1:])
+        groups = until_sure(rule, draw, inputs, draws, tolerance, price, kinds, setting.rows)
+    else:
+        if kinds:
+            evidence = setting.evidence(score, points, base, draws, "fit", kinds)
+            why = "as asked"
+        else:
+            evidence = _nothing(base)
+            why = "nothing is solved"
+        solved = rule.solve(evidence.rows(slice(setting.rows)))
+        groups = [Fitted(inputs, evidence, solved, draws, {}, (why,) * len(points))]
+    return [_said(rule, group, setting.rows) for group in groups]
+
+
+def _nothing(base: Tensor) -> Evidence:
+    """No draws of maps (B, R, *A), and which of them are not finite."""
+    square = exact(base.new_zeros((*base.shape[:2], base.shape[1])))
+    return Evidence(Quadratic(square[:, None][:, :0], square)).spoil(~base.flatten(2).isfinite().all(2))
+
+
+def _said(rule: Rule, group: Fitted, k: int) -> Fitted:
+    """The group, whose status says where no method explains the masks."""
+    solution, curve = group.solved
+    return replace(group, solved=(say_if_unexplained(rule, group.evidence.rows(slice(k)), solution), curve))
 
 
 def prices(stack: Stack, shape: Sequence[int] = ()) -> dict[str, int]:
-    """Kind of draw → what one costs in forward evaluations: an explanation, or an output."""
+    """Kind of draw → what one costs in forward evaluations: an explanation for a neighbour, an output for a mask.
+
+    Args:
+        stack: the explainers.
+        shape: the axes of one input.
+    """
     cost = stack.rows(shape)
     return {"quadratic": cost["forward"] + 3 * cost["gradient"], "responses": 1}
 
@@ -97,44 +134,67 @@ def until_sure(
     kinds: Sequence[str],
     k: int,
 ) -> list[Fitted]:
-    """Rounds of ``draw(inputs, kind, samples)``, at most ``draws`` of each kind, until an input's regret is within tolerance.
+    """Draws in rounds until each input's regret is within tolerance, or the budget is reached.
 
-    ``price`` of a draw of each kind; ``k``: how many rows of the evidence are methods."""
+    Args:
+        rule: how evidence becomes weights.
+        draw: (inputs, kind, samples) → the evidence of those draws.
+        inputs: the inputs' places.
+        draws: at most so many of each kind.
+        tolerance: the regret at which to stop.
+        price: kind → what one draw of it costs.
+        kinds: which draws to make.
+        k: how many rows of the evidence are methods.
+    """
     done: list[Fitted] = []
     first = Draws(*(min(getattr(ROUNDS, kind), getattr(draws, kind)) for kind in KINDS.values()))
     start = sum((draw(inputs, kind, range(first.of_kind(kind))) for kind in KINDS if kind in kinds), Evidence())
-    open_ = [(inputs, start, first)]
-    while open_:
-        index, evidence, had = open_.pop()
-        solution, curve, found = doubted(rule, evidence.rows(slice(k)))
-        step: dict[str, list[int]] = {kind: [] for kind in KINDS}
-        rest: list[int] = []
-        reasons = []
+    waiting = [(inputs, start, first)]
+    while waiting:
+        index, evidence, had = waiting.pop()
+        solution, curve, regrets = solve_with_regret(rule, evidence.rows(slice(k)))
+        stopped: dict[int, str] = {}
+        further: dict[str, list[int]] = {kind: [] for kind in KINDS}
         for i in range(len(index)):
-            seen = {kind: float(r[i]) for kind, r in found.items()}
-            wrong = {kind: value for kind, value in seen.items() if value > tolerance}
-            more = {kind: v for kind, v in wrong.items() if had.of_kind(kind) < draws.of_kind(kind)}
-            if more:
-                # What a further round may mend, per evaluation: a doubling halves the regret.
-                step[max(more, key=lambda kind: more[kind] / (had.of_kind(kind) * price[kind]))].append(i)
+            regret = {kind: float(value[i]) for kind, value in regrets.items()}
+            kind = _next_kind(regret, had, draws, tolerance, price)
+            if kind is None:
+                stopped[i] = _why(regret, tolerance)
             else:
-                rest.append(i)
-                worst = max((0.0, *seen.values()))
-                if any(math.isnan(value) for value in seen.values()):
-                    reasons.append("no regret: no method can be used for this input")
-                else:
-                    reasons.append(
-                        f"budget reached, regret {worst:.1%}" if wrong else f"regret {worst:.1%} ≤ {tolerance:.1%}"
-                    )
-        if rest:
-            kept = {kind: r[rest] for kind, r in found.items()}
-            solved = solution.inputs(rest), None if curve is None else curve.inputs(rest)
-            at = tuple(index[i] for i in rest)
-            done.append(Fitted(at, evidence.inputs(rest), solved, had, kept, tuple(reasons)))
-        for kind, chosen in step.items():
-            if chosen:
+                further[kind].append(i)
+        if stopped:
+            at = list(stopped)
+            solved = (solution.inputs(at), None if curve is None else curve.inputs(at))
+            regret_of = {kind: value[at] for kind, value in regrets.items()}
+            places = tuple(index[i] for i in at)
+            done.append(Fitted(places, evidence.inputs(at), solved, had, regret_of, tuple(stopped.values())))
+        for kind, at in further.items():
+            if at:
                 count = min(2 * had.of_kind(kind), draws.of_kind(kind))
-                at = tuple(index[i] for i in chosen)
-                extra = draw(at, kind, range(had.of_kind(kind), count))
-                open_.append((at, evidence.inputs(chosen) + extra, replace(had, **{KINDS[kind]: count})))
+                places = tuple(index[i] for i in at)
+                more = draw(places, kind, range(had.of_kind(kind), count))
+                waiting.append((places, evidence.inputs(at) + more, replace(had, **{KINDS[kind]: count})))
     return done
+
+
+def _next_kind(
+    regret: Mapping[str, float], had: Draws, draws: Draws, tolerance: float, price: Mapping[str, int]
+) -> str | None:
+    """The kind of draw of which one input needs another round; None if it is sure, or the budget is reached."""
+    # A doubling halves the regret, so this is what a round may mend for each evaluation.
+    worth = {
+        kind: value / (had.of_kind(kind) * price[kind])
+        for kind, value in regret.items()
+        if value > tolerance and had.of_kind(kind) < draws.of_kind(kind)
+    }
+    return max(worth, key=lambda kind: worth[kind], default=None)
+
+
+def _why(regret: Mapping[str, float], tolerance: float) -> str:
+    """Why one input gets no more draws."""
+    if any(math.isnan(value) for value in regret.values()):
+        return "no regret: no method can be used for this input"
+    worst = max((0.0, *regret.values()))
+    if worst > tolerance:
+        return f"budget reached, regret {worst:.1%}"
+    return f"regret {worst:.1%} ≤ {tolerance:.1%}"

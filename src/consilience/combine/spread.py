@@ -40,19 +40,8 @@ def weights_stderr(rule: Rule, evidence: Evidence) -> Tensor:
         return unknown
     # A row that fails at some draw must be unusable in both halves.
     clean = evidence.clean()
-    halves = [_blocks(clean, chosen) for pair in HALVES for chosen in pair]
+    quarters = [clean.fold(part, 4)[1] for part in range(4)]
+    halves = [quarters[one] + quarters[other] for pair in HALVES for one, other in pair]
     weights = torch.stack(solved_apart(rule, halves)).unflatten(0, (len(HALVES), 2))
     half_difference = (weights[:, 0] - weights[:, 1]) / 2
     return half_difference.square().mean(0).sqrt()
-
-
-def _blocks(evidence: Evidence, chosen: tuple[int, ...], blocks: int = 4) -> Evidence:
-    """The chosen ones of as many contiguous blocks of each kind of draw. A kind with a single draw stays whole."""
-    parts = {}
-    for kind, part in evidence.parts.items():
-        if part.count > 1:
-            edges = [part.count * block // blocks for block in range(blocks + 1)]
-            draws = [torch.arange(edges[block], edges[block + 1], device=evidence.like.device) for block in chosen]
-            part = part.take(torch.cat(draws))
-        parts[kind] = part
-    return Evidence.of(parts)

@@ -77,12 +77,40 @@ class Objective:
         A sum that is minimised as a quadratic form is judged as that form."""
         whole = whole.only(self.statistics)
         scales = self._scales(whole, whole.valid())
-        if len(self.terms) > 1 and all(term.matrix(whole) is not None for _, term in self.terms):
+        if self._is_form(whole):
             forms = [share * self._form(block, whole, scales) for share, block in blocks]
             judged = [torch.einsum("br,brt,bt->b", w, form, w) for form, w in zip(forms, weights, strict=True)]
             return torch.stack(judged).sum(0)
         parts = [term.over_blocks(whole, blocks, weights) for _, term in self.terms]
         return torch.stack([w * part / s for (w, _), part, s in zip(self.terms, parts, scales, strict=True)]).sum(0)
+
+    def explained(self, evidence: Evidence, w: Tensor) -> Tensor:
+        """(B,): by how much the parts that look at masks are below what they are for a map that explains nothing.
+
+        In the units of the balanced sum, so that losses of the sum can be compared with it.
+
+        Args:
+            evidence: the draws, clean.
+            w: (B, R).
+        """
+        evidence = evidence.only(self.statistics)
+        scales = self._scales(evidence, evidence.valid())
+        total = torch.zeros_like(w[:, 0])
+        for (weight, term), scale in zip(self.terms, scales, strict=True):
+            if term.statistic != "responses":
+                continue
+            matrix = term.matrix(evidence) if self._is_form(evidence) else None
+            if matrix is None:
+                zero, value = term.loss(evidence, torch.stack([torch.zeros_like(w), w], 1)).unbind(1)
+            else:
+                zero = evidence["responses"].moments()[2]
+                value = torch.einsum("br,brt,bt->b", w, matrix, w)
+            total = total + weight * (zero - value) / scale
+        return total
+
+    def _is_form(self, evidence: Evidence) -> bool:
+        """Whether the sum is minimised as one quadratic form."""
+        return len(self.terms) > 1 and all(term.matrix(evidence) is not None for _, term in self.terms)
 
     def _sum(self, evidence: Evidence, w: Tensor, scales: list[Tensor]) -> Tensor:
         parts = zip(self.terms, scales, strict=True)

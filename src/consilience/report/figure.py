@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import need
 from .colours import background, palette, robust_limit
 from .entry import Entry, feature_names, surface, top_features
-from .table import Row, rows, short
+from .table import UNEXPLAINED, Row, rows, short
 
 WIDTH = 13.0  # inches
 
@@ -97,6 +97,8 @@ class _Sheet:
         other = record.get("predicted") != record.get("target")
         if self.entry.predicted is not None:
             said += f"; predicted: {self.entry.predicted}" if other else ", as predicted"
+        if UNEXPLAINED in str(record.get("status")):
+            said += f"; {UNEXPLAINED}"
         self.text(MARGIN, 0.76, said, size=11, color=SOFT, width=0.74 * WIDTH)
         self.text(right, 0.42, f"objective {record.get('objective')}", size=11, ha="right", width=0.22 * WIDTH)
         if record.get("model"):

@@ -245,6 +245,10 @@ PROMISES = {
 }
 
 
+UNEXPLAINED = "no method explains these masks"
+"""Part of the status of an input whose masks no method is known to explain."""
+
+
 def _setting(record: Record) -> str:
     """The draws and units without which the numbers mean nothing, on one line."""
     draws, settings = record.get("draws") or {}, record.get("settings") or {}
@@ -275,6 +279,10 @@ def incomplete(records: Sequence[Record]) -> list[str]:
     ]
 
 
+def _input_name(record: Record) -> str:
+    return str((record.get("input") or {}).get("name"))
+
+
 def _notes(records: Sequence[Record], table: list[Row]) -> list[str]:
     over = "its fresh draws" if len(records) == 1 else f"{len(records)} inputs"
     notes = [f"fresh ± standard error over {over} [fit]; * best on fresh draws"]
@@ -282,9 +290,12 @@ def _notes(records: Sequence[Record], table: list[Row]) -> list[str]:
     if len(records) == 1 and records[0].get("status"):
         gap = _number(records[0].get("gap"))
         notes.append(f"solved: {records[0]['status']}" + (f", gap {short(gap)}" if gap is not None else ""))
-    refused = [str((r.get("input") or {}).get("name")) for r in records if r.get("status") == "no valid method"]
+    refused = [_input_name(record) for record in records if record.get("status") == "no valid method"]
     if refused:
         notes.append(f"no method gave a usable map (finite, not zero) for {', '.join(refused)}")
+    blind = [_input_name(record) for record in records if UNEXPLAINED in str(record.get("status"))]
+    if blind and len(records) > 1:
+        notes.append(f"{UNEXPLAINED} of {', '.join(blind)}: their weights and correlations are noise")
     notes += difference_lines(records, {c.key: (c.title, c.higher) for c in CRITERIA})
     notes += dict.fromkeys(f"warning: {warning}" for record in records for warning in record.get("warnings") or ())
     resolved = [(record.get("measures") or {}).get("relative_sensitivity_resolved") or {} for record in records]

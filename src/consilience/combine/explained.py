@@ -1,0 +1,81 @@
+"""Whether any method explains the masks: the best correlation that a mixture reaches on masks it was not fitted to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from ..metrics import Infidelity
+from ..metrics.objective import Objective
+from ..simplex import Solution
+from ..statistics.criteria import Estimate, faithfulness_correlation
+from ..statistics.evidence import Evidence
+from .aggregations import looked_at
+from .regret import BLOCKS, solved_apart
+from .weights import Rule
+
+UNEXPLAINED = "no method explains these masks"
+"""Part of a status: the weights rest on masks about which no method is known to say anything."""
+
+ERRORS = 2
+"""So many standard errors above zero the correlation must be."""
+
+
+def best_correlation(evidence: Evidence) -> Estimate:
+    """(B, 1): the cross-fitted correlation of the most faithful mixture, with its influence.
+
+    Each of five blocks of the masks is answered by the convex mixture that has the largest correlation on the other four,
+    and the answers of all blocks are correlated with the falls of the score. So being chosen does not flatter a mixture.
+
+    Args:
+        evidence: masks of the k methods.
+    """
+    masks = evidence.only(["responses"]).clean()
+    folds = masks.folds(BLOCKS, "responses")
+    working = tuple(range(evidence.like.shape[1]))
+    rule = Rule(Objective(((1.0, Infidelity()),)), working)
+    weights = solved_apart(rule, [outside for outside, _ in folds])
+    answers = Evidence()
+    for w, (_, inside) in zip(weights, folds, strict=True):
+        responses = inside["responses"]
+        mixed = torch.einsum("bsr,br->bs", responses.a, w)[..., None]
+        answers = answers + Evidence(responses=replace(responses, a=mixed))
+    one = torch.ones_like(answers.like[:, None])
+    return faithfulness_correlation(answers, one)
+
+
+def say_if_unexplained(rule: Rule, evidence: Evidence, solution: Solution) -> Solution:
+    """The solution, with a status that says for which inputs no method is known to explain the masks.
+
+    That is where :func:`best_correlation` is not two standard errors above zero. Nothing is said of objectives whose
+    weights do not depend on masks, and of inputs without a valid method.
+
+    Args:
+        rule: how evidence became weights.
+        evidence: the fitting draws of the k methods.
+        solution: the weights of B inputs.
+    """
+    if "responses" not in looked_at(rule.goal):
+        return solution
+    shared = evidence.pooled() if rule.pooled else evidence
+    best = best_correlation(shared)
+    value = best.value[:, 0].expand(len(solution.weights)).tolist()
+    error = best.stderr[:, 0].expand(len(solution.weights)).tolist()
+    usable = solution.weights.isfinite().all(1).tolist()
+    status = []
+    for said, rho, stderr, ok in zip(solution.status, value, error, usable, strict=True):
+        if ok and not rho > ERRORS * stderr:
+            said = f"{said}; {UNEXPLAINED} ({_words(rho, stderr)})"
+        status.append(said)
+    return replace(solution, status=tuple(status))
+
+
+def _words(rho: float, stderr: float) -> str:
+    """The correlation with its error, where there is one."""
+    if math.isnan(rho):
+        return "the score, or every response, is the same for all of them"
+    if math.isnan(stderr):
+        return f"cross-fitted correlation {rho:.2f}"
+    return f"cross-fitted correlation {rho:.2f} ± {stderr:.2f}"
