@@ -322,7 +322,7 @@ def test_save_load_report_plot(tmp_path):
     assert len(saved) == 3 and str(saved) == str(r)
     np.testing.assert_allclose(saved.attribution[2], r.attribution[2].numpy(), rtol=1e-6)
     np.testing.assert_allclose(saved["saliency"][0], r["saliency"][0].numpy(), rtol=1e-6)
-    torch.testing.assert_close(saved.evidence("fresh")[1].quadratic.draws, r.evidence["fresh"][1].quadratic.draws)
+    torch.testing.assert_close(saved.evidence["fresh"][1].quadratic.draws, r.evidence["fresh"][1].quadratic.draws)
     pages = [re.sub(r"base64,[^\"]*", "", kind.report(tmp_path / "page.html").read_text()) for kind in (saved, r)]
     assert pages[0] == pages[1] and "saliency" in pages[0]  # all but the pictures, which were rounded to 8 bits
     r.plot(1).savefig(tmp_path / "one.png")

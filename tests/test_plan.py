@@ -213,7 +213,7 @@ def test_maps_of_zeros_stop_at_once_and_can_be_saved(tmp_path):
     said = r.draws["fit"][0]
     assert said["average_sensitivity"] == 5 and said["stopped"].startswith("no regret")
     assert None in said["regret"].values()
-    assert "no regret" in cs.load(r.save(tmp_path / "run")).all_entries[0].record["draws"]["fit"]["stopped"]
+    assert "no regret" in cs.load(r.save(tmp_path / "run")).record(0)["draws"]["fit"]["stopped"]
 
 
 def test_a_perfect_criterion_needs_no_further_draws():

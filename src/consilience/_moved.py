@@ -28,7 +28,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "surrogate": ("surrogates.lime_maple",),
     "consensus": (
         "explain.explain", "explain.consensus", "evaluate.evaluator", "results.evaluation", "results.explanation",
-        "results.load", "results.saved", "results.to_shap", "combine.draws", "combine.named",
+        "results.load", "results.to_shap", "combine.draws", "combine.named",
     ),
 }  # fmt: skip
 """Old module → the modules that took its place."""

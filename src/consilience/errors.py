@@ -47,3 +47,28 @@ def need(module: str, extra: str) -> ModuleType:
             f"{module.partition('.')[0]!r} is needed here and could not be imported ({error}); "
             f"install it with: pip install 'consilience[{extra}]'"
         ) from error
+
+
+# Besides what str.isprintable() refuses: marks that turn the direction of what follows.
+_TURNING = "\u200e\u200f\u061c"
+
+
+def printable(text: object, keep: str = "") -> str:
+    r"""``text`` for a terminal: what would move the cursor, colour, turn or end a line is written as an escape.
+
+    Names of files may hold anything, also halves of characters where they are no UTF-8.
+
+    Args:
+        text: a name, or a message that holds names.
+        keep: characters that stay, e.g. the line ends of a message.
+
+    Example:
+        >>> printable("cat\x1b[2J.png")
+        'cat\\x1b[2J.png'
+    """
+    return "".join(
+        letter
+        if letter in keep or (letter.isprintable() and letter not in _TURNING)
+        else letter.encode("unicode_escape").decode()
+        for letter in str(text)
+    )

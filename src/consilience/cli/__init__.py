@@ -6,10 +6,16 @@ Exit codes: 0 all done; 1 finished, some inputs failed; 2 nothing done; 130 inte
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
 
 from ..errors import ConsilienceError
+from .terminal import say, tolerate
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,7 +24,8 @@ def parser() -> argparse.ArgumentParser:
         prog="consilience",
         description="Explain a model's predictions, measure the explanations, combine them optimally.",
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    top.add_argument("--version", action="version", version=f"consilience {_version()}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
 
     one = commands.add_parser("explain", help="explain images: maps, measures, the optimal combination, a report")
     one.add_argument(
@@ -63,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--max-batch", default="auto", metavar="N|auto", help="rows in flight")
     one.add_argument("--precision", choices=("bfloat16", "float16"), help="run the model under autocast")
     one.add_argument("--dry-run", action="store_true", help="print evaluations, memory and time, and explain nothing")
-    one.add_argument("--out", required=True, metavar="DIR")
+    one.add_argument(
+        "--out", required=True, metavar="DIR", help="each image joins it when finished; the same command goes on"
+    )
 
     two = commands.add_parser("report", help="make the report of a finished run again, from its files")
     two.add_argument("directory", metavar="DIR")
@@ -88,7 +97,10 @@ def parser() -> argparse.ArgumentParser:
     five.add_argument("--device", default="cpu")
     five.add_argument("--max-batch", default="auto", metavar="N|auto")
     five.add_argument(
-        "--out", required=True, metavar="FILE.json", help="written after every image; a second run goes on"
+        "--out",
+        required=True,
+        metavar="FILE.json",
+        help="written every few seconds and at the end; a second run goes on",
     )
 
     four = commands.add_parser("doctor", help="which methods are valid for a model, and the proof")
@@ -98,6 +110,13 @@ def parser() -> argparse.ArgumentParser:
     four.add_argument("--methods", help="only these")
     four.add_argument("--device", default="cpu")
     return top
+
+
+def _version() -> str:
+    try:
+        return metadata.version("consilience")
+    except metadata.PackageNotFoundError:
+        return "source"
 
 
 def _model(command: argparse.ArgumentParser) -> None:
@@ -112,25 +131,46 @@ def _model(command: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    arguments = parser().parse_args(argv)
+    tolerate(sys.stdout, sys.stderr)
+    top = parser()
+    arguments = top.parse_args(argv)
+    if arguments.command is None:
+        top.print_help()
+        return 0
     try:
-        if arguments.command == "explain":
-            from .explain import run
-        elif arguments.command == "report":
-            from .report import run
-        elif arguments.command == "evaluate":
-            from .evaluate import run
-        elif arguments.command == "methods":
-            from .methods import run
-        else:
-            from .doctor import run
-        return run(arguments)
+        return _command(arguments.command)(arguments)
     except ConsilienceError as error:
-        print(f"consilience: {error}", file=sys.stderr)
+        say(f"consilience: {error}", error=True)
         return 2
     except KeyboardInterrupt:
-        print("consilience: interrupted", file=sys.stderr)
+        say("consilience: interrupted", error=True)
         return 130
     except BrokenPipeError:  # `consilience methods | head`
         sys.stderr.close()
         return 0
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    """Import what runs a command, which takes seconds: torch comes with it."""
+    with _quiet_interrupt():
+        return importlib.import_module(f".{name}", __name__).run
+
+
+@contextmanager
+def _quiet_interrupt() -> Iterator[None]:
+    """An interrupt while modules are imported ends the process at once. There is nothing to hand back yet, and as an
+    exception it would surface as whatever the module that it hits makes of it."""
+
+    def leave(*_: object) -> None:
+        os.write(2, b"consilience: interrupted\n")
+        os._exit(130)
+
+    try:
+        before = signal.signal(signal.SIGINT, leave)
+    except ValueError:  # not the main thread, which gets no interrupts
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

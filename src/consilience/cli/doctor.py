@@ -8,13 +8,14 @@ from ..data.images import read_image
 from ..data.models import parse_target
 from ..doctor import doctor
 from .model import load
+from .terminal import say
 
 
 def run(arguments: argparse.Namespace) -> int:
     loaded = load(arguments)
     x = loaded.preprocess(read_image(arguments.image))[None].to(arguments.device)
     target = parse_target(arguments.target, loaded.labels, loaded.n_classes)
-    print(f"model     {loaded.name} ({loaded.weights})", flush=True)
-    found = doctor(loaded.module, x, target, arguments.methods, progress=lambda check: print(check.line(), flush=True))
-    print(found.summary)
+    say(f"model     {loaded.name} ({loaded.weights})")
+    found = doctor(loaded.module, x, target, arguments.methods, progress=lambda check: say(check.line()))
+    say(found.summary)
     return 0 if found.valid else 2

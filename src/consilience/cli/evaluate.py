@@ -3,78 +3,106 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..combine.draws import FIT, Draws
 from ..combine.named import aim
 from ..data.images import expand, read_image
-from ..data.models import parse_target
-from ..errors import ConsilienceError, InputError
+from ..data.models import Loaded, parse_target
+from ..errors import ConsilienceError, InputError, printable
 from ..evaluate.evaluator import Evaluator
+from ..evaluate.saving import GrowingFile
 from ..explainers import resolve
 from ..measures import resolve as resolve_measures
 from ..results.evaluation import Evaluation
-from .explain import make, rows_in_flight, usable_device
+from ..results.files import output
+from .checks import name_of, rows_in_flight, usable_device
 from .model import load
 from .progress import Progress
+from .terminal import say
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Judge every image; the exit code."""
     images = expand(arguments.image)
+    out = output(arguments.out, "--out")
     objective = None if arguments.objective == "none" else arguments.objective
     methods, measures, max_batch = _check(arguments, objective)
-    loaded = load(arguments)
-    loaded.module.to(memory_format=torch.channels_last)
-    target = parse_target(arguments.target, loaded.labels, loaded.n_classes)
-    out = Path(arguments.out)
-    evaluator = Evaluator(
-        loaded.module, methods=methods, measures=measures, objective=objective, seed=arguments.seed,
-        fit_draws=arguments.fit_draws, max_batch=max_batch, rows=arguments.rows.split(",") if arguments.rows else None,
-    )  # fmt: skip
-    named = f"{loaded.name} ({loaded.weights}), {evaluator.settings['model']}"
-    evaluator.settings |= {"model": named, "target": arguments.target}
-    done = evaluator.resume(out) if out.exists() else set()
-    failures: list[tuple[str, str]] = []
-    with Progress(len(images)) as progress:
-        for number, image in enumerate(images):
-            progress.start(number, image)
-            try:
-                x = loaded.preprocess(read_image(image))
-                name = int.from_bytes(hashlib.blake2b(x.numpy().tobytes(), digest_size=8).digest(), "little") >> 1
-                if name in done:
-                    progress.finish(f"{image}: in {out} already")
-                    continue
-                evaluator.update(x[None].to(arguments.device), target, [name])
-                evaluator.compute().save(out)
-                done.add(name)
-                progress.finish(image)
-            except KeyboardInterrupt:
-                print(f"interrupted; what is finished is in {out}, and the same command goes on", file=sys.stderr)
-                return 130
-            except (ConsilienceError, RuntimeError, OSError) as error:
-                failures.append((image, str(error)))
-                progress.finish(f"{image}: FAILED: {error}")
+    with _growing(out) as file:
+        loaded = load(arguments)
+        loaded.module.to(memory_format=torch.channels_last)
+        evaluator = Evaluator(
+            loaded.module,
+            methods=methods,
+            measures=measures,
+            objective=objective,
+            seed=arguments.seed,
+            fit_draws=arguments.fit_draws,
+            max_batch=max_batch,
+            rows=arguments.rows.split(",") if arguments.rows else None,
+        )
+        named = f"{loaded.name} ({loaded.weights}), {evaluator.settings['model']}"
+        evaluator.settings |= {"model": named, "target": arguments.target}
+        done = evaluator.resume(out) if out.exists() else set()
+        target = parse_target(arguments.target, loaded.labels, loaded.n_classes)
+        failures, interrupted = _judge(images, evaluator, done, loaded, target, arguments.device, file)
+    if interrupted:
+        say(f"interrupted; what is finished is in {out}, and the same command goes on", error=True)
+        return 130
     for image, why in failures:
-        print(f"{image}: {why}", file=sys.stderr)
+        say(f"{image}: {why}", error=True)
     if not done:
         return 2
-    print(Evaluation.load(out))
+    say(Evaluation.load(out))
     return 1 if failures else 0
 
 
+def _growing(out: Path) -> GrowingFile:
+    if out.is_dir():
+        raise InputError(f"--out: {str(out)!r} is a folder; give a JSON file")
+    return GrowingFile(out, "--out")
+
+
+def _judge(
+    images: Sequence[str],
+    evaluator: Evaluator,
+    done: set[int],
+    loaded: Loaded,
+    target: Any,
+    device: str,
+    file: GrowingFile,
+) -> tuple[list[tuple[str, str]], bool]:
+    """(images that failed with the reasons, whether it was interrupted). ``done``, ids, grows."""
+    failures: list[tuple[str, str]] = []
+    with Progress(len(images)) as progress:
+        for number, image in enumerate(images):
+            progress.start(number, printable(image))
+            try:
+                x = loaded.preprocess(read_image(image))[None]
+                name = name_of(x)
+                if name in done:
+                    progress.finish(f"{image}: in {file.path} already")
+                    continue
+                file.update(evaluator.update(x.to(device), target, [name]))
+                done.add(name)
+                progress.finish(image)
+            except KeyboardInterrupt:
+                return failures, True
+            except (ConsilienceError, RuntimeError, OSError) as error:
+                failures.append((image, str(error)))
+                progress.finish(f"{image}: FAILED: {error}")
+    return failures, False
+
+
 def _check(arguments: argparse.Namespace, objective: str | None) -> tuple[list, list, int | str]:
-    """Everything that can be refused before a model is loaded."""
+    """(methods, measures, rows in flight): everything that can be refused before a model is loaded."""
     methods, measures = resolve(arguments.methods), resolve_measures(arguments.measures)
     if objective is not None:
         aim(objective)
     Draws.of(arguments.fit_draws, FIT, "--fit-draws")
     usable_device(arguments.device)
-    out = Path(arguments.out)
-    if out.is_dir():
-        raise InputError(f"--out: {arguments.out!r} is a folder; give a JSON file")
-    make(out.parent, out)
     return methods, measures, rows_in_flight(arguments.max_batch)

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import re
-import shutil
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -22,69 +17,36 @@ from ..explain.plan import plan
 from ..explain.run import begin
 from ..explainers import Explainer, resolve
 from ..metrics.front import Front
-from ..report.entry import Entry
 from ..results.explanation import Explanation
-from ..results.files import clear, save_entry, save_run, write_text
+from ..results.files import versions
+from ..results.fingerprint import digest
+from ..results.runs import RunFolder
+from .checks import name_of, rows_in_flight, usable_device
+from .images_run import ImagesRun
 from .model import load
-from .progress import Progress
+from .terminal import say
+
+ASKED = (
+    "objective", "seed", "fit_draws", "fresh_draws", "resolved_draws", "draws", "kind", "features", "signed", "choice",
+    "precision",
+)  # fmt: skip
+"""The command's options that explain() takes under the same name."""
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Explain every image; the exit code."""
     images = expand(arguments.image)
-    methods, max_batch = _check(arguments)
-    loaded = load(arguments)
-    # A quarter to two fifths faster on CPUs, and this model is ours to change.
-    loaded.module.to(memory_format=torch.channels_last)
+    methods = _methods(arguments)
+    max_batch = rows_in_flight(arguments.max_batch)
     if arguments.dry_run:
-        return _dry(images, loaded, arguments, methods, max_batch)
-    out = Path(arguments.out)
-    make(out, out)
-    done: list[Entry] = []
-    failures: list[tuple[str, str]] = []
-    folders: list[str] = []
-    interrupted = False
-    with Progress(len(images)) as progress:
-        for number, image in enumerate(images):
-            progress.start(number, image)
-            try:
-                picture = read_image(image)
-                result = _explain(picture, loaded, arguments, methods, max_batch, progress.update)
-                entry = result.entries()[0]
-                folder = f"{number:03d}-{_stem(picture.name)}"
-                if not done:
-                    clear(out)
-                _write(out / folder, result, entry)
-                done.append(entry)
-                folders.append(folder)
-                save_run(out, folders, dict(failures))
-                progress.finish(f"{image}: {_headline(entry)}")
-            except KeyboardInterrupt:
-                interrupted = True
-                break
-            except Exception as error:  # whatever a model or a decoder raises: the other images go on
-                kind = "" if isinstance(error, ConsilienceError) else f"{type(error).__name__}: "
-                failures.append((image, f"{kind}{error}"))
-                progress.finish(f"{image}: FAILED: {failures[-1][1]}")
-    if done:
-        from ..report.page import page
-        from ..report.table import text_table
-
-        save_run(out, folders, dict(failures))
-        write_text(out / "report.html", page(done, f"Explanations of {loaded.name}", failures=failures))
-        print(text_table([entry.record for entry in done]))
-        print(f"\n{len(done)} of {len(images)} images explained; see {out / 'report.html'}")
-    if failures:
-        print(f"{len(failures)} failed:", file=sys.stderr)
-        for name, reason in failures:
-            print(f"  {name}: {reason}", file=sys.stderr)
-    if interrupted:
-        print(f"interrupted; {len(done)} of {len(images)} images are in {out}", file=sys.stderr)
-        return 130
-    return 2 if not done else 1 if failures else 0
+        return _dry(images, _Command(arguments, methods, max_batch))
+    # A place that cannot be written is said before the model is loaded.
+    with RunFolder(arguments.out, "--out") as folder:
+        return ImagesRun(folder, images, _Command(arguments, methods, max_batch)).run()
 
 
-def _check(arguments: argparse.Namespace) -> tuple[list[Explainer], int | str]:
-    """Everything that can be refused before a model is loaded."""
+def _methods(arguments: argparse.Namespace) -> list[Explainer]:
+    """The methods, and with them everything that can be refused before a model is loaded."""
     methods = resolve(arguments.methods)
     goal = aim(arguments.objective)
     if isinstance(goal, Front) and (arguments.signed or arguments.choice != "convex"):
@@ -96,114 +58,68 @@ def _check(arguments: argparse.Namespace) -> tuple[list[Explainer], int | str]:
     if arguments.resolved_draws < 0:
         raise InputError(f"--resolved-draws: 0 or more, got {arguments.resolved_draws}")
     usable_device(arguments.device)
-    return methods, rows_in_flight(arguments.max_batch)
+    return methods
 
 
-def rows_in_flight(given: str) -> int | str:
-    if given == "auto":
-        return given
-    if not given.isdigit() or int(given) < 1:
-        raise InputError(f"--max-batch: a positive integer or 'auto', got {given!r}")
-    return int(given)
+class _Command:
+    """The model and the options of one command, which are the same for every image."""
+
+    def __init__(self, arguments: argparse.Namespace, methods: Sequence[Explainer], max_batch: int | str):
+        self.loaded: Loaded = load(arguments)
+        # A quarter to two fifths faster on CPUs, and this model is ours to change.
+        self.loaded.module.to(memory_format=torch.channels_last)
+        self.title = f"Explanations of {self.loaded.name}"
+        self.device = arguments.device
+        self.target = parse_target(arguments.target, self.loaded.labels, self.loaded.n_classes)
+        self.options = {name: getattr(arguments, name) for name in ASKED}
+        self.options |= {"methods": list(methods), "target": self.target}
+        self.max_batch = max_batch
+        self.key = digest(
+            versions()["consilience"], self.loaded.module, self.loaded.name, self.loaded.labels, self.options
+        )
+        """Tells runs apart: two of the same key give the same numbers for the same picture."""
+
+    def read(self, image: str) -> tuple[Picture, torch.Tensor]:
+        """The picture, and what the model sees of it (1, 3, H, W)."""
+        picture = read_image(image)
+        return picture, self.loaded.preprocess(picture)[None]
+
+    def key_of(self, picture: Picture, x: torch.Tensor) -> str:
+        """The run's key, and the picture's behind a dash."""
+        return f"{self.key}-{digest(picture.name, picture.source, x)}"
+
+    def arguments(self, x: torch.Tensor) -> dict:
+        """What explain() takes beside model and input. The picture itself names its draws: the same picture gets the same
+        numbers, alone or in any list."""
+        return {**self.options, "ids": [name_of(x)], "max_batch": self.max_batch}
+
+    def explain(self, picture: Picture, x: torch.Tensor, progress: Callable[[float, float], None]) -> Explanation:
+        """One picture explained, and described for its record."""
+        loaded = self.loaded
+        result = explain(loaded.module, x.to(self.device), progress=progress, **self.arguments(x))
+        source = {"source": picture.source, "size": list(picture.size), "key": self.key_of(picture, x)}
+        return result.describe(
+            model=f"{loaded.name} ({loaded.weights})",
+            labels=loaded.labels,
+            names=[picture.name],
+            images=[loaded.preprocess.display(x[0])],
+            sources=[source],
+        )
 
 
-def make(folder: Path, out: Path) -> None:
-    """The folder that ``--out`` needs."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: cannot write to {str(out)!r} ({error.strerror})") from error
-
-
-def usable_device(name: str) -> None:
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device: {name!r} cannot be used ({str(error).splitlines()[0]})") from error
-
-
-def _options(
-    picture: Picture, loaded: Loaded, arguments: argparse.Namespace, methods: list[Explainer], max_batch: int | str
-) -> tuple[torch.Tensor, dict]:
-    """The picture as the model wants it, and everything else that explain() takes."""
-    x = loaded.preprocess(picture)
-    # The picture itself names its draws: the same picture gets the same numbers, alone or in any list.
-    name = int.from_bytes(hashlib.blake2b(x.numpy().tobytes(), digest_size=8).digest(), "little") >> 1
-    asked = (
-        "objective",
-        "seed",
-        "fit_draws",
-        "fresh_draws",
-        "resolved_draws",
-        "draws",
-        "kind",
-        "features",
-        "signed",
-        "choice",
-    )
-    options = {name: getattr(arguments, name) for name in (*asked, "precision")}
-    options |= {
-        "target": parse_target(arguments.target, loaded.labels, loaded.n_classes), "methods": methods, "ids": [name],
-        "max_batch": max_batch,
-    }  # fmt: skip
-    return x, options
-
-
-def _dry(
-    images: list[str], loaded: Loaded, arguments: argparse.Namespace, methods: list[Explainer], max_batch: int | str
-) -> int:
-    """The plan of the first image that can be read; each image takes as much."""
+def _dry(images: Sequence[str], command: _Command) -> int:
+    """Print the plan of the first image that can be read; each image takes as much."""
     for image in images:
         try:
-            x, options = _options(read_image(image), loaded, arguments, methods, max_batch)
-            found = plan(begin(loaded.module, x[None].to(arguments.device), **options))
+            _, x = command.read(image)
+            found = plan(begin(command.loaded.module, x.to(command.device), **command.arguments(x)))
         except ConsilienceError as error:
-            print(f"{image}: {error}", file=sys.stderr)
+            say(f"{image}: {error}", error=True)
             continue
-        print(f"{image}\n{found}")
+        say(f"{image}\n{found}")
         if len(images) > 1:
             low, high = (len(images) * seconds / 60 for seconds in found.seconds)
-            print(f"{len(images)} images: about {low:.1f}" + (f" … {high:.1f}" if high > low else "") + " min")
+            upper = f" … {high:.1f}" if high > low else ""
+            say(f"{len(images)} images: about {low:.1f}{upper} min")
         return 0
     return 2
-
-
-def _explain(
-    picture: Picture,
-    loaded: Loaded,
-    arguments: argparse.Namespace,
-    methods: list[Explainer],
-    max_batch: int | str,
-    progress: Callable[[float, float], None],
-) -> Explanation:
-    x, options = _options(picture, loaded, arguments, methods, max_batch)
-    result = explain(loaded.module, x[None].to(arguments.device), progress=progress, **options)
-    return result.describe(
-        model=f"{loaded.name} ({loaded.weights})",
-        labels=loaded.labels,
-        names=[picture.name],
-        images=[loaded.preprocess.display(x)],
-        sources=[{"source": picture.source, "size": list(picture.size)}],
-    )
-
-
-def _write(folder: Path, result: Explanation, entry: Entry) -> None:
-    """The whole folder or nothing: written beside, then renamed."""
-    from ..report.figure import figure
-
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    figure(entry).savefig(part / "explanation.png")
-    save_entry(part, entry, result._arrays(0))
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60] or "image"
-
-
-def _headline(entry: Entry) -> str:
-    record = entry.record
-    return f"{record['target_label'] or entry.target}, {record['status']}, {record['seconds']:.0f} s"

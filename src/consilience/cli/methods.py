@@ -12,6 +12,7 @@ from ..explainers import METHODS, PRESETS
 from ..measures import MEASURES, SETS
 from ..metrics import METRICS
 from ..statistics.criteria import CRITERIA, HIGHER_IS_BETTER
+from .terminal import say
 
 OBJECTIVE_LINES = {
     "opt": "the most robust mixture that is at least as faithful as the best single method",
@@ -34,11 +35,11 @@ CARDS: dict[str, dict[str, Any]] = {"Methods": METHODS, "Metrics": METRICS, "Mea
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
-        print(markdown(), end="")
+        say(markdown().removesuffix("\n"))
     elif arguments.name:
-        print(describe(arguments.name))
+        say(describe(arguments.name))
     else:
-        print(overview())
+        say(overview())
     return 0
 
 

@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from ..errors import need
+from ..errors import need, printable
 
 
 class Progress:
@@ -50,6 +50,5 @@ class Progress:
 
     def finish(self, line: str) -> None:
         self.update(1, 1)
-        self.bar.console.print(
-            f"[{self.number + 1}/{self.total}] {line}", markup=False, highlight=False, emoji=False, soft_wrap=True
-        )
+        text = printable(f"[{self.number + 1}/{self.total}] {line}", keep="\n")
+        self.bar.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import InputError, choose, need
+from ..errors import InputError, choose, need, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,7 +45,10 @@ _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "J
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded photograph: ``pixels`` is uint8 (H, W, 3), sRGB as stored; ``size`` is (width, height)."""
+    """A decoded photograph: ``pixels`` is uint8 (H, W, 3), sRGB as stored; ``size`` is (width, height).
+
+    ``name`` and ``source`` are for people: characters of a file's name that cannot be shown are escapes.
+    """
 
     name: str
     pixels: np.ndarray
@@ -109,7 +112,8 @@ def read_image(path_or_sample: str | os.PathLike[str], max_pixels: int = MAX_PIX
     if text.startswith("sample:"):
         name = choose("sample photograph", text.removeprefix("sample:"), samples())
         return Picture(name, _decode(_sample_folder() / _SAMPLES[name], max_pixels), f"scikit-image {_SAMPLES[name]}")
-    return Picture(Path(text).stem, _decode(Path(text), max_pixels), text)
+    # A name can hold anything, and goes to files, pages and terminals from here.
+    return Picture(printable(Path(text).stem), _decode(Path(text), max_pixels), printable(text))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from ..errors import InputError
 from ..results.evaluation import Evaluation
 from ..results.files import writing
 from ..results.lock import Lock
@@ -23,18 +24,22 @@ class GrowingFile:
         InputError: on entering, ``path`` cannot be written, or another process writes to it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, argument: str = "path"):
         self.path = path
+        self._argument = argument
         self._lock = Lock(path.parent / f".{path.name}.lock", path)
         self._pending: Evaluation | None = None
         self._next = 0.0
 
     def __enter__(self) -> GrowingFile:
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.is_dir():
-                raise IsADirectoryError(None, "it is a folder")
-        self._lock.__enter__()
+        try:
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                if self.path.is_dir():
+                    raise IsADirectoryError(None, "it is a folder")
+            self._lock.__enter__()
+        except InputError as error:
+            raise InputError(f"{self._argument}: {error}") from error
         self._next = time.monotonic() + EVERY
         return self
 

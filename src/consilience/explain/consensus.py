@@ -20,7 +20,7 @@ from ..features.images import features_for
 from ..perturb.baseline import Baseline
 from ..results.describe import _brief
 from ..results.explanation import Explanation
-from ..results.files import reading, write_text
+from ..results.files import output, reading, write_text
 from ..statistics.evidence import Evidence, Quadratic
 from .explain import explain
 from .plan import Plan, plan
@@ -145,7 +145,7 @@ class Consensus:
         """Write the fitted weights as JSON, with what they belong to: the methods as configured, objective, and maps."""
         if self.weights is None:
             raise InputError("weights: nothing fitted; call fit(loader) first")
-        return write_text(Path(path), json.dumps({**self._fits(), "weights": self.weights.tolist()}))
+        return write_text(output(path), json.dumps({**self._fits(), "weights": self.weights.tolist()}))
 
     def _fits(self) -> dict[str, Any]:
         explainers = resolve(self.methods)

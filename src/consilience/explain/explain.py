@@ -23,7 +23,7 @@ from ..model.score import Score
 from ..perturb.neighbourhoods import unmoved
 from ..perturb.points import Points
 from ..results.describe import _brief
-from ..results.explanation import Explanation, Measured
+from ..results.explanation import Explanation, FrontPoints, Measured
 from ..statistics.criteria import CRITERIA
 from ..statistics.keys import Key
 from .differences import paired_differences
@@ -135,7 +135,7 @@ def explain(
         kinds=tuple(e.kind for e in ready.explainers),
         objective=objective if isinstance(objective, str) else _brief(objective),
         solution=combined.solution,
-        curves=[(combined.groups[part].solved[1], at) for part, at in places],
+        fronts=[FrontPoints.of(combined.groups[part].solved[1], at) for part, at in places],
         criteria=criteria,
         differences=paired_differences(job.rule.goal, criteria, after, combined.mixing, ready.names),
         evidence={

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from html import escape
 from importlib import resources
@@ -31,20 +31,24 @@ GRID = 56  # side of the grids that the browser mixes
 
 def page(entries: Sequence[Entry], title: str, failures: Iterable[tuple[str, str]] = ()) -> str:
     """The report over all entries as HTML; ``failures`` are (name, reason) of inputs that could not be explained."""
-    entries, failures = list(entries), list(failures)
+    return "".join(pieces(entries, title, failures))
+
+
+def pieces(entries: Sequence[Entry], title: str, failures: Iterable[tuple[str, str]] = ()) -> Iterator[str]:
+    """The same page in pieces, so that a run of any length needs room for one entry: ``entries`` may make each anew."""
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    body = [_header(entries, title, failures)]
-    body += [_article(entry, i) for i, entry in enumerate(entries, 1)]
-    return (
+    yield (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{_asset('page.css')}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + f"\n<script>{script}</script>\n</body>\n</html>\n"
     )
+    yield _header(entries, title, list(failures))
+    for i, entry in enumerate(entries, 1):
+        yield "\n" + _article(entry, i)
+    yield f"\n<script>{script}</script>\n</body>\n</html>\n"
 
 
 @lru_cache
@@ -55,14 +59,17 @@ def _asset(name: str) -> str:
 # -- header ----------------------------------------------------------------------------------------------------------
 
 
-def _header(entries: list[Entry], title: str, failures: list[tuple[str, str]]) -> str:
+def _header(entries: Sequence[Entry], title: str, failures: list[tuple[str, str]]) -> str:
     parts = [f"<header><h1>{escape(title)}</h1>"]
-    records = [entry.record for entry in entries]
+    records, links = [], []
+    for i, entry in enumerate(entries, 1):
+        records.append(entry.record)
+        links.append(_link(entry, i) if len(entries) > 1 else "")
     if records:
         parts.append(f"<p>{_summary(records)}</p>")
     parts.append(_failures(failures))
     if len(entries) > 1:
-        parts.append('<nav aria-label="Inputs">' + "".join(map(_link, entries, range(1, len(entries) + 1))) + "</nav>")
+        parts.append('<nav aria-label="Inputs">' + "".join(links) + "</nav>")
         parts.append(f"<h2>All {len(entries)} inputs</h2>")
         parts.append(_table(average(records), f"Criteria averaged over {len(entries)} inputs"))
         parts.append(

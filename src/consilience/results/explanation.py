@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,17 @@ from ..combine.aggregations import DERIVED
 from ..errors import InputError
 from ..model.batching import Counts
 from ..report.entry import Entry
+from ..report.table import text_table
 from ..simplex import Front, Solution
-from ..statistics.evidence import Evidence
-from .difference import PairedDifference, recorded
-from .files import SCHEMA, clear, row_named, save_entry, save_run, versions, write_text, writing
+from ..statistics.evidence import Evidence, Quadratic
+from .difference import PairedDifference
+from .entries import Entries, picture_of
+from .files import output, row_named, write_text
+from .record import as_json, name_of, record_of
+from .runs import RunFolder
 
-NAME = 80
-"""The longest text, in letters, that is its own name."""
+ROWS = (*DERIVED, "weighted")
+"""The maps made from all methods' maps, as :attr:`Explanation.derived` holds them."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,35 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class FrontPoints:
+    """The front of one input: P mixtures of which none is both more robust and more faithful than another.
+
+    ``robustness`` (P,) is the relative sensitivity, ``correlation`` (P,) the faithfulness correlation, ``weights`` (P, k);
+    ``incompatibility`` as in :attr:`Explanation.incompatibility`.
+    """
+
+    robustness: Tensor
+    correlation: Tensor
+    weights: Tensor
+    incompatibility: float
+
+    @classmethod
+    def of(cls, front: Front | None, at: int) -> FrontPoints | None:
+        """The points of input ``at``; None where no front was solved, or where it has no point."""
+        if front is None or not bool(front.keep[at].any()):
+            return None
+        keep = front.keep[at]
+        return cls(
+            robustness=front.robustness[at][keep],
+            correlation=front.correlation[at][keep],
+            weights=front.weights[at][keep],
+            incompatibility=float(front.incompatibility[at]),
+        )
+
+
+@dataclass(frozen=True)
 class Explanation:
-    """What :func:`consilience.explain` found for B inputs and k methods.
+    """What :func:`consilience.explain` found for B inputs and k methods, and what :func:`consilience.load` reads back.
 
     ``attribution`` (B, *A) is Σ weights_j · maps_j; ``maps`` (B, k, *A) are the methods' (NaN where one failed), after sign
     and scale; ``derived`` (B, 6, *A) are mean, var, median, rank, uniform and weighted; ``r["grad_cam"]`` is one by name.
@@ -43,6 +76,9 @@ class Explanation:
     ``weights_stderr`` (B, k): how far the weights would move with other draws, NaN where none were needed;
     ``differences``: criterion → consensus − best single method on the fresh draws, with its error
     (:class:`~consilience.results.difference.PairedDifference`).
+
+    A loaded result is on the CPU and has its maps in float32; everything else is as it was. Its ``inputs`` are None if a
+    version wrote it that did not keep them, and ``predicted`` is −1 where the model predicts no class.
     """
 
     attribution: Tensor
@@ -53,14 +89,14 @@ class Explanation:
     kinds: tuple[str, ...]
     objective: str
     solution: Solution
-    curves: list[tuple[Front | None, int]]
+    fronts: list[FrontPoints | None]
     criteria: dict[str, dict[str, Measured]]
     evidence: dict[str, list[Evidence]]
     mixing: Tensor
     resolved: dict[str, Tensor] | None
     completeness: dict[str, Tensor]
     failed: dict[str, str]
-    inputs: Tensor
+    inputs: Tensor | None
     index: tuple[int, ...]
     reasons: dict[str, str]
     target: Tensor
@@ -75,6 +111,13 @@ class Explanation:
     differences: dict[str, PairedDifference]
     warnings: tuple[str, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
+    stored: tuple[dict[str, Any], ...] = ()
+    """Of a loaded result: the records as they were read, in the words and versions of their time."""
+
+    def __post_init__(self) -> None:
+        # As a file gives them back, so that a loaded result equals the live one.
+        object.__setattr__(self, "draws", as_json(self.draws))
+        object.__setattr__(self, "settings", as_json(self.settings))
 
     def __len__(self) -> int:
         return len(self.attribution)
@@ -83,9 +126,11 @@ class Explanation:
         """One row's maps (B, *A): a method, "mean", "var", "median", "rank", "uniform", "weighted" or "consensus"."""
         if name == "consensus":
             return self.attribution
-        rows = [*self.methods, *DERIVED, "weighted"]
+        rows = [*self.methods, *ROWS]
         at = rows.index(row_named(name, [*rows, "consensus"]))
         return self.maps[:, at] if at < len(self.methods) else self.derived[:, at - len(self.methods)]
+
+    # -- words ---------------------------------------------------------------------------------------------------------
 
     def __str__(self) -> str:
         return self.table()
@@ -94,16 +139,28 @@ class Explanation:
 
     def table(self) -> str:
         """Methods, aggregations, consensus × criteria: fresh ± standard error, fit; averaged over the inputs."""
-        from ..report.table import text_table
-
         lines = [f"{what} left out: {why}" for what, why in self.reasons.items()]
-        return "\n".join([text_table([self.record(i) for i in range(len(self))]), *lines])
+        return "\n".join([text_table(self.records), *lines])
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """B records, see :meth:`record`."""
+        return [self.record(i) for i in range(len(self))]
+
+    def record(self, i: int) -> dict[str, Any]:
+        """What ``explanation.json`` holds for input ``i``; a number that is not finite is None, with its reason."""
+        return record_of(self, i)
 
     @property
     def tokens(self) -> list[list[str]] | None:
         """Of texts: (B, T) tokens, "" where padded, in the order of the attribution; None for other inputs."""
-        found = self.about.get("tokens")
-        return None if found is None else [found[at] for at in self.index]
+        given = self.about.get("tokens")
+        if given is not None:
+            return [given[at] for at in self.index]
+        inputs = [record.get("input") or {} for record in self.stored]
+        if inputs and all("tokens" in each for each in inputs):
+            return [each["tokens"] for each in inputs]
+        return None
 
     @property
     def decides(self) -> bool:
@@ -113,22 +170,32 @@ class Explanation:
     @property
     def feature_names(self) -> list[str] | None:
         """(A,) of a table whose columns have names; None for other inputs."""
-        found = self.about.get("features")
-        return None if found is None else [str(name) for name in found]
+        given = self.about.get("features")
+        if given is None and self.stored:
+            given = (self.stored[0].get("input") or {}).get("features")
+        return None if given is None else [str(name) for name in given]
 
     def describe(self, **about: Any) -> Explanation:
-        """Add what only the caller knows: ``model``, ``labels``, ``names`` (B,), ``features`` (A,) the names of the features,
-        ``images`` (B, H, W, 3) in 0…1, ``sources`` (B,) mappings for the record's ``input``, …"""
+        """Add what only the caller knows, and give the same object back.
+
+        Args:
+            about: ``model``, its name; ``labels``, the classes' names; ``names`` (B,) of the inputs; ``features`` (A,), the
+                features' names; ``images`` (B, H, W, 3) in 0…1 to show; ``sources`` (B,), mappings for the record's
+                ``input``.
+        """
         self.about.update(about)
         return self
 
     # -- certificates --------------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def diversity_gain(self) -> Tensor:
         """(B,): Σ_j w_j G_jj − wᵀGw of the absolute sensitivity, what mixing gains over its parts; ≥ 0 for convex weights."""
-        found = [e.clean().quadratic for e in self.evidence["fit"]]
-        matrix, w = torch.cat([q.matrix for q in found if q is not None]), self.mixing
+        quadratics = [each.clean().quadratic for each in self.evidence["fit"]]
+        measured = [part.matrix for part in quadratics if part is not None]
+        if len(measured) < len(self):
+            return self.mixing.new_full((len(self),), torch.nan)
+        matrix, w = torch.cat(measured), self.mixing
         return torch.einsum("br,brr->b", w, matrix) - torch.einsum("br,brt,bt->b", w, matrix, w)
 
     @property
@@ -136,10 +203,8 @@ class Explanation:
         """(B,): how far robustness and faithfulness exclude each other, on the fitting draws; 0: one mixture is best in both;
         .2: the best compromise found loses a fifth of one or the other. NaN unless a front, such as "opt", is solved for each
         input."""
-        found = [
-            curve.incompatibility[at] if curve is not None else torch.tensor(torch.nan) for curve, at in self.curves
-        ]
-        return torch.stack([value.double().cpu() for value in found])
+        values = [torch.nan if points is None else points.incompatibility for points in self.fronts]
+        return torch.tensor(values, dtype=torch.float64)
 
     def hoeffding(self, delta: float = 0.05) -> float:
         """Q(ŵ) − min Q ≤ 2c₂ √(2 ln(k(k+1)/δ)/m) for the absolute sensitivity, with probability 1 − δ over the m draws.
@@ -156,208 +221,93 @@ class Explanation:
             delta /= 4
         return 2 * c2 * math.sqrt(2 * math.log(k * (k + 1) / delta) / m)
 
-    # -- files ---------------------------------------------------------------------------------------------------------
+    # -- pictures and files --------------------------------------------------------------------------------------------
 
-    def record(self, i: int) -> dict[str, Any]:
-        """What ``explanation.json`` holds for input ``i``; a number that is not finite is None, with its reason."""
-        reasons: dict[str, str] = {f"methods.{name}": why for name, why in self.failed.items()}
-        labels = self.about.get("labels")
-        label = lambda at: labels[at] if labels and at < len(labels) else None  # noqa: E731
+    def entries(self) -> Sequence[Entry]:
+        """B entries for the report, each made when it is asked for."""
+        return Entries(len(self), self.entry)
 
-        def number(value: Any, where: str, why: str = "not defined") -> float | None:
-            value = float(value)
-            if math.isfinite(value):
-                return value
-            reasons[where] = why
-            return None
-
-        criteria: dict[str, Any] = {}
-        for criterion, rows in self.criteria.items():
-            criteria[criterion] = {}
-            for name, measured in rows.items():
-                where = f"criteria.{criterion}.{name}"
-                why = self._why(criterion, name, i)
-                criteria[criterion][name] = {
-                    part: number(getattr(measured, part)[i], f"{where}.{part}", why)
-                    for part in ("fit", "fresh", "stderr")
-                }
-        resolved: dict[str, Any] = {"value": None, "stderr": None, "n": self.draws["resolved"]}
-        if self.resolved is None:
-            reasons["measures.relative_sensitivity_resolved"] = "no weights are solved for, or resolved_draws is 0"
-        else:
-            for part in ("value", "stderr"):
-                where = f"measures.relative_sensitivity_resolved.{part}"
-                resolved[part] = number(self.resolved[part][i], where, "one draw has no standard error")
-        target, predicted = int(self.target[i]), int(self.predicted[i])
-        weighted = not bool((self.mixing[i, len(self.methods) :] != 0).any())
-        if not weighted:
-            reasons["weights"] = f"{self.objective} is not a weighted sum of the maps"
-        solved = "nothing is solved for this objective, or its optimum has no certificate"
-        record: dict[str, Any] = {
-            "schema": SCHEMA,
-            "input": self._input(i),
-            "model": self.about.get("model"),
-            "target": target,
-            "target_label": label(target),
-            "predicted": predicted if self.decides else None,
-            "predicted_label": label(predicted) if self.decides else None,
-            "score": number(self.score[i], "score"),
-            "seed": self.seed,
-            "methods": list(self.methods),
-            "kinds": list(self.kinds),
-            "objective": self.objective,
-            "weights": [number(w, "weights") for w in self.weights[i]] if weighted else None,
-            "weights_stderr": self._weights_stderr(i, reasons) if weighted else None,
-            "gap": number(self.solution.gap[i], "gap", solved),
-            "value": number(self.solution.value[i], "value", solved),
-            "status": self.solution.status[i],
-            "diversity_gain": number(self.diversity_gain[i], "diversity_gain"),
-            "draws": {**self.draws, "fit": self.draws["fit"][i]},
-            "criteria": criteria,
-            "differences": recorded(self.differences, i, reasons),
-            "measures": {"relative_sensitivity_resolved": resolved},
-            "completeness_error": {
-                name: number(error[i], f"completeness_error.{name}", "f(x) equals f(baseline)")
-                for name, error in self.completeness.items()
-            },
-            "failed": dict(self.failed),
-            "warnings": list(self.warnings),
-            "settings": self.settings,
-            "evaluations": {"forward": self.counts.forward, "gradient": self.counts.gradient, "inputs": len(self)},
-            "seconds": self.seconds,
-            "versions": versions(),
-        }
-        curve, at = self.curves[i]
-        if curve is not None and bool(curve.keep[at].any()):
-            record["front"] = self._front(curve, at, i)
-            nothing = "no mixture has a positive correlation"
-            record["front"]["incompatibility"] = number(self.incompatibility[i], "front.incompatibility", nothing)
-        if record["model"] is None:
-            reasons["model"] = "not named by the caller"
-        if not self.decides:
-            reasons["predicted"] = "the outputs are numbers, or one number of which nothing says that it is a class's"
-        if record["target_label"] is None:
-            reasons["target_label"] = "no labels were given"
-        record["reasons"] = reasons
-        return record
-
-    def _weights_stderr(self, i: int, reasons: dict[str, str]) -> list[float] | None:
-        """One for each method, or None with its reason."""
-        spread = self.weights_stderr[i]
-        if bool(spread.isfinite().all()):
-            return spread.tolist()
-        if bool(self.weights[i].isfinite().all()):
-            why = "the weights do not depend on draws, or there are fewer than four of a kind"
-        else:
-            why = "no weights"
-        reasons["weights_stderr"] = why
-        return None
-
-    def _front(self, curve: Front, at: int, i: int) -> dict[str, Any]:
-        keep = curve.keep[at]
-        weights = curve.weights[at][keep]
-        chosen = (weights - self.weights[i].to(weights)).abs().sum(1).argmin()
-        return {
-            "relative_sensitivity": curve.robustness[at][keep].tolist(),
-            "faithfulness_correlation": curve.correlation[at][keep].tolist(),
-            "weights": weights.tolist(),
-            "chosen": int(chosen),
-        }
-
-    def _why(self, criterion: str, name: str, i: int) -> str:
-        if name in self.failed:
-            return "the method does not work on this model, see failed"
-        found = [each[i].responses for each in self.evidence.values()]
-        masks = torch.cat([r.y[0] for r in found if r is not None])
-        if not bool(masks.isfinite().all()) and criterion in ("faithfulness_correlation", "infidelity"):
-            return f"the score is NaN or infinite for {int((~masks.isfinite()).sum())} of {len(masks)} masks"
-        if not bool(self[name][i].isfinite().all()):
-            return "the map has NaN or infinite values"
-        if not bool((self[name][i] != 0).any()):
-            return "the map is zero everywhere"
-        if criterion == "faithfulness_correlation" and name == "uniform":
-            return "the same share is taken away by every mask: a response without variance has no correlation"
-        if criterion in ("faithfulness_correlation", "infidelity"):
-            return "the response, or the score, does not vary over the masks"
-        return "not finite at some neighbour"
-
-    def _name(self, i: int) -> str:
-        names = self.about.get("names")
-        if names:
-            return str(names[i])
-        text = " ".join((self._text(i) or f"input {self.index[i]}").split())
-        return text if len(text) <= NAME else text[: NAME - 1] + "…"
-
-    def _text(self, i: int) -> str | None:
-        texts = self.about.get("texts")
-        return None if texts is None else texts[self.index[i]]
-
-    def _input(self, i: int) -> dict[str, Any]:
-        """The record's ``input``: its name, and where there are any its text, tokens, features' names and source."""
-        tokens = self.tokens
-        known = {"text": self._text(i), "tokens": tokens and tokens[i], "features": self.feature_names}
-        source = self.about.get("sources", [{}] * len(self))[i]
-        return {"name": self._name(i), **{what: value for what, value in known.items() if value is not None}, **source}
-
-    def entries(self) -> list[Entry]:
-        """One entry per input for the report."""
+    def entry(self, i: int) -> Entry:
+        """Input ``i`` as plain data: its record, picture and maps."""
         images = self.about.get("images")
-        array = lambda t: t.detach().float().cpu().numpy()  # noqa: E731
-        return [
-            Entry(
-                record=self.record(i),
-                image=images[i] if images is not None else _picture(array(self.inputs[i])),
-                maps=array(self.maps[i]),
-                attribution=array(self.attribution[i]),
-                name=self._name(i),
-                extra={name: array(self[name][i]) for name in (*DERIVED, "weighted") if name != "uniform"},
-            )
-            for i in range(len(self))
-        ]
+        if images is not None:
+            image = images[i]
+        else:
+            image = None if self.inputs is None else picture_of(_array(self.inputs[i]))
+        return Entry(
+            record=self.record(i),
+            image=image,
+            maps=_array(self.maps[i]),
+            attribution=_array(self.attribution[i]),
+            name=name_of(self, i),
+            extra={name: _array(self[name][i]) for name in ROWS if name != "uniform"},
+        )
 
     def plot(self, i: int = 0) -> Any:
         """A matplotlib figure of input ``i``: the image, the combined map, every method's map with weight and quality."""
         from ..report.figure import figure
 
-        return figure(self.entries()[i])
+        return figure(self.entry(i))
 
     def report(self, path: str | Path, title: str = "Explanations") -> Path:
-        """Write one self-contained HTML page over all inputs."""
-        from ..report.page import page
+        """Write one self-contained HTML page over all inputs.
 
-        return write_text(Path(path), page(self.entries(), title, failures=list(self.reasons.items())))
+        Raises:
+            InputError: ``path`` cannot be written.
+        """
+        from ..report.page import pieces
+
+        return write_text(output(path), pieces(self.entries(), title, failures=list(self.reasons.items())))
 
     def save(self, directory: str | Path) -> Path:
-        """Write each input's folder: ``explanation.json`` and ``attributions.safetensors``; read by :func:`load`.
+        """Write each input's folder, ``explanation.json`` and ``attributions.safetensors``, and ``run.json``, which lists
+        them; read by :func:`consilience.load`.
 
-        In place of what was saved there before; until the last file is written, :func:`load` finds no run.
+        In place of a run that was saved there before, in one step: whatever happens meanwhile, there is the old run or the
+        new one. What else lies in ``directory`` stays.
+
+        Raises:
+            InputError: it cannot be written; a file or folder of another origin is in the way; another process writes there.
         """
-        directory = Path(directory)
-        entries, folders = self.entries(), [f"{i:03d}" for i in range(len(self))]
-        with writing(directory):
-            clear(directory)
-            for i, (folder, entry) in enumerate(zip(folders, entries, strict=True)):
-                save_entry(directory / folder, entry, self._arrays(i))
-            save_run(directory, folders, self.reasons)
-        return directory
+        folders = [f"{i:03d}" for i in range(len(self))]
+        with RunFolder(directory) as run:
+            run.discard()
+            try:
+                for i, folder in enumerate(folders):
+                    run.add(folder, self.entry(i), self.arrays(i))
+                run.commit(folders, self.reasons)
+            except BaseException:
+                run.discard()
+                raise
+        return Path(directory)
 
-    def _arrays(self, i: int) -> dict[str, np.ndarray]:
-        """The evidence, so that tables and fronts can be made again, and what no entry has."""
-        found = {"weights": self.weights[i], "uniform": self["uniform"][i].float()}
-        for stream, evidence in ((name, each[i]) for name, each in self.evidence.items()):
-            if evidence.quadratic is not None:
-                found[f"{stream}.gram"] = evidence.quadratic.draws[0]
-                found[f"{stream}.norm"] = evidence.quadratic.norm[0]
-            if evidence.responses is not None:
-                found[f"{stream}.responses"] = evidence.responses.a[0]
-                found[f"{stream}.falls"] = evidence.responses.y[0]
-        return {name: value.detach().cpu().numpy() for name, value in found.items()}
+    def arrays(self, i: int) -> dict[str, np.ndarray]:
+        """What a file holds of input ``i`` beside its entry: the input, weights, and the evidence, so that tables and fronts
+        can be made again."""
+        tensors = {"weights": self.weights[i], "mixing": self.mixing[i], "uniform": self["uniform"][i].float()}
+        if self.inputs is not None:
+            # NumPy has no bfloat16.
+            tensors["inputs"] = self.inputs[i].float() if self.inputs.dtype == torch.bfloat16 else self.inputs[i]
+        for stream, evidence in self.evidence.items():
+            for name, value in evidence_arrays(evidence[i]).items():
+                tensors[f"{stream}.{name}"] = value
+        return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
 
 
-def _picture(x: np.ndarray) -> np.ndarray | None:
-    """An input of image shape stretched to 0…1 for display, when the caller gave no picture."""
-    if x.ndim != 3 or x.shape[0] not in (1, 3):
-        return None
-    low, high = x.min(), x.max()
-    shown = (x - low) / (high - low if high > low else 1)
-    return np.broadcast_to(shown.transpose(1, 2, 0), (*x.shape[1:], 3)).copy()
+def evidence_arrays(evidence: Evidence) -> Mapping[str, Tensor]:
+    """The evidence of one input (B = 1) as arrays (S, …) by name; the names are those of the files."""
+    tensors = {}
+    for kind, part in evidence.parts.items():
+        # The two metrics of every table had these names before there were others.
+        prefix = "" if kind in ("quadratic", "responses") else f"{kind}."
+        if isinstance(part, Quadratic):
+            tensors[f"{prefix}gram"] = part.draws[0]
+            tensors[f"{prefix}norm"] = part.norm[0]
+        else:
+            tensors[f"{prefix}responses"] = part.a[0]
+            tensors[f"{prefix}falls"] = part.y[0]
+    return tensors
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()

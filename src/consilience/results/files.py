@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import secrets
@@ -14,10 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import InputError, choose
-from ..report.entry import Entry
 
 SCHEMA = 1
 """The version of the files that this release writes, and the newest that it reads."""
@@ -60,8 +56,10 @@ def output(path: str | os.PathLike[str], argument: str = "path") -> Path:
     return Path(path)
 
 
-def write_bytes(path: Path, pieces: Iterable[bytes]) -> None:
+def write_bytes(path: Path, pieces: Iterable[bytes], sync: bool = True) -> None:
     """Write ``pieces`` to a new file beside ``path``, then put it in the place of ``path``.
+
+    ``sync``: wait until it is on the disk; False where the caller waits for many files at once.
 
     Killed or failing at any point, ``path`` holds what it held before or all of the new content, and a failure leaves no
     other file behind. Nothing is followed: a symbolic link at ``path`` is replaced, not what it points to.
@@ -76,14 +74,16 @@ def write_bytes(path: Path, pieces: Iterable[bytes]) -> None:
         with open(os.open(part, flags, 0o666), "wb") as file:
             file.writelines(pieces)
             file.flush()
-            # Without this, a machine that stops may keep the new name and lose the content.
-            os.fsync(file.fileno())
+            if sync:
+                # Without this, a machine that stops may keep the new name and lose the content.
+                os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(part)
         raise
-    sync_folder(path.parent)
+    if sync:
+        _sync(path.parent)
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> Path:
@@ -101,10 +101,20 @@ def write_text(path: Path, text: str | Iterable[str]) -> Path:
     return path
 
 
-def sync_folder(folder: Path) -> None:
-    """Let the names in ``folder`` reach the disk, where the system can (Windows cannot)."""
+def sync_tree(folder: Path) -> None:
+    """Wait until all that is in ``folder`` is on the disk."""
+    paths = [folder, *folder.rglob("*")]
+    if len(paths) > 32 and hasattr(os, "sync"):
+        os.sync()  # of everything at once: a file by itself takes four milliseconds
+        return
+    for path in paths:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait for a file, or for the names in a folder, where the system can (Windows cannot, of folders)."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
@@ -142,36 +152,3 @@ def _versions() -> tuple[tuple[str, str], ...]:
 def versions() -> dict[str, str]:
     """Of Python and the libraries that the numbers rest on; "source" for what is not installed as a package."""
     return dict(_versions())
-
-
-def clear(directory: Path) -> None:
-    """Before a run is written over an earlier one, maybe longer: its list goes first, then all its records."""
-    (directory / "run.json").unlink(missing_ok=True)
-    for record in directory.glob("[0-9]*/explanation.json"):
-        if record.parent.name.isdigit():
-            record.unlink()
-
-
-def save_entry(directory: Path, entry: Entry, arrays: dict[str, np.ndarray]) -> None:
-    """One input's folder. An old record goes first and the new one comes last, so a folder with a record is complete."""
-    from safetensors.numpy import save
-
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "explanation.json").unlink(missing_ok=True)
-    tensors = {
-        "attribution": entry.attribution,
-        "maps": entry.maps,
-        **{f"extra.{k}": v for k, v in entry.extra.items()},
-        **arrays,
-    }
-    if entry.image is not None:
-        tensors["image"] = (np.clip(entry.image, 0, 1) * 255).round().astype(np.uint8)
-    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    (directory / "attributions.safetensors").write_bytes(save(tensors, metadata={"name": entry.name}))
-    write_text(directory / "explanation.json", json.dumps(entry.record, indent=1, allow_nan=False) + "\n")
-
-
-def save_run(directory: Path, folders: list[str], reasons: dict[str, str]) -> None:
-    """``run.json``: which folders belong to the run, in order, and what was left out of it."""
-    run = {"schema": SCHEMA, "folders": folders, "left_out": reasons}
-    write_text(directory / "run.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")

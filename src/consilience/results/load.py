@@ -1,35 +1,210 @@
-"""Reading back what was saved."""
+"""Reading back what was saved, as the class that was saved."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
+from math import fsum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..combine.aggregations import mixing_of
 from ..errors import InputError
+from ..model.batching import Counts
+from ..simplex import Solution
+from ..statistics.evidence import Evidence, Quadratic, Responses
+from .difference import PairedDifference
+from .evaluation import Evaluation
+from .explanation import ROWS, Explanation, FrontPoints, Measured
 from .files import reading
-from .saved import Saved, _read
+from .runs import index_of
+from .stored import RECORD, StoredInput, read_input
+
+Records = Sequence[dict[str, Any]]
 
 
-def load(directory: str | Path) -> Any:
-    """Read what :meth:`Explanation.save` or ``consilience explain`` wrote, a run's folder or one input's, as a
-    :class:`Saved`; or what ``evaluate`` wrote, a file, as an :class:`Evaluation`.
+def load(path: str | Path) -> Any:
+    """Read what :meth:`Explanation.save` or ``consilience explain`` wrote, a run's folder or one input's, as an
+    :class:`~consilience.Explanation`; or what ``evaluate`` wrote, a file, as an
+    :class:`~consilience.results.evaluation.Evaluation`.
 
-    Raises InputError naming the file that is missing or damaged. Nothing in the files is executed.
+    Nothing in the files is executed.
+
+    Args:
+        path: the folder or the file. Files of every earlier version are read.
+
+    Raises:
+        InputError: a file is missing or damaged; names it.
     """
-    directory = Path(directory)
-    if directory.is_file():
-        from .evaluation import Evaluation
+    path = Path(path)
+    if path.is_file():
+        return Evaluation.load(path)
+    folders, reasons = index_of(path)
+    inputs = [read_input(folder) for folder in folders]
+    _check_alike(folders, inputs)
+    # The parts that only some readers use can be damaged too, and the folder is known here alone.
+    for folder, each in zip(folders, inputs, strict=True):
+        with reading(folder / RECORD):
+            _explanation([each], {})
+    return _explanation(inputs, reasons)
 
-        return Evaluation.load(directory)
-    folders, reasons = [directory], {}
-    path = directory / "run.json"
-    if path.exists():
-        with reading(path):
-            run = json.loads(path.read_text(encoding="utf-8"))
-            folders = [directory / Path(name).name for name in run["folders"]]
-            reasons = {str(what): str(why) for what, why in run["left_out"].items()}
-        if not folders:
-            raise InputError(f"{path}: lists no input")
-    entries, arrays = zip(*map(_read, folders), strict=True)
-    return Saved([entry.record for entry in entries], list(arrays), list(entries), reasons)
+
+def _check_alike(folders: Sequence[Path], inputs: Sequence[StoredInput]) -> None:
+    first = inputs[0].entry
+    for folder, each in zip(folders, inputs, strict=True):
+        entry = each.entry
+        if entry.record["methods"] != first.record["methods"] or entry.maps.shape != first.maps.shape:
+            raise InputError(
+                f"{folder}: other methods or another shape {entry.maps.shape} than in {folders[0].name} "
+                f"{first.maps.shape}, so they are no one result; load each folder by itself"
+            )
+
+
+def _explanation(inputs: Sequence[StoredInput], reasons: Mapping[str, str]) -> Explanation:
+    """One result of inputs with the same methods and shapes."""
+    entries, arrays = [each.entry for each in inputs], [each.arrays for each in inputs]
+    records = [entry.record for entry in entries]
+    first = records[0]
+    weights = _stack([each["weights"] for each in arrays])
+    return Explanation(
+        attribution=_stack([entry.attribution for entry in entries]),
+        weights=weights,
+        maps=_stack([entry.maps for entry in entries]),
+        derived=_stack([_derived(each) for each in inputs]),
+        methods=tuple(first["methods"]),
+        kinds=tuple(first["kinds"]),
+        objective=first["objective"],
+        solution=Solution(
+            weights,
+            _numbers([record["value"] for record in records]),
+            _numbers([record["gap"] for record in records]),
+            tuple(record["status"] for record in records),
+        ),
+        fronts=[_front(record.get("front")) for record in records],
+        criteria=_criteria(records),
+        evidence={stream: [_evidence(each, stream, weights.dtype) for each in arrays] for stream in ("fit", "fresh")},
+        mixing=_mixing(first, arrays, weights),
+        resolved=_resolved(records),
+        completeness={
+            name: _numbers([record["completeness_error"][name] for record in records])
+            for name in first["completeness_error"]
+        },
+        failed={name: why for record in records for name, why in (record.get("failed") or {}).items()},
+        inputs=_stack([each["inputs"] for each in arrays]) if all("inputs" in each for each in arrays) else None,
+        index=tuple(range(len(records))),
+        reasons=dict(reasons),
+        target=torch.tensor([int(record["target"]) for record in records]),
+        predicted=torch.tensor([-1 if record["predicted"] is None else int(record["predicted"]) for record in records]),
+        score=_numbers([record["score"] for record in records]),
+        seed=first["seed"],
+        draws={**first["draws"], "fit": [record["draws"]["fit"] for record in records]},
+        counts=Counts(
+            round(_total(records, lambda record: record["evaluations"]["forward"])),
+            round(_total(records, lambda record: record["evaluations"]["gradient"])),
+        ),
+        seconds=_total(records, lambda record: record["seconds"]),
+        settings=first["settings"],
+        weights_stderr=_weights_stderr(records),
+        differences=_differences(records),
+        warnings=tuple(dict.fromkeys(text for record in records for text in record.get("warnings") or ())),
+        about={"images": [entry.image for entry in entries]},
+        stored=tuple(records),
+    )
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.as_tensor(np.stack(arrays))
+
+
+def _numbers(values: Sequence[float | None]) -> Tensor:
+    """(B,) float64; what has no number is NaN."""
+    return torch.tensor([torch.nan if value is None else float(value) for value in values], dtype=torch.float64)
+
+
+def _derived(each: StoredInput) -> np.ndarray:
+    """(6, *A). A uniform map was not always kept, and is all ones unless something is padded."""
+    entry = each.entry
+    rows = {"uniform": each.arrays.get("uniform", np.ones_like(entry.attribution)), **entry.extra}
+    missing = np.full_like(entry.attribution, np.nan)
+    return np.stack([rows.get(name, missing) for name in ROWS])
+
+
+def _front(front: Mapping[str, Any] | None) -> FrontPoints | None:
+    if front is None:
+        return None
+    robustness = torch.tensor(front["relative_sensitivity"], dtype=torch.float64)
+    correlation = torch.tensor(front["faithfulness_correlation"], dtype=torch.float64)
+    points = torch.tensor(front["weights"], dtype=torch.float64)
+    least = front.get("incompatibility")
+    return FrontPoints(robustness, correlation, points, torch.nan if least is None else float(least))
+
+
+def _criteria(records: Records) -> dict[str, dict[str, Measured]]:
+    """criterion → row → numbers of all inputs."""
+    found: dict[str, dict[str, Measured]] = {}
+    for criterion, rows in records[0]["criteria"].items():
+        found[criterion] = {}
+        for row in rows:
+            cells = [record["criteria"][criterion][row] for record in records]
+            parts = {part: _numbers([cell[part] for cell in cells]) for part in ("fit", "fresh", "stderr")}
+            found[criterion][row] = Measured(**parts)
+    return found
+
+
+def _evidence(arrays: Mapping[str, np.ndarray], stream: str, dtype: torch.dtype) -> Evidence:
+    """The evidence of one input, B = 1."""
+    parts: dict[str, Quadratic | Responses] = {}
+    for name in arrays:
+        if not name.startswith(f"{stream}."):
+            continue
+        kind, _, what = name.removeprefix(f"{stream}.").rpartition(".")
+        prefix = name.removesuffix(what)
+        if what == "gram":
+            draws, norm = (torch.as_tensor(arrays[prefix + part])[None] for part in ("gram", "norm"))
+            parts[kind or "quadratic"] = Quadratic(draws, norm)
+        elif what == "responses":
+            taken, falls = (torch.as_tensor(arrays[prefix + part])[None] for part in ("responses", "falls"))
+            parts[kind or "responses"] = Responses(taken, falls)
+    return Evidence.of(parts)
+
+
+def _mixing(record: Mapping[str, Any], arrays: Sequence[Mapping[str, np.ndarray]], weights: Tensor) -> Tensor:
+    """(B, R). Earlier versions kept the weights alone, from which it follows."""
+    if all("mixing" in each for each in arrays):
+        return _stack([each["mixing"] for each in arrays])
+    k = len(record["methods"])
+    return mixing_of(record["objective"], weights, k + len(ROWS) - 1, k)
+
+
+def _weights_stderr(records: Records) -> Tensor:
+    """(B, k); NaN where it was not known, or not yet recorded."""
+    unknown = [None] * len(records[0]["methods"])
+    return torch.stack([_numbers(record.get("weights_stderr") or unknown) for record in records])
+
+
+def _differences(records: Records) -> dict[str, PairedDifference]:
+    """By criterion; empty of versions that did not record them."""
+    found = {}
+    for criterion, first in (records[0].get("differences") or {}).items():
+        each = [record["differences"][criterion] for record in records]
+        numbers = {part: _numbers([one[part] for one in each]) for part in ("value", "stderr", "low", "high")}
+        found[criterion] = PairedDifference(tuple(one["best_single"] for one in each), **numbers, draws=first["n"])
+    return found
+
+
+def _resolved(records: Records) -> dict[str, Tensor] | None:
+    numbers = [record["measures"]["relative_sensitivity_resolved"] for record in records]
+    where = "measures.relative_sensitivity_resolved"
+    if any(where in (record.get("reasons") or {}) for record in records):
+        return None
+    return {part: _numbers([each[part] for each in numbers]) for part in ("value", "stderr")}
+
+
+def _total(records: Records, of: Any) -> float:
+    """A sum over runs of what each record says of its whole run, which may have had several inputs."""
+    if all(record["evaluations"]["inputs"] == len(records) for record in records):
+        return of(records[0])
+    return fsum(of(record) / record["evaluations"]["inputs"] for record in records)

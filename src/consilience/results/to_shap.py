@@ -49,6 +49,8 @@ def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Seq
     adds_up = explanation.settings["sign"] == "keep" and explanation.settings["scale"] == "none"
     loose = torch.tensor([name not in explanation.completeness for name in explanation.methods])
     base[(weights[:, loose] != 0).any(1) if adds_up else slice(None)] = torch.nan
+    if explanation.inputs is None:
+        raise InputError("explanation: was saved by a version that did not keep the inputs; explain them again")
     x, data = explanation.inputs.detach(), None
     if values.shape == x.shape:
         data = x

@@ -1,0 +1,175 @@
+"""The loop of ``consilience explain``: images one after another into a run's folder, from where an earlier try stopped."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ..data.images import Picture
+from ..errors import ConsilienceError, InputError, printable
+from ..report.entry import Entry
+from ..report.figure import figure
+from ..report.page import pieces
+from ..report.table import text_table
+from ..results.entries import Entries
+from ..results.explanation import Explanation
+from ..results.files import write_text
+from ..results.runs import RunFolder
+from ..results.stored import read_input, read_record
+from .progress import Progress
+from .terminal import say
+
+
+class Command(Protocol):
+    """What the loop needs of a command: how an image is read, known and explained."""
+
+    key: str
+    title: str
+
+    def read(self, image: str) -> tuple[Picture, torch.Tensor]: ...
+
+    def key_of(self, picture: Picture, x: torch.Tensor) -> str: ...
+
+    def explain(self, picture: Picture, x: torch.Tensor, progress: Callable[[float, float], None]) -> Explanation: ...
+
+
+class ImagesRun:
+    """Explains ``images`` into ``folder``.
+
+    An image that was finished with the same model and options is not made again. Each finished image joins the run at
+    once, unless the folder holds a run with other options: that one stays whole until the new one is.
+    """
+
+    def __init__(self, folder: RunFolder, images: Sequence[str], command: Command):
+        self.folder = folder
+        self.images = images
+        self.command = command
+        self.finished: list[str] = []
+        self.failures: dict[str, str] = {}
+        self.interrupted = False
+        # Where a finished image is, by its key.
+        self._known = {key: path for path in folder.inputs() if (key := _key(path)) is not None}
+        self._earlier = [path.name for path in folder.listed()]
+        self._growing = all(self._same_run(_key(path)) for path in folder.listed())
+        if not all(self._same_run(_key(path)) for path in folder.waiting()):
+            folder.discard()
+
+    def run(self) -> int:
+        """All images, then the page; the exit code."""
+        with Progress(len(self.images)) as progress:
+            for number, image in enumerate(self.images):
+                progress.start(number, printable(image))
+                try:
+                    progress.finish(f"{image}: {self._one(number, image, progress)}")
+                except KeyboardInterrupt:
+                    self.interrupted = True
+                    break
+                except Exception as error:  # whatever a model or a decoder raises: the other images go on
+                    self.failures[printable(image)] = _words(error)
+                    progress.finish(f"{image}: FAILED: {_words(error)}")
+        return self._close()
+
+    def _one(self, number: int, image: str, progress: Progress) -> str:
+        """Make one image's folder, or find it; what to say of it."""
+        picture, x = self.command.read(image)
+        name = f"{number:03d}-{_stem(picture.name)}"
+        key = self.command.key_of(picture, x)
+        source = self._known.get(key)
+        if source is not None and source.exists():
+            self.folder.take(name, source)
+            words = f"in {self.folder.directory} already"
+        else:
+            result = self.command.explain(picture, x, progress.update)
+            entry = result.entry(0)
+            drawn = io.BytesIO()
+            figure(entry).savefig(drawn)
+            self.folder.add(name, entry, result.arrays(0), drawn.getvalue())
+            words = _headline(entry)
+        # What stood in the place of this folder is about to go.
+        self._known = {key: path for key, path in self._known.items() if path != self.folder.directory / name}
+        self.finished.append(name)
+        if self._growing:
+            try:
+                self._commit()
+            except InputError:
+                self.finished.pop()
+                self.folder.discard()
+                raise
+        return words
+
+    def _commit(self, whole: bool = False) -> None:
+        """``whole``: without the inputs of an earlier try that this run has not come to."""
+        others = [] if whole else [name for name in self._earlier if name not in self.finished]
+        self.folder.commit([*self.finished, *others], self.failures)
+
+    def _close(self) -> int:
+        """The run's list and page, and what to say at the end."""
+        out, count = self.folder.directory, f"{len(self.finished)} of {len(self.images)} images"
+        trouble = ""
+        if self.finished and (self._growing or not self.interrupted):
+            try:
+                self._commit(whole=not self.interrupted)
+                self._write_page()
+                say(f"\n{count} explained; see {out / 'report.html'}")
+            except InputError as error:
+                trouble = str(error)
+        if trouble:
+            say(trouble, error=True)
+        if self.failures:
+            say(f"{len(self.failures)} failed:", error=True)
+            for name, reason in self.failures.items():
+                say(f"  {name}: {reason}", error=True)
+        if self.interrupted:
+            where = out if self._growing else self.folder.next
+            kept = "" if self._growing or not self.finished else "; the run that was there is as it was"
+            say(f"interrupted; {count} are in {where}{kept}; the same command goes on", error=True)
+            return 130
+        if not self.finished:
+            return 2
+        return 1 if self.failures or trouble else 0
+
+    def _write_page(self) -> None:
+        """The page over the run, and its table, from the files: one image in memory at a time."""
+        folders = list(self.folder.listed())
+        entries = Entries(len(folders), lambda i: read_input(folders[i]).entry)
+        failures = list(self.failures.items())
+        write_text(self.folder.directory / "report.html", pieces(entries, self.command.title, failures))
+        say(text_table([_without_front(read_record(folder)) for folder in folders]))
+
+    def _same_run(self, key: str | None) -> bool:
+        return key is not None and key.startswith(f"{self.command.key}-")
+
+
+def _key(folder: Path) -> str | None:
+    """What the image was known by when its folder was made; None of an earlier version's, or a damaged one."""
+    try:
+        key = (read_record(folder).get("input") or {}).get("key")
+    except InputError:
+        return None
+    return key if isinstance(key, str) else None
+
+
+def _without_front(record: dict[str, Any]) -> dict[str, Any]:
+    """The largest part of a record, which no table shows."""
+    return {name: value for name, value in record.items() if name != "front"}
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60] or "image"
+
+
+def _headline(entry: Entry) -> str:
+    record = entry.record
+    return f"{record['target_label'] or entry.target}, {record['status']}, {record['seconds']:.0f} s"
+
+
+def _words(error: Exception) -> str:
+    """A deliberate error says all; of any other, its kind helps."""
+    kind = "" if isinstance(error, ConsilienceError) else f"{type(error).__name__}: "
+    return printable(f"{kind}{error}", keep=os.linesep)

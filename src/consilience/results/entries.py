@@ -1,0 +1,40 @@
+"""The inputs of a result for reports, each made when it is asked for: a run of any length needs room for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from ..report.entry import Entry
+
+
+class Entries(Sequence[Entry]):
+    """``count`` entries, of which ``make(i)`` makes one, again each time it is asked for."""
+
+    def __init__(self, count: int, make: Callable[[int], Entry]):
+        self._count = count
+        self._make = make
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, i: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[Entry]: ...
+
+    def __getitem__(self, i: Any) -> Any:
+        places = range(self._count)[i]
+        return [self._make(at) for at in places] if isinstance(i, slice) else self._make(places)
+
+
+def picture_of(x: np.ndarray) -> np.ndarray | None:
+    """An input of image shape (1 or 3, H, W) as (H, W, 3) stretched to 0…1, when the caller gave no picture; else None."""
+    if x.ndim != 3 or x.shape[0] not in (1, 3):
+        return None
+    low, high = x.min(), x.max()
+    shown = (x - low) / (high - low if high > low else 1)
+    return np.broadcast_to(shown.transpose(1, 2, 0), (*x.shape[1:], 3)).copy()

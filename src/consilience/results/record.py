@@ -1,0 +1,250 @@
+"""The record of one input: everything about an explanation but its arrays, as JSON has it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .difference import recorded
+from .files import SCHEMA, versions
+
+if TYPE_CHECKING:
+    from .explanation import Explanation
+
+NAME = 80
+"""The longest text, in letters, that is its own name."""
+
+
+def as_json(value: Any) -> Any:
+    """``value`` as it would come back from a JSON file: tuples are lists, numbers of arrays are plain ones."""
+    if isinstance(value, Mapping):
+        return {str(name): as_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(each) for each in value]
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return value.tolist()
+    return value
+
+
+def record_of(explanation: Explanation, i: int) -> dict[str, Any]:
+    """The record of input ``i``. A number that is not finite is None, and "reasons" says why, by its place.
+
+    Of a loaded result it is the record that was read, with what :meth:`Explanation.describe` has added since.
+    """
+    if explanation.stored:
+        return _stored(explanation, i)
+    reasons = {f"methods.{name}": why for name, why in explanation.failed.items()}
+    numbers = _Numbers(reasons)
+    predicted = int(explanation.predicted[i]) if explanation.decides else None
+    weights = _weights(explanation, i, numbers)
+    solved = "nothing is solved for this objective, or its optimum has no certificate"
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "input": _input(explanation, i),
+        "model": explanation.about.get("model"),
+        "target": int(explanation.target[i]),
+        "target_label": _label(explanation, int(explanation.target[i])),
+        "predicted": predicted,
+        "predicted_label": None if predicted is None else _label(explanation, predicted),
+        "score": numbers.read(explanation.score[i], "score"),
+        "seed": explanation.seed,
+        "methods": list(explanation.methods),
+        "kinds": list(explanation.kinds),
+        "objective": explanation.objective,
+        "weights": weights,
+        "weights_stderr": None if weights is None else _weights_stderr(explanation, i, reasons),
+        "gap": numbers.read(explanation.solution.gap[i], "gap", solved),
+        "value": numbers.read(explanation.solution.value[i], "value", solved),
+        "status": explanation.solution.status[i],
+        "diversity_gain": numbers.read(explanation.diversity_gain[i], "diversity_gain"),
+        "draws": {**explanation.draws, "fit": explanation.draws["fit"][i]},
+        "criteria": _criteria(explanation, i, numbers),
+        "differences": recorded(explanation.differences, i, reasons),
+        "measures": {"relative_sensitivity_resolved": _resolved(explanation, i, numbers)},
+        "completeness_error": {
+            name: numbers.read(error[i], f"completeness_error.{name}", "f(x) equals f(baseline)")
+            for name, error in explanation.completeness.items()
+        },
+        "failed": dict(explanation.failed),
+        "warnings": list(explanation.warnings),
+        "settings": explanation.settings,
+        "evaluations": {
+            "forward": explanation.counts.forward,
+            "gradient": explanation.counts.gradient,
+            "inputs": len(explanation),
+        },
+        "seconds": explanation.seconds,
+        "versions": versions(),
+    }
+    front = _front(explanation, i, numbers)
+    if front is not None:
+        record["front"] = front
+    if record["model"] is None:
+        reasons["model"] = "not named by the caller"
+    if predicted is None:
+        reasons["predicted"] = "the outputs are numbers, or one number of which nothing says that it is a class's"
+    if record["target_label"] is None:
+        reasons["target_label"] = "no labels were given"
+    record["reasons"] = reasons
+    return record
+
+
+def name_of(explanation: Explanation, i: int) -> str:
+    """The name of input ``i``: the given one, the beginning of its text, or its place."""
+    names = explanation.about.get("names")
+    if names:
+        return str(names[i])
+    if explanation.stored:
+        return str((explanation.stored[i].get("input") or {}).get("name", f"input {explanation.index[i]}"))
+    text = " ".join((_text(explanation, i) or f"input {explanation.index[i]}").split())
+    return text if len(text) <= NAME else text[: NAME - 1] + "…"
+
+
+class _Numbers:
+    """Turns numbers into JSON; of those that are not finite, None, with a reason."""
+
+    def __init__(self, reasons: dict[str, str]):
+        self.reasons = reasons
+
+    def read(self, value: Any, where: str, why: str = "not defined") -> float | None:
+        number = float(value)
+        if math.isfinite(number):
+            return number
+        self.reasons[where] = why
+        return None
+
+
+def _stored(explanation: Explanation, i: int) -> dict[str, Any]:
+    record = dict(explanation.stored[i])
+    about = explanation.about
+    reasons = dict(record.get("reasons") or {})
+    record["input"] = {**(record.get("input") or {}), **_input(explanation, i)}
+    if about.get("model") is not None:
+        record["model"] = about["model"]
+        reasons.pop("model", None)
+    if about.get("labels"):
+        record["target_label"] = _label(explanation, record["target"])
+        if record["predicted"] is not None:
+            record["predicted_label"] = _label(explanation, record["predicted"])
+        if record["target_label"] is not None:
+            reasons.pop("target_label", None)
+    record["reasons"] = reasons
+    return record
+
+
+def _label(explanation: Explanation, number: int) -> Any:
+    labels = explanation.about.get("labels")
+    return labels[number] if labels and number < len(labels) else None
+
+
+def _text(explanation: Explanation, i: int) -> str | None:
+    texts = explanation.about.get("texts")
+    return None if texts is None else texts[explanation.index[i]]
+
+
+def _input(explanation: Explanation, i: int) -> dict[str, Any]:
+    """The record's ``input``: its name, and where there are any its text, tokens, features' names and source."""
+    found: dict[str, Any] = {"name": name_of(explanation, i)}
+    tokens = explanation.tokens
+    known = {
+        "text": _text(explanation, i),
+        "tokens": None if tokens is None else tokens[i],
+        "features": explanation.feature_names,
+    }
+    found |= {what: value for what, value in known.items() if value is not None}
+    sources = explanation.about.get("sources")
+    if sources is not None:
+        found |= sources[i]
+    return found
+
+
+def _weights(explanation: Explanation, i: int, numbers: _Numbers) -> list[float | None] | None:
+    """None where the combined map is no weighted sum of the methods' maps."""
+    others = explanation.mixing[i, len(explanation.methods) :]
+    if bool((others != 0).any()):
+        numbers.reasons["weights"] = f"{explanation.objective} is not a weighted sum of the maps"
+        return None
+    return [numbers.read(weight, "weights") for weight in explanation.weights[i]]
+
+
+def _weights_stderr(explanation: Explanation, i: int, reasons: dict[str, str]) -> list[float] | None:
+    """One for each method, or None with its reason."""
+    spread = explanation.weights_stderr[i]
+    if bool(spread.isfinite().all()):
+        return spread.tolist()
+    if bool(explanation.weights[i].isfinite().all()):
+        reasons["weights_stderr"] = "the weights do not depend on draws, or there are fewer than four of a kind"
+    else:
+        reasons["weights_stderr"] = "no weights"
+    return None
+
+
+def _criteria(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, Any]:
+    """criterion → row → fit, fresh, stderr."""
+    found: dict[str, Any] = {}
+    for criterion, rows in explanation.criteria.items():
+        found[criterion] = {}
+        for name, measured in rows.items():
+            parts = {part: float(getattr(measured, part)[i]) for part in ("fit", "fresh", "stderr")}
+            finite = all(map(math.isfinite, parts.values()))
+            why = "" if finite else _why(explanation, criterion, name, i)
+            where = f"criteria.{criterion}.{name}"
+            found[criterion][name] = {
+                part: numbers.read(value, f"{where}.{part}", why) for part, value in parts.items()
+            }
+    return found
+
+
+def _resolved(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, Any]:
+    """The sensitivity of weights that are solved anew at every neighbour."""
+    found: dict[str, Any] = {"value": None, "stderr": None, "n": explanation.draws["resolved"]}
+    where = "measures.relative_sensitivity_resolved"
+    if explanation.resolved is None:
+        numbers.reasons[where] = "no weights are solved for, or resolved_draws is 0"
+        return found
+    for part in ("value", "stderr"):
+        number = explanation.resolved[part][i]
+        found[part] = numbers.read(number, f"{where}.{part}", "one draw has no standard error")
+    return found
+
+
+def _front(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, Any] | None:
+    """The mixtures of which none is better in both criteria, and which of them is nearest to the chosen one."""
+    points = explanation.fronts[i]
+    if points is None:
+        return None
+    chosen = (points.weights - explanation.weights[i].to(points.weights)).abs().sum(1).argmin()
+    nothing = "no mixture has a positive correlation"
+    return {
+        "relative_sensitivity": points.robustness.tolist(),
+        "faithfulness_correlation": points.correlation.tolist(),
+        "weights": points.weights.tolist(),
+        "chosen": int(chosen),
+        "incompatibility": numbers.read(points.incompatibility, "front.incompatibility", nothing),
+    }
+
+
+def _why(explanation: Explanation, criterion: str, name: str, i: int) -> str:
+    """Why a criterion of one row has no number."""
+    if name in explanation.failed:
+        return "the method does not work on this model, see failed"
+    responses = [each[i].responses for each in explanation.evidence.values()]
+    falls = torch.cat([part.y[0] for part in responses if part is not None])
+    masked = criterion in ("faithfulness_correlation", "infidelity")
+    if masked and not bool(falls.isfinite().all()):
+        return f"the score is NaN or infinite for {int((~falls.isfinite()).sum())} of {len(falls)} masks"
+    values = explanation[name][i]
+    if not bool(values.isfinite().all()):
+        return "the map has NaN or infinite values"
+    if not bool((values != 0).any()):
+        return "the map is zero everywhere"
+    if criterion == "faithfulness_correlation" and name == "uniform":
+        return "the same share is taken away by every mask: a response without variance has no correlation"
+    if masked:
+        return "the response, or the score, does not vary over the masks"
+    return "not finite at some neighbour"
