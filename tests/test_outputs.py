@@ -207,16 +207,21 @@ def test_one_logit_explains_either_class():
     model = linear(1)
     logit = model(X).detach()[:, 0]
     assert (logit > 0).any() and (logit < 0).any()
-    explain = lambda target: cs.explain(model, X, target, methods=["saliency"], sign="keep", scale="none", **FEW)  # noqa: E731
+    options = {"methods": ["saliency"], "sign": "keep", "scale": "none", **FEW}
+    explain = lambda target: cs.explain(model, X, target, kind=Kind("logit", outputs="logits"), **options)  # noqa: E731
     positive, negative, likely, default = (explain(t) for t in (1, 0, "predicted", None))
     torch.testing.assert_close(positive.score, logit)
     torch.testing.assert_close(negative["saliency"], -positive["saliency"])
     torch.testing.assert_close(likely.score, logit.abs())
     assert likely.target.tolist() == (logit > 0).long().tolist() == likely.predicted.tolist()
     torch.testing.assert_close(default["saliency"], positive["saliency"])
-    assert any("kind='output'" in said for said in negative.warnings) and not default.warnings
     with pytest.raises(InputError, match=r"out of range.*two classes"):
         explain(2)
+    # Of an output that may be a number, 0 is an index, as in Captum, and another class has to be explained.
+    index = cs.explain(model, X, 0, **options)
+    torch.testing.assert_close(index["saliency"], positive["saliency"])
+    with pytest.raises(InputError, match=r"one output; if it is the logit of class 1, say kind=cs.Kind"):
+        cs.explain(model, X, [0, 1, 0, 1], **options)
 
 
 def test_one_probability_gets_no_second_sigmoid_in_a_curve():
@@ -259,7 +264,8 @@ def test_labels_go_through_sigmoids_however_they_are_said():
         (nn.Sequential(linear(3), nn.Softmax(1)), 1, "logit", "class 1</b>, probability", True),
         (nn.Sequential(linear(1), nn.Sigmoid()), 1, "logit", "class 1</b>, probability", True),
         (linear(1), None, "logit", "the output</b>, output", False),
-        (linear(1), 0, "logit", "class 0</b>, logit", True),
+        (linear(1), 0, "logit", "the output</b>, output", False),
+        (linear(1), 0, Kind("logit", "logits"), "class 0</b>, logit", True),
         (linear(1), None, "output", "output 0</b>, output", False),
         (linear(3), 2, "output", "output 2</b>, output", False),
         (linear(3), 2, Kind("probability", "label_logits"), "label 2</b>, probability", True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class Segmentation(Adapter):
             {"region": region},
             baselines,
             about={"region": region},
-            warnings=tuple(meaning.warnings("output", numbers, differentiable=False)),
+            warnings=tuple(meaning.warnings("output", differentiable=False)),
         )
 
     def _meaning(self, maps: Tensor, inputs: Tensor) -> Outputs:
@@ -70,7 +71,8 @@ class Segmentation(Adapter):
 
         places = maps.movedim(1, -1).flatten(0, -2)
         places = places[places.isfinite().all(1)]
-        return interpret(places, "logit", said=self.outputs, asked=True, last_layer=last_layer)
+        found = interpret(places, "logit", said=self.outputs, last_layer=last_layer)
+        return replace(found, told=True)  # one map is a foreground's
 
     def _given(self, count: int, size: torch.Size) -> Tensor:
         """The caller's region at the model's resolution, (B, …) bool or classes."""

@@ -76,7 +76,8 @@ class Outputs:
             (non-negative with sums of one), "guess" (between 0 and 1, and nothing else is known), or "default".
         told: False for a single output that may be a logit or a plain number: nothing says which.
 
-    One column of logits or probabilities answers for two classes: target 1 is the column, target 0 the other class.
+    One column that is known to be a logit or a probability answers for two classes: target 1 is the column, target 0 the other
+    class. One column of which that is not known is output number 0.
     """
 
     meaning: str
@@ -87,7 +88,7 @@ class Outputs:
     @property
     def binary(self) -> bool:
         """One column for two classes."""
-        return self.columns == 1 and self.meaning in ("logits", "probabilities")
+        return self.columns == 1 and self.told and self.meaning in ("logits", "probabilities")
 
     @property
     def targets(self) -> int:
@@ -140,13 +141,13 @@ class Outputs:
         if self.normalised:
             self._contradicted(outputs)
             return self.value(outputs, target)
-        if self.meaning == "logits" and not self.binary:
+        if self.meaning == "logits" and self.columns > 1:
             return self.value(outputs.softmax(1), target)
         return self.value(outputs, target).sigmoid()
 
     def log_probability(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The logarithm of :meth:`probability`, from logits without rounding."""
-        if self.meaning == "logits" and not self.binary:
+        if self.meaning == "logits" and self.columns > 1:
             return self.value(outputs.log_softmax(1), target)
         if self.normalised or self.meaning == "values":
             probability = self.probability(outputs, target)
@@ -190,7 +191,7 @@ class Outputs:
 
     def agrees(self, outputs: Tensor, before: Tensor, target: Tensor) -> Tensor:
         """(N,) bool: the target is the largest output; of one output or of labels: on the same side as ``before`` (N, O)."""
-        if self.binary or self.labels:
+        if self.columns == 1 or self.labels:
             now, then = (self._positive(self.value(each, target)) for each in (outputs, before))
             return now == then
         return outputs.argmax(1) == target
@@ -210,14 +211,15 @@ class Outputs:
             return "logit"
         return kind.replace("_", " ")
 
-    def warnings(self, kind: Any, target: Tensor, differentiable: bool) -> list[str]:
+    def warnings(self, kind: Any, differentiable: bool) -> list[str]:
         """What the caller should know: probabilities explained where logits could be, and what was guessed.
 
         Args:
-            kind: of the score. target: (B,). differentiable: the model is a network, whose logits can be had.
+            kind: of the score.
+            differentiable: the model is a network, whose logits can be had.
         """
         found = []
-        if self.normalised and (differentiable or kind == "logit"):
+        if self.normalised and self.source != "guess" and (differentiable or kind == "logit"):
             last = "sigmoid" if self.columns == 1 or self.labels else "softmax"
             found.append(
                 f"the model's outputs look like probabilities: explain its logits, before the {last}, which saturates"
@@ -227,11 +229,6 @@ class Outputs:
             found.append(
                 f"{many} between 0 and 1: taken for {self.meaning.replace('_', ' ')}; if that is wrong, say what they are, "
                 "e.g. kind=cs.Kind('logit', outputs='logits') or kind='output'"
-            )
-        if self.binary and self.source == "default" and bool((target == 0).any()):
-            found.append(
-                "target 0 of one output is the class of negative logits, so −f(x) is explained; for a regression, say "
-                "kind='output'"
             )
         return found
 
@@ -254,7 +251,6 @@ def interpret(
     *,
     said: str | None = None,
     model: Any = None,
-    asked: bool = False,
     last_layer: Callable[[], str | None] = lambda: None,
 ) -> Outputs:
     """What outputs (N, O) at x mean. The first of these that knows decides:
@@ -272,7 +268,6 @@ def interpret(
         outputs: (N, O), at inputs whose outputs are finite.
         kind: of the score: one of :data:`KINDS`, or a callable.
         said: what the caller says. model: whose config is read.
-        asked: the caller asked for a class of one column, or for "predicted".
         last_layer: gives "probabilities", "logits" or None, see :func:`last_layer_of`; called only where it matters.
     """
     columns = outputs.shape[1]
@@ -283,7 +278,7 @@ def interpret(
     if kind == "output" and columns == 1:
         return Outputs("values", columns)
     single = columns == 1
-    told = not single or asked or kind in ("probability", "log_probability", "margin")
+    told = not single or kind in ("probability", "log_probability", "margin")
     otherwise = Outputs("values" if kind == "output" else "logits", columns, "default", told)
     low, high = PROPER
     if not len(outputs) or bool((outputs < low).any()) or bool((outputs > high).any()):
@@ -355,8 +350,12 @@ def resolve_target(target: Any, outputs: Tensor, meaning: Outputs, kind: Any) ->
     if len(given) != count:
         raise InputError(f"target: {len(given)} targets for {count} inputs; give one, or one for each")
     if bool(((given < 0) | (given >= meaning.targets)).any()):
-        columns = "one output, for two classes" if meaning.binary else f"{meaning.columns} outputs"
-        raise InputError(f"target: {given.tolist()} out of range; the model has {columns} (0 … {meaning.targets - 1})")
+        has = f"the model has {meaning.columns} outputs (0 … {meaning.targets - 1})"
+        if meaning.binary:
+            has = "the model has one output for two classes (0 and 1)"
+        elif not meaning.told:
+            has = "the model has one output; if it is the logit of class 1, say kind=cs.Kind('logit', outputs='logits')"
+        raise InputError(f"target: {given.tolist()} out of range; {has}")
     return given
 
 

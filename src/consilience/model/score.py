@@ -61,8 +61,9 @@ class Score:
     Args:
         model: an ``nn.Module``, or any callable from a batch of inputs to one vector of outputs per input. A callable
             that takes and gives NumPy arrays (scikit-learn's ``predict_proba``) has no gradients.
-        target: None or "predicted" (the largest output at x), an integer, or integers (B,). A single output is a logit or a
-            probability of class 1: target 1 or None explain it, target 0 the other class, "predicted" the more likely one.
+        target: None or "predicted" (the largest output at x), an integer, or integers (B,). A single output that is
+            known to be a logit or a probability is that of class 1: target 1 or None explain it, target 0 the other class,
+            "predicted" the more likely one. Any other single output is number 0.
         kind: "logit" (the output itself), "probability", "log_probability", "margin" (target minus the runner-up at x),
             "output" (for regression: the only output, or output number ``target``), a :class:`~.outputs.Kind`, which says what
             the outputs mean too, or a callable (outputs, target) → (N,). What outputs mean: :func:`~.outputs.interpret`.
@@ -170,7 +171,7 @@ class Score:
 
     def warnings(self) -> list[str]:
         """What the caller should know of the outputs, see :meth:`Outputs.warnings`."""
-        return self.meaning.warnings(self.kind, self.targets, isinstance(self.model, nn.Module))
+        return self.meaning.warnings(self.kind, isinstance(self.model, nn.Module))
 
     @property
     def described(self) -> dict[str, str]:
@@ -229,9 +230,8 @@ class Score:
             with torch.enable_grad(), borrowed(self.model, freeze=True):
                 return last_layer_of(self._outputs(x[first].clone().requires_grad_().clone(), index[first]))
 
-        asked = self.target is not None
         outputs = _wide(found[finite])
-        return interpret(outputs, self.kind, said=self.said, model=self.model, asked=asked, last_layer=last_layer)
+        return interpret(outputs, self.kind, said=self.said, model=self.model, last_layer=last_layer)
 
     def _resolve(self, outputs: Tensor) -> Tensor:
         """(B,): the target of each input."""

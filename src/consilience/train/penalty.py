@@ -21,13 +21,14 @@ from ..features.base import Features
 from ..features.images import features_for
 from ..metrics.base import Metric
 from ..metrics.objective import Objective
+from ..model.outputs import Kind
 from ..model.score import Score
 from ..perturb.baseline import Baseline
 from ..perturb.points import Points
 from ..statistics.evidence import Evidence
 from ..statistics.keys import fold
 from ..task import Task
-from .base import Loss, Regulariser
+from .base import Loss, Regulariser, logistic
 from .passes import Passes, chunks, known, summed
 
 Methods = str | Explainer | Iterable[str | Explainer]
@@ -61,7 +62,10 @@ class _OfMaps(Regulariser):
         """Score and points of the inputs ``part``. A step's draws, the explainers' own too, hang on ids of its own."""
         regression = self.kind == "output" and (passes.y is None or passes.y.is_floating_point())
         target = None if regression else passes.labels
-        score = Score(passes.bare, target, kind=self.kind, max_batch=passes.max_batch).at(passes.x, part)
+        kind: str | Kind = self.kind
+        if passes.loss_fn is logistic:
+            kind = Kind(self.kind, outputs="logits")  # so that labels 0 and 1 are classes of one output
+        score = Score(passes.bare, target, kind=kind, max_batch=passes.max_batch).at(passes.x, part)
         ids = fold(passes.ids[part], torch.full_like(part, passes.step))
         return score, Points(passes.x[part], part, ids, len(passes))
 
