@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import nn
 
+import consilience as cs
 from consilience.errors import InputError, UnsupportedOp
 from consilience.model.backward_rules import Call, applied, survey
 
@@ -457,3 +462,128 @@ def test_survey_tells_what_ran_where():
         Call("relu", "method", ""),
         Call("sigmoid", "in-place", ""),
     ]
+
+
+# -- what is said, and what is left behind -----------------------------------------------------------------------------
+
+
+def gradient_of(net, rule, x):
+    leaf = x.clone().requires_grad_()
+    with applied(rule, net):
+        rows = torch.cat([leaf, torch.zeros_like(leaf)]) if rule == "rescale" else leaf
+        return torch.autograd.grad(net(rows)[: len(x), 0].sum(), leaf)[0]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("rule", ["guided", "rescale"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpointed_model_is_told_to_switch_that_off(rule, reentrant):
+    """It was blamed for TorchScript."""
+
+    class Checkpointed(nn.Module):
+        def __init__(self, on):
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.head, self.on = nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Linear(8, 2), on
+
+        def forward(self, x):
+            if not self.on:
+                return self.head(self.body(x))
+            return self.head(torch.utils.checkpoint.checkpoint(self.body, x, use_reentrant=reentrant))
+
+    x = torch.randn(3, 4)
+    with pytest.raises(UnsupportedOp, match="checkpointing") as caught:
+        gradient_of(Checkpointed(True), rule, x)
+    assert "TorchScript" not in str(caught.value)
+    assert gradient_of(Checkpointed(False), rule, x).any()  # the remedy
+
+
+@pytest.mark.parametrize("rule", ["guided", "rescale"])
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_layers_are_refused_by_name(rule):
+    """Guided backpropagation raised AttributeError."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    packed = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(UnsupportedOp, match="module '0' is quantised.*float model"):
+        gradient_of(packed, rule, torch.randn(3, 4))
+
+
+def test_behind_a_softmax_the_logits_are_the_remedy():
+    logits = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(3, 4)
+    with pytest.raises(UnsupportedOp, match=r"'softmax' in module '1'.*explain the logits"):
+        gradient_of(nn.Sequential(logits, nn.Softmax(1)), "rescale", x)
+    assert gradient_of(logits, "rescale", x).any()
+    result = cs.explain(logits, x, 1, methods=["deeplift", "saliency"], kind="probability", objective="mean")
+    assert "kind='logit'" in result.failed["deeplift"]
+
+
+def test_no_refusal_recommends_what_is_refused_too():
+    transformer = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 2))
+    with pytest.raises(UnsupportedOp) as caught:
+        gradient_of(transformer, "guided", torch.randn(3, 4))
+    assert "deeplift" not in str(caught.value) and "integrated_gradients" in str(caught.value)
+
+
+@pytest.mark.parametrize("rule", ["guided", "rescale"])
+def test_an_interrupt_at_any_call_leaves_nothing_behind(rule):
+    """Ctrl-C at the n-th Python call, for each n: while hooks are registered, in forward, backward and in the clean-up."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    x = torch.randn(2, 4)
+    right = gradient_of(net, rule, x)
+    plain = torch.autograd.functional.jacobian(lambda z: net(z)[:, 0].sum(), x)
+
+    def interrupted(at):
+        calls = 0
+
+        def count(frame, event, arg):
+            nonlocal calls
+            # Not within a generator expression, whose interrupt Python may only report.
+            code = frame.f_code
+            if event == "call" and "consilience" in code.co_filename and code.co_name != "<genexpr>":
+                calls += 1
+                if calls == at:
+                    raise KeyboardInterrupt
+
+        sys.setprofile(count)
+        try:
+            gradient_of(net, rule, x)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.setprofile(None)
+        return False
+
+    at = 1
+    while interrupted(at):
+        for module in net.modules():
+            assert not module._forward_hooks and not module._forward_pre_hooks, at
+            assert not module._forward_hooks_always_called, at
+        leaf = x.clone().requires_grad_()
+        assert torch.equal(torch.autograd.grad(net(leaf)[:, 0].sum(), leaf)[0], plain), at
+        at += 1
+    assert at > 100
+    assert torch.equal(gradient_of(net, rule, x), right)
+
+
+def test_another_threads_calls_are_not_mistaken_for_ones_own():
+    """The same module runs elsewhere while the rule is in force here."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    x = torch.randn(2, 4)
+    right = gradient_of(net, "guided", x)
+    stop = threading.Event()
+
+    def elsewhere():
+        while not stop.is_set():
+            net(x)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    try:
+        for _ in range(50):
+            assert torch.equal(gradient_of(net, "guided", x), right)
+    finally:
+        stop.set()
+        thread.join()

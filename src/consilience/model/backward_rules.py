@@ -20,84 +20,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError, UnsupportedOp
-
-# -- what is known about operations, by name without underscores (clamp_ is clamp, __getitem__ getitem)
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-CLIPS = _words("relu relu6 hardtanh clamp clip clamp_min clamp_max threshold")  # rectifiers, with the right arguments
-
-
-GATES = _words("sigmoid expit tanh hardsigmoid softsign")  # bounded: guided backpropagation keeps their derivative
-
-
-LEAKY = _words(  # let negative values through: what guided backpropagation would mean is not defined
-    "leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish softplus logsigmoid log_sigmoid softshrink"
-    " hardshrink tanhshrink"
-)
-
-
-MAX_POOLS = {f"{a}max_pool{n}d{b}" for a in ("", "adaptive_") for n in "123" for b in ("", "_with_indices")}
-
-
-ACTIVATIONS = CLIPS | GATES | LEAKY | MAX_POOLS | _words("softmax log_softmax softmin glu")
-
-
-ELEMENTWISE = (CLIPS | GATES | LEAKY) | _words(
-    "abs absolute exp exp2 expm1 log log1p log2 log10 sin cos tan sinh cosh asin acos atan asinh acosh atanh arctan erf"
-    " erfc square sqrt rsqrt reciprocal pow rpow float_power rdiv rtruediv maximum minimum fmax fmin floor ceil round"
-    " trunc sign sinc"
-)
-
-
-LINEAR = _words(  # affine in all tensors together
-    "add sub subtract rsub radd iadd isub neg negative positive sum mean cat concat concatenate stack view"
-    " reshape flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis"
-    " t T mT H mH adjoint contiguous clone to type type_as float double half bfloat16 cpu cuda expand"
-    " expand_as broadcast_to broadcast_tensors repeat repeat_interleave tile view_as reshape_as getitem"
-    " select narrow split chunk tensor_split split_with_sizes unbind iter index_select gather take"
-    " take_along_dim masked_select masked_fill masked_scatter where index_add index_copy index_fill index_put"
-    " scatter scatter_add select_scatter slice_scatter setitem copy fill zero roll flip fliplr flipud rot90"
-    " diagonal diag tril triu cumsum diff unfold fold pad interpolate upsample pixel_shuffle pixel_unshuffle"
-    " channel_shuffle native_channel_shuffle avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d"
-    " adaptive_avg_pool2d adaptive_avg_pool3d dropout dropout1d dropout2d dropout3d alpha_dropout"
-    " feature_dropout feature_alpha_dropout real view_as_real data alias requires_grad retain_grad"
-    " register_hook as_strided trace"
-)
-
-
-MULTILINEAR = _words(  # affine in each tensor while the others stand still
-    "mul multiply rmul imul div divide true_divide truediv matmul rmatmul mm bmm mv dot inner outer einsum"
-    " tensordot addmm addmv addbmm baddbmm addcmul linear bilinear lerp batch_norm grid_sample conv1d conv2d"
-    " conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc multi_dot kron"
-)
-
-
-MOVES = _words("permute transpose swapaxes swapdims movedim moveaxis t T mT H mH adjoint")
-
-
-DIVISIONS = _words("div divide true_divide truediv")
-
-
-JOINS = _words("cat concat concatenate stack")
-
-
-SHAPES = _words("expand_as view_as reshape_as type_as")  # read only the shape or type of their second tensor
-
-
-EMPTY = _words("zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty")
-
-
-PROPERTIES = _words("T mT H mH real imag data")
-
+from . import operations as ops
+from .hooks import attached
+from .inspection import hidden, quantised
 
 REMEDY = {
-    "guided": "leave guided_backprop out, or use deeplift or integrated_gradients",
+    "guided": "leave guided_backprop out, or use integrated_gradients",
     "rescale": "leave deeplift out, or use integrated_gradients",
 }
+LAST = (
+    "where it ends the model, explain the logits: a model without its last softmax, with kind='logit'; elsewhere leave "
+    "deeplift out, or use integrated_gradients"
+)
+OUTSIDE = "explain the logits, with kind='logit'"
+CHECKPOINTS = "switch gradient checkpointing off, e.g. model.set_grad_checkpointing(False)"
 
 
 @dataclass
@@ -146,15 +82,16 @@ def applied(rule: str | None, module: nn.Module | None = None) -> Iterator[list[
     if rule not in (None, "guided", "rescale"):
         raise InputError(f"rule: 'guided', 'rescale' or None, got {rule!r}")
     mode = _Mode(rule, module)
-    with contextlib.ExitStack() as stack:
-        stack.callback(mode.close)
-        for name, child in module.named_modules() if module is not None else ():
-            if not isinstance(child, torch.jit.ScriptModule):
-                stack.callback(child.register_forward_pre_hook(mode.enter(name)).remove)
-                stack.callback(child.register_forward_hook(mode.leave, always_call=True).remove)
-        with mode:
+    watched = [] if module is None else list(module.named_modules())
+    seen = [(name, child) for name, child in watched if not isinstance(child, torch.jit.ScriptModule)]
+    entering = [(child, mode.enter(name)) for name, child in seen]
+    leaving = [(child, mode.leave) for _, child in seen]
+    try:
+        with attached(entering, leaving), mode:
             yield mode.calls
-        mode.finish()
+            mode.finish()
+    finally:
+        mode.close()
 
 
 def survey(module: nn.Module, run: Callable[[], Any]) -> list[Call]:
@@ -195,8 +132,13 @@ class _Mode(TorchFunctionMode):
             self.start = torch.zeros((), requires_grad=True).clone().grad_fn._sequence_nr()  # type: ignore[union-attr]
         if rule is not None and module is not None:
             for name, child in module.named_modules():
-                if kind := _hidden(child):
-                    self.refuse(f"module {name or type(child).__name__!r} is {kind}", "pass the original module")
+                where = f"module {name or type(child).__name__!r}"
+                if kind := hidden(child):
+                    self.refuse(f"{where} is {kind}", "pass the original module")
+                if quantised(child):
+                    self.refuse(
+                        f"{where} is quantised, and no gradient passes", "use the float model, or methods='black_box'"
+                    )
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -208,7 +150,7 @@ class _Mode(TorchFunctionMode):
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.rule is not None and self.open:
-            for tensor in _tensors(output):
+            for tensor in ops.tensors_in(output):
                 self.check_seen(tensor)
         self.stack.pop()
 
@@ -219,6 +161,7 @@ class _Mode(TorchFunctionMode):
             self.refuse("no rectifier (relu, relu6, clamp(min=0)) was met, the result would equal saliency")
 
     def close(self) -> None:
+        """From here on the mode does nothing, also if an interrupt left it in force."""
         self.open = False
         self.made, self.reaches, self.frozen, self.stack = set(), {}, {}, []
 
@@ -274,8 +217,17 @@ class _Mode(TorchFunctionMode):
         node = tensor.grad_fn
         if node is None or node in self.made or self.older(node) or not self.depends(tensor):
             return
-        if not tensor._is_view() or tensor._base.grad_fn not in self.made:  # type: ignore[union-attr]
-            self.refuse(f"{node.name()!r} is TorchScript, compiled or a custom autograd function, which hides its ops")
+        if tensor._is_view() and tensor._base.grad_fn in self.made:  # type: ignore[union-attr]
+            return
+        name = node.name()
+        within_backward = torch._C._current_graph_task_id() != -1  # a checkpoint that runs the forward pass again
+        if within_backward or name.startswith("Checkpoint"):
+            self.refuse(
+                "gradient checkpointing runs a part of the model where its operations cannot be seen", CHECKPOINTS
+            )
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            self.refuse(f"{name!r} is a custom autograd function, which hides its ops")
+        self.refuse(f"{name!r} is TorchScript, compiled or a custom operator, which hides its ops")
 
     # -- one call ------------------------------------------------------------------------------------------------------
 
@@ -284,40 +236,40 @@ class _Mode(TorchFunctionMode):
         raw = getattr(func, "__name__", str(func))
         if raw == "__get__":
             raw = func.__self__.__name__
-            if raw not in PROPERTIES:
+            if raw not in ops.PROPERTIES:
                 return func(*args, **kwargs)
         raw = raw.partition(".")[0]
         in_place = bool(kwargs.get("inplace")) or (raw.endswith("_") and not raw.endswith("__")) or raw == "__setitem__"
         name = raw.strip("_").removeprefix("special_")
-        if self.busy or name in ("grad", "backward"):
+        if self.busy or not self.open or name in ("grad", "backward"):
             return func(*args, **kwargs)
-        if name in ACTIVATIONS:
+        if name in ops.ACTIVATIONS:
             self.record(name, func, in_place)
         if self.rule is None:
             return func(*args, **kwargs)
 
-        given = list(_tensors((args[:1], {}) if name in SHAPES else (args, kwargs)))
+        given = list(ops.tensors_in((args[:1], {}) if name in ops.SHAPES else (args, kwargs)))
         for tensor in given:
             self.check_seen(tensor)
         live = [tensor for tensor in given if self.depends(tensor)]
         if live and torch.is_grad_enabled():
             self.met = True
-            if not self.rows and live[0].ndim and (self.stack or self.module is None) and name not in JOINS:
+            if not self.rows and live[0].ndim and (self.stack or self.module is None) and name not in ops.JOINS:
                 self.rows = len(live[0])
             out = getattr(self, self.rule)(name, func, args, kwargs, in_place, live)
         else:
             out = func(*args, **kwargs)
         if name == "iter":
             out = list(out)
-        found = list(_tensors((out, args[:1])))
+        found = list(ops.tensors_in((out, args[:1])))
         varying = [tensor for tensor in given if id(tensor) in self.frozen]
         for tensor in found:
             if tensor.grad_fn is not None:
                 self.made.add(tensor.grad_fn)
                 if tensor._is_view():
                     self.made.add(tensor._base.grad_fn)  # type: ignore[union-attr]
-        for tensor in _tensors((out, args[:1] if in_place else ())):
-            if not tensor.requires_grad and (live or varying) and name not in EMPTY:
+        for tensor in ops.tensors_in((out, args[:1] if in_place else ())):
+            if not tensor.requires_grad and (live or varying) and name not in ops.EMPTY:
                 self.frozen[id(tensor)] = tensor
             elif tensor.requires_grad and varying and (self.rule == "rescale" or name in ("where", "masked_fill")):
                 self.refuse(f"{name!r} with a comparison, an index or a detached value made from the input")
@@ -340,15 +292,15 @@ class _Mode(TorchFunctionMode):
     # -- the two rules -------------------------------------------------------------------------------------------------
 
     def guided(self, name: str, func: Any, args: tuple, kwargs: dict, in_place: bool, live: list[Tensor]) -> Any:
-        if name in LEAKY or (name == "threshold" and not _rectifies(name, args, kwargs)):
+        if name in ops.LEAKY or (name == "threshold" and not ops.rectifies(name, args, kwargs)):
             self.refuse(f"{name!r} is no rectifier")
         if name.startswith("rnn_relu"):
             self.refuse(f"{name!r} hides its rectifiers")
         if name in ("maximum", "fmax") and len(live) == 1:
             self.refuse(f"{name!r} with a constant may be a rectifier in disguise", "write it as torch.relu")
-        if name in ("mul", "multiply") and len(live) == 2 and (_gated(*live) or _gated(*live[::-1])):
+        if name in ("mul", "multiply") and len(live) == 2 and (ops.gated(*live) or ops.gated(*live[::-1])):
             self.refuse(f"{name!r} of a tensor with its own gate (a swish written out) is no rectifier")
-        if not _rectifies(name, args, kwargs):
+        if not ops.rectifies(name, args, kwargs):
             return func(*args, **kwargs)
         self.rectifiers += 1
         y = self.pure(func, args, kwargs, in_place, live[0])(live[0])
@@ -371,24 +323,27 @@ class _Mode(TorchFunctionMode):
         if name == "batch_norm" and kwargs.get("training", args[5] if len(args) > 5 else False):
             self.refuse("'batch_norm' in training mode mixes the rows", "call model.eval()")
         square = name in ("mul", "multiply") and len(live) == 2
-        inverse = name in DIVISIONS and len(live) == 1 and (args[0] is not x or kwargs.get("rounding_mode"))
-        if single and (name in ELEMENTWISE or square or inverse):
+        inverse = name in ops.DIVISIONS and len(live) == 1 and (args[0] is not x or kwargs.get("rounding_mode"))
+        if single and (name in ops.ELEMENTWISE or square or inverse):
             return self.elementwise(name, func, args, kwargs, in_place, x)
-        if single and name in MAX_POOLS:
+        if single and name in ops.MAX_POOLS:
             return self.max_pool(name, args, kwargs, x)
-        if name in JOINS and self.rows:  # before the model runs, [x; baseline] itself may be joined
+        if name in ops.JOINS and self.rows:  # before the model runs, [x; baseline] itself may be joined
             if kwargs.get("dim", args[1] if len(args) > 1 else 0) % (x.ndim + (name == "stack")) == 0:
                 self.refuse(f"{name!r} along the batch axis")
-        if name in LINEAR or (name in MULTILINEAR and len(live) == 1):
+        if name in ops.LINEAR or (name in ops.MULTILINEAR and len(live) == 1):
             out = func(*args, **kwargs)
-            if name in MOVES and (out.shape[0], out.stride(0)) != (x.shape[0], x.stride(0)):
+            if name in ops.MOVES and (out.shape[0], out.stride(0)) != (x.shape[0], x.stride(0)):
                 self.refuse(f"{name!r} moves the batch axis")
             return out
         out = func(*args, **kwargs)
-        if not any(tensor.requires_grad for tensor in _tensors(out)):
+        if not any(tensor.requires_grad for tensor in ops.tensors_in(out)):
             return out  # sizes, comparisons, argmax: no gradient to change
-        why = " of tensors that both depend on the input" if name in MULTILINEAR or name in ELEMENTWISE else ""
-        self.refuse(f"no rescale rule for {name!r}{why}")
+        why = " of tensors that both depend on the input" if name in ops.MULTILINEAR or name in ops.ELEMENTWISE else ""
+        remedy = None
+        if "softm" in name:
+            remedy = LAST if self.stack or self.module is None else OUTSIDE
+        self.refuse(f"no rescale rule for {name!r}{why}", remedy)
 
     def elementwise(self, name: str, func: Any, args: tuple, kwargs: dict, in_place: bool, x: Tensor) -> Tensor:
         self.check_rows(name, x)
@@ -397,7 +352,7 @@ class _Mode(TorchFunctionMode):
         y = f(before)
         if y.shape != x.shape:
             self.refuse(f"{name!r} broadcasts its input")
-        if any(t is not x and t.ndim == x.ndim and len(t) > 1 for t in _tensors((args, kwargs))):
+        if any(t is not x and t.ndim == x.ndim and len(t) > 1 for t in ops.tensors_in((args, kwargs))):
             self.refuse(f"{name!r} with a constant for each row")
         out = _Replace.apply(before, y, lambda g, x, y: g * _multiplier(f, x, y), self)
         return x.copy_(out) if in_place else out
@@ -436,11 +391,11 @@ class _Mode(TorchFunctionMode):
 
         # f must not hold x: after an in-place call x's graph leads to f, a cycle that no garbage collector sees.
         hole = object()
-        args, kwargs = _swap(args, x, hole), _swap(kwargs, x, hole)
+        args, kwargs = ops.swapped(args, x, hole), ops.swapped(kwargs, x, hole)
 
         def f(z: Tensor) -> Tensor:
             z = z.clone() if in_place else z
-            return func(*_swap(args, hole, z), **_swap(kwargs, hole, z))
+            return func(*ops.swapped(args, hole, z), **ops.swapped(kwargs, hole, z))
 
         return f
 
@@ -458,56 +413,3 @@ def _multiplier(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         (slope,) = torch.autograd.grad(f(middle).sum(), middle, create_graph=graph)
     ratio = torch.where(small, slope, (ya - yb) / torch.where(small, torch.ones_like(a), a - b))
     return torch.cat([ratio, ratio])
-
-
-def _rectifies(name: str, args: tuple, kwargs: dict) -> bool:
-    """max(0, x), possibly with an upper bound."""
-
-    def is_zero(place: int, key: str, default: float | None) -> bool:
-        bound = kwargs.get(key, args[place] if len(args) > place else default)
-        return bound is not None and bool((torch.as_tensor(bound) == 0).all())
-
-    if name in ("relu", "relu6"):
-        return True
-    if name == "hardtanh":
-        return is_zero(1, "min_val", -1)
-    if name == "threshold":
-        return is_zero(1, "threshold", None) and is_zero(2, "value", None)
-    return name in ("clamp", "clip", "clamp_min") and is_zero(1, "min", None)
-
-
-def _gated(x: Tensor, gate: Tensor) -> bool:
-    """gate = sigmoid(x) or a like, judged by the graph."""
-    node, parent = gate.grad_fn, x.grad_fn
-    if node is None or parent is None or not node.name().lower().startswith(("sigmoid", "tanh", "hardsigmoid")):
-        return False
-    return any(found is parent for found, _ in node.next_functions)
-
-
-def _hidden(module: nn.Module) -> str:
-    if isinstance(module, torch.jit.ScriptModule):
-        return "TorchScript, whose operations cannot be seen"
-    compiled = getattr(module, "_compiled_call_impl", None) or getattr(
-        module.forward, "_torchdynamo_orig_callable", None
-    )
-    return (
-        "compiled, and its operations cannot be seen" if compiled or type(module).__name__ == "OptimizedModule" else ""
-    )
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from _tensors(item)
-    elif isinstance(tree, dict):
-        yield from _tensors(list(tree.values()))
-
-
-def _swap(tree: Any, old: Any, new: Any) -> Any:
-    if tree is old:
-        return new
-    if type(tree) in (list, tuple):
-        return type(tree)(_swap(item, old, new) for item in tree)
-    return {key: _swap(item, old, new) for key, item in tree.items()} if isinstance(tree, dict) else tree

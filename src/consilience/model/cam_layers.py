@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, choose
-from .hooks import attach
+from .hooks import attached
 from .places import Layer, Tiles, follow, is_local, proved, readings, to_grid
 
 __all__ = ["PROBE_FORWARDS", "Layer", "captured", "find", "named", "to_grid"]
@@ -328,8 +328,10 @@ def _hooked(module: nn.Module, names: set[str], keep: Callable[[str, int, Tensor
 
         return after
 
-    with contextlib.ExitStack() as stack:
-        for name, child in module.named_modules():
-            if name in names and not isinstance(child, torch.jit.ScriptModule):
-                attach(stack, child, after=hook(name))
+    hooks = [
+        (child, hook(name))
+        for name, child in module.named_modules()
+        if name in names and not isinstance(child, torch.jit.ScriptModule)
+    ]
+    with attached(after=hooks):
         yield

@@ -26,6 +26,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ..errors import InputError
 from ..statistics.keys import Key
+from .inspection import quantised
 
 DOUBLINGS = 10  # of the deviation of tensors from which a weight is computed by a map without inverse
 LIKE = 0.3  # correlation of the drawn weight with the trained one above which it is not taken for random
@@ -179,7 +180,7 @@ def _restore(module: nn.Module, trained: nn.Module) -> None:
 
 def _check_drawable(name: str, module: nn.Module) -> None:
     where = f"submodule {name!r} ({type(module).__name__})"
-    if "quantized" in type(module).__module__ and hasattr(module, "_packed_params"):
+    if quantised(module):
         raise InputError(
             f"model: {where} is quantised and keeps its weights where they cannot be drawn; use the float model"
         )

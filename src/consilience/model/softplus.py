@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError, UnsupportedOp
-from .backward_rules import _hidden, _rectifies
+from .inspection import hidden
+from .operations import rectifies
 
 
 class Softplus(nn.Module):
@@ -34,7 +35,7 @@ class Softplus(nn.Module):
         if not beta > 0:
             raise InputError(f"beta: a positive number, got {beta}")
         for name, child in model.named_modules():
-            if kind := _hidden(child):
+            if kind := hidden(child):
                 raise UnsupportedOp(
                     f"softplus: module {name or type(child).__name__!r} is {kind}; pass the original module"
                 )
@@ -72,7 +73,7 @@ class _Smooth(TorchFunctionMode):
             if isinstance(slope, Tensor) and slope.numel() > 1:
                 slope = slope.view(1, -1, *[1] * (x.ndim - 2))
             return slope * x + (1 - slope) * soft(x)
-        if not _rectifies(name, args, kwargs):
+        if not rectifies(name, args, kwargs):
             return None
         top = {"relu6": 6.0, "hardtanh": given(2, "max_val", 1.0)}.get(name)
         if name in ("clamp", "clip"):

@@ -1,0 +1,124 @@
+"""What is known about PyTorch's operations: their names by kind, and what their arguments say.
+
+Names are without underscores: ``clamp_`` is clamp, ``__getitem__`` is getitem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+CLIPS = _words("relu relu6 hardtanh clamp clip clamp_min clamp_max threshold")  # rectifiers, with the right arguments
+
+
+GATES = _words("sigmoid expit tanh hardsigmoid softsign")  # bounded: guided backpropagation keeps their derivative
+
+
+LEAKY = _words(  # let negative values through: what guided backpropagation would mean is not defined
+    "leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish softplus logsigmoid log_sigmoid softshrink"
+    " hardshrink tanhshrink"
+)
+
+
+MAX_POOLS = {f"{a}max_pool{n}d{b}" for a in ("", "adaptive_") for n in "123" for b in ("", "_with_indices")}
+
+
+ACTIVATIONS = CLIPS | GATES | LEAKY | MAX_POOLS | _words("softmax log_softmax softmin glu")
+
+
+ELEMENTWISE = (CLIPS | GATES | LEAKY) | _words(
+    "abs absolute exp exp2 expm1 log log1p log2 log10 sin cos tan sinh cosh asin acos atan asinh acosh atanh arctan erf"
+    " erfc square sqrt rsqrt reciprocal pow rpow float_power rdiv rtruediv maximum minimum fmax fmin floor ceil round"
+    " trunc sign sinc"
+)
+
+
+LINEAR = _words(  # affine in all tensors together
+    "add sub subtract rsub radd iadd isub neg negative positive sum mean cat concat concatenate stack view"
+    " reshape flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis"
+    " t T mT H mH adjoint contiguous clone to type type_as float double half bfloat16 cpu cuda expand"
+    " expand_as broadcast_to broadcast_tensors repeat repeat_interleave tile view_as reshape_as getitem"
+    " select narrow split chunk tensor_split split_with_sizes unbind iter index_select gather take"
+    " take_along_dim masked_select masked_fill masked_scatter where index_add index_copy index_fill index_put"
+    " scatter scatter_add select_scatter slice_scatter setitem copy fill zero roll flip fliplr flipud rot90"
+    " diagonal diag tril triu cumsum diff unfold fold pad interpolate upsample pixel_shuffle pixel_unshuffle"
+    " channel_shuffle native_channel_shuffle avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d"
+    " adaptive_avg_pool2d adaptive_avg_pool3d dropout dropout1d dropout2d dropout3d alpha_dropout"
+    " feature_dropout feature_alpha_dropout real view_as_real data alias requires_grad retain_grad"
+    " register_hook as_strided trace"
+)
+
+
+MULTILINEAR = _words(  # affine in each tensor while the others stand still
+    "mul multiply rmul imul div divide true_divide truediv matmul rmatmul mm bmm mv dot inner outer einsum"
+    " tensordot addmm addmv addbmm baddbmm addcmul linear bilinear lerp batch_norm grid_sample conv1d conv2d"
+    " conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc multi_dot kron"
+)
+
+
+MOVES = _words("permute transpose swapaxes swapdims movedim moveaxis t T mT H mH adjoint")
+
+
+DIVISIONS = _words("div divide true_divide truediv")
+
+
+JOINS = _words("cat concat concatenate stack")
+
+
+SHAPES = _words("expand_as view_as reshape_as type_as")  # read only the shape or type of their second tensor
+
+
+EMPTY = _words("zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty")
+
+
+PROPERTIES = _words("T mT H mH real imag data")
+
+
+def rectifies(name: str, args: tuple, kwargs: dict) -> bool:
+    """max(0, x), possibly with an upper bound."""
+
+    def is_zero(place: int, key: str, default: float | None) -> bool:
+        bound = kwargs.get(key, args[place] if len(args) > place else default)
+        return bound is not None and bool((torch.as_tensor(bound) == 0).all())
+
+    if name in ("relu", "relu6"):
+        return True
+    if name == "hardtanh":
+        return is_zero(1, "min_val", -1)
+    if name == "threshold":
+        return is_zero(1, "threshold", None) and is_zero(2, "value", None)
+    return name in ("clamp", "clip", "clamp_min") and is_zero(1, "min", None)
+
+
+def gated(x: Tensor, gate: Tensor) -> bool:
+    """gate = sigmoid(x) or a like, judged by the graph."""
+    node, parent = gate.grad_fn, x.grad_fn
+    if node is None or parent is None or not node.name().lower().startswith(("sigmoid", "tanh", "hardsigmoid")):
+        return False
+    return any(found is parent for found, _ in node.next_functions)
+
+
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from tensors_in(item)
+    elif isinstance(tree, dict):
+        yield from tensors_in(list(tree.values()))
+
+
+def swapped(tree: Any, old: Any, new: Any) -> Any:
+    if tree is old:
+        return new
+    if type(tree) in (list, tuple):
+        return type(tree)(swapped(item, old, new) for item in tree)
+    return {key: swapped(item, old, new) for key, item in tree.items()} if isinstance(tree, dict) else tree
