@@ -15,12 +15,14 @@ from ..adapters import adapted
 from ..combine.measurement import Setting, metrics_of
 from ..errors import InputError
 from ..explainers import Explainer, Normalised, Stack, resolve
+from ..explainers.codes import follows_gradients, why_no_gradients, without_gradients
 from ..features.base import Elements, Features
+from ..features.frames import column_names, plain_array
 from ..features.images import Pixels, features_for
 from ..features.tables import Columns
 from ..metrics.front import Aim
 from ..model.score import Score, precision_of
-from ..perturb.baseline import Baseline
+from ..perturb.baseline import COMPUTED, Baseline
 from ..perturb.neighbourhoods import noise_unit
 from ..perturb.points import Points
 
@@ -70,10 +72,13 @@ def prepare(
     precision: str | None = None,
 ) -> Ready:
     """Check the arguments, evaluate the model once, and try every method on one point."""
-    given = adapted(model, x, target, features, baselines, kwargs)
+    columns = column_names(x)
+    x, target = plain_array(x, "x"), plain_array(target, "target")
+    given = adapted(model, x, target, features, plain_array(baselines, "baselines"), kwargs)
     model, features = given.model, given.features
     x, numpy = _tensor(given.x, model)
     baseline = None if given.baselines is None else Baseline.of(given.baselines, x)
+    features = _of_table(features, columns, x, baseline)
     # Of the names only patches are few enough to be taken away one by one.
     named = features_for(features, x.shape[1:]) if isinstance(features, str) and features == "patches" else features
     explainers = resolve(methods, baseline, named if isinstance(named, Features) else None)
@@ -116,6 +121,11 @@ def prepare(
     names = {"features": what.names(x.shape[1])} if isinstance(what, Columns) else {}
     everything = Stack(explainers, seed)
     stack, failed = everything.usable(score, points)
+    if any(follows_gradients(explainer, x.shape[1:]) for explainer in stack.explainers):
+        why = why_no_gradients(score, points, what, baseline)
+        if why:
+            stack, cut = without_gradients(stack, why, x.shape[1:])
+            failed = {**failed, **cut}
     sensitivity, infidelity = metrics_of(goal)
     if infidelity.baseline is None and baseline is not None:
         infidelity = replace(infidelity, baseline=baseline)
@@ -129,6 +139,24 @@ def prepare(
         x, left, score, points, setting, explainers, everything.names, failed, out, dict(given.kwargs),
         {**names, **given.about}, given.warnings, _named(points.unit, baseline, x), baseline,
     )  # fmt: skip
+
+
+def _of_table(features: Any, names: tuple[str, ...] | None, x: Tensor, baseline: Baseline | None) -> Any:
+    """The features of a table: with a data frame's names, held against the data, and with values to put in for codes."""
+    if names is not None and features is None:
+        features = Columns()
+    if not isinstance(features, Features):
+        return features
+    if isinstance(features, Columns) and names is not None:
+        features = features.called(names)
+    is_data = baseline is not None and baseline.is_data(x.ndim - 1)
+    features = features.settled(baseline.rows(x) if baseline is not None and is_data else x)
+    if x.ndim == 2 and features.codes(x.shape[1:]) is not None:
+        if baseline is None or baseline.kind in COMPUTED:
+            raise InputError(
+                "baselines: columns of codes are replaced by codes that occur; give rows of a data set, (n, columns)"
+            )
+    return features
 
 
 def _named(unit: Tensor | None, baseline: Baseline | None, x: Tensor) -> str:

@@ -68,6 +68,14 @@ class Features:
         """
         return self
 
+    def settled(self, rows: Tensor) -> Features:
+        """The same features, after what they suppose of the data was held against ``rows`` (n, *F)."""
+        return self
+
+    def codes(self, shape: Sequence[int]) -> Tensor | None:
+        """Bool of shape F: the elements that hold codes of categories, between which there is nothing; None: none does."""
+        return None
+
     def movable(self, shape: Sequence[int]) -> Tensor | None:
         """The elements that noise may move, bool of shape F or (B, …) broadcastable to (B, *F); None: all of them."""
         return None

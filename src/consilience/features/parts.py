@@ -58,12 +58,27 @@ class Parts(Features):
         rows = zip(self.parts, split(values, self.axes), self.shapes, strict=True)
         return torch.cat([features.expand(part, owner, axes).flatten(1) for features, part, axes in rows], 1)
 
+    def settled(self, rows):
+        pairs = zip(self.parts, split(rows, self.shapes), strict=True)
+        return Parts([features.settled(part) for features, part in pairs], self.shapes)
+
+    def codes(self, shape):
+        found = []
+        for features, axes in zip(self.parts, self.shapes, strict=True):
+            codes = features.codes(axes)
+            found.append(torch.zeros(prod(axes), dtype=torch.bool) if codes is None else codes.flatten())
+        joined = torch.cat(found)
+        return joined if bool(joined.any()) else None
+
     def movable(self, shape):
         found = []
         for features, axes in zip(self.parts, self.shapes, strict=True):
             free = features.movable(axes)
-            free = torch.ones(axes, dtype=torch.bool) if free is None else free
-            found.append(free.expand(*free.shape[: free.ndim - len(axes)], *axes).reshape(-1, prod(axes)))
+            if free is None:
+                free = torch.ones(axes, dtype=torch.bool)
+            # What is given for each input has an axis in front.
+            rows = free.expand(*free.shape[: free.ndim - len(axes)], *axes)
+            found.append(rows.reshape(-1, prod(axes)))
         if all(bool(free.all()) for free in found):
             return None
         count = max(map(len, found))

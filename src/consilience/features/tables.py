@@ -1,10 +1,10 @@
-"""Features of tables, series, texts and several inputs: columns and one-hot blocks, windows, tokens, parts."""
+"""Features of tables: columns, one-hot blocks, codes of categories."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import index
 from typing import Any
@@ -20,14 +20,20 @@ from .base import Features
 class Columns(Features):
     """A feature is a column of a table (B, columns), or a block of columns that belong together: F = (columns,), A = (K,).
 
+    Features come in the order of their first columns.
+
     Args:
         blocks: one label for each column, of which equal ones make a block: ``["age", "job", "job"]``; or lists of column
             numbers, ``[[1, 2]]``; or a mapping, ``{"job": [1, 2]}``. Columns in no list are features of their own.
-            Features come in the order of their first columns.
         fixed: noise leaves blocks of several columns as they are: half a category is no input. False for blocks of numbers.
+        categorical: columns that hold codes of categories, by number, or by name where the columns have names. Noise leaves
+            them as they are, what is taken away is replaced by values that occur in the ``baselines`` (a data set, which is
+            needed then), and methods that follow gradients are left out: there is no way from one code to the next.
+        columns: the columns' names, for those that are features of their own. A data frame's come by themselves.
+        guess: how blocks were read off names, by :meth:`onehot`: "names", "of", or "" where they were given.
 
     Raises:
-        InputError: a column is in two blocks, or is not in the table.
+        InputError: a column is in two blocks, or is not in the table; a name that no column has.
 
     Example:
         >>> Columns(["age", "job", "job"]).names(3), Columns([[1, 2]]).names(4)
@@ -36,6 +42,9 @@ class Columns(Features):
 
     blocks: Any = ()
     fixed: bool = True
+    categorical: Any = ()
+    columns: tuple[str, ...] = ()
+    guess: str = ""
 
     unit = "column or block"
     ordered = False
@@ -43,32 +52,97 @@ class Columns(Features):
     def __post_init__(self) -> None:
         labels = not isinstance(self.blocks, Mapping) and all(isinstance(label, str) for label in self.blocks)
         object.__setattr__(self, "blocks", tuple(self.blocks) if labels else _blocks(self.blocks))
+        given = [self.categorical] if isinstance(self.categorical, str | int) else self.categorical
+        object.__setattr__(self, "categorical", tuple(_code(column) for column in given))
+        object.__setattr__(self, "columns", tuple(map(str, self.columns)))
 
     @classmethod
-    def onehot(cls, names: Iterable[str], of: Iterable[str] | None = None, separator: str = "_") -> Columns:
+    def onehot(
+        cls, names: Iterable[str], of: Iterable[str] | None = None, separator: str = "_", data: Any = None
+    ) -> Columns:
         """Blocks by the columns' names, as scikit-learn's OneHotEncoder and pandas' get_dummies give them: ``job_clerk``.
 
-        ``of``: the names of the columns that were encoded; the longest that fits decides. Without it, the text in front of
-        the first separator, which also joins numbers that begin alike (``capital_gain``, ``capital_loss``).
+        A ColumnTransformer's prefix (``cat__job_clerk``) stays with the name. Names alone cannot tell ``job_years`` from a
+        category, so what they suggest is held against data: only columns of two values, of which each row has exactly one set,
+        are a block. That is done with ``data``, or with the baselines, or else the inputs, that the features are used with.
+
+        Args:
+            names: one for each column.
+            of: the names of the columns that were encoded; the longest that fits decides, and rows may have none set (an
+                encoder that drops the first category). Without it, the text in front of the first separator.
+            separator: between the encoded column's name and the category's.
+            data: rows (n, columns).
+
+        Raises:
+            InputError: no column begins with a name in ``of``.
 
         Example:
             >>> Columns.onehot(["age", "job_clerk", "job_cook"]).names(3)
             ('age', 'job')
-            >>> Columns.onehot(["capital_gain", "capital_loss", "job_clerk", "job_cook"], of=["job"]).names(4)
-            ('capital_gain', 'capital_loss', 'job')
+            >>> Columns.onehot(["job_years", "job_clerk", "job_cook"], data=[[7, 1, 0], [3, 0, 1], [9, 1, 0]]).names(3)
+            ('job_years', 'job')
+            >>> Columns.onehot(["num__age", "num__pay", "cat__job_a", "cat__job_b"]).names(4)
+            ('num__age', 'num__pay', 'cat__job')
         """
         names = list(names)
-        if of is None:
-            labels = [name.partition(separator)[0] for name in names]
-            count = Counter(labels)
-            return cls([label if count[label] > 1 else name for label, name in zip(labels, names, strict=True)])
-        encoded = sorted(of, key=len, reverse=True)
-        for label in encoded:
-            if not any(name.startswith(label + separator) for name in names):
+        encoded = None if of is None else sorted(of, key=len, reverse=True)
+        labels = [_label(name, encoded, separator) for name in names]
+        for label in encoded or ():
+            if not any(_bare(name).startswith(label + separator) for name in names):
                 raise InputError(
                     f"of: no column begins with {label + separator!r}; they begin {', '.join(names[:4])}, …"
                 )
-        return cls([next((e for e in encoded if name.startswith(e + separator)), name) for name in names])
+        count = Counter(labels)
+        alone = encoded is None
+        blocks = [name if alone and count[label] == 1 else label for label, name in zip(labels, names, strict=True)]
+        found = cls(blocks, columns=tuple(names), guess="names" if alone else "of")
+        return found if data is None else found.settled(torch.as_tensor(data))
+
+    def settled(self, rows: Tensor) -> Columns:
+        """What :meth:`onehot` read off names, held against ``rows`` (n, columns): blocks that are none fall apart."""
+        if not self.guess:
+            return self
+        found = []
+        for name, columns in self.groups(rows.shape[1]):
+            kept = _one_hot(rows[:, list(columns)].double(), strict=self.guess == "names")
+            block = [column for column, belongs in zip(columns, kept, strict=True) if belongs]
+            if len(block) > 1 or (len(columns) == 1 and self.guess == "of" and name != self.columns[columns[0]]):
+                found.append((name, tuple(block or columns)))
+        return replace(self, blocks=tuple(found), guess="")
+
+    def called(self, names: Sequence[str]) -> Columns:
+        """With the columns' names, where they have none."""
+        return self if self.columns else replace(self, columns=tuple(names))
+
+    def codes(self, shape: Sequence[int]) -> Tensor | None:
+        """(columns,) bool: which hold codes of categories; None: none does.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        if not self.categorical:
+            return None
+        width = self._width(shape)
+        names = self._column_names(width)
+        found = torch.zeros(width, dtype=torch.bool)
+        for column in self.categorical:
+            if isinstance(column, str) and column not in names:
+                raise InputError(
+                    f"categorical: no column is called {column!r}; they are called {', '.join(names[:6])}, …"
+                )
+            number = names.index(column) if isinstance(column, str) else column
+            if not -width <= number < width:
+                raise InputError(f"categorical: column {number} of a table of {width} columns (0 … {width - 1})")
+            found[number] = True
+        return found
+
+    def _column_names(self, width: int) -> tuple[str, ...]:
+        """A name for each column."""
+        if self.columns:
+            return self.columns
+        if self.blocks and isinstance(self.blocks[0], str):
+            return self.blocks
+        return tuple(f"column {number}" for number in range(width))
 
     def groups(self, width: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """(name, columns) of every feature of a table of ``width`` columns.
@@ -76,7 +150,7 @@ class Columns(Features):
         Raises:
             InputError: the blocks do not fit the table.
         """
-        return _groups(self.blocks, width)
+        return _groups(self.blocks, self.columns, width)
 
     def names(self, width: int) -> tuple[str, ...]:
         """The features' names, for a table of ``width`` columns."""
@@ -94,9 +168,12 @@ class Columns(Features):
 
     def movable(self, shape):
         groups = self.groups(self._width(shape))
-        if not self.fixed or all(len(columns) == 1 for _, columns in groups):
-            return None
-        return torch.tensor([len(columns) == 1 for _, columns in groups])[_numbers(groups)]
+        codes = self.codes(shape)
+        several = [self.fixed and len(columns) > 1 for _, columns in groups]
+        still = torch.tensor(several)[_numbers(groups)]
+        if codes is not None:
+            still = still | codes
+        return ~still if bool(still.any()) else None
 
     def _width(self, shape: Sequence[int]) -> int:
         if len(shape) != 1:
@@ -115,8 +192,9 @@ def _blocks(spec: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     if isinstance(spec, Mapping):
         pairs = [(str(name), columns) for name, columns in spec.items()]
     else:
-        done = lambda item: isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)  # noqa: E731
-        pairs = [item if done(item) else ("", item) for item in spec]
+        # Blocks of another Columns have their names already.
+        named = [isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in spec]
+        pairs = [item if done else ("", item) for item, done in zip(spec, named, strict=True)]
     found = []
     for name, columns in pairs:
         try:
@@ -132,8 +210,58 @@ def _blocks(spec: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple(found)
 
 
+def _code(column: Any) -> int | str:
+    """A column's number or name."""
+    if isinstance(column, str):
+        return column
+    try:
+        return index(column)
+    except TypeError as error:
+        raise InputError(f"categorical: expected column numbers or names, got {column!r}") from error
+
+
+def _bare(name: str) -> str:
+    """A column's name without the prefix of a ColumnTransformer's part, ``cat__``."""
+    return name.rpartition("__")[2]
+
+
+def _label(name: str, encoded: Sequence[str] | None, separator: str) -> str:
+    """The name of the block to which a column may belong."""
+    bare = _bare(name)
+    prefix = name.removesuffix(bare)
+    if encoded is None:
+        return prefix + bare.partition(separator)[0]
+    for label in encoded:
+        if bare.startswith(label + separator):
+            return prefix + label
+    return name
+
+
+def _one_hot(rows: Tensor, strict: bool) -> list[bool]:
+    """(n, columns) of a block that names suggest → which of the columns are a one-hot block in these rows.
+
+    An indicator has two values, 0 and 1 or, where columns were scaled, any two, of which the larger is set. A column with a
+    single value other than 0 and 1 tells nothing. ``strict``: each row has exactly one set, or the columns are no block.
+    """
+    plain = ((rows == 0) | (rows == 1)).all(0)
+    low, high = rows.amin(0), rows.amax(0)
+    two_values = ((rows == low) | (rows == high)).all(0)
+    # A block was scaled as a whole, or not at all.
+    kept = plain if bool(plain.any()) else two_values
+    unknown = ~plain & (low == high)
+    on = (rows == torch.where(plain, torch.ones_like(high), high)) & ~unknown & kept
+    count = on.sum(1)
+    none_is_right = bool((unknown & kept).any())
+    contradicted = bool((count > 1).any()) or (bool((count == 0).any()) and not none_is_right)
+    if strict and contradicted:
+        return [False] * rows.shape[1]
+    return kept.tolist()
+
+
 @lru_cache(maxsize=64)
-def _groups(blocks: tuple[Any, ...], width: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _groups(blocks: tuple[Any, ...], names: tuple[str, ...], width: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    if names and len(names) != width:
+        raise InputError(f"columns: {len(names)} names for a table of {width} columns")
     if blocks and isinstance(blocks[0], str):
         if len(blocks) != width:
             raise InputError(f"blocks: {len(blocks)} labels for a table of {width} columns")
@@ -145,8 +273,15 @@ def _groups(blocks: tuple[Any, ...], width: int) -> tuple[tuple[str, tuple[int, 
     if taken and max(taken) >= width:
         raise InputError(f"blocks: column {max(taken)} of a table of {width} columns (0 … {width - 1})")
     found = [*blocks, *(("", (column,)) for column in range(width) if column not in taken)]
-    what = lambda columns: f"column{'s' * (len(columns) > 1)} {', '.join(map(str, columns))}"  # noqa: E731
-    return tuple((name or what(columns), columns) for name, columns in sorted(found, key=lambda block: min(block[1])))
+    found.sort(key=lambda block: min(block[1]))
+    return tuple((name or _default_name(columns, names), columns) for name, columns in found)
+
+
+def _default_name(columns: Sequence[int], names: Sequence[str]) -> str:
+    """What a feature is called that was given no name."""
+    if names:
+        return ", ".join(names[column] for column in columns)
+    return f"column{'s' * (len(columns) > 1)} {', '.join(map(str, columns))}"
 
 
 def _numbers(groups: Sequence[tuple[str, tuple[int, ...]]], device: torch.device | None = None) -> Tensor:

@@ -15,6 +15,9 @@ from ..features.base import check_rows, chosen_rows
 from ..statistics.keys import Key
 from .points import Points, shared
 
+COMPUTED = ("zero", "mean", "blur", "auto")
+"""Kinds whose values are computed, and need not occur in any data."""
+
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Steps of this share of a circle spread most evenly over it, however many there are."""
 

@@ -1,0 +1,67 @@
+"""Data frames and series of pandas, Polars and their like: in by position, with the columns' names beside them.
+
+Nothing of these libraries is imported: a frame is what has ``columns`` and ``to_numpy``.
+"""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+
+
+def is_frame(x: Any) -> bool:
+    """Whether ``x`` is a data frame."""
+    return hasattr(x, "to_numpy") and hasattr(x, "columns")
+
+
+def is_series(x: Any) -> bool:
+    """Whether ``x`` is a column of a data frame, or its index."""
+    return hasattr(x, "to_numpy") and not hasattr(x, "columns")
+
+
+def column_names(x: Any) -> tuple[str, ...] | None:
+    """The names of a frame's columns; None for anything else. Names that repeat get a number: ``job``, ``job (2)``."""
+    if not is_frame(x):
+        return None
+    found: list[str] = []
+    for name in map(str, x.columns):
+        number = sum(other == name or other.startswith(f"{name} (") for other in found)
+        found.append(f"{name} ({number + 1})" if number and name in found else name)
+    return tuple(found)
+
+
+def plain_array(x: Any, argument: str) -> Any:
+    """A frame or series as an array, by position; anything else as it is.
+
+    Args:
+        x: a frame (n, columns) of numbers, a series (n,), or what is no such thing.
+        argument: its name, for errors.
+
+    Raises:
+        InputError: a column holds what is no number.
+    """
+    if is_series(x):
+        return np.asarray(x.to_numpy())
+    if not is_frame(x):
+        return x
+    array = np.asarray(x.to_numpy())
+    if array.dtype.kind in "iub":
+        return array.astype(np.float64)
+    if array.dtype.kind == "f":
+        return array
+    # Columns of several types come as objects.
+    bad = [name for name, column in zip(x.columns, array.T, strict=True) if not all(map(_is_number, column))]
+    if bad:
+        raise InputError(
+            f"{argument}: the columns {', '.join(map(repr, bad[:4]))} hold what is no number; give the frame that the model is "
+            "called with after encoding, and say features=Columns(categorical=[…]) for columns of codes"
+        )
+    return array.astype(np.float64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real | np.bool_)
