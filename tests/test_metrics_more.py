@@ -215,7 +215,6 @@ def test_errors_name_the_argument():
         (lambda: Alignment(region=ASKED[:2] > 0).measure(task, range(1), 1), "region: shape"),
         (lambda: LocalFidelity("relevance"), "kind"),
         (lambda: LocalFidelity(radius=0), "radius"),
-        (lambda: Completeness(Baseline.samples(images())).measure(task, range(1), 1), "one baseline"),
         (lambda: Objective(((1.0, Completeness()),)).minimise(evidence("completeness"), signed=True), "signed"),
     ):
         with pytest.raises(InputError, match=match):

@@ -21,10 +21,11 @@ from ..combine.sequential import fit
 from ..combine.weights import Rule
 from ..errors import ConsilienceError, InputError, choose
 from ..explain.prepare import Ready, parts_of, prepare
-from ..features.images import Segments
+from ..features.frames import is_frame, plain_array
 from ..measures import Measure, Task
 from ..measures import resolve as resolve_measures
 from ..model.score import Score
+from ..perturb.per_input import taken
 from ..perturb.points import Points
 from ..results.describe import _brief
 from ..results.evaluation import Evaluation
@@ -68,8 +69,9 @@ class Evaluator:
         self.fit = Draws.of(fit_draws, FIT if self.tolerance is None else BUDGET, "fit_draws")
         self.wanted = rows
         self.options: dict[str, Any] = {
-            "methods": methods, "seed": seed, "kind": kind, "features": features, "baselines": baselines, "sign": sign,
-            "scale": scale, "kwargs": kwargs, "max_batch": max_batch, "precision": precision,
+            "methods": methods, "seed": seed, "kind": kind, "features": features,
+            "baselines": plain_array(baselines, "baselines"), "sign": sign, "scale": scale, "kwargs": kwargs,
+            "max_batch": max_batch, "precision": precision,
         }  # fmt: skip
         self.result: Evaluation | None = None
         self.seen = 0
@@ -96,7 +98,8 @@ class Evaluator:
         """
         count = _count(x)
         ids = torch.arange(self.seen, self.seen + count) if ids is None else torch.as_tensor(ids)
-        given = dict(zip(map(str, ids.tolist()), digests(count, x, target, regions, reference), strict=False))
+        held = digests(count, plain_array(x, "x"), plain_array(target, "target"), regions, reference)
+        given = dict(zip(map(str, ids.tolist()), held, strict=False))
         known = {} if self.result is None else self.result.digests
         if len(given) < len(ids):
             raise InputError(f"ids: one for each of {count} inputs, which must not repeat, got {ids.tolist()[:8]}")
@@ -106,9 +109,13 @@ class Evaluator:
         if self.result is not None and len(given) == count and given.keys() <= known.keys():
             self.seen += count
             return self.result
-        ready = prepare(self.model, x, target, self.goal or "mean", ids=ids, **self.options)
+        # What was given for every input of the data, for the inputs of this batch: ids count them in order.
+        own = {name: taken(self.options[name], ids.tolist()) for name in ("methods", "features", "baselines")}
+        ready = prepare(
+            self.model, x, target, taken(self.goal or "mean", ids.tolist()), ids=ids, **{**self.options, **own}
+        )
         names, task = self._task(ready, regions, reference)
-        measures = resolve_measures(self.measures, ready.baseline)
+        measures = resolve_measures(taken(self.measures, ids.tolist()), ready.baseline)
         result = self._empty(names) if self.result is None else self.result
         if names != result.rows:
             raise InputError(f"methods: {names} work on this batch, {result.rows} did on the first")
@@ -260,7 +267,7 @@ def evaluate(
             or another process writes to it.
     """
     evaluator = Evaluator(model, **options)
-    target = plain(target)
+    target = plain(plain_array(target, "target"))
     evaluator.settings["target"] = "given" if isinstance(target, list) else target
     with ExitStack() as stack:
         file = None if path is None else stack.enter_context(GrowingFile(output(path)))
@@ -278,7 +285,7 @@ def _judge(
     progress: Callable[[int, int | None], None] | None,
 ) -> Evaluation:
     """Every batch of ``data``. ``target`` plain; ``file``: where the evaluation grows."""
-    total = _count(data) if isinstance(data, Tensor | np.ndarray | Packed) else _length(data)
+    total = _count(data) if isinstance(data, Tensor | np.ndarray | Packed) or is_frame(data) else _length(data)
     start, done = 0, 0 if evaluator.result is None else len(evaluator.result.digests)
     for batch in _batches(data, options):
         x, y, regions = parts_of(batch)
@@ -305,14 +312,9 @@ def _batches(data: Any, options: Mapping[str, Any], size: int = 8) -> Iterable[A
     """A tensor in pieces that bound the memory, unless something else has one entry for each of its inputs."""
     if isinstance(data, Packed):
         return [data]
-    if not isinstance(data, Tensor | np.ndarray):
+    if not isinstance(data, Tensor | np.ndarray) and not is_frame(data):
         return data
-    whole = (
-        options.get("kwargs")
-        or isinstance(options.get("features"), Segments)
-        or hasattr(options.get("baselines"), "shape")
-    )
-    return [data] if whole else [data[i : i + size] for i in range(0, len(data), size)]
+    return [data] if options.get("kwargs") else [data[i : i + size] for i in range(0, len(data), size)]
 
 
 def _length(data: Any) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..errors import InputError, choose
 from ..explainers import Mixture, resolve, unique
 from ..features.images import features_for
 from ..perturb.baseline import Baseline
+from ..perturb.per_input import taken
 from ..results.describe import _brief
 from ..results.explanation import Explanation
 from ..results.files import output, reading, write_text
@@ -89,9 +90,15 @@ class Consensus:
         Evaluates the model once, tries every method on one sample and times two batches; draws nothing."""
         return plan(self._begin(inputs, target, **options), every)
 
-    def _begin(self, x: Any, target: Any, **options: Any) -> Job:
+    def _begin(self, x: Any, target: Any, places: Sequence[int] | None = None, **options: Any) -> Job:
+        """``places``: of the inputs, among all that features and baselines were given for; None: these are all."""
         chosen = {"weights": self.weights, **self.options, **options}
-        return begin(self.model, x, target, methods=self.methods, objective=self.objective, **chosen)
+        bound = {"methods": self.methods, "objective": self.objective, **chosen}
+        if places is not None:
+            for name in ("methods", "objective", "features", "baselines"):
+                if name in bound:
+                    bound[name] = taken(bound[name], places)
+        return begin(self.model, x, target, **bound)
 
     def fit(self, loader: Iterable[Any], target: Any = None) -> Consensus:
         """Weights for all inputs at once: the optimum of the mean of every input's own (normalised) statistics.
@@ -115,7 +122,8 @@ class Consensus:
             x = parts_of(batch)[0]
             if not hasattr(x, "__len__"):
                 raise InputError(f"loader: expected batches of tensors or arrays, got {type(x).__name__}")
-            job = self._begin(x, target, ids=torch.arange(start, start + len(x)), **fixed)
+            places = range(start, start + len(x))
+            job = self._begin(x, target, places, ids=torch.arange(start, start + len(x)), **fixed)
             (group,) = job.combine(every=False).groups
             parts.append(group.evidence.pooled())
             start += len(x)

@@ -19,6 +19,7 @@ from ..statistics.criteria import CRITERIA
 from ..statistics.evidence import Evidence
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
+from ..surrogates.local_linear import score_of_nothing
 from .run import Combined, Job, baselines_of
 
 
@@ -75,11 +76,14 @@ def _resolved(job: Job, combined: Combined) -> dict[str, Tensor] | None:
 
 
 def _completeness(score: Score, points: Points, setting: Setting, sums: Tensor) -> dict[str, Tensor]:
-    """|Σφ − (f(x) − f(b))| / |f(x) − f(b)|, (B,), of each explainer that claims to add up; ``sums`` (B, k) are Σφ."""
+    """|Σφ − (f(x) − f(b))| / |f(x) − f(b)|, (B,), of each explainer that claims to add up; ``sums`` (B, k) are Σφ.
+
+    f(b) is the mean score over a data set's rows, where the explainer averages over them."""
     stack = setting.stack.stack
     found = {}
-    for baseline, members in baselines_of(stack).items():
-        difference = exact(score.clean[points.owner]) - exact(score(baseline.at(points), points.owner))
+    for (baseline, features), members in baselines_of(stack, points.x.shape[1:]).items():
+        nothing = exact(score_of_nothing(score, points, baseline, features))
+        difference = exact(score.clean[points.owner]) - nothing
         for at in members:
             found[stack.names[at]] = (sums[:, at] - difference).abs() / difference.abs()
     return found

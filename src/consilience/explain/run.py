@@ -24,6 +24,7 @@ from ..features.base import Features
 from ..metrics.base import Metric
 from ..metrics.front import Aim, Front
 from ..perturb.baseline import Baseline
+from ..perturb.coalitions import Coalitions, Permutations, unit
 from ..simplex import Solution
 from .prepare import Ready, prepare
 
@@ -113,9 +114,11 @@ class Job:
                 found["weights solved anew"] = ((one + measured(least)) * times, (one + measured(most)) * times)
             if not isinstance(ready.score.model, nn.Module):
                 found["is it piecewise constant?"] = (Rows(0, 11 * n),) * 2
-            baselines = len(baselines_of(ready.setting.stack.stack))
-            if baselines:
-                found["completeness"] = (Rows(0, baselines * n),) * 2
+            shape = ready.x.shape[1:]
+            asked = baselines_of(ready.setting.stack.stack, shape)
+            if asked:
+                rows = sum(baseline.count(len(shape)) for baseline, _ in asked)
+                found["completeness"] = (Rows(0, rows * n),) * 2
         return found
 
     def _follow(self, every: bool) -> None:
@@ -231,14 +234,18 @@ def begin(
     return Job(ready, rule, asked, tolerance if sure else None, fresh, resolved, progress)
 
 
-def baselines_of(stack: Stack) -> dict[Baseline, list[int]]:
-    """The single baselines from which explainers claim to add up → which explainers those are."""
-    found: dict[Baseline, list[int]] = {}
+def baselines_of(stack: Stack, shape: Sequence[int]) -> dict[tuple[Baseline, Features | None], list[int]]:
+    """What explainers take away that claim to add up → which explainers those are.
+
+    That is a baseline, and the features that are replaced by it; None: every element of inputs with axes ``shape``."""
+    found: dict[tuple[Baseline, Features | None], list[int]] = {}
     for at, explainer in enumerate(stack.explainers):
         if explainer.complete and not isinstance(explainer, Direct):
-            baseline = getattr(explainer.need.where, "baseline", None)
-            if baseline is not None and baseline.kind != "samples":
-                found.setdefault(baseline, []).append(at)
+            where = explainer.need.where
+            features = unit(where.features, shape) if isinstance(where, Coalitions | Permutations) else None
+            baseline = getattr(where, "baseline", None)
+            if baseline is not None:
+                found.setdefault((baseline, features), []).append(at)
     return found
 
 

@@ -45,10 +45,11 @@ def plain_array(x: Any, argument: str) -> Any:
         InputError: a column holds what is no number.
     """
     if is_series(x):
-        return np.asarray(x.to_numpy())
+        return np.array(x.to_numpy())
     if not is_frame(x):
         return x
-    array = np.asarray(x.to_numpy())
+    # A copy: what a frame lends may not be written to.
+    array = np.array(x.to_numpy())
     if array.dtype.kind in "iub":
         return array.astype(np.float64)
     if array.dtype.kind == "f":

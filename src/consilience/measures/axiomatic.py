@@ -20,19 +20,24 @@ from .base import Measure
 class Completeness(Measure):
     """|Σφ − (f(x) − f(b))| / |f(x) − f(b)| (Sundararajan, Taly & Yan 2017, arXiv 1703.01365); of contributions only.
 
-    ``baseline``: b; None: evaluate's ``baselines``, which the methods were given, else "zero". Of a data set, the mean row.
+    Against a data set f(b) is the mean score of its rows, E f(b): that is what Shapley values and expected gradients add up to.
+    Methods that start from its mean row (integrated gradients, DeepLIFT) add up to another number, and are found to.
+    Elements that belong to no attributed feature (special tokens, padding) stay as they are.
+
+    Args:
+        baseline: b; None: evaluate's ``baselines``, which the methods were given, else "zero".
     """
 
     baseline: Any = None
 
     name = "completeness"
     card = Card(
-        formula="|Σφ − (f(x) − f(b))| / |f(x) − f(b)|",
+        formula="|Σφ − (f(x) − f(b))| / |f(x) − f(b)|; of a data set E f(b)",
         source="Sundararajan, Taly & Yan 2017, arXiv 1703.01365",
         better="lower",
         normalisation="by |f(x) − f(b)|; signed, unscaled contributions only",
         perturbation="everything replaced by the baseline b, zero in units of the model's input",
-        cost="1 forward for each input",
+        cost="1 forward for each input, or as many as the data set has rows",
         differences=(
             ("quantus", "Completeness asks floating-point numbers to be equal: False for integrated gradients that "
              "are complete to 1 %; here an error"),
@@ -43,7 +48,7 @@ class Completeness(Measure):
 
     def __call__(self, task: Task) -> Tensor:
         raw = _raw(task)
-        found = completeness(task.score, task.points, raw, Baseline.of(self.baseline).one())
+        found = completeness(task.score, task.points, raw, Baseline.of(self.baseline), task.features)
         y = found.y[..., None]
         error = ((found.a - y).abs() / torch.where(y == 0, torch.nan, y.abs()))[:, 0]
         return torch.where(_of(task, "contribution", error), error, torch.nan)

@@ -107,4 +107,4 @@ class Completeness(Squares):
 
     def measure(self, task: Task, samples: range, total: int) -> Responses:
         """a (B, 1, R) and y (B, 1): one response, to everything being taken away."""
-        return completeness(task.output, task.points, task.contributions, Baseline.of(self.baseline))
+        return completeness(task.output, task.points, task.contributions, Baseline.of(self.baseline), task.features)

@@ -21,6 +21,9 @@ from ..statistics.tensors import exact
 
 Output = Callable[[Tensor, Tensor], Tensor]
 
+ROOM = 2**24
+"""Numbers of rows that are made at once."""
+
 
 @dataclass(frozen=True)
 class Local:
@@ -71,9 +74,40 @@ class Local:
         return x + offset, (features.reduce(offset, owner) / sizes).flatten(1)
 
 
-def completeness(output: Output, points: Points, maps: Tensor, baseline: Baseline) -> Responses:
-    """a (B, 1, R) = Σφ and y (B, 1) = f(x) − f(b): one response, to everything being taken away."""
-    if baseline.kind == "samples":
-        raise InputError("baseline: completeness is against one baseline, not a data set; give its mean")
-    y = exact(output(points.x, points.owner)) - exact(output(baseline.at(points), points.owner))
+def completeness(
+    output: Output, points: Points, maps: Tensor, baseline: Baseline, features: Features | None = None
+) -> Responses:
+    """a (B, 1, R) = Σφ and y (B, 1) = f(x) − E f(b): one response, to everything being taken away.
+
+    Args:
+        output: rows and owners → scores.
+        points: x (B, *F).
+        maps: φ (B, R, *A).
+        baseline: b; of a data set, the mean is over its rows' scores.
+        features: what the maps attribute; None: every element of the input.
+    """
+    clean = exact(output(points.x, points.owner))
+    y = clean - exact(score_of_nothing(output, points, baseline, features))
     return Responses(exact(maps.flatten(2)).sum(2)[:, None], y[:, None])
+
+
+def score_of_nothing(output: Output, points: Points, baseline: Baseline, features: Features | None = None) -> Tensor:
+    """(B,): E f(b), the score when all is replaced by the baseline's values; of a data set the mean over all its rows.
+
+    ``features``: what is replaced; elements that belong to none (special tokens, padding) stay. None: every element.
+    """
+    x, shape = points.x, points.x.shape[1:]
+    rows = baseline.count(len(shape))
+    step = max(1, ROOM // x.numel())
+    total: Tensor | float = 0.0
+    for start in range(0, rows, step):
+        part = range(start, min(start + step, rows))
+        owner = points.owner.repeat_interleave(len(part))
+        # Any n draws in a row are all n rows.
+        there = baseline.drawn(points, part, Key(0, "everything"))
+        if features is not None:
+            every = torch.ones(len(owner), *features.shape(shape), dtype=torch.bool, device=x.device)
+            gone = features.mask(every, owner, shape)
+            there = torch.where(gone, there, x.repeat_interleave(len(part), 0))
+        total = total + output(there, owner).unflatten(0, (-1, len(part))).sum(1)
+    return total / rows  # type: ignore[return-value]
