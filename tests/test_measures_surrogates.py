@@ -105,7 +105,7 @@ def test_no_noise_no_change_and_no_dependence_on_the_batch(name):
 
 
 def test_what_cannot_be_used_is_said():
-    with pytest.raises(InputError, match="did you mean 'lime'"):
+    with pytest.raises(InputError, match="kind is one of 'lime'"):
         LocalModels(DATA, "line")
     with pytest.raises(InputError, match="samples"):
         LocalModels(DATA, samples=0)

@@ -16,6 +16,7 @@ from .card import Card
 from .features.base import Features
 from .model.score import Score
 from .perturb.points import Points
+from .settings import Settings
 from .statistics.keys import Key
 
 T = TypeVar("T")
@@ -95,7 +96,7 @@ class Task:
         )
 
 
-class Measure:
+class Measure(Settings):
     """Interface of a measure: a frozen configuration; calling it gives (B, R) float64, NaN where it is not defined.
 
     A field ``baseline``, where there is one, says what stands for "absent"; while it is None, evaluate's ``baselines`` do.

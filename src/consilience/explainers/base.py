@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..model.score import Score, Values
 from ..perturb.neighbourhoods import Neighbourhood, Point
 from ..perturb.points import Cloud, Points
+from ..settings import Settings
 from ..statistics.keys import Key
 
 Kind = Literal["gradient", "contribution", "relevance"]
@@ -47,7 +48,7 @@ class Need:
         return self.where.total(shape) if self.samples is None else self.samples
 
 
-class Explainer:
+class Explainer(Settings):
     """Interface of an explainer.
 
     Attributes:

@@ -15,8 +15,8 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from ..card import Card
-from ..errors import InputError
 from ..perturb.points import Points
+from ..settings import setting
 from .base import Direct, Explainer, Need
 
 HEAT = "no unit: a heat map; the sum over an image's channels is the map"
@@ -193,7 +193,7 @@ class ScoreCAM(Direct):
     """
 
     layer: str = "auto"
-    channels: int | None = 512
+    channels: int | None = setting(512, low=1)
 
     name, kind = "score_cam", "relevance"
     card = Card(
@@ -214,10 +214,6 @@ class ScoreCAM(Direct):
             ),
         ),
     )
-
-    def __post_init__(self) -> None:
-        if self.channels is not None and self.channels < 1:
-            raise InputError(f"channels: at least 1, or None for all, got {self.channels}")
 
     def attribute(self, score, points, key):
         acts = score.evaluate(points.x, points.owner, layers=(self.layer,)).activations[self.layer][0]

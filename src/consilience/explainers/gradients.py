@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..card import Card
 from ..perturb.neighbourhoods import Gaussian, Uniform
+from ..settings import setting
 from .base import Explainer, Need, mean
 
 SIGNED = "none: score per unit of the input, signed"
@@ -99,8 +100,8 @@ class SmoothGrad(Explainer):
     noise belongs to the input's id: the same at x and at its neighbours, and the same for the three methods on this cloud.
     """
 
-    n_samples: int = 20
-    stdev: float = 0.15
+    n_samples: int = setting(20, low=1)
+    stdev: float = setting(0.15, low=0)
     relative: bool = True
 
     name, kind = "smoothgrad", "gradient"
@@ -126,8 +127,8 @@ class SmoothGrad(Explainer):
 class SmoothGradSquared(Explainer):
     """φ = E (∇f(x + σε))², on SmoothGrad's cloud (Hooker et al. 2019, arXiv 1806.10758)."""
 
-    n_samples: int = 20
-    stdev: float = 0.15
+    n_samples: int = setting(20, low=1)
+    stdev: float = setting(0.15, low=0)
     relative: bool = True
 
     name, kind = "smoothgrad_squared", "relevance"
@@ -156,8 +157,8 @@ class VarGrad(Explainer):
     Chunks are merged by their means and sums of squared deviations, without the cancellation of E g² − (E g)².
     """
 
-    n_samples: int = 20
-    stdev: float = 0.15
+    n_samples: int = setting(20, low=1)
+    stdev: float = setting(0.15, low=0)
     relative: bool = True
 
     name, kind = "vargrad", "relevance"
@@ -197,8 +198,8 @@ class VarGrad(Explainer):
 class UniformGrad(Explainer):
     """φ = E ∇f(x + u), u ~ U[−radius, radius] per element: the gradient averaged over the box around x."""
 
-    n_samples: int = 20
-    radius: float = 0.1
+    n_samples: int = setting(20, low=1)
+    radius: float = setting(0.1, low=0)
 
     name, kind = "uniformgrad", "gradient"
     card = Card(

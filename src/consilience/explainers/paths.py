@@ -11,6 +11,7 @@ from typing import Any
 from ..card import Card
 from ..perturb.baseline import Baseline
 from ..perturb.neighbourhoods import Anchored, Path
+from ..settings import setting
 from .base import Explainer, Need
 
 SHARES = "none: in units of the score, signed"
@@ -24,7 +25,7 @@ class IntegratedGradients(Explainer):
     "blur", or a tensor of shape F or (B, *F). Completeness: Σφ = f(x) − f(b) up to the quadrature's error.
     """
 
-    n_steps: int = 16
+    n_steps: int = setting(16, low=1)
     baselines: Any = None
 
     name, kind, complete = "integrated_gradients", "contribution", True
@@ -53,8 +54,8 @@ class ExpectedGradients(Explainer):
     ``baselines``: a data set (n, *F), of which each draw takes one row; or None, a number, "mean", "blur".
     """
 
-    n_samples: int = 20
-    stdev: float = 0.0
+    n_samples: int = setting(20, low=1)
+    stdev: float = setting(0.0, low=0)
     baselines: Any = None
 
     name, kind, complete = "expected_gradients", "contribution", True
@@ -83,8 +84,8 @@ class ExpectedGradients(Explainer):
 class GradientSHAP(Explainer):
     """Expected gradients of a noisy input: Captum's GradientShap, with noise 0.09 by default as in its tutorials."""
 
-    n_samples: int = 20
-    stdev: float = 0.09
+    n_samples: int = setting(20, low=1)
+    stdev: float = setting(0.09, low=0)
     baselines: Any = None
 
     name, kind = "gradient_shap", "contribution"

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..card import Card
+from ..settings import setting
 from ..statistics.ranks import Order, pairs, pearson, ranks, top
 from ..task import Task
-from .base import Measure, flat, present, some
+from .base import Measure, check_share, flat, present, some
 
 KRISHNA = "Krishna et al. 2022, arXiv 2202.01602"
 
@@ -65,10 +66,14 @@ class FeatureAgreement(Agreement):
     """|top-k(φ) ∩ top-k(ψ)| / k, of |φ|. ``k``: a number, or below 1 a share of the features that the input has; those tied at
     the k-th place share what is left of it."""
 
-    k: int | float = 0.1
+    k: int | float = setting(0.1, above=0)
 
     name = "feature_agreement"
     card = _card("|top-k(φ) ∩ top-k(ψ)| / k")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(self, self.k)
 
     def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
         return [top(values.abs(), self.k, there)]

@@ -47,6 +47,16 @@ def region(task: Task) -> Tensor:
     return (inside if there is None else inside & there)[:, None]
 
 
+def check_share(measure: Measure, k: int | float) -> None:
+    """``k``, a number of features or below 1 a share of them, is no fraction beyond 1.
+
+    Raises:
+        InputError: it is.
+    """
+    if k >= 1 and int(k) != k:
+        raise InputError(f"{type(measure).__name__}: k is a whole number, or a share above 0 and below 1; got {k!r}")
+
+
 def none_is_nan(value: Tensor, where: Tensor) -> Tensor:
     """NaN where the condition fails."""
     return torch.where(where, value, torch.nan)

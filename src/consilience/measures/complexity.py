@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..card import Card
-from ..errors import InputError
+from ..settings import setting
 from ..task import Task
 from .base import Measure, flat, none_is_nan, present, some
 
@@ -72,7 +72,7 @@ class TruncatedL2(Measure):
 
     ``threshold`` t is in units of the map; maps divided by their largest value have it at 1."""
 
-    threshold: float = 0.1
+    threshold: float = setting(0.1, above=0)
 
     name = "truncated_l2"
     card = Card(
@@ -82,10 +82,6 @@ class TruncatedL2(Measure):
         normalisation="none: t is in units of the map as shown, Q(cφ; ct) = c² Q(φ; t)",
         cost="0",
     )
-
-    def __post_init__(self) -> None:
-        if not self.threshold > 0:
-            raise InputError(f"threshold: above 0, got {self.threshold!r}")
 
     def __call__(self, task: Task) -> Tensor:
         return flat(task.maps).abs().clamp(max=self.threshold).square().sum(-1)

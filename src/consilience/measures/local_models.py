@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..card import Card
-from ..errors import InputError, choose
 from ..model.score import Score
 from ..perturb.neighbourhoods import Gaussian, neighbours
 from ..perturb.points import Points
+from ..settings import Settings, setting
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
 from ..surrogates.lime_maple import Maple, Memory, lime_tabular, maple, predict
@@ -31,7 +31,7 @@ class LocalQuality:
 
 
 @dataclass(frozen=True)
-class LocalModels:
+class LocalModels(Settings):
     """PF = (g_x(x) − f(x))², NF = E(g_x(x') − f(x'))², S = E‖e_x' − e_x‖², with g_x the local linear model at x, e_x its
     coefficients, intercept included, and x' = x + ``sigma`` N(0, I), the same ``samples`` for NF and S (Plumb et al. 2020,
     arXiv 1902.06787). Lower is better.
@@ -48,13 +48,13 @@ class LocalModels:
     """
 
     data: Any = field(compare=False)
-    kind: str = "lime"
-    samples: int = 5
-    sigma: float = 0.1
-    n_samples: int = 1000
-    penalty: float = 1.0
-    width: float | None = None
-    around: str = "mean"
+    kind: str = setting("lime", choices=("lime", "maple"))
+    samples: int = setting(5, low=1)
+    sigma: float = setting(0.1, low=0)
+    n_samples: int = setting(1000, low=1)
+    penalty: float = setting(1.0, low=0)
+    width: float | None = setting(None, above=0)
+    around: str = setting("mean", choices=("mean", "x"))
     forest: Maple = Maple()
     validation: Any = field(default=None, compare=False)
     memory: Memory = field(default_factory=dict, compare=False, repr=False)
@@ -72,11 +72,6 @@ class LocalModels:
              "here the local model is that at x_s"),
         ),
     )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        choose("kind", self.kind, ("lime", "maple"))
-        if self.samples < 1:
-            raise InputError(f"samples: at least 1, got {self.samples!r}")
 
     def coefficients(self, score: Score, points: Points, key: Key) -> Tensor:
         """(N, d + 1): the local models at the points, intercept first."""

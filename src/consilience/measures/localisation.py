@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import InputError
+from ..settings import setting
 from ..statistics.ranks import ranks, top
 from ..task import Task
-from .base import Measure, flat, none_is_nan, present, region, some
+from .base import Measure, check_share, flat, none_is_nan, present, region, some
 
 EMPTY = "the region is empty or everything, or the map has no positive value to judge"
 
@@ -116,7 +117,7 @@ class TopKLocalisation(Localised):
     """|top-k of v ∩ G| / k: the share of the k largest that lies in the region (Theiner et al. 2022, arXiv 2104.14995).
     At most |G|/k if the region is smaller. ``k``: a number, or below 1 a share of the features."""
 
-    k: int | float = 0.1
+    k: int | float = setting(0.1, above=0)
 
     name = "top_k_localisation"
     card = _card(
@@ -126,6 +127,10 @@ class TopKLocalisation(Localised):
         (("quantus", "TopKIntersection has k=1000 of all elements and takes φ as it is; k=…, abs=True gives this number "
           "without ties"),),
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(self, self.k)
 
     def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
         members = top(values, self.k, there)
@@ -138,7 +143,7 @@ class PointingGame(Localised):
     share (Zhang et al. 2018, arXiv 1608.00507, with a tolerance of 15 pixels). Distances are Euclidean on the map's grid."""
 
     magnitude: bool = False
-    tolerance: int = 0
+    tolerance: int = setting(0, low=0)
 
     name = "pointing_game"
     card = _card(
@@ -150,10 +155,6 @@ class PointingGame(Localised):
              "raises TypeError"),
         ),
     )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        if self.tolerance < 0:
-            raise InputError(f"tolerance: 0 or more features, got {self.tolerance!r}")
 
     def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
         if self.tolerance:

@@ -18,6 +18,7 @@ from ..errors import ConsilienceError, InputError
 from ..model.representation import classifier, represent
 from ..perturb.neighbourhoods import Neighbourhood, Uniform, neighbours
 from ..perturb.points import Points
+from ..settings import setting
 from ..statistics.keys import Key
 from ..statistics.ranks import kendall, top
 from ..statistics.tensors import exact
@@ -188,14 +189,15 @@ class Nearby(Measure):
         redraw: draw an explainer's own noise anew at each neighbour (see :class:`~consilience.AverageSensitivity`).
     """
 
-    radius: float = 0.1
+    radius: float = setting(0.1, low=0)
     where: Neighbourhood | None = None
-    samples: int = 10
+    samples: int = setting(10, low=1)
     redraw: bool = False
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise InputError(f"samples: at least 1, got {self.samples!r}")
+        super().__post_init__()
+        if self.where is not None and not isinstance(self.where, Neighbourhood):
+            raise InputError(f"{type(self).__name__}: where is a neighbourhood, e.g. Gaussian(0.1); got {self.where!r}")
 
     @property
     def neighbourhood(self) -> Neighbourhood:

@@ -14,11 +14,12 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from ..card import Card
-from ..errors import InputError, choose
+from ..errors import InputError
 from ..model.random_weights import randomised
 from ..model.score import Score
 from ..perturb.neighbourhoods import Gaussian, neighbours
 from ..perturb.points import Points
+from ..settings import setting
 from ..statistics.ranks import pearson, spearman
 from ..statistics.tensors import exact
 from ..task import Task
@@ -103,9 +104,9 @@ class MPRT(Measure):
         steps: at most so many layers of the cascade are looked at, evenly spaced, the last always; None: all.
     """
 
-    order: str = "top_down"
-    similarity: str = "spearman"
-    steps: int | None = None
+    order: str = setting("top_down", choices=ORDERS)
+    similarity: str = setting("spearman", choices=SIMILARITIES)
+    steps: int | None = setting(None, low=1)
 
     name = "mprt"
     undefined = "the map is constant"
@@ -120,12 +121,6 @@ class MPRT(Measure):
         differences=(("quantus", f"MPRT: {QUANTUS}; return_average_correlation=True counts the trained model, of similarity 1, "
                       "as one of the layers, and fails with its SSIM"),),
     )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        choose("order", self.order, ORDERS)
-        choose("similarity", self.similarity, SIMILARITIES)
-        if self.steps is not None and self.steps < 1:
-            raise InputError(f"steps: at least 1, got {self.steps!r}")
 
     def curve(self, task: Task) -> Tensor:
         """(B, R, L): the similarity after each layer, in the order in which they are drawn anew."""
@@ -182,9 +177,9 @@ class SmoothMPRT(MPRT):
         samples: copies. sigma: of the Gaussian noise, as a share of the input's range max x − min x.
     """
 
-    order: str = "bottom_up"
-    samples: int = 10
-    sigma: float = 0.1
+    order: str = setting("bottom_up", choices=ORDERS)
+    samples: int = setting(10, low=1)
+    sigma: float = setting(0.1, low=0)
 
     name = "smooth_mprt"
     card = Card(
@@ -199,11 +194,6 @@ class SmoothMPRT(MPRT):
             ("quantus", f"SmoothMPRT: {QUANTUS}; an a_batch that is given is compared unsmoothed; samples=50"),
         ),
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.samples < 1:
-            raise InputError(f"samples: at least 1, got {self.samples!r}")
 
     @property
     def _setting(self) -> tuple:
@@ -235,7 +225,7 @@ class EfficientMPRT(Measure):
     """(H(φ_f̃) − H(φ_f)) / H(φ_f): how much more complex the map gets when all parameters are drawn anew, H the entropy of the
     histogram of its values (Hedström et al. 2024, arXiv 2401.06465; 100 bins). One explanation in place of one per layer."""
 
-    bins: int = 100
+    bins: int = setting(100, low=2, high=10**6)
 
     name = "efficient_mprt"
     undefined = "the map is constant"
@@ -249,10 +239,6 @@ class EfficientMPRT(Measure):
         cost="1 explanation, none after mprt",
         differences=(("quantus", f"EfficientMPRT: {QUANTUS}; else this number"),),
     )
-
-    def __post_init__(self) -> None:
-        if self.bins < 2:
-            raise InputError(f"bins: at least 2, got {self.bins!r}")
 
     def prepare(self, task: Task) -> None:
         _entropies(task).setdefault(self.bins, None)
@@ -276,8 +262,8 @@ class RandomLogit(Measure):
     """The similarity of the map with that of another output, drawn at random: a map that is the same for every class explains
     none (Sixt, Granz & Landgraf 2020, arXiv 1912.09818). ``samples``: so many draws, whose mean is taken."""
 
-    similarity: str = "spearman"
-    samples: int = 1
+    similarity: str = setting("spearman", choices=SIMILARITIES)
+    samples: int = setting(1, low=1)
 
     name = "random_logit"
     undefined = "the map is constant"
@@ -292,11 +278,6 @@ class RandomLogit(Measure):
         differences=(("quantus", "RandomLogit draws among num_classes=1000 outputs, whatever the model has; its default SSIM "
                       "flattens the maps and compares windows of 7 consecutive values"),),
     )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        choose("similarity", self.similarity, SIMILARITIES)
-        if self.samples < 1:
-            raise InputError(f"samples: at least 1, got {self.samples!r}")
 
     def __call__(self, task: Task) -> Tensor:
         score, points = task.score, task.points

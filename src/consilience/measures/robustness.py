@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..card import Card
+from ..settings import setting
 from ..task import Task
-from .base import flat, none_is_nan
+from .base import check_share, flat, none_is_nan
 from .neighbour_pass import (
     COST,
     DRAWS,
@@ -129,7 +130,7 @@ class RelativeStability(Nearby):
 
     same_class: bool = True
     elementwise: bool = True
-    eps: float = 1e-6
+    eps: float = setting(1e-6, above=0)
 
     undefined = "no neighbour keeps the predicted class, or (elementwise=False) the map is zero everywhere"
 
@@ -230,7 +231,7 @@ class TopKIntersection(Nearby):
     ``k``: a number of features, or below 1 a share of those that the input has. ``signed``: the k largest φ, not |φ|.
     """
 
-    k: int | float = 0.1
+    k: int | float = setting(0.1, above=0)
     signed: bool = False
 
     name = "top_k_intersection"
@@ -243,6 +244,10 @@ class TopKIntersection(Nearby):
         draws=DRAWS,
         cost=COST,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(self, self.k)
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
