@@ -578,7 +578,7 @@ def test_recurrent_networks_on_cuda_take_gradients_without_cudnn(monkeypatch):
     score, points = bound(model, series())
     Stack([Saliency()]).attribute(score, points)
     assert set(model.cudnn) == {before}
-    monkeypatch.setattr("consilience.model.state._recurrent", lambda model: True)
+    monkeypatch.setattr("consilience.model.state._recurrent", lambda modules: True)
     model.cudnn.clear()
     Stack([Saliency()]).attribute(score, points)
     assert set(model.cudnn) == {False} and torch.backends.cudnn.enabled == before

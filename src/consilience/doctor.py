@@ -90,7 +90,7 @@ def doctor(
     x = x.detach()
     explainers: list[Explainer] = resolve(list(METHODS) if methods is None else methods)
     warnings = _modes(model)
-    score = Score(model, target).at(x)
+    score = Score(model, target).at(x, check_rows=True)
     points = Points(x, torch.arange(len(x), device=x.device), score.ids)
     if not bool(score.outputs.isfinite().all()):
         warnings.append("outputs are not finite: check the weights and the preprocessing")
@@ -98,7 +98,7 @@ def doctor(
         warnings.append(
             "a probability is above 0.9999: gradients of kind='probability' vanish there; explain the logit or the margin"
         )
-    warnings += score.warnings() + _alone(score, points)
+    warnings += [*score.warnings(), *score.row_warnings]
     checks = []
     for explainer in explainers:
         checks.append(_check(score, points, _fewer(explainer, x.shape[1:]), seed))
@@ -146,23 +146,6 @@ def _fewer(explainer: Explainer, shape: Sequence[int]) -> Explainer:
         return explainer
     total = explainer.need.total(shape)
     return replace(explainer, n_samples=max(1, samples * FEW // total)) if total > FEW else explainer  # type: ignore[type-var]
-
-
-def _alone(score: Score, points: Points) -> list[str]:
-    """Whether an input's output is the same a second time, and beside another input."""
-    x, owner = points.x[:1], points.owner[:1]
-    with torch.no_grad(), borrowed(score.model, freeze=True):
-        others = x / 2, x / 2, x.flip(-1) / 4
-        one, again, beside = (score._outputs(torch.cat([x, other]), owner.expand(2))[:1] for other in others)
-    differs = lambda outputs: bool((outputs - one).abs().max() > 1e-3 * one.abs().max())  # noqa: E731
-    if differs(again):
-        return ["outputs are drawn at random, in eval mode too: sensitivities measure that; fix the noise"]
-    if differs(beside):
-        return [
-            "an input's outputs depend on what else is in its batch (batch norm without running statistics?), and so will its "
-            "explanation, and no number here is its own"
-        ]
-    return []
 
 
 def _modes(model: Any) -> list[str]:

@@ -22,6 +22,7 @@ from ..features.images import Pixels, features_for
 from ..features.tables import Columns
 from ..metrics.front import Aim
 from ..model.score import Score, precision_of
+from ..model.state import check_ready
 from ..perturb.baseline import COMPUTED, Baseline
 from ..perturb.neighbourhoods import noise_unit
 from ..perturb.points import Points
@@ -101,7 +102,7 @@ def prepare(
         numpy=numpy,
         precision=precision,
     )
-    score = score.at(x, good.nonzero()[:, 0])
+    score = score.at(x, good.nonzero()[:, 0], check_rows=True)
     finite = score.outputs.isfinite().all(1)
     for i in (good & ~finite).nonzero()[:, 0].tolist():
         out[i] = "the model's output has NaN or infinite values for this input"
@@ -137,7 +138,7 @@ def prepare(
     )  # fmt: skip
     return Ready(
         x, left, score, points, setting, explainers, everything.names, failed, out, dict(given.kwargs),
-        {**names, **given.about}, given.warnings, _named(points.unit, baseline, x), baseline,
+        {**names, **given.about}, (*given.warnings, *score.row_warnings), _named(points.unit, baseline, x), baseline,
     )  # fmt: skip
 
 
@@ -198,6 +199,7 @@ def _tensor(x: Any, model: Any) -> tuple[Tensor, bool]:
 
 
 def _finite(x: Tensor, model: Any) -> tuple[Tensor, dict[int, str]]:
+    check_ready(model)
     if isinstance(model, nn.Module):
         named = [
             (name, p.detach())

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConsilienceError, InputError
+from ..model.random_state import seeded
 from ..model.score import Score
-from ..model.state import borrowed, intact, seeded
+from ..model.state import borrowed, intact
 from ..perturb.points import Points
 from ..statistics.keys import Key
 
@@ -25,7 +26,8 @@ def hosted(ask: Ask, score: Score, points: Points, key: Key, name: str) -> Tenso
     method's failure is a row of the table and not the end of it.
     """
     try:
-        with torch.enable_grad(), intact(score.model), borrowed(score.model, freeze=False):
+        # Its draws are the process's, so no other thread may draw meanwhile.
+        with torch.enable_grad(), borrowed(score.model, freeze=False, draws=True), intact(score.model):
             return keyed(ask, points, key)
     except (ConsilienceError, RuntimeError):
         raise

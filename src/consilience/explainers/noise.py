@@ -6,10 +6,7 @@ one noisy model, the same for every input, neighbour and batch. A draw for each 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 from ..card import Card
 from ..errors import InputError
 from ..model.score import Score
+from ..model.state import duplicate
 from ..perturb.neighbourhoods import Gaussian, Neighbourhood, Point
 from ..perturb.points import Points
 from ..statistics.keys import Key
@@ -27,9 +25,12 @@ from .base import Direct, mean
 class NoiseGrad(Direct):
     """φ = E ∇f_{θη}(x), η ~ N(1, σ²) for each parameter (Bykov et al. 2022, arXiv 2106.10185).
 
-    ``stdev`` is σ, a share of each parameter; the paper raises it until the accuracy falls by about 5 %. The weights are
-    exchanged while a sample is evaluated and given back whatever happens. ``redraw`` of a metric's neighbours has no effect:
-    the noise belongs to the model and not to the inputs.
+    ``redraw`` of a metric's neighbours has no effect: the noise belongs to the model and not to the inputs. The noisy weights
+    are those of a copy, so memory for the weights is needed twice.
+
+    Args:
+        n_samples: noisy models, at least 1.
+        stdev: σ, a share of each parameter; the paper raises it until the accuracy falls by about 5 %.
     """
 
     n_samples: int = 10
@@ -67,8 +68,12 @@ class FusionGrad(Direct):
     """φ = E ∇f_{θη}(x + ξ): NoiseGrad and SmoothGrad at once, ``m_samples`` noisy inputs for each of ``n_samples`` noisy models
     (Bykov et al. 2022, arXiv 2106.10185).
 
-    ``stdev`` is of the weights' noise; ``input_stdev`` of the input's, a share of max x − min x if ``relative``, else in
-    units of the model's input, drawn by the input's id as in SmoothGrad.
+    Args:
+        n_samples: noisy models, at least 1.
+        m_samples: noisy inputs for each of them, at least 1; drawn by the input's id as in SmoothGrad.
+        stdev: of the weights' noise, a share of each parameter.
+        input_stdev: of the input's noise, a share of max x − min x if ``relative``, else in units of the model's input.
+        relative: see ``input_stdev``.
     """
 
     n_samples: int = 10
@@ -110,39 +115,43 @@ def averaged(
     """(N, *F): the mean gradient over ``models`` noisy models and, for each, ``inputs`` samples of ``where``."""
     if models < 1 or inputs < 1:
         raise InputError(f"n_samples, m_samples: at least 1, got {models} and {inputs}")
-    state = None
-    step = max(1, 4 * score.batch.size(True) // len(points))
-    for model in range(models):
-        with noisy(score.model, key / "weights", model, stdev):
-            for start in range(0, inputs, step):
-                samples = range(model * inputs + start, model * inputs + min(start + step, inputs))
-                cloud = where.draw(points, samples, key / "inputs", inputs)
-                state = mean(state, cloud, score.grad(cloud.points, cloud.owner))
-    assert state is not None
-    return state / models
-
-
-@contextlib.contextmanager
-def noisy(model: Any, key: Key, sample: int, stdev: float) -> Iterator[None]:
-    """The model's parameters times 1 + stdev · N(0, 1) inside; the same tensors as before afterwards, whatever happens.
-
-    A parameter that is used twice is drawn once. Whole numbers and buffers stay.
-    """
-    if not isinstance(model, nn.Module):
+    if not isinstance(score.model, nn.Module):
         raise InputError(
             "model: noisegrad and fusiongrad perturb weights, so they need an nn.Module, not a plain callable; "
             "use smoothgrad, which perturbs the input"
         )
-    before = [(name, parameter, parameter.data) for name, parameter in model.named_parameters()]
-    try:
-        for name, parameter, data in before:
-            if data.is_floating_point():
-                # .data, so that whatever holds on to the Parameter itself (fused recurrent layers) sees the noise too.
-                parameter.data = data.clone().mul_(1 + stdev * _noise(key / name, sample, data))
-        yield
-    finally:
-        for _, parameter, data in before:
-            parameter.data = data
+    # A copy: the caller's own weights are never written, since another thread may be using them.
+    noisy = duplicate(score.model)
+    noisy_score = score.using(noisy)
+    state = None
+    step = max(1, 4 * score.batch.size(True) // len(points))
+    for model in range(models):
+        perturb(noisy, score.model, key / "weights", model, stdev)
+        for start in range(0, inputs, step):
+            samples = range(model * inputs + start, model * inputs + min(start + step, inputs))
+            cloud = where.draw(points, samples, key / "inputs", inputs)
+            state = mean(state, cloud, noisy_score.grad(cloud.points, cloud.owner))
+    assert state is not None
+    return state / models
+
+
+def perturb(noisy: nn.Module, model: nn.Module, key: Key, sample: int, stdev: float) -> None:
+    """Set the parameters of ``noisy``, a copy of ``model``, to those of ``model`` times 1 + stdev · N(0, 1).
+
+    A parameter that is used twice is drawn once. A complex one is two real numbers, with a factor each. Whole numbers and
+    buffers stay. Where weights are computed from parameters (weight normalisation, parametrisations) it is the parameters
+    that are noisy, as an optimiser sees them.
+    """
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in noisy.named_parameters():
+            value = own[name].detach()
+            target = parameter.detach()
+            if value.is_complex():
+                value, target = torch.view_as_real(value), torch.view_as_real(target)
+            if value.is_floating_point():
+                # In place, so that whatever holds on to the parameter itself (fused recurrent layers) sees the noise too.
+                target.copy_(value * (1 + stdev * _noise(key / name, sample, value)))
 
 
 def _noise(key: Key, sample: int, like: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -22,8 +23,10 @@ from . import cam_layers as cam
 from .arguments import Arguments, resolved
 from .backward_rules import applied
 from .batching import Batch, Counts
+from .independence import Dependence, dependence_of
 from .outputs import KINDS, Kind, Outputs, interpret, last_layer_of, resolve_target
-from .state import borrowed
+from .random_state import forked, seeded
+from .state import borrowed, check_ready
 
 T = TypeVar("T")
 
@@ -113,15 +116,24 @@ class Score:
     runner_up: Tensor
     _arguments: Arguments
     _layers: dict[str, cam.Layer]
+    dependence = Dependence.NOTHING
+    """What a row's outputs depend on besides the row; looked for if ``at`` is asked to."""
 
     # -- resolving -----------------------------------------------------------------------------------------------------
 
-    def at(self, x: Tensor, index: Tensor | None = None) -> Score:
-        """This score with target, runner-up and ids resolved at ``x`` (B, *F); ``outputs`` (B, classes), ``clean`` (B,).
+    def at(self, x: Tensor, index: Tensor | None = None, *, check_rows: bool = False) -> Score:
+        """This score with target, runner-up and ids resolved at ``x``: ``outputs`` (B, classes), ``clean`` (B,).
 
-        ``index``: evaluate these inputs only; what belongs to the others is NaN. Raises InputError for outputs that are
-        not one vector per input and for targets out of range.
+        Args:
+            x: inputs (B, *F).
+            index: (n,) evaluate these inputs only; what belongs to the others is NaN. Default: all.
+            check_rows: look, in three passes of two rows, whether a row's outputs depend on the rows beside it or on chance
+                (``dependence``, ``row_warnings``). Where they do and it helps, every row is run alone from then on.
+
+        Raises:
+            InputError: outputs that are not one vector per input; targets out of range; a model that fails on ``x``.
         """
+        check_ready(self.model)
         bound = copy.copy(self)
         count = len(x)
         bound.size = count
@@ -140,11 +152,14 @@ class Score:
         full = copy.copy(bound)
         full.precision = None
         bound._arguments = full._arguments = full._resolve_arguments(x, index)
+        if check_rows:
+            full.dependence = bound.dependence = full._dependence(x, index)
+            if bound.dependence.run_alone:
+                full.batch = bound.batch = Batch(1)
         try:
-            with torch.no_grad(), borrowed(self.model, freeze=True):
-                found = torch.cat(full._batched(len(index), lambda part: full._outputs(x[index[part]], index[part])))
-        except (RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, ConsilienceError | torch.OutOfMemoryError):
+            found = torch.cat(full._batched(len(index), lambda part: full._clean_outputs(x, index[part])))
+        except Exception as error:
+            if isinstance(error, ConsilienceError | torch.OutOfMemoryError | MemoryError):
                 raise
             raise InputError(self._failed(x, error)) from error
         outputs = found.new_full((count, found.shape[1]), torch.nan)
@@ -156,6 +171,40 @@ class Score:
         with torch.no_grad():
             bound.clean = bound._pick(outputs, owner)
         return bound
+
+    @property
+    def row_warnings(self) -> tuple[str, ...]:
+        """What a row's outputs depend on besides the row, in words; nothing where they are its own."""
+        warning = self.dependence.warning
+        return () if warning is None else (warning,)
+
+    def _clean_outputs(self, x: Tensor, index: Tensor) -> Tensor:
+        """The outputs of some inputs, as one batch, (n, classes), without gradients."""
+        with torch.no_grad(), self._borrowed(freeze=True):
+            return self._outputs(x[index], index)
+
+    def _dependence(self, x: Tensor, index: Tensor) -> Dependence:
+        """Three passes of two rows; nothing is said of a model that fails on them."""
+
+        seeds = itertools.count()
+
+        def run(rows: Tensor, owner: Tensor) -> tuple[Tensor, bool]:
+            self.counts.add(len(rows), False)
+            # A model lent anew for each pass: buffers that a pass moves must not make the next one differ.
+            with borrowed(self.model, freeze=True, draws=True):
+                return seeded(lambda: self._outputs(rows.clone(), owner), next(seeds))
+
+        try:
+            with torch.no_grad():
+                return dependence_of(run, x[index], index)
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError | MemoryError):
+                raise
+            return Dependence.NOTHING
+
+    def _borrowed(self, freeze: bool) -> contextlib.AbstractContextManager[None]:
+        """The model, for one batch. What draws from the process's generators has them for itself."""
+        return borrowed(self.model, freeze, draws=self.dependence is Dependence.DRAWS)
 
     def _failed(self, x: Tensor, error: Exception) -> str:
         """What to say of a model that does not take ``x``."""
@@ -197,8 +246,12 @@ class Score:
 
     def outputs_of(self, rows: Tensor, owner: Tensor) -> Tensor:
         """(N, *F), (N,) → (N, classes): every output, for what needs more than the explained one (accuracy, ROS)."""
-        run = lambda part: _wide(self._outputs(rows[part].clone(memory_format=self.layout), owner[part]))  # noqa: E731
-        with torch.no_grad(), borrowed(self.model, freeze=True):
+
+        def run(part: slice) -> Tensor:
+            with self._borrowed(freeze=True):
+                return _wide(self._outputs(rows[part].clone(memory_format=self.layout), owner[part]))
+
+        with torch.no_grad():
             return torch.cat(self._batched(len(rows), run))
 
     def _resolve_arguments(self, x: Tensor, index: Tensor) -> Arguments:
@@ -227,7 +280,7 @@ class Score:
                 return None
             first = finite.nonzero()[:1, 0]
             self.counts.add(1, False)
-            with torch.enable_grad(), borrowed(self.model, freeze=True):
+            with torch.enable_grad(), self._borrowed(freeze=True):
                 return last_layer_of(self._outputs(x[first].clone().requires_grad_().clone(), index[first]))
 
         outputs = _wide(found[finite])
@@ -271,6 +324,11 @@ class Score:
             raise InputError(
                 "model: a NumPy callable has no gradients; use methods that need outputs only, e.g. methods='black_box'"
             )
+        if rule == "rescale" and self.dependence is not Dependence.NOTHING:
+            raise InputError(
+                "model: the rescale rule of DeepLIFT evaluates an input and its baseline in one batch, but this model's "
+                f"outputs depend on {self.dependence.value}; use integrated_gradients"
+            )
         chosen = {name: self.layer(name, rows[:1], owner[:1]) for name in layers}
 
         def run(part: slice) -> Values:
@@ -312,11 +370,11 @@ class Score:
     ) -> Values:
         # A fresh copy: models that start with an in-place operation must not write to the caller's tensor.
         if not (gradient or layers):
-            with torch.set_grad_enabled(graph), borrowed(self.model, freeze=not graph):
+            with torch.set_grad_enabled(graph), self._borrowed(freeze=not graph):
                 return Values(self._pick(self._outputs(rows.clone(memory_format=self.layout), owner), owner))
         leaf = rows if graph and rows.requires_grad else rows.detach().clone().requires_grad_()
         count = len(rows)
-        with torch.enable_grad(), borrowed(self.model, freeze=not graph):
+        with torch.enable_grad(), self._borrowed(freeze=not graph):
             batch, who = leaf.clone(memory_format=self.layout), owner
             if rule == "rescale":
                 assert origin is not None
@@ -362,7 +420,7 @@ class Score:
                 outputs = self._outputs(picture.clone(), owner)
                 return torch.stack([score._pick(outputs, owner)[0] for score in asked])
 
-            with torch.enable_grad(), borrowed(self.model, freeze=True):
+            with torch.enable_grad(), self._borrowed(freeze=True):
                 if name == "auto":
                     self._layers[name] = cam.find(self.model, ask, rows)
                 else:
@@ -471,5 +529,13 @@ class _Module(nn.Module):
                 "are given, with Captum as additional_forward_args=(owner,)"
             )
         self.score.counts.add(len(rows), torch.is_grad_enabled())
+        if self.score.dependence.run_alone:
+            return torch.cat([self._run(rows[i : i + 1], owner[i : i + 1]) for i in range(len(rows))])
+        return self._run(rows, owner)
+
+    def _run(self, rows: Tensor, owner: Tensor) -> Tensor:
         # A copy, as everywhere: models that start with an in-place operation must not write to the caller's rows.
-        return self.score._pick(self.score._outputs(rows.clone(memory_format=self.score.layout), owner), owner)
+        rows = rows.clone(memory_format=self.score.layout)
+        same_draws = forked() if self.score.dependence is Dependence.DRAWS else contextlib.nullcontext()
+        with same_draws:
+            return self.score._pick(self.score._outputs(rows, owner), owner)

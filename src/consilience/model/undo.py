@@ -1,0 +1,49 @@
+"""Clean-up that an interrupt cannot cut short."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def undoing(*steps: Callable[[], None]) -> Iterator[None]:
+    """Run every step on leaving, the last one first, also when one of them raises. A step may run twice: it must not mind.
+
+    Register a step here before making the change that it undoes: an interrupt may come between the two.
+    """
+    with contextlib.ExitStack() as stack:
+        # Twice: an interrupt that comes just before interrupts are held back stops only the first of the two.
+        for step in (*steps, *steps):
+            stack.callback(_without_interrupts, step)
+        yield
+
+
+def _without_interrupts(step: Callable[[], None]) -> None:
+    with interrupts_held_back():
+        step()
+
+
+@contextlib.contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C inside takes effect on leaving. Elsewhere than in the main thread there is nothing to hold back."""
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or before in (None, signal.SIG_IGN, signal.SIG_DFL):
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append((number, frame))
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came and callable(before):
+            before(*came[0])
