@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from consilience.combine.aggregations import DERIVED, derive
+from consilience.combine.aggregations import DERIVED as AGGREGATIONS
 from consilience.combine.draws import Draws
-from consilience.combine.measurement import Setting
+from consilience.combine.measurement import Measurement
 from consilience.combine.named import TERMS, aim
 from consilience.data.images import read_image
 from consilience.data.models import load_model
@@ -78,10 +78,14 @@ def measure(options: argparse.Namespace) -> tuple[list[str], list[dict[str, Tens
             x = loaded.preprocess(read_image(Path(options.images) / file))[None]
             score = Score(loaded.module, ids=[number], max_batch=options.max_batch).at(x)
             points = Points(x, torch.zeros(1, dtype=torch.int64), score.ids)
-            setting = Setting(
-                Normalised(stack, Pixels()), tuple(range(len(every))), len(every),
-                AverageSensitivity(options.radius), Infidelity(Patches(16)), options.seed,
-            )  # fmt: skip
+            setting = Measurement(
+                stack=Normalised(stack, Pixels()),
+                working=tuple(range(len(every))),
+                rows=len(every),
+                metrics={"quadratic": AverageSensitivity(options.radius), "responses": Infidelity(Patches(16))},
+                derived=AGGREGATIONS,
+                seed=options.seed,
+            )
             base = setting.maps(score, points)
             tensors = {"target": score.targets, "predicted": score.outputs.argmax(1)}
             for stream, draws in (("fit", options.fit), ("fresh", options.fresh)):
@@ -94,7 +98,7 @@ def measure(options: argparse.Namespace) -> tuple[list[str], list[dict[str, Tens
     return list(stack.names), found, about
 
 
-def one_stream(score, points, base, setting: Setting, draws: Draws, redrawn: int, stream: str) -> dict[str, Tensor]:
+def one_stream(score, points, base, setting: Measurement, draws: Draws, redrawn: int, stream: str) -> dict[str, Tensor]:
     """Gram matrices of the draws, the first ``redrawn`` of them also with the sampling methods' noise drawn anew."""
     key = Key(setting.seed, stream)
     count = draws.average_sensitivity
@@ -114,7 +118,7 @@ def one_stream(score, points, base, setting: Setting, draws: Draws, redrawn: int
             ids = neighbours(where, points, part, key / "sensitivity", count, redraw=True).ids
             maps = maps[:, : setting.rows].clone()
             maps[:, at] = noisy.attribute(score, replace(near, ids=ids))
-            maps = torch.cat([maps, derive(maps)], 1)
+            maps = setting.complete(maps, near, derived=True)
             again.append(gram(flat[:, None] - maps.flatten(2).double()[None]))
     masks = setting.evidence(score, points, base, draws, stream, ("responses",)).responses
     return {
@@ -179,9 +183,11 @@ def leave_one_out(goal, evidence: Evidence) -> Tensor:
 
 def judge(names: list[str], found: list[dict[str, Tensor]], redrawn: bool) -> dict:
     fit, fresh = join(found, "fit", redrawn), join(found, "fresh", redrawn)
-    k, rows = len(names), len(names) + len(DERIVED)
+    k = len(names)
+    derived = [aggregation.name for aggregation in AGGREGATIONS]
+    rows = k + len(derived)
     solved = solutions(fit, fresh, k)
-    labels = [*names, *DERIVED, *solved]
+    labels = [*names, *derived, *solved]
     weights = torch.cat(
         [torch.eye(rows, dtype=torch.float64).expand(len(found), -1, -1), torch.stack([*solved.values()], 1)], 1
     )

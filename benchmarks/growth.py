@@ -24,6 +24,7 @@ import torch
 from speed import machine, status
 
 from consilience.data.models import load_model
+from consilience.explain.options import Options
 from consilience.explain.run import begin
 from consilience.explainers import (
     DeepLIFT,
@@ -48,10 +49,10 @@ def measure(point: dict[str, int]) -> dict[str, float]:
     keyed = torch.Generator().manual_seed(0)
     x = torch.randn(point["B"], 3, point["side"], point["side"], generator=keyed)
     options = {"methods": METHODS[: point["k"]], "objective": "opt", "max_batch": 16}
-    begin(network, x[:1], fit_draws=2, **options).combine(every=False)
+    begin(network, x[:1], None, Options.of(fit_draws=2, **options)).combine(every=False)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before, began = status("VmRSS"), time.perf_counter()
-    job = begin(network, x, fit_draws=point["m"], **options)
+    job = begin(network, x, None, Options.of(fit_draws=point["m"], **options))
     assert bool(job.combine(every=False).attribution.isfinite().all())
     counts = job.ready.score.counts
     seconds = time.perf_counter() - began

@@ -48,14 +48,14 @@ from reference import Reference
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from consilience.combine.aggregations import looked_at
 from consilience.combine.draws import BUDGET, Draws
 from consilience.combine.named import aim
 from consilience.combine.regret import regret
 from consilience.combine.sequential import prices, until_sure
-from consilience.combine.weights import Rule
+from consilience.combine.weights import Minimise
 from consilience.data.images import read_image
 from consilience.data.models import load_model
+from consilience.explain.options import Options
 from consilience.explain.run import begin
 from consilience.explainers import Stack, resolve
 from consilience.results.files import write_text
@@ -163,10 +163,8 @@ class Job:
 
     def ours(self, objective: str, watch: Watch | None, **options: object) -> dict:
         """What ``Consensus(…).attribute(x)`` does, with what it drew beside the map."""
-        job = begin(
-            self.network, self.x, self.target, methods=METHODS, objective=objective, seed=self.seed, ids=[self.number],
-            progress=watch, **options,
-        )  # fmt: skip
+        asked = Options.of(methods=METHODS, objective=objective, seed=self.seed, **options)
+        job = begin(self.network, self.x, self.target, asked, [self.number], watch)
         found = job.combine(every=False)
         assert bool(found.attribution.isfinite().all())
         counts = job.ready.score.counts
@@ -202,14 +200,14 @@ def budget(draws: int) -> Draws:
 
 def replayed(evidence: Evidence, objective: str, draws: int) -> tuple[list[float], dict]:
     """The weights of ``draws="auto"`` from draws that are there already, and how many of them it would have made."""
-    stack, goal = Stack(resolve(METHODS)), aim(objective)
-    rule = Rule(goal, tuple(range(len(stack))))
+    stack = Stack(resolve(METHODS))
+    rule = Minimise(aim(objective))
 
     def draw(_: object, kind: str, samples: range) -> Evidence:
         return Evidence(**{kind: getattr(evidence, kind).take(torch.arange(samples.start, samples.stop))})
 
-    (group,) = until_sure(rule, draw, (0,), budget(draws), TOLERANCE, prices(stack), looked_at(goal), len(stack))
-    return group.solved[0].weights[0].tolist(), group.said(0)
+    (group,) = until_sure(rule, draw, (0,), budget(draws), TOLERANCE, prices(stack), rule.kinds, len(stack))
+    return group.solved.weights[0].tolist(), group.said(0)
 
 
 class Bench:
@@ -302,10 +300,15 @@ class Bench:
                 for _ in range(1 if self.device.type == "cpu" else 3):
                     synchronise(self.device)
                     began = time.perf_counter()
-                    job = begin(
-                        self.network, torch.cat(x), [*targets], methods=METHODS, objective="opt", seed=o.seed, draws="auto",
-                        fit_draws=budget(o.draws), ids=range(count), precision=precision,
-                    )  # fmt: skip
+                    asked = Options.of(
+                        methods=METHODS,
+                        objective="opt",
+                        seed=o.seed,
+                        draws="auto",
+                        fit_draws=budget(o.draws),
+                        precision=precision,
+                    )
+                    job = begin(self.network, torch.cat(x), [*targets], asked, range(count))
                     assert bool(job.combine(every=False).attribution.isfinite().all())
                     synchronise(self.device)
                     seconds.append(time.perf_counter() - began)
@@ -325,8 +328,9 @@ class Bench:
         paths = [self.path(kind, number, o.draws, o.fresh) for kind in ("fit", "fresh")]
         if not all(path.exists() for path in paths):
             x, target = self.input(number)
-            job = begin(self.network, x, target, methods=METHODS, objective="mean", seed=o.seed, ids=[number])
-            setting, score, points = job.ready.setting, job.ready.score, job.ready.points
+            asked = Options.of(methods=METHODS, objective="mean", seed=o.seed)
+            job = begin(self.network, x, target, asked, [number])
+            setting, score, points = job.ready.measurement, job.ready.score, job.ready.points
             base = setting.maps(score, points, derived=False)
             counts = Draws(o.draws, budget(o.draws).infidelity), Draws(o.fresh, max(200, o.fresh))
             tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
@@ -396,9 +400,9 @@ JUDGED = {
 
 def weights(fit: Evidence, plain: dict[str, list[float]], m: int) -> dict[str, dict[str, list[float]]]:
     """Pipeline → objective → weights of one photograph; ``plain``: the reference's, by its own objectives."""
-    few, k = shortened(fit, m, m), len(resolve(METHODS))
+    few = shortened(fit, m, m)
     return {
-        "m50": {name: Rule(aim(name), tuple(range(k))).solve(few)[0].weights[0].tolist() for name in OBJECTIVES},
+        "m50": {name: Minimise(aim(name)).fit(few).weights[0].tolist() for name in OBJECTIVES},
         "auto": {name: replayed(fit, name, m)[0] for name in OBJECTIVES},
         "reference": {name: plain[BASELINES.get(name, name)] for name in OBJECTIVES},
     }
@@ -460,7 +464,7 @@ def curves(fit: list[Evidence], fresh: list[Evidence], gradients: int) -> dict[s
                 [
                     float(v)
                     for part, (got, _) in zip(parts, weights, strict=True)
-                    for v in regret(Rule(goal, ()), part, got).values()  # type: ignore[arg-type]
+                    for v in regret(Minimise(goal), part, got).values()
                 ]
                 if count >= 5
                 else []

@@ -13,6 +13,7 @@ import pytest
 
 import consilience.explainers as explainers
 from consilience.cli.methods import CARDS, describe, markdown, overview
+from consilience.combine.aggregations import AGGREGATIONS
 from consilience.combine.named import OBJECTIVES
 from consilience.explainers import METHODS, PRESETS
 from consilience.measures import MEASURES, SETS
@@ -40,7 +41,7 @@ def test_everything_promised_is_there():
     assert set(PROMISED["methods"].split()) == set(METHODS)
     assert set(PROMISED["metrics"].split()) == set(METRICS)
     assert set(PROMISED["measures"].split()) <= set(MEASURES)
-    assert set(PROMISED["aggregations"].split()) <= set(OBJECTIVES)
+    assert set(PROMISED["aggregations"].split()) <= set(AGGREGATIONS)
     assert callable(explainers.captum)
 
 
@@ -65,7 +66,7 @@ def test_sets_and_presets_name_what_exists():
     assert all(name in MEASURES for names in SETS.values() for name in names)
     assert set(SETS["all"]) == set(MEASURES)
     text = overview()
-    for name in (*METHODS, *MEASURES, *PRESETS, *SETS, *OBJECTIVES):
+    for name in (*METHODS, *MEASURES, *PRESETS, *SETS, *OBJECTIVES, *AGGREGATIONS):
         assert name in text
 
 

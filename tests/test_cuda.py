@@ -10,6 +10,7 @@ import torch
 from nets import Small, bound, images
 
 import consilience as cs
+from consilience.combine.aggregations import AGGREGATIONS
 from consilience.combine.named import OBJECTIVES
 from consilience.explainers import MAPLE, METHODS, Stack, resolve
 from consilience.measures import MEASURES
@@ -36,7 +37,7 @@ def test_every_method(name):
     torch.testing.assert_close(found.cpu(), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", [*OBJECTIVES, *AGGREGATIONS])
 def test_every_objective(objective):
     plain, fast = pair()
     settings = {"objective": objective, "fresh_draws": 8, "features": cs.Pixels(), "tolerance": 0.05}

@@ -10,7 +10,7 @@ import torch
 import consilience as cs
 from consilience.combine.named import aim
 from consilience.combine.regret import regret, solve_with_regret
-from consilience.combine.weights import Rule
+from consilience.combine.weights import Minimise
 from consilience.metrics import AverageSensitivity, Infidelity
 from consilience.metrics.front import cross_validated
 from consilience.statistics.criteria import faithfulness_correlation
@@ -44,7 +44,7 @@ def test_a_method_that_fails_at_some_draws_is_as_if_it_were_absent(objective, dr
     goal, rest = aim(objective), e.rows(slice(1, None))
     kinds = goal.statistics
     bad = spoilt(e, draws if "quadratic" in kinds else [], masks=masks if "responses" in kinds else ())
-    found, alone = solve_with_regret(Rule(goal, (0, 1, 2)), bad), solve_with_regret(Rule(goal, (0, 1)), rest)
+    found, alone = solve_with_regret(Minimise(goal), bad), solve_with_regret(Minimise(goal), rest)
     assert float(found[0].weights[0, 0]) == 0
     torch.testing.assert_close(found[0].weights[:, 1:], alone[0].weights, rtol=1e-4, atol=1e-4)
     assert set(found[2]) == kinds
@@ -103,14 +103,14 @@ def test_the_regret_is_that_of_a_plain_loop_over_the_draws(count):
             for name, v in (("crossed", away), ("plain", w[0])):
                 lost[name] += float(v @ q[i] @ v / (v @ size @ v)) / count
     expected = (lost["crossed"] / lost["plain"] - 1) * 4 / 9
-    assert float(regret(Rule(goal, (0, 1, 2)), e, w)["quadratic"]) == pytest.approx(expected, rel=1e-6)
+    assert float(regret(Minimise(goal), e, w)["quadratic"]) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("objective", ["opt", "robust", "faith", "paper_opt", "robust + faith"])
 def test_where_no_method_can_be_used_there_is_no_regret(objective):
     e = evidence()
     e = Evidence(Quadratic(0 * e.quadratic.draws, 0 * e.quadratic.norm), Responses(0 * e.responses.a, e.responses.y))
-    solution, _, found = solve_with_regret(Rule(aim(objective), (0, 1, 2)), e)
+    solution, _, found = solve_with_regret(Minimise(aim(objective)), e)
     assert solution.status == ("no valid method",) and all(value.isnan().all() for value in found.values())
 
 
@@ -142,8 +142,8 @@ def test_who_asks_for_faithfulness_gets_no_uniform_map(objective):
         assert (found.weights[:, 0] == 0).all()
         rho = faithfulness_correlation(joined(parts), found.weights[:, None].expand(3, 1, 3)).value
         assert (rho > 0.5).all()
-    whole, _, doubts = solve_with_regret(Rule(aim(objective), (0, 1, 2)), joined(parts))
-    alone, _, least = solve_with_regret(Rule(aim(objective), (0, 1)), joined(parts).rows(slice(1, None)))
+    whole, _, doubts = solve_with_regret(Minimise(aim(objective)), joined(parts))
+    alone, _, least = solve_with_regret(Minimise(aim(objective)), joined(parts).rows(slice(1, None)))
     torch.testing.assert_close(whole.weights[:, 1:], alone.weights, rtol=1e-4, atol=1e-4)
     for kind, value in doubts.items():
         torch.testing.assert_close(value, least[kind], rtol=1e-4, atol=1e-6)

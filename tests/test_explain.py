@@ -12,10 +12,10 @@ from nets import Small, images
 from torch import nn
 
 import consilience as cs
-from consilience.combine.aggregations import derive
+from consilience.combine.aggregations import AGGREGATIONS, DERIVED
 from consilience.combine.named import OBJECTIVES, aim
 from consilience.combine.regret import regret
-from consilience.combine.weights import Rule
+from consilience.combine.weights import Minimise
 from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Mixture, Saliency, SmoothGrad
 from consilience.metrics import AverageSensitivity, Infidelity
 from consilience.statistics.evidence import joined
@@ -61,7 +61,8 @@ def test_opt_is_as_faithful_as_the_best_single_and_at_least_as_robust():
 
 
 @pytest.mark.parametrize(
-    "objective", [*OBJECTIVES, "relative_sensitivity + 0.5*infidelity", "average_sensitivity + infidelity"]
+    "objective",
+    [*OBJECTIVES, *AGGREGATIONS, "relative_sensitivity + 0.5*infidelity", "average_sensitivity + infidelity"],
 )
 def test_what_is_measured_is_what_is_returned(objective):
     """The consensus' numbers are those of the returned attribution, and weights mix the returned maps."""
@@ -173,7 +174,7 @@ def test_a_nan_output_is_reported_and_the_others_are_explained():
         ({"fit_draws": 1}, "at least 2 draws"),
         ({"fit_draws": "average_sensitivty=3"}, "did you mean 'average_sensitivity'"),
         ({"fit_draws": "average_sensitivity=three"}, "expected e.g."),
-        ({"max_batch": 0}, "positive integer"),
+        ({"max_batch": 0}, "max_batch is a whole number"),
         ({"sign": "positive"}, "sign: one of"),
         ({"kind": "logits"}, "did you mean 'logit'"),
         ({"signed": True}, "signed"),
@@ -372,11 +373,14 @@ def test_doctor():
 def test_aggregations_to_compare_with():
     """Median, Borda count with ties averaged, and metric weighting, against their definitions."""
     maps = torch.tensor([[[0.0, 1, 1, 3], [2, 2, 0, 5], [1, 7, 3, 3]]]).double()
-    median, rank, uniform = derive(maps)[0, 2:]
+    equal, present = torch.ones(1, 3).double() / 3, torch.ones(1, 4, dtype=torch.bool)
+    made = {each.name: each.combine(maps, equal, present)[0] for each in DERIVED}
+    median, rank, uniform = made["median"], made["rank"], made["uniform"]
     assert median.tolist() == [1, 2, 1, 3] and uniform.tolist() == [1] * 4
     ranks = [[0, 1.5, 1.5, 3], [1.5, 1.5, 0, 3], [0, 3, 1.5, 1.5]]
     torch.testing.assert_close(rank, torch.tensor(ranks).double().mean(0) / 3)
-    torch.testing.assert_close(derive(maps[:, :2])[0, 2], maps[0, :2].mean(0))
+    of_two = AGGREGATIONS["median"].combine(maps[:, :2], equal[:, :2], present)
+    torch.testing.assert_close(of_two[0], maps[0, :2].mean(0))
     r = run("weighted")
     sensitivity, rho = (r.criteria[c] for c in ("relative_sensitivity", "faithfulness_correlation"))
     quality = torch.stack([1 / (sensitivity[m].fit * (1 - rho[m].fit * rho[m].fit.abs())) for m in r.methods], 1)
@@ -421,8 +425,8 @@ def test_draws_until_sure(objective):
 def test_the_cross_fitted_regret_is_that_of_its_definition():
     r = run("robust")
     evidence = joined(r.evidence["fit"]).rows(slice(len(r.methods)))
-    rule = Rule(aim("robust"), range(len(r.methods)))
-    found = regret(rule, evidence, rule.solve(evidence)[0].weights, blocks=4)["quadratic"]
+    rule = Minimise(aim("robust"))
+    found = regret(rule, evidence, rule.fit(evidence).weights, blocks=4)["quadratic"]
     q = evidence.quadratic
     count = q.draws.shape[1]
     for i in range(len(r)):

@@ -12,7 +12,8 @@ from torch import nn
 import consilience as cs
 from consilience.combine.named import aim
 from consilience.combine.regret import regret, solve_with_regret
-from consilience.combine.weights import Rule
+from consilience.combine.weights import Minimise
+from consilience.explain.options import Options
 from consilience.explain.run import Rows, begin
 from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
 from consilience.metrics import AverageSensitivity, Infidelity
@@ -36,7 +37,7 @@ def spent(job, before) -> Rows:
 def test_evaluations_are_what_the_plan_says(objective, resolved):
     options = {"methods": METHODS, "objective": GOALS.get(objective, objective), "resolved_draws": resolved}
     options |= {"fit_draws": FIT, "fresh_draws": FRESH}
-    job = begin(Small(), images(), **options)
+    job = begin(Small(), images(), None, Options.of(**options))
     before = copy.copy(job.ready.score.counts)
     assert before.gradient == 5  # each distinct cloud and layer is tried once, one row each; the layer's probe
     planned = job.planned()
@@ -54,7 +55,7 @@ def test_evaluations_are_what_the_plan_says(objective, resolved):
 )  # fmt: skip
 def test_attribute_draws_only_what_its_weights_need(objective, gradients, forwards):
     options = {"methods": METHODS, "objective": GOALS.get(objective, objective), "fit_draws": FIT}
-    job = begin(Small(), images(), **options)
+    job = begin(Small(), images(), None, Options.of(**options))
     before = copy.copy(job.ready.score.counts)
     found = job.combine(every=False)
     assert spent(job, before) == Rows(3 * ONE * gradients, 3 * forwards)
@@ -63,7 +64,7 @@ def test_attribute_draws_only_what_its_weights_need(objective, gradients, forwar
 
 
 def test_given_weights_draw_nothing():
-    job = begin(Small(), images(), methods=METHODS, weights=torch.ones(5) / 5)
+    job = begin(Small(), images(), None, Options.of(methods=METHODS, weights=torch.ones(5) / 5))
     before = copy.copy(job.ready.score.counts)
     found = job.combine(every=False)
     assert spent(job, before) == Rows(3 * ONE, 0)
@@ -74,7 +75,7 @@ def test_given_weights_draw_nothing():
 @pytest.mark.parametrize("objective", GOALS)
 def test_draws_until_sure_stay_within_their_plan(objective, every):
     options = {"methods": METHODS, "objective": GOALS[objective], "fit_draws": cs.Draws(20, 512), "draws": "auto"}
-    job = begin(Small(), images(), 1, **options)
+    job = begin(Small(), images(), 1, Options.of(**options))
     (least, most) = (sum((pair[i] for pair in job.planned(every).values()), Rows()) for i in (0, 1))
     before = copy.copy(job.ready.score.counts)
     if every:
@@ -93,10 +94,10 @@ def test_draws_until_sure_stay_within_their_plan(objective, every):
 
 def test_draws_are_made_until_sure_unless_a_number_is_asked_for():
     small = {"methods": METHODS, "objective": GOALS["robust"]}
-    assert begin(Small(), images(), **small).tolerance == 0.02
-    assert begin(Small(), images(), **small, fit_draws=5).tolerance is None
-    assert begin(Small(), images(), **small, draws="paper").tolerance is None
-    assert begin(Small(), images(), methods=METHODS, objective="mean").draws == cs.Draws(10, 256)
+    assert Options.of(**small).sequential and Options.of(**small).tolerance == 0.02
+    assert not Options.of(**small, fit_draws=5).sequential
+    assert not Options.of(**small, draws="paper").sequential
+    assert Options.of(methods=METHODS, objective="mean").fitting == cs.Draws(10, 256)
     r = cs.explain(Small(), images(), **small, fresh_draws=4, resolved_draws=0)
     assert all(fit["stopped"].startswith(("regret", "budget")) for fit in r.draws["fit"])
 
@@ -312,7 +313,7 @@ def test_the_papers_sum_is_judged_as_the_form_that_is_minimised():
     w = goal.minimise(e).weights
     whole = goal.over_blocks(e, [(0.2, e.fold(i, 5)[1]) for i in range(5)], [w] * 5)
     torch.testing.assert_close(whole, torch.einsum("bi,bij,bj->b", w, form, w))
-    found = regret(Rule(goal, range(5)), e, w)
+    found = regret(Minimise(goal), e, w)
     assert set(found) == {"quadratic", "responses"} and all((v > -0.05).all() for v in found.values())
 
 
@@ -323,9 +324,9 @@ def test_weights_and_regret_of_one_batch_are_those_of_one_after_the_other(object
         Small(), images(), 1, methods=METHODS, objective="mean", fit_draws={"average_sensitivity": 6, "infidelity": 33}
     )
     e = joined(r.evidence["fit"]).rows(slice(5))
-    rule = Rule(aim(objective), tuple(range(5)), pooled=pooled)
+    rule = Minimise(aim(objective), pooled=pooled)
     solution, curve, found = solve_with_regret(rule, e)
-    expected, plain = rule.solve(e)
+    expected, plain = rule.fit(e)
     torch.testing.assert_close(solution.weights, expected.weights)
     torch.testing.assert_close(solution.value, expected.value)
     assert solution.status == expected.status and (curve is None) == (plain is None)

@@ -12,13 +12,14 @@ from scipy import stats
 
 import consilience as cs
 from consilience import simplex
+from consilience.combine.aggregations import AGGREGATIONS
 from consilience.combine.draws import Draws
 from consilience.combine.explained import UNEXPLAINED, best_correlation, say_if_unexplained
 from consilience.combine.named import aim
 from consilience.combine.regret import regret
 from consilience.combine.sequential import until_sure
 from consilience.combine.spread import weights_stderr
-from consilience.combine.weights import Rule
+from consilience.combine.weights import Minimise, resolve
 from consilience.explain.differences import criteria_of, paired_differences
 from consilience.report import table
 from consilience.results.evaluation import Evaluation
@@ -335,9 +336,9 @@ def test_the_paired_difference_covers_the_true_one(objective, draws):
     rng = np.random.default_rng(draws)
     inputs, names = 600, ["a", "b", "c"]
     fit, fresh = draw(rng, inputs, 50), draw(rng, inputs, draws)
-    mixing = Rule(aim(objective), (0, 1, 2)).solve(fit)[0].weights
+    mixing = Minimise(aim(objective)).fit(fit).weights
     table = judged(criterion, fit, fresh, mixing, names)
-    (found,) = paired_differences(aim(objective), table, fresh, mixing, names).values()
+    (found,) = paired_differences(Minimise(aim(objective)), table, fresh, mixing, names).values()
     single = torch.eye(3, dtype=torch.float64)[[names.index(name) for name in found.best_single]]
     difference = truth(mixing) - truth(single)
     inside = (found.low <= difference) & (difference <= found.high)
@@ -353,7 +354,7 @@ def test_the_best_single_method_is_chosen_on_the_fitting_draws():
     fit, fresh = masks(rng, 50, 40, (0.3, 0.3)), masks(rng, 50, 40, (0.3, 0.3))
     mixing = torch.full((50, 2), 0.5, dtype=torch.float64)
     table = judged("faithfulness_correlation", fit, fresh, mixing, ["a", "b"])["faithfulness_correlation"]
-    found = paired_differences(aim("faith"), {"faithfulness_correlation": table}, fresh, mixing, ["a", "b"])
+    found = paired_differences(Minimise(aim("faith")), {"faithfulness_correlation": table}, fresh, mixing, ["a", "b"])
     found = found["faithfulness_correlation"]
     for i, name in enumerate(found.best_single):
         other = "b" if name == "a" else "a"
@@ -375,7 +376,7 @@ def test_the_best_single_method_is_chosen_on_the_fitting_draws():
     ],
 )
 def test_differences_are_about_what_the_objective_is_about(objective, criteria):
-    assert criteria_of(aim(objective)) == criteria
+    assert criteria_of(resolve(objective)) == criteria
 
 
 def test_an_explanation_shows_the_difference_and_the_weights_error(tmp_path):
@@ -426,19 +427,19 @@ def test_a_difference_without_a_value_has_a_reason():
 )
 def test_the_weights_errors_are_the_weights_spread_over_new_draws(objective, draw):
     evidence = draw(np.random.default_rng(1), 400, 240)
-    rule = Rule(aim(objective), (0, 1, 2))
-    actual = rule.solve(evidence)[0].weights.std(0)
+    rule = Minimise(aim(objective))
+    actual = rule.fit(evidence).weights.std(0)
     reported = weights_stderr(rule, evidence).square().mean(0).sqrt()
     torch.testing.assert_close(reported, actual, rtol=0.15, atol=0)
 
 
 def test_weights_that_need_no_draws_have_no_error():
     evidence = masks(np.random.default_rng(0), 4, 20, (0.5, 0.4))
-    assert weights_stderr(Rule("mean", (0, 1)), evidence).isnan().all()
+    assert weights_stderr(AGGREGATIONS["mean"], evidence).isnan().all()
     few = masks(np.random.default_rng(0), 4, 3, (0.5, 0.4))
-    assert weights_stderr(Rule(aim("faith"), (0, 1)), few).isnan().all()
+    assert weights_stderr(Minimise(aim("faith")), few).isnan().all()
     alone = masks(np.random.default_rng(0), 4, 20, (0.5,))
-    assert (weights_stderr(Rule(aim("faith"), (0,)), alone) == 0).all()
+    assert (weights_stderr(Minimise(aim("faith")), alone) == 0).all()
 
 
 # -- when to stop ------------------------------------------------------------------------------------------------------
@@ -476,7 +477,7 @@ def drawn_until_sure(every: Responses, tolerance: float = 0.02):
         assert kind == "responses"
         return Evidence(responses=every.inputs(list(at)).take(torch.arange(samples.start, samples.stop)))
 
-    rule = Rule(aim("faith"), tuple(range(5)))
+    rule = Minimise(aim("faith"))
     price = {"quadratic": 100, "responses": 1}
     return until_sure(rule, draw, tuple(range(inputs)), Draws(2, count), tolerance, price, ("responses",), 5)
 
@@ -484,8 +485,8 @@ def drawn_until_sure(every: Responses, tolerance: float = 0.02):
 def test_the_regret_of_masks_is_the_share_of_what_is_explained():
     """The definition: folds by hand, ρ² of the pooled moments."""
     e = Evidence(responses=answers(np.random.default_rng(0), 3, 100, 0.6))
-    rule = Rule(aim("faith"), tuple(range(5)))
-    w = rule.solve(e)[0].weights
+    rule = Minimise(aim("faith"))
+    w = rule.fit(e).weights
     found = regret(rule, e, w)["responses"]
     for i in range(3):
         a, y = e.responses.a[i], e.responses.y[i]
@@ -493,7 +494,7 @@ def test_the_regret_of_masks_is_the_share_of_what_is_explained():
         for block in range(5):
             inside = torch.arange(100) // 20 == block
             outside = Evidence(responses=Responses(a[None, ~inside], y[None, ~inside]))
-            for name, weights in (("cross-fitted", rule.solve(outside)[0].weights[0]), ("fitted", w[i])):
+            for name, weights in (("cross-fitted", rule.fit(outside).weights[0]), ("fitted", w[i])):
                 answer, fall = a[inside] @ weights, y[inside]
                 moments[name] = moments[name] + torch.cov(torch.stack([answer, fall]), correction=0) / 5
         squares = {name: float(m[0, 1] ** 2 / (m[0, 0] * m[1, 1])) for name, m in moments.items()}
@@ -508,7 +509,7 @@ def test_masks_are_drawn_until_little_of_the_correlation_is_lost(rho):
     groups = drawn_until_sure(every)
     masks = sum(len(group.index) * group.draws.infidelity for group in groups) / 60
     lost = torch.cat([1 - true_rho(group.solved[0].weights, rho) / rho for group in groups]).mean()
-    first = Rule(aim("faith"), tuple(range(5))).solve(Evidence(responses=every.take(torch.arange(128))))[0].weights
+    first = Minimise(aim("faith")).fit(Evidence(responses=every.take(torch.arange(128)))).weights
     lost_at_first = (1 - true_rho(first, rho) / rho).mean()
     if rho < 0.3:
         assert masks > 800 and lost < 0.6 * lost_at_first
@@ -521,7 +522,7 @@ def test_masks_are_drawn_until_little_of_the_correlation_is_lost(rho):
 def test_a_single_method_has_nothing_to_gain_by_more_masks():
     one = answers(np.random.default_rng(0), 4, 1024, 0.05)
     one = Responses(one.a[..., :1], one.y)
-    rule = Rule(aim("faith"), (0,))
+    rule = Minimise(aim("faith"))
     assert (regret(rule, Evidence(responses=one), torch.ones(4, 1).double())["responses"] <= 0).all()
 
 
@@ -532,8 +533,8 @@ def test_the_regret_of_masks_is_a_share_for_every_objective(objective):
     for rho in (0.05, 0.9):
         rng = np.random.default_rng(1)
         e = Evidence(neighbours(rng, 20, 10, (0.2, 0.22, 0.25, 0.3, 0.4)).quadratic, answers(rng, 20, 128, rho))
-        rule = Rule(aim(objective), tuple(range(5)))
-        found = regret(rule, e, rule.solve(e)[0].weights)["responses"]
+        rule = Minimise(aim(objective))
+        found = regret(rule, e, rule.fit(e).weights)["responses"]
         assert (found <= 1).all()
         values.append(float(found.mean()))
     assert values[0] > 0.2 and values[1] < 0.1
@@ -548,7 +549,7 @@ def test_a_sum_of_quadratic_forms_explains_what_its_masks_explain():
     scale = torch.linalg.matrix_norm(faithful)
     expected = (e.responses.y.square().mean(1) - torch.einsum("bi,bij,bj->b", w, faithful, w)) / scale
     torch.testing.assert_close(goal.explained(e, w), expected)
-    found = regret(Rule(goal, tuple(range(5))), e, w)["responses"]
+    found = regret(Minimise(goal), e, w)["responses"]
     assert (found <= 1).all() and (found > -0.01).all()
 
 
@@ -557,11 +558,11 @@ def test_a_sum_of_quadratic_forms_explains_what_its_masks_explain():
 
 def test_masks_that_no_method_explains_are_said_to_be():
     """At most one in twenty of noise passes for an explanation, and what explains is not doubted."""
-    rule = Rule(aim("faith"), tuple(range(5)))
+    rule = Minimise(aim("faith"))
     said = {}
     for rho in (0.0, 0.5):
         e = Evidence(responses=answers(np.random.default_rng(2), 300, 256, rho))
-        status = say_if_unexplained(rule, e, rule.solve(e)[0]).status
+        status = say_if_unexplained(rule, e, rule.fit(e)[0]).status
         said[rho] = np.mean([UNEXPLAINED in each for each in status])
     assert said[0.0] > 0.95 and said[0.5] == 0
 
@@ -569,7 +570,7 @@ def test_masks_that_no_method_explains_are_said_to_be():
 def test_the_best_correlation_is_cross_fitted():
     """Fitted, noise seems to be explained; cross-fitted, it does not."""
     e = Evidence(responses=answers(np.random.default_rng(3), 400, 64, 0.0))
-    w = Rule(aim("faith"), tuple(range(5))).solve(e)[0].weights
+    w = Minimise(aim("faith")).fit(e).weights
     assert CRITERIA["faithfulness_correlation"](e, w[:, None]).value.mean() > 0.08
     best = best_correlation(e)
     assert abs(float(best.value.mean())) < 0.03

@@ -11,7 +11,7 @@ type are checked by the class itself, in a ``__post_init__`` that calls this one
 ...     stdev: float = setting(0.15, low=0)
 >>> Noise(n_samples=0)
 Traceback (most recent call last):
-consilience.errors.InputError: Noise: n_samples is a whole number, at least 1; got 0
+consilience.errors.InputError: Noise: n_samples is a whole number, at least 1, at most 1e+09; got 0
 """
 
 from __future__ import annotations
@@ -187,8 +187,10 @@ def _whole(value: Any, rule: Rule, what: str) -> int:
     number = _number(value)
     if isinstance(number, bool) or not isinstance(number, numbers.Integral):
         raise InputError(f"{what} is a whole number{rule}; got {_shown(value)}")
-    if not rule.allows(int(number)) or abs(int(number)) > LARGEST:
-        limit = "" if abs(int(number)) <= LARGEST else f", at most {LARGEST:g}"
+    # Of a range that is open above, what is absurdly large is a slip of the pen.
+    high = LARGEST if rule.high is None and rule.below is None else None
+    if not rule.allows(int(number)) or (high is not None and int(number) > high):
+        limit = "" if high is None else f", at most {high:g}"
         raise InputError(f"{what} is a whole number{rule}{limit}; got {_shown(value)}")
     return int(number)
 

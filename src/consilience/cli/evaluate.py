@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..combine.draws import FIT, Draws
-from ..combine.named import aim
+from ..combine.weights import resolve as aggregation
 from ..data.images import expand, read_image
 from ..data.models import Loaded, parse_target
 from ..errors import ConsilienceError, InputError, printable
@@ -87,7 +87,10 @@ def _judge(
                 if name in done:
                     progress.finish(f"{image}: in {file.path} already")
                     continue
-                file.update(evaluator.update(x.to(device), target, [name]))
+                found = evaluator.update(x.to(device), target, [name])
+                if found is None:
+                    raise InputError("the model's output has NaN or infinite values for it")
+                file.update(found)
                 done.add(name)
                 progress.finish(image)
             except KeyboardInterrupt:
@@ -102,7 +105,7 @@ def _check(arguments: argparse.Namespace, objective: str | None) -> tuple[list, 
     """(methods, measures, rows in flight): everything that can be refused before a model is loaded."""
     methods, measures = resolve(arguments.methods), resolve_measures(arguments.measures)
     if objective is not None:
-        aim(objective)
+        aggregation(objective)
     Draws.of(arguments.fit_draws, FIT, "--fit-draws")
     usable_device(arguments.device)
     return methods, measures, rows_in_flight(arguments.max_batch)

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..combine.draws import FIT, FRESH, Draws
-from ..combine.named import aim
+from ..combine.weights import resolve as aggregation
 from ..data.images import Picture, expand, read_image
 from ..data.models import Loaded, parse_target
 from ..errors import ConsilienceError, InputError
 from ..explain.explain import explain
+from ..explain.options import Options
 from ..explain.plan import plan
 from ..explain.run import begin
 from ..explainers import Explainer, resolve
-from ..metrics.front import Front
 from ..results.explanation import Explanation
 from ..results.files import versions
 from ..results.fingerprint import digest
@@ -48,11 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _methods(arguments: argparse.Namespace) -> list[Explainer]:
     """The methods, and with them everything that can be refused before a model is loaded."""
     methods = resolve(arguments.methods)
-    goal = aim(arguments.objective)
-    if isinstance(goal, Front) and (arguments.signed or arguments.choice != "convex"):
-        raise InputError(
-            "--signed and --choice cross_validated are for objectives of one number, such as robust or faith"
-        )
+    aggregation(arguments.objective, signed=arguments.signed, choice=arguments.choice)
     Draws.of(arguments.fit_draws, FIT, "--fit-draws")
     Draws.of(arguments.fresh_draws, FRESH, "--fresh-draws")
     if arguments.resolved_draws < 0:
@@ -112,7 +108,9 @@ def _dry(images: Sequence[str], command: _Command) -> int:
     for image in images:
         try:
             _, x = command.read(image)
-            found = plan(begin(command.loaded.module, x.to(command.device), **command.arguments(x)))
+            options = command.arguments(x)
+            target, ids = options.pop("target"), options.pop("ids")
+            found = plan(begin(command.loaded.module, x.to(command.device), target, Options.of(**options), ids))
         except ConsilienceError as error:
             say(f"{image}: {error}", error=True)
             continue

@@ -6,6 +6,7 @@ import argparse
 import inspect
 from typing import Any
 
+from ..combine.aggregations import AGGREGATIONS
 from ..combine.named import OBJECTIVES, TERMS
 from ..errors import choose
 from ..explainers import METHODS, PRESETS
@@ -18,11 +19,6 @@ OBJECTIVE_LINES = {
     "opt": "the most robust mixture that is at least as faithful as the best single method",
     "robust": "least relative sensitivity, wᵀGw / wᵀHw",
     "faith": "greatest correlation of the attribution taken away with the fall of the score",
-    "mean": "the plain mean of the maps",
-    "var": "the mean divided by the deviation between methods",
-    "median": "the median over methods of each feature",
-    "rank": "the mean of the features' ranks (Borda count)",
-    "weighted": "the mean, each method weighted by 1 / (relative sensitivity · (1 − ρ|ρ|))",
     "paper_robust": "AGG's: least absolute sensitivity, which favours maps of small norm",
     "paper_faith": "AGG's: least infidelity, one scale β for each method",
     "paper_opt": "AGG's: the sum of both, balanced by Frobenius norm",
@@ -46,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 def describe(name: str) -> str:
     """One method, metric, measure, criterion, objective or set in full."""
     cards = {key: thing for things in CARDS.values() for key, thing in things.items()}
-    name = choose("name", name, [*cards, *CRITERIA, *OBJECTIVES, *PRESETS, *SETS])
+    name = choose("name", name, [*cards, *CRITERIA, *OBJECTIVES, *AGGREGATIONS, *PRESETS, *SETS])
     if name in cards:
         thing = cards[name]
         width = max(len(label) for label, _ in thing.card.lines())
@@ -59,6 +55,8 @@ def describe(name: str) -> str:
         return f"{name} ({better} is better)\n\n{inspect.getdoc(CRITERIA[name])}"
     if name in OBJECTIVE_LINES:
         return f"{name}: {OBJECTIVE_LINES[name]}\n{TERMS.get(name, '')}"
+    if name in AGGREGATIONS:
+        return f"{name}: {inspect.getdoc(AGGREGATIONS[name])}"
     if name in PRESETS:
         return f"{name}:\n" + "\n".join(f"  {e.name:22} {e}" for e in PRESETS[name])
     return f"{name}: {', '.join(SETS[name])}"
@@ -71,6 +69,8 @@ def overview() -> str:
     lines += [f"  {name:22} {', '.join(e.name for e in members)}" for name, members in PRESETS.items()]
     lines += ["", "Objectives (or a sum of criteria, e.g. 'relative_sensitivity + 0.5*infidelity')"]
     lines += [f"  {name:22} {OBJECTIVE_LINES[name]}" for name in OBJECTIVES]
+    lines += ["", "Aggregations that minimise nothing"]
+    lines += [f"  {name:22} {_first(aggregation)}" for name, aggregation in AGGREGATIONS.items()]
     lines += ["", "Criteria of every explanation"]
     for name in CRITERIA:
         better = "higher" if name in HIGHER_IS_BETTER else "lower"

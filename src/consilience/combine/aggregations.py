@@ -1,111 +1,205 @@
-"""How maps become one where nothing is solved: mean, var, median, rank, weighted."""
+"""Aggregations that minimise nothing: mean, var, median, rank, weights by quality, the best single method, given weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..metrics import AverageSensitivity, Infidelity
-from ..metrics.front import Aim
-from ..simplex import Solution
+from ..metrics.base import Metric
 from ..statistics.evidence import Evidence
-from .draws import KINDS
+from .aggregation import Aggregation, Combination, unsolved
 
 
-def looked_at(goal: Aim | str) -> tuple[str, ...]:
-    """The kinds of draws on which a goal's weights depend."""
-    if isinstance(goal, str):
-        return tuple(KINDS) if goal == "weighted" else ()
-    return tuple(kind for kind in KINDS if kind in goal.statistics)
+@dataclass(frozen=True)
+class Mean(Aggregation):
+    """The mean of the maps that are finite."""
+
+    name = "mean"
+
+    def combine(self, maps: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+        return _average(maps, maps)
 
 
-def unsolved(goal: str, evidence: Evidence, working: Sequence[int], weights: Tensor | None = None) -> Solution:
-    """The weights (B, k) of goals that solve nothing: given ones, by measured quality, or equal shares of the methods whose
-    maps are finite."""
+@dataclass(frozen=True)
+class Var(Aggregation):
+    """AGG's variance-weighted mean, mean / (σ + ε) with σ the feature-wise standard deviation over methods.
+
+    The paper leaves ε open. Here it is the mean of σ over features, so the map's shape does not depend on scale.
+    """
+
+    name = "var"
+    linear = False
+
+    def combine(self, maps: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+        mean = _average(maps, maps)
+        sigma = _average(maps, (maps - mean[:, None]) ** 2).sqrt()
+        axes = [1] * (mean.ndim - 1)
+        features = present.flatten(1).sum(1).clamp(min=1)
+        epsilon = ((sigma * present).flatten(1).sum(1) / features).view(-1, *axes)
+        # One method, or methods that all agree: var is the mean.
+        alike = epsilon <= 1e-6 * mean.abs().flatten(1).amax(1).view_as(epsilon)
+        return mean / (sigma + torch.where(alike, torch.ones_like(epsilon), epsilon))
+
+
+@dataclass(frozen=True)
+class Median(Aggregation):
+    """The median over methods, feature by feature; of an even number, the mean of the two in the middle."""
+
+    name = "median"
+    linear = False
+
+    def combine(self, maps: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+        finite, count = _finite(maps)
+        # Maps that are not finite go to the end, where the middle of the others does not see them.
+        ordered = torch.where(finite, maps, torch.inf).sort(1).values
+        low, high = ((count - 1) // 2).clamp(min=0), (count // 2).clamp(max=maps.shape[1] - 1)
+        shape = ordered[:, :1].shape
+        middle = ordered.gather(1, low[:, None].expand(shape)) + ordered.gather(1, high[:, None].expand(shape))
+        return torch.where(count > 0, middle[:, 0] / 2, torch.nan)
+
+
+@dataclass(frozen=True)
+class Rank(Aggregation):
+    """The mean over methods of each feature's rank in 0…1 (Borda count): the share of features below, ties counting half."""
+
+    name = "rank"
+    linear = False
+
+    def combine(self, maps: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+        return _average(maps, _ranks(maps, present))
+
+
+@dataclass(frozen=True)
+class Uniform(Aggregation):
+    """The same value for every feature: what a map is worth that looks at nothing."""
+
+    name = "uniform"
+    linear = False
+
+    def combine(self, maps: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+        return present.to(maps)
+
+
+@dataclass(frozen=True)
+class Weighted(Aggregation):
+    """Weights by measured quality, w_j ∝ 1 / (relative sensitivity · (1 − ρ|ρ|)) on the fitting draws."""
+
+    name = "weighted"
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return AverageSensitivity(), Infidelity()
+
+    def fit(self, evidence: Evidence) -> Combination:
+        clean, corners = evidence.clean(), _corners(evidence)
+        loss = AverageSensitivity().loss(clean, corners) * Infidelity().loss(clean, corners)
+        quality = (1 / loss.clamp(min=1e-12)).nan_to_num(0)
+        quality = torch.where(evidence.valid(), quality, torch.zeros_like(quality))
+        return unsolved(quality / quality.sum(1, keepdim=True), "weighted by quality, nothing solved")
+
+
+@dataclass(frozen=True)
+class BestSingle(Aggregation):
+    """The method with the smallest loss on the fitting draws, alone.
+
+    Args:
+        metric: the loss; None: the infidelity's, 1 − ρ|ρ|.
+    """
+
+    metric: Metric | None = None
+
+    name = "best_single"
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return (self.metric or Infidelity(),)
+
+    def fit(self, evidence: Evidence) -> Combination:
+        (metric,) = self.metrics
+        seen = evidence.only(self.kinds)
+        loss = metric.loss(seen.clean(), _corners(seen))
+        usable = seen.valid() & loss.isfinite()
+        best = torch.where(usable, loss, torch.inf).argmin(1)
+        weights = torch.nn.functional.one_hot(best, loss.shape[1]).to(loss)
+        weights = torch.where(usable.any(1, keepdim=True), weights, torch.nan)
+        return unsolved(weights, "the best single method on the fitting draws")
+
+
+@dataclass(frozen=True)
+class Given(Aggregation):
+    """Weights that the caller gives.
+
+    Args:
+        weights: (k,), or (B, k) for the inputs that are explained.
+    """
+
+    weights: Any = field(default=None, compare=False)
+
+    name = "given"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = torch.as_tensor(self.weights, dtype=torch.float64)
+        if not bool(given.isfinite().all()) or not bool((given != 0).any(-1).all()):
+            raise InputError("weights: finite, and not all zero")
+        object.__setattr__(self, "weights", given)
+
+    def narrowed(self, left: Tensor, inputs: int, k: int) -> Given:
+        """The weights of the inputs whose places are ``left``, of a batch of ``inputs`` explained by ``k`` methods.
+
+        Raises:
+            InputError: there is not one for each method, or not one row for each input.
+        """
+        if self.weights.shape == (k,):
+            return self
+        if self.weights.shape != (inputs, k):
+            raise InputError(
+                f"weights: shape ({k},) or ({inputs}, {k}) for these methods and inputs, got {tuple(self.weights.shape)}"
+            )
+        return Given(self.weights[left.cpu()])
+
+    def fit(self, evidence: Evidence) -> Combination:
+        return unsolved(self.weights.to(evidence.like.device).expand_as(evidence.like), "given weights")
+
+
+AGGREGATIONS: dict[str, Aggregation] = {
+    each.name: each for each in (Mean(), Var(), Median(), Rank(), Weighted(), BestSingle())
+}
+"""To compare with, and to ask for by name."""
+
+DERIVED: tuple[Aggregation, ...] = (Mean(), Var(), Median(), Rank(), Uniform())
+"""Those whose maps stand in every table; "weighted", a mixture, stands beside them."""
+
+
+def _corners(evidence: Evidence) -> Tensor:
+    """(B, k, k): every method alone."""
     like = evidence.like
-    nothing = torch.full_like(like[:, 0], torch.nan)
-    if weights is not None:
-        return Solution(weights.to(like.device), nothing, nothing, ("given weights",) * len(like))
-    if goal == "weighted":
-        share = by_quality(evidence, working)
-    else:
-        assert evidence.quadratic is not None
-        asked = torch.zeros_like(like)
-        asked[:, list(working)] = 1
-        share = asked * evidence.quadratic.norm.diagonal(dim1=1, dim2=2).isfinite()
-        share = share / share.sum(1, keepdim=True)
-    return Solution(share, nothing, nothing, (f"{goal} of the maps, nothing solved",) * len(like))
+    return torch.eye(like.shape[1], dtype=like.dtype, device=like.device).expand(len(like), -1, -1)
 
 
-def mixing_of(goal: Aim | str, weights: Tensor, rows: int, k: int) -> Tensor:
-    """(B, R): the combined map's coefficients on the methods and the derived maps."""
-    mixing = weights.new_zeros(len(weights), rows)
-    if goal in ("var", "median", "rank"):
-        mixing[:, k + DERIVED.index(goal)] = 1
-    else:
-        mixing[:, :k] = weights
-    return mixing
+def _finite(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Which maps are finite (B, k, 1…), and how many of each input (B, 1…)."""
+    finite = maps.flatten(2).isfinite().all(2)
+    axes = [1] * (maps.ndim - 2)
+    return finite.view(*finite.shape, *axes), finite.sum(1).view(-1, *axes)
 
 
-def mix(rows: Tensor, maps: Tensor) -> Tensor:
-    """(B, M, R), (B, R, *A) → (B, M, *A); a mixture of something that is not finite is not finite."""
-    mixed = torch.einsum("bmr,br...->bm...", rows.to(maps), maps.nan_to_num(0, 0, 0))
-    bad = (~maps.flatten(2).isfinite().all(2)).to(rows)
-    mixed[torch.einsum("bmr,br->bm", (rows != 0).to(rows), bad) > 0] = torch.nan
-    return mixed
+def _average(maps: Tensor, values: Tensor) -> Tensor:
+    """(B, *A): the mean of values (B, k, *A) over the methods whose maps are finite; NaN where there is none."""
+    finite, count = _finite(maps)
+    return torch.where(finite, values, 0.0).sum(1) / count
 
 
-DERIVED = ("mean", "var", "median", "rank", "uniform")
-"""Maps made from all methods' maps; "weighted", a mixture, stands beside them in tables."""
-
-
-UNSOLVED = ("mean", "var", "median", "rank", "weighted")
-"""Aggregations to compare with: nothing is minimised."""
-
-
-def derive(maps: Tensor, has: Tensor | None = None) -> Tensor:
-    """(N, k, *A) → (N, 5, *A): the mean; AGG's var, mean / (σ + ε) with σ the feature-wise standard deviation over methods
-    and ε its mean over features (the paper leaves ε open; this makes the map's shape free of scale); the median; the mean of
-    the features' ranks in 0…1, ties averaged (Borda count); and a uniform map.
-
-    ``has`` (N, *A) bool: the features that each input has; the others are 0 and count nowhere, nor do maps that are not
-    finite."""
-    has = torch.ones_like(maps[:, 0], dtype=torch.bool) if has is None else has
-    fine = maps.flatten(2).isfinite().all(2)
-    good, count = fine.view(*fine.shape, *[1] * has[0].ndim), fine.sum(1).view(-1, *[1] * has[0].ndim)
-    average = lambda values: torch.where(good, values, 0.0).sum(1) / count  # noqa: E731  NaN where there is none
-    mean = average(maps)
-    sigma = average((maps - mean[:, None]) ** 2).sqrt()
-    epsilon = (sigma * has).flatten(1).sum(1).div(has.flatten(1).sum(1).clamp(min=1)).view(-1, *[1] * (mean.ndim - 1))
-    alike = epsilon <= 1e-6 * mean.abs().flatten(1).amax(1).view_as(epsilon)
-    epsilon = torch.where(alike, torch.ones_like(epsilon), epsilon)  # one method, or all alike: var is the mean
-    ordered = torch.where(good, maps, torch.inf).sort(1).values  # its middle, or the mean of the two middle ones
-    middle = [
-        ordered.gather(1, at.clamp(min=0)[:, None].expand_as(ordered[:, :1])) for at in ((count - 1) // 2, count // 2)
-    ]
-    median = torch.where(count > 0, (middle[0] + middle[1])[:, 0] / 2, torch.nan)
-    return torch.stack([mean, mean / (sigma + epsilon), median, average(_ranks(maps, has)), has.to(mean)], 1)
-
-
-def _ranks(maps: Tensor, has: Tensor) -> Tensor:
-    """(N, k, *A): the share of features that are below, ties counting half."""
-    here = has.flatten(1)[:, None]
+def _ranks(maps: Tensor, present: Tensor) -> Tensor:
+    """(B, k, *A): the share of features that are below, ties counting half."""
+    here = present.flatten(1)[:, None]
     flat = maps.flatten(2).masked_fill(~here, torch.inf)
     ordered = flat.sort(2).values
     below = torch.searchsorted(ordered, flat) + torch.searchsorted(ordered, flat, right=True) - 1
     rank = below.to(maps) / (2 * (here.sum(2, keepdim=True) - 1).clamp(min=1))
     return rank.masked_fill(~here, 0).view_as(maps)
-
-
-def by_quality(evidence: Evidence, working: Sequence[int]) -> Tensor:
-    """(B, k): metric weighting, w_j ∝ 1 / (relative sensitivity · (1 − ρ|ρ|)) of the fitting draws."""
-    eye = torch.eye(evidence.quadratic.norm.shape[1], dtype=torch.float64, device=evidence.quadratic.norm.device)  # type: ignore[union-attr]
-    corners = eye.expand(len(evidence.quadratic.norm), -1, -1)  # type: ignore[union-attr]
-    clean = evidence.clean()
-    quality = 1 / (AverageSensitivity().loss(clean, corners) * Infidelity().loss(clean, corners)).clamp(min=1e-12)
-    usable = torch.zeros_like(quality, dtype=torch.bool)
-    usable[:, list(working)] = True
-    quality = torch.where(usable & evidence.valid(), quality.nan_to_num(0), torch.zeros_like(quality))
-    return quality / quality.sum(1, keepdim=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 
 from ..errors import InputError, choose
+from ..metrics.base import Metric
 
 KINDS = {"quadratic": "average_sensitivity", "responses": "infidelity"}
 """Part of the evidence → the metric whose draws it holds: neighbours, and masks."""
@@ -20,7 +21,14 @@ class Draws:
     infidelity: int = 256
 
     def of_kind(self, kind: str) -> int:
+        """How many neighbours ("quadratic") or masks ("responses")."""
         return getattr(self, KINDS[kind])
+
+    def of_metric(self, metric: Metric) -> int:
+        """How many draws of a metric: as many as of the one of these two that asks for the same."""
+        if metric.asks == "nothing":
+            return 1
+        return self.average_sensitivity if metric.asks == "explanations" else self.infidelity
 
     @classmethod
     def of(cls, spec: Draws | int | str | Mapping[str, int] | None, default: Draws, what: str) -> Draws:

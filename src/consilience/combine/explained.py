@@ -12,9 +12,9 @@ from ..metrics.objective import Objective
 from ..simplex import Solution
 from ..statistics.criteria import Estimate, faithfulness_correlation
 from ..statistics.evidence import Evidence
-from .aggregations import looked_at
+from .aggregation import Aggregation
 from .regret import BLOCKS, solved_apart
-from .weights import Rule
+from .weights import Minimise
 
 UNEXPLAINED = "no method explains these masks"
 """Part of a status: the weights rest on masks about which no method is known to say anything."""
@@ -34,9 +34,8 @@ def best_correlation(evidence: Evidence) -> Estimate:
     """
     masks = evidence.only(["responses"]).clean()
     folds = masks.folds(BLOCKS, "responses")
-    working = tuple(range(evidence.like.shape[1]))
-    rule = Rule(Objective(((1.0, Infidelity()),)), working)
-    weights = solved_apart(rule, [outside for outside, _ in folds])
+    most_faithful = Minimise(Objective(((1.0, Infidelity()),)))
+    weights = solved_apart(most_faithful, [outside for outside, _ in folds])
     answers = Evidence()
     for w, (_, inside) in zip(weights, folds, strict=True):
         responses = inside["responses"]
@@ -46,20 +45,21 @@ def best_correlation(evidence: Evidence) -> Estimate:
     return faithfulness_correlation(answers, one)
 
 
-def say_if_unexplained(rule: Rule, evidence: Evidence, solution: Solution) -> Solution:
+def say_if_unexplained(aggregation: Aggregation, evidence: Evidence, solution: Solution) -> Solution:
     """The solution, with a status that says for which inputs no method is known to explain the masks.
 
     That is where :func:`best_correlation` is not two standard errors above zero. Nothing is said of objectives whose
     weights do not depend on masks, and of inputs without a valid method.
 
     Args:
-        rule: how evidence became weights.
+        aggregation: how evidence became weights.
         evidence: the fitting draws of the k methods.
         solution: the weights of B inputs.
     """
-    if "responses" not in looked_at(rule.goal):
+    if "responses" not in aggregation.kinds:
         return solution
-    shared = evidence.pooled() if rule.pooled else evidence
+    pooled = isinstance(aggregation, Minimise) and aggregation.pooled
+    shared = evidence.pooled() if pooled else evidence
     best = best_correlation(shared)
     value = best.value[:, 0].expand(len(solution.weights)).tolist()
     error = best.stderr[:, 0].expand(len(solution.weights)).tolist()

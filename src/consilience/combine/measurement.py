@@ -1,8 +1,8 @@
-"""How an explanation is measured: which maps, which draws, which named objectives."""
+"""How an explanation is measured: which maps, by which metrics, on which draws."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,28 +12,54 @@ from ..errors import InputError
 from ..explainers import Normalised
 from ..metrics import AverageSensitivity, Infidelity
 from ..metrics.base import Metric
-from ..metrics.front import Aim
 from ..model.score import Score
-from ..perturb.baseline import Baseline
 from ..perturb.points import Points, present
 from ..statistics.evidence import Evidence
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
 from ..task import Task
-from .aggregations import derive
-from .draws import KINDS, Draws
+from .aggregation import Aggregation
+from .draws import Draws
 
 
 @dataclass(frozen=True)
-class Setting:
-    """The maps and the two metrics of one explanation."""
+class Measurement:
+    """The maps and the metrics of one explanation.
+
+    Args:
+        stack: the methods that work, and the stage that makes their attributions maps.
+        working: the places of those methods among all that were asked for.
+        rows: k, how many were asked for; maps have k rows, NaN where a method failed.
+        metrics: kind of evidence → the metric that is measured.
+        derived: aggregations whose maps follow the k methods' as further rows.
+        seed: names all draws.
+    """
 
     stack: Normalised
     working: tuple[int, ...]
     rows: int
-    sensitivity: AverageSensitivity
-    infidelity: Infidelity
+    metrics: Mapping[str, Metric]
+    derived: tuple[Aggregation, ...]
     seed: int
+
+    @property
+    def sensitivity(self) -> AverageSensitivity:
+        """The metric of the neighbours that every table shows."""
+        return self.metrics["quadratic"]  # type: ignore[return-value]
+
+    @property
+    def infidelity(self) -> Infidelity:
+        """The metric of the masks that every table shows."""
+        return self.metrics["responses"]  # type: ignore[return-value]
+
+    def mixing(self, aggregation: Aggregation, weights: Tensor, rows: int) -> Tensor:
+        """(B, R): an aggregation's map as coefficients on the ``rows`` R of methods and derived maps."""
+        coefficients = weights.new_zeros(len(weights), rows)
+        if aggregation.linear:
+            coefficients[:, : self.rows] = weights
+        else:
+            coefficients[:, self.rows + self.derived.index(aggregation)] = 1
+        return coefficients
 
     def raw(self, score: Score, points: Points) -> Tensor:
         """(N, working k, *F): the methods' attributions before the stage that reduces and scales them."""
@@ -44,7 +70,7 @@ class Setting:
         return replace(self.stack, sign="keep", scale="none").apply(raw, owner)
 
     def maps(self, score: Score, points: Points, derived: bool = True) -> Tensor:
-        """(N, k [+ 5], *A): every method in order (NaN where one failed), then the derived maps."""
+        """(N, k [+ derived], *A): every method in order (NaN where one failed), then the derived maps."""
         return self.complete(self.stack.attribute(score, points), points, derived)
 
     def base(self, score: Score, points: Points, derived: bool = True) -> tuple[Tensor, Tensor]:
@@ -56,58 +82,54 @@ class Setting:
         return self.complete(torch.cat(maps), points, derived), torch.cat(sums)
 
     def complete(self, found: Tensor, points: Points, derived: bool) -> Tensor:
-        """(N, working k, *A) → (N, k [+ 5], *A)."""
+        """(N, working k, *A) → (N, k [+ derived], *A)."""
         every = found.new_full((len(found), self.rows, *found.shape[2:]), torch.nan)
         every[:, list(self.working)] = found
         if not derived:
             return every
         has = present(self.stack.features, points).view(len(points), *found.shape[2:])
-        return torch.cat([every, derive(found, has)], 1)
+        equal = torch.full_like(found.flatten(2)[..., 0], 1 / found.shape[1])
+        extra = [aggregation.combine(found, equal, has) for aggregation in self.derived]
+        return torch.cat([every, torch.stack(extra, 1).to(every)], 1)
 
     def evidence(
-        self, score: Score, points: Points, base: Tensor, draws: Draws, stream: str, kinds: Iterable[str] = tuple(KINDS)
+        self,
+        score: Score,
+        points: Points,
+        base: Tensor,
+        draws: Draws,
+        stream: str,
+        kinds: Collection[str] | None = None,
     ) -> Evidence:
-        """Measure the maps ``base`` (N, R, *A) at ``points`` with the named stream of draws, of these kinds."""
-        parts = [
-            self.more(score, points, base, kind, range(draws.of_kind(kind)), stream) for kind in KINDS if kind in kinds
-        ]
-        return sum(parts, Evidence())
+        """Measure the maps ``base`` (N, R, *A) at ``points`` with the named stream of draws; ``kinds`` None: of every kind."""
+        found = Evidence()
+        for kind, metric in self.metrics.items():
+            if kinds is None or kind in kinds:
+                found = found + self.more(score, points, base, kind, range(draws.of_metric(metric)), stream)
+        return found
 
     def more(self, score: Score, points: Points, base: Tensor, kind: str, samples: range, stream: str) -> Evidence:
-        """Only the draws ``samples`` of one kind: "quadratic" (neighbours) or "responses" (masks)."""
+        """Only the draws ``samples`` of one kind, e.g. "quadratic" (neighbours) or "responses" (masks)."""
         derived = base.shape[1] > self.rows
 
         def explain(where: Score, at: Points) -> Tensor:
             return self.maps(where, at, derived)
 
         task = Task(score, points, base, self.stack.features, explain, Key(self.seed, stream))
-        metric = self.infidelity if kind == "responses" else self.sensitivity
-        return Evidence.of({kind: metric.measure(task, samples, samples.stop)})
+        return Evidence.of({kind: self.metrics[kind].measure(task, samples, samples.stop)})
 
 
-def metrics_of(target: Aim | str) -> tuple[AverageSensitivity, Infidelity]:
-    """The metrics an objective is made of, defaults where it has none; one of each kind, since draws are shared."""
-    terms = [] if isinstance(target, str) else [term for _, term in target.terms]
-    for term in terms:
-        if not isinstance(term, AverageSensitivity | Infidelity):
+def metrics_of(aggregation: Aggregation) -> dict[str, Metric]:
+    """Kind of evidence → the metric that is measured: those of every table, and those the aggregation looks at.
+
+    Raises:
+        InputError: two metrics of one kind have different settings; draws of one kind are shared.
+    """
+    asked: dict[str, Metric] = {}
+    for metric in aggregation.metrics:
+        known = asked.setdefault(metric.statistic, metric)
+        if known.drawn != metric.drawn:
             raise InputError(
-                f"objective: explanations are solved for AverageSensitivity and Infidelity; {type(term).__name__} can be "
-                "trained for (cs.train.Penalty) and measured (cs.evaluate)"
+                f"objective: two different {type(metric).__name__} settings in one sum; draws are shared, so use one"
             )
-    found = []
-    for kind in (AverageSensitivity, Infidelity):
-        mine = [term for term in terms if isinstance(term, kind)]
-        if any(_draw(term) != _draw(mine[0]) for term in mine):
-            raise InputError(
-                f"objective: two different {kind.__name__} settings in one sum; draws are shared, so use one"
-            )
-        found.append(mine[0] if mine else kind())
-    return found[0], found[1]  # type: ignore[return-value]
-
-
-def _draw(term: Metric) -> tuple:
-    """The term as far as its draws go; arrays count by identity."""
-    if isinstance(term, AverageSensitivity):
-        return term.neighbourhood, term.redraw
-    assert isinstance(term, Infidelity)
-    return term.features, term.share, None if term.baseline is None else Baseline.of(term.baseline)
+    return {metric.statistic: metric for metric in (AverageSensitivity(), Infidelity())} | asked

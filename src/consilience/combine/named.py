@@ -7,7 +7,6 @@ from ..metrics import AverageSensitivity, Infidelity
 from ..metrics.base import Metric
 from ..metrics.front import Aim, Front, parse
 from ..metrics.objective import Objective
-from .aggregations import UNSOLVED
 
 TERMS: dict[str, Aim | Metric] = {
     "robust": AverageSensitivity(),
@@ -26,17 +25,19 @@ TERMS: dict[str, Aim | Metric] = {
 }
 
 
-OBJECTIVES = ("robust", "faith", "opt", *UNSOLVED, "paper_robust", "paper_faith", "paper_opt", "paper_code")
+OBJECTIVES = ("robust", "faith", "opt", "paper_robust", "paper_faith", "paper_opt", "paper_code")
 
 
-def aim(objective: str | Aim | Metric) -> Aim | str:
-    """A named objective, an expression, a metric or a sum of metrics; those that solve nothing stay names."""
+def aim(objective: str | Aim | Metric) -> Aim:
+    """A named objective, an expression over names, a metric or a sum of metrics, as what is minimised.
+
+    Raises:
+        InputError: a name is not known.
+    """
     if isinstance(objective, Metric):
         return Objective(((1.0, objective),))
     if not isinstance(objective, str):
         return objective
-    if objective in UNSOLVED:
-        return objective
-    return parse(objective, TERMS) if ("+" in objective or "*" in objective) else parse(
-        choose("objective", objective, [*OBJECTIVES, *TERMS]), TERMS
-    )  # fmt: skip
+    if "+" in objective or "*" in objective:
+        return parse(objective, TERMS)
+    return parse(choose("objective", objective, [*OBJECTIVES, *TERMS]), TERMS)

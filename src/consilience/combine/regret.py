@@ -24,8 +24,9 @@ from ..metrics.objective import Objective
 from ..simplex import Front as Curve
 from ..simplex import Solution
 from ..statistics.evidence import Evidence, joined
+from .aggregation import Aggregation
 from .draws import KINDS
-from .weights import Rule
+from .weights import Minimise
 
 BLOCKS = 5
 """K, the number of blocks."""
@@ -40,17 +41,17 @@ Folds = dict[str, list[tuple[Evidence, Evidence]]]
 """Kind of draw → for each block (draws outside it, draws inside)."""
 
 
-def solve_with_regret(rule: Rule, evidence: Evidence) -> tuple[Solution, Curve | None, dict[str, Tensor]]:
-    """What :meth:`Rule.solve` gives, and its :func:`regret`.
+def solve_with_regret(rule: Aggregation, evidence: Evidence) -> tuple[Solution, Curve | None, dict[str, Tensor]]:
+    """What the aggregation's fit gives, and its :func:`regret`.
 
     Args:
         rule: how evidence becomes weights.
         evidence: the fitting draws of the k methods.
     """
-    goal = rule.goal
-    if not (isinstance(goal, Front) and rule.convex) or rule.pooled:
-        solution, curve = rule.solve(evidence)
+    if not isinstance(rule, Minimise) or not isinstance(rule.goal, Front) or rule.pooled:
+        solution, curve = rule.fit(evidence)
         return solution, curve, regret(rule, evidence, solution.weights)
+    goal = rule.goal
     # A front wants matrices only, so the whole and its parts are solved as one batch.
     evidence = evidence.clean()
     folds = _folds(goal, evidence)
@@ -62,7 +63,7 @@ def solve_with_regret(rule: Rule, evidence: Evidence) -> tuple[Solution, Curve |
     return solution.inputs(inputs), curve.inputs(inputs), _regrets(goal, evidence, whole, folds, fitted)
 
 
-def regret(rule: Rule, evidence: Evidence, whole: Tensor, blocks: int = BLOCKS) -> dict[str, Tensor]:
+def regret(rule: Aggregation, evidence: Evidence, whole: Tensor, blocks: int = BLOCKS) -> dict[str, Tensor]:
     """Kind of draw → (B,): the share that weights fitted on these draws lose on others, at most 1 for masks.
 
     Only for the kinds that the objective looks at; the other kinds stay whole while one is cut into blocks. NaN where no method
@@ -74,9 +75,9 @@ def regret(rule: Rule, evidence: Evidence, whole: Tensor, blocks: int = BLOCKS) 
         whole: (B, k), the weights fitted on all of them.
         blocks: K; fewer where there are not so many draws.
     """
-    goal = rule.goal
-    if isinstance(goal, str):
+    if not isinstance(rule, Minimise):
         return {}
+    goal = rule.goal
     shared = (evidence.pooled() if rule.pooled else evidence).clean()
     if rule.pooled:
         rule = replace(rule, pooled=False)
@@ -87,7 +88,7 @@ def regret(rule: Rule, evidence: Evidence, whole: Tensor, blocks: int = BLOCKS) 
     return {kind: value.expand(len(evidence.like)) for kind, value in regrets.items()}
 
 
-def solved_apart(rule: Rule, parts: Sequence[Evidence]) -> list[Tensor]:
+def solved_apart(rule: Aggregation, parts: Sequence[Evidence]) -> list[Tensor]:
     """The weights (B, k) from each part of the draws.
 
     Solvers take thousands of small steps, so parts with as many draws are solved in one batch.
@@ -97,7 +98,7 @@ def solved_apart(rule: Rule, parts: Sequence[Evidence]) -> list[Tensor]:
         alike.setdefault(part.counts, []).append(at)
     found: dict[int, Tensor] = {}
     for places in alike.values():
-        weights = rule.solve(joined([parts[at] for at in places]))[0].weights
+        weights = rule.fit(joined([parts[at] for at in places])).weights
         found.update(zip(places, weights.chunk(len(places)), strict=True))
     return [found[at] for at in range(len(parts))]
 

@@ -12,15 +12,13 @@ from torch import Tensor
 from ..explainers import Stack
 from ..model.score import Score
 from ..perturb.points import Points
-from ..simplex import Front as Curve
-from ..simplex import Solution
 from ..statistics.evidence import Evidence, Quadratic
 from ..statistics.tensors import exact
+from .aggregation import Aggregation, Combination
 from .draws import KINDS, Draws
 from .explained import say_if_unexplained
-from .measurement import Setting
+from .measurement import Measurement
 from .regret import solve_with_regret
-from .weights import Rule
 
 ROUNDS = Draws(5, 128)
 """The first round of ``draws="auto"``; each further one doubles."""
@@ -41,7 +39,7 @@ class Fitted:
 
     index: tuple[int, ...]
     evidence: Evidence
-    solved: tuple[Solution, Curve | None]
+    solved: Combination
     draws: Draws
     regret: dict[str, Tensor]
     why: tuple[str, ...]
@@ -58,14 +56,14 @@ class Fitted:
 
 
 def fit(
-    rule: Rule,
-    setting: Setting,
+    rule: Aggregation,
+    setting: Measurement,
     score: Score,
     points: Points,
     base: Tensor,
     draws: Draws,
     tolerance: float | None,
-    kinds: Sequence[str] = tuple(KINDS),
+    kinds: Sequence[str] | None = None,
 ) -> list[Fitted]:
     """The evidence on which weights rest, and the weights.
 
@@ -77,9 +75,10 @@ def fit(
         base: (B, R, *A), the maps that are measured, the k methods first.
         draws: how many of each kind; at most so many if there is a tolerance.
         tolerance: the regret at which an input needs no further draws; None: as many as asked.
-        kinds: which draws to make; of those that the objective does not look at, the first round is made.
+        kinds: which draws to make, None for all; of those that the objective does not look at, the first round is made.
     """
     inputs = tuple(range(len(points)))
+    kinds = tuple(setting.metrics) if kinds is None else kinds
     skipped = {KINDS[kind]: 0 for kind in KINDS if kind not in kinds}
     draws = replace(draws, **skipped)
     if kinds and tolerance is not None:
@@ -88,7 +87,9 @@ def fit(
             return setting.more(score, points[list(at)], base[list(at)], kind, samples, "fit")
 
         price = prices(setting.stack.stack, points.x.shape[1:])
-        groups = until_sure(rule, draw, inputs, draws, tolerance, price, kinds, setting.rows)
+        # Sequential sampling is for neighbours and masks. Other metrics are drawn once.
+        once = {kind: draws.of_metric(setting.metrics[kind]) for kind in kinds if kind not in KINDS}
+        groups = until_sure(rule, draw, inputs, draws, tolerance, price, kinds, setting.rows, once)
     else:
         if kinds:
             evidence = setting.evidence(score, points, base, draws, "fit", kinds)
@@ -96,7 +97,7 @@ def fit(
         else:
             evidence = _nothing(base)
             why = "nothing is solved"
-        solved = rule.solve(evidence.rows(slice(setting.rows)))
+        solved = rule.fit(evidence.rows(slice(setting.rows)))
         groups = [Fitted(inputs, evidence, solved, draws, {}, (why,) * len(points))]
     return [_said(rule, group, setting.rows) for group in groups]
 
@@ -107,10 +108,11 @@ def _nothing(base: Tensor) -> Evidence:
     return Evidence(Quadratic(square[:, None][:, :0], square)).spoil(~base.flatten(2).isfinite().all(2))
 
 
-def _said(rule: Rule, group: Fitted, k: int) -> Fitted:
+def _said(rule: Aggregation, group: Fitted, k: int) -> Fitted:
     """The group, whose status says where no method explains the masks."""
     solution, curve = group.solved
-    return replace(group, solved=(say_if_unexplained(rule, group.evidence.rows(slice(k)), solution), curve))
+    solution = say_if_unexplained(rule, group.evidence.rows(slice(k)), solution)
+    return replace(group, solved=Combination(solution, curve))
 
 
 def prices(stack: Stack, shape: Sequence[int] = ()) -> dict[str, int]:
@@ -125,7 +127,7 @@ def prices(stack: Stack, shape: Sequence[int] = ()) -> dict[str, int]:
 
 
 def until_sure(
-    rule: Rule,
+    rule: Aggregation,
     draw: Callable[[Sequence[int], str, range], Evidence],
     inputs: tuple[int, ...],
     draws: Draws,
@@ -133,6 +135,7 @@ def until_sure(
     price: Mapping[str, int],
     kinds: Sequence[str],
     k: int,
+    once: Mapping[str, int] | None = None,
 ) -> list[Fitted]:
     """Draws in rounds until each input's regret is within tolerance, or the budget is reached.
 
@@ -145,10 +148,13 @@ def until_sure(
         price: kind → what one draw of it costs.
         kinds: which draws to make.
         k: how many rows of the evidence are methods.
+        once: other kinds of draws, with the number that is made of each at the start.
     """
     done: list[Fitted] = []
     first = Draws(*(min(getattr(ROUNDS, kind), getattr(draws, kind)) for kind in KINDS.values()))
     start = sum((draw(inputs, kind, range(first.of_kind(kind))) for kind in KINDS if kind in kinds), Evidence())
+    for kind, count in (once or {}).items():
+        start = start + draw(inputs, kind, range(count))
     waiting = [(inputs, start, first)]
     while waiting:
         index, evidence, had = waiting.pop()
@@ -157,14 +163,14 @@ def until_sure(
         further: dict[str, list[int]] = {kind: [] for kind in KINDS}
         for i in range(len(index)):
             regret = {kind: float(value[i]) for kind, value in regrets.items()}
-            kind = _next_kind(regret, had, draws, tolerance, price)
-            if kind is None:
+            wanted = _next_kind(regret, had, draws, tolerance, price)
+            if wanted is None:
                 stopped[i] = _why(regret, tolerance)
             else:
-                further[kind].append(i)
+                further[wanted].append(i)
         if stopped:
             at = list(stopped)
-            solved = (solution.inputs(at), None if curve is None else curve.inputs(at))
+            solved = Combination(solution, curve).inputs(at)
             regret_of = {kind: value[at] for kind, value in regrets.items()}
             places = tuple(index[i] for i in at)
             done.append(Fitted(places, evidence.inputs(at), solved, had, regret_of, tuple(stopped.values())))

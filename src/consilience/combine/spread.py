@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ..statistics.evidence import Evidence
-from .aggregations import looked_at
+from .aggregation import Aggregation
 from .regret import solved_apart
-from .weights import Rule
 
 HALVES = (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2)))
 """The three ways to halve four blocks of draws. Their three differences are independent, so that none is counted twice."""
@@ -17,7 +16,7 @@ FEWEST = 4
 """Draws of a kind, so that each half has two."""
 
 
-def weights_stderr(rule: Rule, evidence: Evidence) -> Tensor:
+def weights_stderr(aggregation: Aggregation, evidence: Evidence) -> Tensor:
     """(B, k): the standard error of the weights, √(mean over halvings of ((w₁ − w₂)/2)²) with w₁, w₂ fitted on the halves.
 
     Weights from half of the draws vary twice as much, and their difference twice as much again: a quarter of its square is the
@@ -25,7 +24,7 @@ def weights_stderr(rule: Rule, evidence: Evidence) -> Tensor:
     far more than the value that they reach, where methods are alike.
 
     Args:
-        rule: how evidence becomes weights.
+        aggregation: how evidence becomes weights.
         evidence: the fitting draws of the k methods.
 
     Returns:
@@ -35,13 +34,13 @@ def weights_stderr(rule: Rule, evidence: Evidence) -> Tensor:
     Source: balanced half-samples, McCarthy 1969, *Pseudo-replication: half samples*.
     """
     unknown = torch.full_like(evidence.like, torch.nan)
-    kinds = looked_at(rule.goal)
+    kinds = aggregation.kinds
     if not kinds or any(1 < evidence.count(kind) < FEWEST for kind in kinds):
         return unknown
     # A row that fails at some draw must be unusable in both halves.
     clean = evidence.clean()
     quarters = [clean.fold(part, 4)[1] for part in range(4)]
     halves = [quarters[one] + quarters[other] for pair in HALVES for one, other in pair]
-    weights = torch.stack(solved_apart(rule, halves)).unflatten(0, (len(HALVES), 2))
+    weights = torch.stack(solved_apart(aggregation, halves)).unflatten(0, (len(HALVES), 2))
     half_difference = (weights[:, 0] - weights[:, 1]) / 2
     return half_difference.square().mean(0).sqrt()

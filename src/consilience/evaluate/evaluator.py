@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,20 +15,20 @@ import torch
 from torch import Tensor
 
 from ..adapters import Packed
-from ..combine.aggregations import DERIVED, by_quality, looked_at, mix, mixing_of
-from ..combine.draws import BUDGET, FIT, KINDS, Draws
-from ..combine.named import aim
+from ..combine.aggregation import mix
+from ..combine.aggregations import Weighted
+from ..combine.draws import KINDS
 from ..combine.sequential import fit
-from ..combine.weights import Rule
 from ..errors import ConsilienceError, InputError, choose
-from ..explain.prepare import Ready, parts_of, prepare
+from ..explain.options import Options
+from ..explain.prepare import NothingLeft, Ready, parts_of, prepare
 from ..features.frames import is_frame, plain_array
 from ..measures import Measure, Task
 from ..measures import resolve as resolve_measures
 from ..model.score import Score
 from ..perturb.per_input import taken
 from ..perturb.points import Points
-from ..results.describe import _brief
+from ..results.describe import describe
 from ..results.evaluation import Evaluation
 from ..results.files import output
 from ..results.fingerprint import digest, digests, plain
@@ -38,58 +39,57 @@ from .saving import GrowingFile
 class Evaluator:
     """``update`` with batches, ``compute`` when done: what :func:`evaluate` does over a loader.
 
-    Arguments as for :func:`evaluate`.
+    Args:
+        model: as for :func:`consilience.explain`.
+        measures: names, configured measures or metrics, or the sets "default" and "all".
+        rows: what to judge; None: the methods, their mean, and the consensus. Also var, median, rank, uniform, weighted.
+        objective: of the consensus; None: no consensus.
+        options: any further option of :func:`consilience.explain`.
     """
 
     def __init__(
         self,
         model: Any,
         *,
-        methods: Any = "standard",
         measures: str | Measure | Iterable[str | Measure] = "default",
-        objective: Any = "opt",
         rows: Sequence[str] | None = None,
-        seed: int = 0,
-        fit_draws: Any = None,
-        kind: str | Callable = "logit",
-        features: Any = None,
-        baselines: Any = None,
-        sign: str | None = None,
-        scale: str = "max",
-        kwargs: Any = None,
-        max_batch: int | str = "auto",
-        precision: str | None = None,
+        objective: Any = "opt",
+        **options: Any,
     ):
         self.model = model
         self.measures = resolve_measures(measures)
-        self.goal = None if objective is None else aim(objective)
-        # As explain() does: until sure, unless a number is asked for.
-        solved = self.goal is not None and not isinstance(self.goal, str)
-        self.tolerance = 0.02 if fit_draws is None and solved else None
-        self.fit = Draws.of(fit_draws, FIT if self.tolerance is None else BUDGET, "fit_draws")
         self.wanted = rows
-        self.options: dict[str, Any] = {
-            "methods": methods, "seed": seed, "kind": kind, "features": features,
-            "baselines": plain_array(baselines, "baselines"), "sign": sign, "scale": scale, "kwargs": kwargs,
-            "max_batch": max_batch, "precision": precision,
-        }  # fmt: skip
+        self.consensus = objective is not None
+        self.options = Options.of(objective=objective if self.consensus else "mean", **options)
         self.result: Evaluation | None = None
         self.seen = 0
         self.path: str | Path | None = None
+        # Of inputs that were left out before any could be judged.
+        self._left_out: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
+        self.settings = self._described(objective)
+
+    def _described(self, objective: Any) -> dict[str, Any]:
+        """What names the evaluation, in words; an interrupted run goes on only if all of it is the same."""
+        options = self.options.described()
+        del options["max_batch"], options["kwargs"]
         described = {
-            "methods": methods, "objective": objective, "rows": rows, "measures": self.measures,
-            "fit_draws": None if objective is None else self.fit, "tolerance": self.tolerance,
-            **{k: v for k, v in self.options.items() if k not in ("methods", "kwargs", "max_batch")},
-        }  # fmt: skip
-        self.settings = {k: v if isinstance(v, str | int | None) else _brief(v) for k, v in described.items()}
-        # What texts do not tell apart: models of one class, arrays of one shape.
-        self.settings["model"] = f"{type(model).__name__} {digest(model)}"
-        self.settings["arguments"] = digest(self.measures, objective, {**self.options, "max_batch": None})
+            **options,
+            "objective": objective if isinstance(objective, str | None) else describe(objective),
+            "rows": None if self.wanted is None else describe(self.wanted),
+            "measures": describe(self.measures),
+            "fit_draws": describe(self.options.fitting) if self.consensus else None,
+            "tolerance": self.options.tolerance if self.options.sequential else None,
+        }
+        # What words do not tell apart: models of one class, arrays of one shape.
+        described["model"] = f"{type(self.model).__name__} {digest(self.model)}"
+        described["arguments"] = digest(self.measures, objective, self.options.digest)
+        return described
 
     @torch.inference_mode(False)
     def update(
         self, x: Any, target: Any = None, ids: Any = None, regions: Any = None, reference: Any = None
-    ) -> Evaluation:
+    ) -> Evaluation | None:
         """Judge a batch: ``x`` (B, *F), targets as for ``explain``, ``ids`` (B,), ``regions`` (B, *A) bool, ``reference``
         (B, *A). An input whose id was judged already is left as it is.
 
@@ -97,6 +97,8 @@ class Evaluator:
             InputError: it is not the input, target, regions or reference that was judged under that id.
         """
         count = _count(x)
+        # What was given for every input of the data, such as regions, is taken for the inputs of this batch.
+        places = range(self.seen, self.seen + count)
         ids = torch.arange(self.seen, self.seen + count) if ids is None else torch.as_tensor(ids)
         held = digests(count, plain_array(x, "x"), plain_array(target, "target"), regions, reference)
         given = dict(zip(map(str, ids.tolist()), held, strict=False))
@@ -109,13 +111,14 @@ class Evaluator:
         if self.result is not None and len(given) == count and given.keys() <= known.keys():
             self.seen += count
             return self.result
-        # What was given for every input of the data, for the inputs of this batch: ids count them in order.
-        own = {name: taken(self.options[name], ids.tolist()) for name in ("methods", "features", "baselines")}
-        ready = prepare(
-            self.model, x, target, taken(self.goal or "mean", ids.tolist()), ids=ids, **{**self.options, **own}
-        )
+        try:
+            ready = prepare(self.model, x, target, self.options.taken(places), ids)
+        except NothingLeft as error:
+            self._leave_out({f"id {int(ids[i])}": why for i, why in error.out.items()}, given)
+            self.seen += count
+            return self.result
         names, task = self._task(ready, regions, reference)
-        measures = resolve_measures(taken(self.measures, ids.tolist()), ready.baseline)
+        measures = resolve_measures(taken(self.measures, places), ready.baseline)
         result = self._empty(names) if self.result is None else self.result
         if names != result.rows:
             raise InputError(f"methods: {names} work on this batch, {result.rows} did on the first")
@@ -144,6 +147,18 @@ class Evaluator:
         self.seen += count
         return self.result
 
+    def _leave_out(self, left_out: dict[str, str], digests: dict[str, str]) -> None:
+        """Note a batch of which no input can be judged."""
+        if self.result is None:
+            self._left_out |= left_out
+            self._digests |= digests
+            return
+        self.result = replace(
+            self.result,
+            left_out={**self.result.left_out, **left_out},
+            digests={**self.result.digests, **digests},
+        )
+
     def _empty(self, rows: tuple[str, ...]) -> Evaluation:
         """No input judged yet; measures of one name are numbered."""
         labels = [measure.name for measure in self.measures]
@@ -151,6 +166,7 @@ class Evaluator:
         better = {name: measure.card.better for name, measure in zip(unique, self.measures, strict=True)}
         result = Evaluation(rows, unique, dict(better), settings=self.settings)
         result.values = {name: np.empty((0, len(rows))) for name in unique}
+        result.left_out, result.digests = dict(self._left_out), dict(self._digests)
         return result
 
     def resume(self, path: str | Path) -> set[int]:
@@ -175,60 +191,90 @@ class Evaluator:
 
     def compute(self) -> Evaluation:
         """What has been judged so far."""
+        if self.result is None and self._left_out:
+            name, why = next(iter(self._left_out.items()))
+            raise InputError(f"data: none of {len(self._left_out)} inputs can be judged; {name}: {why}")
         if self.result is None:
             raise InputError("data: nothing was judged yet; call update(x) first")
         return self.result
 
     def _task(self, ready: Ready, regions: Any, reference: Any) -> tuple[tuple[str, ...], Task]:
-        setting, score, points = ready.setting, ready.score, ready.points
-        k, goal = setting.rows, self.goal
-        choices = [*ready.names, *DERIVED, *(["weighted", "consensus"] if goal is not None else [])]
-        wanted = list(self.wanted or [*ready.names, "mean", *(["consensus"] if goal is not None else [])])
-        for name in wanted:
-            choose("row", name, choices)
-        wanted = [name for name in wanted if name not in ready.failed]
-        derived = bool({"var", "median", "rank", "uniform"} & {*wanted, goal if isinstance(goal, str) else ""})
-
-        raw = setting.raw(score, points)
-        base = setting.complete(setting.stack.apply(raw, points.owner), points, derived)
-        mixing = torch.zeros(len(points), len(wanted), base.shape[1], dtype=torch.float64, device=base.device)
-        if {"consensus", "weighted"} & set(wanted):
-            assert goal is not None
-            rule = Rule(goal, setting.working)
-            asked = tuple(KINDS) if "weighted" in wanted else looked_at(goal)
-            for group in fit(rule, setting, score, points, base[:, :k], self.fit, self.tolerance, asked):
-                rows = list(group.index)
-                if "consensus" in wanted:
-                    weights = group.solved[0].weights
-                    mixing[rows, wanted.index("consensus")] = mixing_of(goal, weights, base.shape[1], k)
-                if "weighted" in wanted:
-                    mixing[rows, wanted.index("weighted"), :k] = by_quality(group.evidence, setting.working)
-        for at, name in enumerate(wanted):
-            if name in ("consensus", "weighted"):
-                continue
-            if name == "mean":
-                finite = base[:, list(setting.working)].flatten(2).isfinite().all(2).to(mixing)
-                mixing[:, at, list(setting.working)] = finite / finite.sum(1, keepdim=True)
-            else:
-                mixing[:, at, [*ready.names, *DERIVED].index(name)] = 1
+        """The rows that are judged, and the task of judging them."""
+        measurement, score, points = ready.measurement, ready.score, ready.points
+        rows = self._rows(ready)
+        own = self.options.aggregation
+        made = {aggregation.name for aggregation in measurement.derived if not aggregation.linear}
+        derived = bool(made & set(rows)) or ("consensus" in rows and not own.linear)
+        raw = measurement.raw(score, points)
+        base = measurement.complete(measurement.stack.apply(raw, points.owner), points, derived)
+        mixing = self._mixing(ready, base, rows)
         place = torch.zeros(len(ready.x), dtype=torch.int64, device=points.owner.device)
         place[points.owner] = torch.arange(len(points), device=place.device)
 
         def explain(where: Score, near: Points) -> Tensor:
-            return mix(mixing[place[near.owner]], setting.maps(where, near, derived))
+            return mix(mixing[place[near.owner]], measurement.maps(where, near, derived))
 
-        kinds = {name: e.kind for name, e in zip(ready.names, ready.explainers, strict=True)}
-        signed = raw.new_full((len(points), len(wanted), *base.shape[2:]), torch.nan)
-        reduced = setting.plain(raw, points.owner)
-        for at, name in enumerate(wanted):
+        def of_inputs(given: Any) -> Tensor | None:
+            return None if given is None else torch.as_tensor(given, device=base.device)[ready.left]
+
+        kinds = {name: explainer.kind for name, explainer in zip(ready.names, ready.explainers, strict=True)}
+        signed = raw.new_full((len(points), len(rows), *base.shape[2:]), torch.nan)
+        reduced = measurement.plain(raw, points.owner)
+        for at, name in enumerate(rows):
             if kinds.get(name) in ("contribution", "gradient"):
-                signed[:, at] = reduced[:, setting.working.index(ready.names.index(name))]
-        pick = lambda t: None if t is None else torch.as_tensor(t, device=base.device)[ready.left]  # noqa: E731
+                signed[:, at] = reduced[:, measurement.working.index(ready.names.index(name))]
         task = Task(
-            score, points, mix(mixing, base), setting.stack.features, explain, Key(setting.seed, "measure"), tuple(wanted),
-            tuple(kinds.get(name, "relevance") for name in wanted), signed, pick(regions), pick(reference),
-        )  # fmt: skip
-        return tuple(wanted), task
+            score=score,
+            points=points,
+            maps=mix(mixing, base),
+            features=measurement.stack.features,
+            explain=explain,
+            key=Key(measurement.seed, "measure"),
+            names=rows,
+            kinds=tuple(kinds.get(name, "relevance") for name in rows),
+            raw=signed,
+            regions=of_inputs(regions),
+            reference=of_inputs(reference),
+        )
+        return rows, task
+
+    def _rows(self, ready: Ready) -> tuple[str, ...]:
+        """The names of the rows that are judged: those asked for, without methods that fail."""
+        derived = [aggregation.name for aggregation in ready.measurement.derived]
+        last = ["weighted", "consensus"] if self.consensus else []
+        usual = [*ready.names, "mean", *last[1:]]
+        wanted = list(self.wanted or usual)
+        for name in wanted:
+            choose("row", name, [*ready.names, *derived, *last])
+        return tuple(name for name in wanted if name not in ready.failed)
+
+    def _mixing(self, ready: Ready, base: Tensor, rows: tuple[str, ...]) -> Tensor:
+        """(B, rows, R): every row as coefficients on the maps ``base`` (B, R, *A) of methods and derived ones."""
+        measurement, own = ready.measurement, self.options.aggregation
+        k = measurement.rows
+        mixing = torch.zeros(len(base), len(rows), base.shape[1], dtype=torch.float64, device=base.device)
+        if {"consensus", "weighted"} & set(rows):
+            kinds = tuple(KINDS) if "weighted" in rows else own.kinds
+            tolerance = self.options.tolerance if self.options.sequential else None
+            draws = self.options.fitting
+            groups = fit(own, measurement, ready.score, ready.points, base[:, :k], draws, tolerance, kinds)
+            for group in groups:
+                index = list(group.index)
+                if "consensus" in rows:
+                    weights = group.solved.weights
+                    mixing[index, rows.index("consensus")] = measurement.mixing(own, weights, base.shape[1])
+                if "weighted" in rows:
+                    weights = Weighted().fit(group.evidence.only(KINDS)).weights
+                    mixing[index, rows.index("weighted"), :k] = weights
+        names = [*ready.names, *(aggregation.name for aggregation in measurement.derived)]
+        working = list(measurement.working)
+        for at, name in enumerate(rows):
+            if name == "mean":
+                finite = base[:, working].flatten(2).isfinite().all(2).to(mixing)
+                mixing[:, at, working] = finite / finite.sum(1, keepdim=True)
+            elif name not in ("consensus", "weighted"):
+                mixing[:, at, names.index(name)] = 1
+        return mixing
 
 
 def evaluate(
@@ -236,8 +282,13 @@ def evaluate(
     data: Any,
     *,
     target: Any = None,
+    measures: str | Measure | Iterable[str | Measure] = "default",
+    rows: Sequence[str] | None = None,
+    ids: Sequence[int] | Tensor | None = None,
     path: str | Path | None = None,
     progress: Callable[[int, int | None], None] | None = None,
+    methods: Any = "standard",
+    objective: Any = "opt",
     **options: Any,
 ) -> Evaluation:
     """Measure methods, aggregations and the consensus on a data set: one number per input first, then their statistics.
@@ -245,18 +296,21 @@ def evaluate(
     Args:
         model: as for :func:`consilience.explain`.
         data: a batch x (B, *F), or an iterable of batches x, (x, y) or (x, y, regions); x may be packed
-            (:func:`consilience.pack`). An id counts the inputs in order.
+            (:func:`consilience.pack`).
         target: None or "predicted"; "labels" takes each batch's y; an integer, or one for each input in order.
+        measures: names, configured measures or metrics, or the sets "default" and "all".
+        rows: what to judge; None: the methods, their mean, and the consensus. Also var, median, rank, uniform, weighted.
+        ids: one integer for each input in order, to which its draws belong; None: 0, 1, 2, … With ids, a part of the data
+            gets the numbers that the whole would give it.
         path: a JSON file that is written every few seconds and at the end, also of a run that fails or is interrupted; the
             next run goes on from it, and ``data`` may have grown. One process at a time writes to it. It holds hashes of
             the model (parameters, buffers, plain attributes, code of functions), of the arguments, and of every input with
             its target and regions, and is refused for others.
         progress: called with (inputs done, inputs in all or None).
-        options: ``methods`` ("standard"); ``measures`` (names, configured measures, or the sets "default" and "all");
-            ``objective`` ("opt") for the consensus, None for no consensus; ``rows``: which rows to judge (default methods,
-            mean, consensus; also var, median, rank, uniform, weighted); ``seed``, ``fit_draws``, ``kind``, ``features``,
-            ``baselines``, ``sign``, ``scale``, ``kwargs``, ``max_batch``, ``precision`` as for ``explain``; without
-            ``fit_draws``, until sure. ``baselines`` are also those of every measure with a field ``baseline`` that is None.
+        methods: as for :func:`consilience.explain`.
+        objective: of the consensus, as for :func:`consilience.explain`; None: no consensus.
+        options: any further option of :func:`consilience.explain`. ``baselines`` are also those of every measure with a field
+            ``baseline`` that is None.
 
     Returns:
         An :class:`Evaluation`: ``print(t)``, ``t["road"]``, ``t.compare("consensus", "grad_cam")``, ``t.save(path)``, which
@@ -266,36 +320,36 @@ def evaluate(
         InputError: an argument cannot be used, ``data`` gave no batch, ``path`` holds another evaluation, cannot be written,
             or another process writes to it.
     """
-    evaluator = Evaluator(model, **options)
+    evaluator = Evaluator(model, measures=measures, rows=rows, methods=methods, objective=objective, **options)
     target = plain(plain_array(target, "target"))
     evaluator.settings["target"] = "given" if isinstance(target, list) else target
     with ExitStack() as stack:
         file = None if path is None else stack.enter_context(GrowingFile(output(path)))
         if path is not None and Path(path).exists():
             evaluator.resume(path)
-        return _judge(evaluator, data, target, options, file, progress)
+        return _judge(evaluator, data, target, ids, file, progress)
 
 
 def _judge(
     evaluator: Evaluator,
     data: Any,
     target: Any,
-    options: Mapping[str, Any],
+    ids: Any,
     file: GrowingFile | None,
     progress: Callable[[int, int | None], None] | None,
 ) -> Evaluation:
     """Every batch of ``data``. ``target`` plain; ``file``: where the evaluation grows."""
     total = _count(data) if isinstance(data, Tensor | np.ndarray | Packed) or is_frame(data) else _length(data)
+    names = None if ids is None else [operator.index(i) for i in plain(ids)]
     start, done = 0, 0 if evaluator.result is None else len(evaluator.result.digests)
-    for batch in _batches(data, options):
+    for batch in _batches(data, evaluator.options):
         x, y, regions = parts_of(batch)
         first, start = start, start + _count(x)
-        if isinstance(target, str) and target == "labels" and y is None:
-            raise InputError("target: 'labels' needs batches (x, y)")
-        each = isinstance(target, list)
-        goal = y if isinstance(target, str) and target == "labels" else target[first:start] if each else target
-        found = evaluator.update(x, goal, range(first, start), regions)
-        if len(found.digests) > done:
+        if names is not None and len(names) < start:
+            raise InputError(f"ids: one for each input; {len(names)} were given, the data has {start} or more")
+        goal = _targets(target, y, first, start)
+        found = evaluator.update(x, goal, range(first, start) if names is None else names[first:start], regions)
+        if found is not None and len(found.digests) > done:
             done = len(found.digests)
             if file is not None:
                 file.update(found)
@@ -303,18 +357,29 @@ def _judge(
             progress(start, total)
     if not start:
         raise InputError("data: the loader gave no batch; was it an iterator that is used up?")
+    if names is not None and len(names) > start:
+        raise InputError(f"ids: one for each input; {len(names)} were given, the data has {start}")
     if done > start:
         raise evaluator._other(f"it has {done} inputs, the data {start}")
     return evaluator.compute()
 
 
-def _batches(data: Any, options: Mapping[str, Any], size: int = 8) -> Iterable[Any]:
+def _targets(target: Any, y: Any, first: int, stop: int) -> Any:
+    """The targets of the inputs from ``first`` to ``stop``."""
+    if isinstance(target, str) and target == "labels":
+        if y is None:
+            raise InputError("target: 'labels' needs batches (x, y)")
+        return y
+    return target[first:stop] if isinstance(target, list) else target
+
+
+def _batches(data: Any, options: Options, size: int = 8) -> Iterable[Any]:
     """A tensor in pieces that bound the memory, unless something else has one entry for each of its inputs."""
     if isinstance(data, Packed):
         return [data]
     if not isinstance(data, Tensor | np.ndarray) and not is_frame(data):
         return data
-    return [data] if options.get("kwargs") else [data[i : i + size] for i in range(0, len(data), size)]
+    return [data] if options.kwargs else [data[i : i + size] for i in range(0, len(data), size)]
 
 
 def _length(data: Any) -> int | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,36 @@ import torch
 from torch import Tensor
 
 from ..combine.draws import FIT
-from ..combine.named import aim
-from ..combine.weights import solve
-from ..errors import InputError, choose
+from ..errors import InputError
 from ..explainers import Mixture, resolve, unique
 from ..features.images import features_for
 from ..perturb.baseline import Baseline
-from ..perturb.per_input import taken
-from ..results.describe import _brief
+from ..results.describe import describe
 from ..results.explanation import Explanation
 from ..results.files import output, reading, write_text
 from ..statistics.evidence import Evidence, Quadratic
-from .explain import explain
+from .explain import explained
+from .options import Options
 from .plan import Plan, plan
-from .prepare import parts_of
-from .run import Job, begin
-
-OPTIONS = tuple(inspect.signature(explain).parameters)[4:]
-"""What :func:`explain` takes besides model, x, target and methods."""
+from .prepare import NothingLeft, parts_of
+from .run import begin
 
 
 class Consensus:
-    """``Consensus(model, methods, objective).attribute(x, target=y)`` is the optimal combination for each input.
+    """``Consensus(model, methods, objective).attribute(x, target=y)`` is the combination for each input.
 
-    ``options``: any further argument of :func:`consilience.explain`, e.g. ``seed``, ``fit_draws``, ``features``.
-    ``weights`` (k,), set by :meth:`fit`, are shared by all inputs; None solves for each input.
+    Args:
+        model: as for :func:`consilience.explain`.
+        methods: as for :func:`consilience.explain`.
+        objective: as for :func:`consilience.explain`.
+        options: any further option of :func:`consilience.explain`, e.g. ``seed``, ``fit_draws``, ``features``.
+
+    Attributes:
+        weights: (k,), set by :meth:`fit` or :meth:`load` and shared by all inputs; None: solved for each input.
+        options: the :class:`~.options.Options`, checked.
+
+    Raises:
+        InputError: an option is not known or cannot be used.
 
     Example:
         >>> import torch, consilience as cs
@@ -44,39 +48,70 @@ class Consensus:
         >>> consensus = cs.Consensus(net, ["saliency", "input_x_gradient"], "robust", fit_draws=4, fresh_draws=4)
         >>> consensus.attribute(torch.ones(2, 4), target=1).shape
         torch.Size([2, 4])
+        >>> consensus.fit([torch.rand(8, 4)]) is consensus
+        True
     """
+
+    def __init__(self, model: Any, methods: Any = "standard", objective: Any = "opt", **options: Any):
+        self.model = model
+        self.options = Options.of(methods=methods, objective=objective, **options)
+        self.weights: Tensor | None = None
 
     def __repr__(self) -> str:
         weights = "per input" if self.weights is None else [round(w, 4) for w in self.weights.tolist()]
-        return f"Consensus({type(self.model).__name__}, methods={self.methods}, objective={self.objective}, weights={weights})"
+        asked = f"methods={self.options.methods}, objective={self.options.objective}"
+        return f"Consensus({type(self.model).__name__}, {asked}, weights={weights})"
 
-    def __init__(self, model: Any, methods: Any = "standard", objective: Any = "opt", **options: Any):
-        self.model, self.methods, self.objective, self.options = model, methods, objective, options
-        self.weights: Tensor | None = None
-        aim(objective)
-        for name in options:
-            choose("option", name, OPTIONS)
-        if isinstance(methods, str | list | tuple):
-            resolve(methods)
+    @property
+    def methods(self) -> Any:
+        """The methods as asked for."""
+        return self.options.methods
 
-    def explain(self, x: Any, target: Any = None, **options: Any) -> Explanation:
-        """:func:`consilience.explain` with what is bound here."""
-        chosen = {"weights": self.weights, **self.options, **options}
-        return explain(self.model, x, target, methods=self.methods, objective=self.objective, **chosen)
+    @property
+    def objective(self) -> Any:
+        """The objective as asked for."""
+        return self.options.objective
+
+    def explain(
+        self, x: Any, target: Any = None, *, ids: Any = None, progress: Any = None, **options: Any
+    ) -> Explanation:
+        """:func:`consilience.explain` with what is bound here; ``options`` take precedence."""
+        return explained(self.model, x, target, self._with(options), ids, progress)
 
     def attribute(
-        self, inputs: Tensor, target: Any = None, additional_forward_args: Any = None, **options: Any
+        self,
+        inputs: Tensor,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        ids: Any = None,
+        progress: Any = None,
+        **options: Any,
     ) -> Tensor:
-        """The combined attribution: of ``inputs``' shape for elements, (B, 1, H, W) for pixels, (B, *A) for other features.
+        """The combined attribution, without a judgement.
 
-        ``additional_forward_args``: a mapping of keyword arguments of the model. Only the draws that the weights need are made:
-        none with fitted weights, masks alone for "faith", neighbours alone for "robust". Judge with :meth:`explain`.
+        Only the draws that the weights need are made: none with fitted weights, masks alone for "faith", neighbours alone for
+        "robust". Judge with :meth:`explain`.
+
+        Args:
+            inputs: (B, *F).
+            target: as for :func:`consilience.explain`.
+            additional_forward_args: a mapping of keyword arguments of the model.
+            ids: identities of the inputs.
+            progress: called with (work done, work planned).
+            options: take precedence over what is bound.
+
+        Returns:
+            Of ``inputs``' shape for elements, (B, 1, H, W) for pixels, (B, *A) for other features.
+
+        Raises:
+            InputError: an input cannot be explained.
         """
-        if additional_forward_args is not None and not isinstance(additional_forward_args, dict):
-            raise InputError("additional_forward_args: give a mapping {name: value}; rows are gathered by name")
         if additional_forward_args is not None:
+            if not isinstance(additional_forward_args, dict):
+                raise InputError("additional_forward_args: give a mapping {name: value}; rows are gathered by name")
             options["kwargs"] = additional_forward_args
-        job = self._begin(inputs, target, **options)
+        job = begin(self.model, inputs, target, self._with(options), ids, progress)
         if job.ready.out:
             raise InputError(f"inputs: {'; '.join(f'{k}: {v}' for k, v in job.ready.reasons.items())}")
         attribution = job.combine(every=False).attribution
@@ -84,70 +119,70 @@ class Consensus:
             attribution = attribution[:, None]
         return attribution
 
-    def plan(self, inputs: Any, target: Any = None, every: bool = True, **options: Any) -> Plan:
+    def plan(self, inputs: Any, target: Any = None, every: bool = True, *, ids: Any = None, **options: Any) -> Plan:
         """What :meth:`explain` (or, with ``every=False``, :meth:`attribute`) will take: model evaluations, memory, time.
 
         Evaluates the model once, tries every method on one sample and times two batches; draws nothing."""
-        return plan(self._begin(inputs, target, **options), every)
+        return plan(begin(self.model, inputs, target, self._with(options), ids), every)
 
-    def _begin(self, x: Any, target: Any, places: Sequence[int] | None = None, **options: Any) -> Job:
-        """``places``: of the inputs, among all that features and baselines were given for; None: these are all."""
-        chosen = {"weights": self.weights, **self.options, **options}
-        bound = {"methods": self.methods, "objective": self.objective, **chosen}
-        if places is not None:
-            for name in ("methods", "objective", "features", "baselines"):
-                if name in bound:
-                    bound[name] = taken(bound[name], places)
-        return begin(self.model, x, target, **bound)
+    def _with(self, options: dict[str, Any]) -> Options:
+        """The bound options, with the fitted weights, and with others that are given in the call."""
+        return self.options.but(**{"weights": self.weights, **options} if self.weights is not None else options)
 
     def fit(self, loader: Iterable[Any], target: Any = None) -> Consensus:
         """Weights for all inputs at once: the optimum of the mean of every input's own (normalised) statistics.
 
-        ``loader`` gives batches x (a list of texts is one), or (x, …) of which the first is used. Returns a Consensus with
-        ``weights`` set, which solves nothing any more. Pooled weights are the stable choice for robustness; for faithfulness,
-        per input is better.
-        Each input gets the same number of draws, ``fit_draws`` (default 10 neighbours, 256 masks): none can stop by itself
-        where all are pooled.
+        Pooled weights are the stable choice for robustness; for faithfulness, per input is better. Each input gets the same
+        number of draws, ``fit_draws`` (default 10 neighbours, 256 masks): none can stop by itself where all are pooled.
+
+        Args:
+            loader: batches x (a list of texts is one), or (x, …) of which the first is used. Inputs that cannot be explained
+                are left out.
+            target: as for :func:`consilience.explain`.
+
+        Returns:
+            This object, whose ``weights`` are set.
+
+        Raises:
+            InputError: the objective has no weights to fit, or no input can be explained.
         """
-        goal = aim(self.objective)
-        if isinstance(goal, str):
-            raise InputError(f"objective: {goal!r} has no weights to fit")
-        usual = None if self.options.get("draws") == "paper" else FIT
-        fixed = {
-            "weights": None, "draws": None if usual else "paper", "fit_draws": self.options.get("fit_draws") or usual,
-        }  # fmt: skip
+        aggregation = self.options.aggregation
+        if not aggregation.solves:
+            raise InputError(f"objective: {aggregation.name!r} has no weights to fit")
+        usual = {} if self.options.draws == "paper" else {"draws": None, "fit_draws": self.options.fit_draws or FIT}
+        options = self.options.but(weights=None, pooled=False, **usual)
         parts: list[Evidence] = []
-        start, job = 0, None
+        start = 0
         for batch in loader:
             x = parts_of(batch)[0]
             if not hasattr(x, "__len__"):
                 raise InputError(f"loader: expected batches of tensors or arrays, got {type(x).__name__}")
-            places = range(start, start + len(x))
-            job = self._begin(x, target, places, ids=torch.arange(start, start + len(x)), **fixed)
+            ids = torch.arange(start, start + len(x))
+            start += len(x)
+            try:
+                job = begin(self.model, x, target, options.taken(ids.tolist()), ids)
+            except NothingLeft:
+                continue
             (group,) = job.combine(every=False).groups
             parts.append(group.evidence.pooled())
-            start += len(x)
-        if job is None:
+        if not start:
             raise InputError("loader: gave no batch")
-        choices = {name: self.options[name] for name in ("signed", "choice") if name in self.options}
-        return self._fitted(solve(goal, _join(parts), job.ready.setting.working, **choices)[0].weights[0])
+        if not parts:
+            raise InputError("loader: no input can be explained; each has NaN or infinite values")
+        self.weights = options.aggregation.fit(_join(parts)).weights[0]
+        return self
 
     def mixture(self) -> Mixture:
         """The fitted weights as an explainer, to stand beside others: ``methods=[pooled.mixture(), "grad_cam"]``."""
         if self.weights is None:
             raise InputError("weights: nothing fitted; call fit(loader) first")
-        given = {name: self.options.get(name) for name in ("features", "sign")}
-        features = features_for(given["features"], ()) if isinstance(given["features"], str) else given["features"]
-        baselines = self.options.get("baselines")
-        found = resolve(self.methods, None if baselines is None else Baseline.of(baselines), features)
-        scale = self.options.get("scale", "max")
-        return Mixture(tuple(found), tuple(self.weights.tolist()), features, given["sign"], scale)
-
-    def _fitted(self, weights: Tensor) -> Consensus:
-        """The same, with weights."""
-        fitted = Consensus(self.model, self.methods, self.objective, **self.options)
-        fitted.weights = weights
-        return fitted
+        options = self.options
+        features = features_for(options.features, ()) if isinstance(options.features, str) else options.features
+        found = resolve(
+            options.methods, None if options.baselines is None else Baseline.of(options.baselines), features
+        )
+        scale = "max" if options.scale is None else options.scale
+        return Mixture(tuple(found), tuple(self.weights.tolist()), features, options.sign, scale)
 
     def save(self, path: str | Path) -> Path:
         """Write the fitted weights as JSON, with what they belong to: the methods as configured, objective, and maps."""
@@ -156,17 +191,22 @@ class Consensus:
         return write_text(output(path), json.dumps({**self._fits(), "weights": self.weights.tolist()}))
 
     def _fits(self) -> dict[str, Any]:
-        explainers = resolve(self.methods)
-        usual = {"features": None, "sign": None, "scale": "max"}
-        maps = {name: _brief(self.options.get(name, value)) for name, value in usual.items()}
+        """What fitted weights belong to."""
+        options = self.options
+        explainers = resolve(options.methods)
         return {
-            "methods": list(unique([e.name for e in explainers])),
-            "objective": self.objective if isinstance(self.objective, str) else _brief(self.objective),
-            "settings": {"methods": [_brief(e) for e in explainers], **maps},
+            "methods": list(unique([explainer.name for explainer in explainers])),
+            "objective": options.objective if isinstance(options.objective, str) else describe(options.objective),
+            "settings": {
+                "methods": [describe(explainer) for explainer in explainers],
+                "features": describe(options.features),
+                "sign": describe(options.sign),
+                "scale": describe("max" if options.scale is None else options.scale),
+            },
         }
 
     def load(self, path: str | Path) -> Consensus:
-        """A Consensus with the weights that :meth:`save` wrote, of the same methods, in order, objective and maps."""
+        """Take the weights that :meth:`save` wrote, of the same methods, in order, objective and maps; returns this object."""
         mine = self._fits()
         with reading(Path(path), "weights written by save()"):
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -177,7 +217,8 @@ class Consensus:
         for name, value in asked.items():
             if value != mine[name]:
                 raise InputError(f"{path}: weights are for the {name} {value}, this Consensus has {mine[name]}")
-        return self._fitted(weights)
+        self.weights = weights
+        return self
 
 
 def _join(parts: list[Evidence]) -> Evidence:

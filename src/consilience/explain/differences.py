@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..metrics.front import Aim
+from ..combine.aggregation import Aggregation
 from ..results.difference import PairedDifference
 from ..results.explanation import Measured
 from ..statistics.criteria import CRITERIA, HIGHER_IS_BETTER
@@ -26,16 +26,16 @@ CRITERION = {
 USUAL = ("relative_sensitivity", "faithfulness_correlation")
 
 
-def criteria_of(goal: Aim | str) -> tuple[str, ...]:
+def criteria_of(aggregation: Aggregation) -> tuple[str, ...]:
     """The criteria that an objective is about; both usual ones where nothing is solved."""
-    if isinstance(goal, str):
+    if not aggregation.solves:
         return USUAL
-    found = [CRITERION.get((term.statistic, term.scale_free)) for _, term in goal.terms]
+    found = [CRITERION.get((metric.statistic, metric.scale_free)) for metric in aggregation.metrics]
     return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
 def paired_differences(
-    goal: Aim | str,
+    aggregation: Aggregation,
     criteria: Mapping[str, Mapping[str, Measured]],
     fresh: Evidence,
     mixing: Tensor,
@@ -44,14 +44,14 @@ def paired_differences(
     """Criterion → consensus − the method that is best on the fitting draws, on the fresh draws.
 
     Args:
-        goal: the objective; its criteria are compared.
+        aggregation: of the consensus; the criteria that its objective is about are compared.
         criteria: criterion → row → what was measured, with a row "consensus".
         fresh: the fresh draws of R rows, the k methods first.
         mixing: (B, R), the consensus as a mixture of the rows.
         methods: k names.
     """
     clean = fresh.clean()
-    return {name: _difference(name, criteria[name], clean, mixing, methods) for name in criteria_of(goal)}
+    return {name: _difference(name, criteria[name], clean, mixing, methods) for name in criteria_of(aggregation)}
 
 
 def _difference(

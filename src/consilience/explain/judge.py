@@ -1,89 +1,239 @@
-"""An explanation judged on fresh draws: every criterion for every row, completeness, re-solved weights."""
+"""An explanation judged on fresh draws: every criterion of every row, completeness, re-solved weights, warnings."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..combine.aggregations import by_quality
-from ..combine.measurement import Setting
+from ..combine.aggregation import mix
+from ..combine.aggregations import DERIVED, Given, Weighted
+from ..combine.draws import KINDS
+from ..combine.measurement import Measurement
 from ..combine.sequential import Fitted
+from ..combine.spread import weights_stderr
+from ..metrics.base import Metric
 from ..model.score import Score
-from ..perturb.neighbourhoods import neighbours
+from ..perturb.neighbourhoods import neighbours, unmoved
 from ..perturb.points import Points
+from ..results.difference import PairedDifference
 from ..results.explanation import Measured
-from ..statistics.criteria import CRITERIA
+from ..statistics.criteria import CRITERIA, Estimate
 from ..statistics.evidence import Evidence
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
 from ..surrogates.local_linear import score_of_nothing
+from .differences import paired_differences
 from .run import Combined, Job, baselines_of
 
+PARTS = ("fit", "fresh", "stderr")
+BLOCKS = 20
+"""Of the jackknife, for metrics that have no closed form of their error."""
 
-def measure(fit: Evidence, fresh: Evidence, rows: Tensor, names: Sequence[str]) -> dict[str, dict[str, Measured]]:
-    """Every criterion for every row of ``rows`` (B, M, R), on the fitting and on the fresh draws."""
-    broken = [_broken(part, rows) for part in (fit, fresh)]
-    table: dict[str, dict[str, Measured]] = {}
-    for criterion, judge in CRITERIA.items():
-        before, after = judge(fit.clean(), rows), judge(fresh.clean(), rows)
-        value = before.value.masked_fill(broken[0], torch.nan)
-        again = after.value.masked_fill(broken[1], torch.nan)
-        error = after.stderr.masked_fill(broken[1], torch.nan)
-        table[criterion] = {name: Measured(value[:, i], again[:, i], error[:, i]) for i, name in enumerate(names)}
+Criteria = dict[str, dict[str, Measured]]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What fresh draws say.
+
+    Args:
+        fresh: the evidence of the fresh draws, of all N inputs.
+        criteria: criterion → row → its values on the fitting and the fresh draws, (N,) each.
+        differences: criterion → consensus − the best single method, on the fresh draws.
+        weights_stderr: (N, k), how far the weights would move with other draws.
+        consensus: (N, *A), the combined map.
+        weighted: (N, *A), the mixture with weights by quality, for comparison.
+        resolved: the sensitivity of weights that are solved anew; None where nothing is.
+        completeness: method → (N,), how far it is from adding up.
+        warnings: about the model and the methods.
+    """
+
+    fresh: Evidence
+    criteria: Criteria
+    differences: dict[str, PairedDifference]
+    weights_stderr: Tensor
+    consensus: Tensor
+    weighted: Tensor
+    resolved: dict[str, Tensor] | None
+    completeness: dict[str, Tensor]
+    warnings: tuple[str, ...]
+
+
+def judge(job: Job, combined: Combined) -> Judgement:
+    """Measure methods, derived maps and the combined map on draws that nothing was fitted to."""
+    ready = job.ready
+    score, points, measurement = ready.score, ready.points, ready.measurement
+    base, groups = combined.base, combined.groups
+    # Before anything is evaluated further, so that it is clear whose sums these are.
+    completeness = _completeness(score, points, measurement, combined.sums)
+    fresh = measurement.evidence(score, points, base, job.options.judging, "fresh")
+    weighted = combined.join([_weighted(group, measurement) for group in groups])
+    singles = torch.eye(base.shape[1], dtype=torch.float64, device=base.device).expand(len(points), -1, -1)
+    rows = torch.cat([singles, weighted[:, None], combined.mixing[:, None]], 1)
+    derived = [aggregation.name for aggregation in measurement.derived]
+    names = [*ready.names, *derived, "weighted", "consensus"]
+    parts = []
+    for group in groups:
+        index = list(group.index)
+        parts.append(measure(group.evidence, fresh.inputs(index), rows[index], names, measurement.metrics))
+    criteria = _joined(parts, combined)
+    if not job.aggregation.linear and job.aggregation not in DERIVED:
+        # Its map is the consensus: the same numbers stand in that row.
+        for table in criteria.values():
+            del table[job.aggregation.name]
+    differences = paired_differences(job.aggregation, criteria, fresh, combined.mixing, ready.names)
+    spread = [weights_stderr(job.aggregation, group.evidence.rows(slice(measurement.rows))) for group in groups]
+    mixed = mix(rows[:, -2:], base)
+    resolved = _resolved(job, combined)
+    warnings = (*_model_warnings(score, points, measurement), *_method_warnings(job, base))
+    return Judgement(
+        fresh=fresh,
+        criteria=criteria,
+        differences=differences,
+        weights_stderr=combined.join(spread),
+        consensus=mixed[:, 1],
+        weighted=mixed[:, 0],
+        resolved=resolved,
+        completeness=completeness,
+        warnings=warnings,
+    )
+
+
+def measure(
+    fit: Evidence, fresh: Evidence, rows: Tensor, names: Sequence[str], metrics: Mapping[str, Metric]
+) -> Criteria:
+    """Every criterion for every row of ``rows`` (B, M, R), on the fitting and on the fresh draws.
+
+    The criteria of :data:`CRITERIA`, and the loss of every other metric that was measured."""
+    broken_before, broken_after = _broken(fit, rows), _broken(fresh, rows)
+    fit, fresh = fit.clean(), fresh.clean()
+    table: Criteria = {}
+    for criterion, estimate in CRITERIA.items():
+        before, after = estimate(fit, rows), estimate(fresh, rows)
+        table[criterion] = _measured(before, after, broken_before, broken_after, names)
+    for kind, metric in metrics.items():
+        if kind not in KINDS:
+            before, after = _jackknife(metric, fit, rows), _jackknife(metric, fresh, rows)
+            table[metric.name] = _measured(before, after, broken_before, broken_after, names)
     return table
+
+
+def _measured(
+    before: Estimate, after: Estimate, broken_before: Tensor, broken_after: Tensor, names: Sequence[str]
+) -> dict[str, Measured]:
+    """One criterion, row by row; NaN where a row is broken."""
+    fitted = before.value.masked_fill(broken_before, torch.nan)
+    value = after.value.masked_fill(broken_after, torch.nan)
+    error = after.stderr.masked_fill(broken_after, torch.nan)
+    return {name: Measured(fitted[:, i], value[:, i], error[:, i]) for i, name in enumerate(names)}
+
+
+def _jackknife(metric: Metric, evidence: Evidence, rows: Tensor) -> Estimate:
+    """A metric's loss, with the influence of each block of its draws; none of a metric that draws nothing."""
+    own = evidence.only((metric.statistic,))
+    value = metric.loss(own, rows)
+    blocks = own.folds(BLOCKS, metric.statistic) if own.count(metric.statistic) > 1 else []
+    if not blocks:
+        return Estimate(value, torch.zeros_like(value)[..., None].expand(*value.shape, 2))
+    count = len(blocks)
+    without = torch.stack([metric.loss(outside, rows) for outside, _ in blocks], -1)
+    return Estimate(value, (count - 1) * (without.mean(-1, keepdim=True) - without))
 
 
 def _broken(evidence: Evidence, rows: Tensor) -> Tensor:
     """(B, M): rows that put weight on an attribution that is not finite, and maps that are zero: they explain nothing."""
-    assert evidence.quadratic is not None and evidence.responses is not None
-    size = evidence.quadratic.norm.diagonal(dim1=-2, dim2=-1)
-    bad = ~evidence.quadratic.draws.diagonal(dim1=-2, dim2=-1).isfinite().all(1) | ~size.isfinite()
-    bad |= ~evidence.responses.a.isfinite().all(1)
+    # A fall that is not finite spoils the masks, not the map: its criteria are NaN by themselves.
+    bad = ~evidence["quadratic"].finite() | ~evidence["responses"].a.isfinite().all(1)
     touched = torch.einsum("bmr,br->bm", (rows != 0).double(), bad.double()) > 0
-    zero = torch.einsum("bmr,brt,bmt->bm", rows, evidence.clean().quadratic.norm, rows) == 0  # type: ignore[union-attr]
+    norm = evidence.clean()["quadratic"].norm
+    zero = torch.einsum("bmr,brt,bmt->bm", rows, norm, rows) == 0
     return touched | zero
 
 
-def _weighted(group: Fitted, setting: Setting) -> Tensor:
+def _joined(parts: Sequence[Criteria], combined: Combined) -> Criteria:
+    """The groups' criteria, in the order of the inputs."""
+    found: Criteria = {}
+    for criterion, rows in parts[0].items():
+        found[criterion] = {}
+        for name in rows:
+            values = [combined.join([getattr(part[criterion][name], each) for part in parts]) for each in PARTS]
+            found[criterion][name] = Measured(*values)
+    return found
+
+
+def _weighted(group: Fitted, measurement: Measurement) -> Tensor:
     """(B, R): the row "weighted" of one group's inputs."""
     found = torch.zeros_like(group.evidence.like)
-    found[:, : setting.rows] = by_quality(group.evidence.rows(slice(setting.rows)), setting.working)
+    methods = group.evidence.only(KINDS).rows(slice(measurement.rows))
+    found[:, : measurement.rows] = Weighted().fit(methods).weights
     return found
 
 
 def _resolved(job: Job, combined: Combined) -> dict[str, Tensor] | None:
     """‖φ*(x) − φ*(x′)‖² / ‖φ*(x)‖² with the weights solved anew at x′, on the same keyed draws: (B, count) and its mean."""
-    setting, score, points, count = job.ready.setting, job.ready.score, job.ready.points, job.resolved
+    measurement, score, points, count = job.ready.measurement, job.ready.score, job.ready.points, job.resolved
     if not count:
         return None
-    k = setting.rows
-    here = torch.einsum("br,br...->b...", combined.mixing[:, :k], exact(combined.base[:, :k].nan_to_num(0))).flatten(1)
+    k = measurement.rows
+    methods = exact(combined.base[:, :k].nan_to_num(0))
+    here = torch.einsum("br,br...->b...", combined.mixing[:, :k], methods).flatten(1)
     each = torch.full((len(points), count), torch.nan, dtype=torch.float64, device=here.device)
-    where, key = setting.sensitivity.neighbourhood, Key(setting.seed, "resolved")
+    where, key = measurement.sensitivity.neighbourhood, Key(measurement.seed, "resolved")
     for group, sample in itertools.product(combined.groups, range(count)):
         at = list(group.index)
         near = neighbours(where, points[at], range(sample, sample + 1), key, count)
         # Same ids: the explainers' noise, and the draws for fitting, are those at x. Optimal is then a function of x too.
-        maps = setting.maps(score, near, derived=False)
-        weights = job.rule.solve(setting.evidence(score, near, maps, group.draws, "fit"))[0].weights
+        maps = measurement.maps(score, near, derived=False)
+        weights = job.aggregation.fit(measurement.evidence(score, near, maps, group.draws, "fit")).weights
         there = torch.einsum("br,br...->b...", weights, exact(maps.nan_to_num(0))).flatten(1)
         each[at, sample] = ((here[at] - there) ** 2).sum(1) / (here[at] ** 2).sum(1)
     error = each.std(1) / count**0.5 if count > 1 else torch.full_like(each[:, 0], torch.nan)
     return {"value": each.mean(1), "stderr": error}
 
 
-def _completeness(score: Score, points: Points, setting: Setting, sums: Tensor) -> dict[str, Tensor]:
+def _completeness(score: Score, points: Points, measurement: Measurement, sums: Tensor) -> dict[str, Tensor]:
     """|Σφ − (f(x) − f(b))| / |f(x) − f(b)|, (B,), of each explainer that claims to add up; ``sums`` (B, k) are Σφ.
 
     f(b) is the mean score over a data set's rows, where the explainer averages over them."""
-    stack = setting.stack.stack
+    stack = measurement.stack.stack
     found = {}
     for (baseline, features), members in baselines_of(stack, points.x.shape[1:]).items():
         nothing = exact(score_of_nothing(score, points, baseline, features))
         difference = exact(score.clean[points.owner]) - nothing
         for at in members:
             found[stack.names[at]] = (sums[:, at] - difference).abs() / difference.abs()
+    return found
+
+
+def _model_warnings(score: Score, points: Points, measurement: Measurement) -> list[str]:
+    """What the outputs say against explaining them so; of a black box, whether it is piecewise constant, like a forest,
+    which costs ten evaluations for each input."""
+    found = score.warnings()
+    if isinstance(score.model, nn.Module):
+        return found
+    same = unmoved(score, points, measurement.sensitivity.neighbourhood, Key(measurement.seed, "flat"))
+    if not bool(same.any()):
+        return found
+    return [
+        *found,
+        f"the score of {int(same.sum())} of {len(same)} inputs is the same at all neighbours: the model is piecewise constant "
+        "there, so a sensitivity near zero is no merit, and gradients would be zero",
+    ]
+
+
+def _method_warnings(job: Job, base: Tensor) -> list[str]:
+    """Methods that ran and gave what is no map."""
+    working = job.ready.measurement.working
+    bad = (~base[:, list(working)].flatten(2).isfinite().all(2)).sum(0).tolist()
+    left_out = "" if isinstance(job.aggregation, Given) else ", and takes no part there"
+    found = []
+    for at, count in zip(working, bad, strict=True):
+        if count:
+            found.append(
+                f"{job.ready.names[at]} gives NaN or infinite values for {count} of {len(base)} inputs{left_out}"
+            )
     return found

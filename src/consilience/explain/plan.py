@@ -73,7 +73,7 @@ def plan(job: Job, every: bool = True) -> Plan:
 
     Rows are exact for methods that declare what they need; those that run by themselves give an estimate of their own."""
     ready = job.ready
-    score, points, stack = ready.score, ready.points, ready.setting.stack.stack
+    score, points, stack = ready.score, ready.points, ready.measurement.stack.stack
     shape = points.x.shape[1:]
     counts = score.counts
     parts = {"preparation": (Rows(counts.gradient, counts.forward),) * 2, **job.planned(every)}
@@ -86,8 +86,8 @@ def plan(job: Job, every: bool = True) -> Plan:
     gradient = cost["gradient"] > 0
     batch = score.batch.size(gradient)
     one = math.prod(shape) * points.x.element_size()
-    maps = math.prod(ready.setting.stack.features.shape(shape))
-    rows = ready.setting.rows + (5 if every else 0)
+    maps = math.prod(ready.measurement.stack.features.shape(shape))
+    rows = ready.measurement.rows + (len(ready.measurement.derived) if every else 0)
     # In flight: activations and a few copies of each row; the folded states and raw maps of a group; residuals in float64.
     mib = (batch * (saved + 6 * one) + batch * 3 * len(stack) * one + 3 * batch * rows * maps * 8) / 2**20
     return Plan(len(points), _needs(stack, shape), parts, cost, batch, mib)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import adapted
-from ..combine.measurement import Setting, metrics_of
+from ..combine.measurement import Measurement, metrics_of
 from ..errors import InputError
 from ..explainers import Explainer, Normalised, Stack, resolve
 from ..explainers.codes import follows_gradients, why_no_gradients, without_gradients
@@ -20,25 +20,53 @@ from ..features.base import Elements, Features
 from ..features.frames import column_names, plain_array
 from ..features.images import Pixels, features_for
 from ..features.tables import Columns
-from ..metrics.front import Aim
+from ..metrics.base import Metric
 from ..model.score import Score, precision_of
 from ..model.state import check_ready
 from ..perturb.baseline import COMPUTED, Baseline
 from ..perturb.neighbourhoods import noise_unit
 from ..perturb.points import Points
+from .options import Options
+
+
+class NothingLeft(InputError):
+    """No input of a batch can be explained.
+
+    ``out``: why, by the input's place in the batch.
+    """
+
+    def __init__(self, message: str, out: dict[int, str]):
+        super().__init__(message)
+        self.out = out
 
 
 @dataclass(frozen=True)
 class Ready:
-    """``points``: the inputs that are left (``left``: their places in the caller's batch, whose numbering owners keep);
-    ``out``: why others were left out; ``failed``: methods that do not work on this model, and why; ``baseline``: what the
-    caller, or the adapter, gave as absent."""
+    """A batch about to be explained.
+
+    Args:
+        x: (B, *F), the caller's inputs as a tensor.
+        left: places in ``x`` of the inputs that can be explained.
+        score: the model, resolved at ``x``.
+        points: the inputs that are left. Their owners keep the numbering of ``x``, so that targets, keyword tensors, baselines
+            and segments stay with their input.
+        measurement: the methods that work, and the metrics.
+        explainers: the methods as configured for this batch, those that fail too.
+        names: of the methods, in order.
+        failed: methods that do not work on this model, and why.
+        out: inputs that were left out, by their place in ``x``, and why.
+        kwargs: further arguments of the model, as tensors.
+        about: what an adapter knows of the inputs, such as tokens and names of columns.
+        warnings: of the adapter.
+        noise_unit: the unit of noise, in words.
+        baseline: what the caller, or the adapter, gave as absent.
+    """
 
     x: Tensor
     left: Tensor
     score: Score
     points: Points
-    setting: Setting
+    measurement: Measurement
     explainers: list[Explainer]
     names: tuple[str, ...]
     failed: dict[str, str]
@@ -58,88 +86,79 @@ def prepare(
     model: nn.Module | Callable,
     x: Tensor | np.ndarray,
     target: Any,
-    goal: Aim | str,
-    *,
-    methods: str | Explainer | Iterable[str | Explainer],
-    seed: int,
-    kind: str | Callable,
-    features: Features | str | None,
-    baselines: Any,
-    sign: str | None,
-    scale: str,
-    kwargs: Mapping[str, Any] | None,
-    ids: Sequence[int] | Tensor | None,
-    max_batch: int | str,
-    precision: str | None = None,
+    options: Options,
+    ids: Sequence[int] | Tensor | None = None,
 ) -> Ready:
-    """Check the arguments, evaluate the model once, and try every method on one point."""
+    """Check the data, evaluate the model once, and try every method on one point.
+
+    Args:
+        model: an ``nn.Module``, a callable, or an adapter.
+        x: inputs (B, *F), or what the adapter takes.
+        target: which output; see :func:`consilience.explain`.
+        options: everything else.
+        ids: (B,) integers to which the inputs' draws belong; None: their places in the batch.
+
+    Raises:
+        InputError: the data cannot be used, or no input or no method is left.
+    """
     columns = column_names(x)
     x, target = plain_array(x, "x"), plain_array(target, "target")
-    given = adapted(model, x, target, features, plain_array(baselines, "baselines"), kwargs)
-    model, features = given.model, given.features
+    given = adapted(model, x, target, options.features, options.baselines, options.kwargs)
+    model = given.model
     x, numpy = _tensor(given.x, model)
     baseline = None if given.baselines is None else Baseline.of(given.baselines, x)
-    features = _of_table(features, columns, x, baseline)
-    # Of the names only patches are few enough to be taken away one by one.
-    named = features_for(features, x.shape[1:]) if isinstance(features, str) and features == "patches" else features
-    explainers = resolve(methods, baseline, named if isinstance(named, Features) else None)
+    features = _of_table(given.features, columns, x, baseline)
+    explainers = _configured(options, features, baseline, x.shape[1:])
     good, out = _finite(x, model)
-    if ids is not None:
-        listed = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
-        try:
-            ids = [operator.index(i) for i in listed]
-        except TypeError:
-            ids = []
-        if len(ids) != len(x):
-            raise InputError(f"ids: expected {len(x)} integers, one for each input, got {len(listed)}: {listed[:4]}")
     score = Score(
         model,
         given.target,
-        kind=kind,
+        kind=options.kind,
         kwargs=given.kwargs,
-        ids=ids,
-        max_batch=max_batch,
+        ids=None if ids is None else _integers(ids, len(x)),
+        max_batch=options.max_batch,
         numpy=numpy,
-        precision=precision,
+        precision=options.precision,
     )
     score = score.at(x, good.nonzero()[:, 0], check_rows=True)
-    finite = score.outputs.isfinite().all(1)
-    for i in (good & ~finite).nonzero()[:, 0].tolist():
-        out[i] = "the model's output has NaN or infinite values for this input"
-    left = (good & finite).nonzero()[:, 0]
-    if not len(left):
-        raise InputError(
-            "model: NaN or infinite outputs for every input; check the preprocessing and the weights, "
-            "or use float32 if the model is in half precision"
-        )
+    left = _usable(score, good, out)
     if baseline is not None:
         baseline.check(left, x)
-    kept = x[left]
-    # Owners keep the caller's numbering, so targets, keyword tensors, baselines and segments stay with their input.
-    what = features_for(features, x.shape[1:])
-    unit = noise_unit(what, x, baseline) if given.unit is None else given.unit
-    points = Points(kept, left, score.ids[left], len(x), unit)
-    names = {"features": what.names(x.shape[1])} if isinstance(what, Columns) else {}
-    everything = Stack(explainers, seed)
+    attributed = features_for(features, x.shape[1:])
+    unit = noise_unit(attributed, x, baseline) if given.unit is None else given.unit
+    points = Points(x[left], left, score.ids[left], len(x), unit)
+    everything = Stack(explainers, options.seed)
     stack, failed = everything.usable(score, points)
     if any(follows_gradients(explainer, x.shape[1:]) for explainer in stack.explainers):
-        why = why_no_gradients(score, points, what, baseline)
+        why = why_no_gradients(score, points, attributed, baseline)
         if why:
             stack, cut = without_gradients(stack, why, x.shape[1:])
             failed = {**failed, **cut}
-    sensitivity, infidelity = metrics_of(goal)
-    if infidelity.baseline is None and baseline is not None:
-        infidelity = replace(infidelity, baseline=baseline)
-    if infidelity.features is None and features is not None and not isinstance(what, Pixels | Elements):
-        infidelity = replace(infidelity, features=what)
-    setting = Setting(
-        Normalised(stack, what, sign or ("abs" if x.ndim == 4 else "keep"), scale),
-        tuple(everything.names.index(name) for name in stack.names), len(everything), sensitivity, infidelity, seed,
-    )  # fmt: skip
+    measurement = Measurement(
+        stack=Normalised(stack, attributed, *options.presented(x.ndim == 4)),
+        working=tuple(everything.names.index(name) for name in stack.names),
+        rows=len(everything),
+        metrics=_metrics(options, features, attributed, baseline),
+        derived=options.derived,
+        seed=options.seed,
+    )
+    names = {"features": attributed.names(x.shape[1])} if isinstance(attributed, Columns) else {}
     return Ready(
-        x, left, score, points, setting, explainers, everything.names, failed, out, dict(given.kwargs),
-        {**names, **given.about}, (*given.warnings, *score.row_warnings), _named(points.unit, baseline, x), baseline,
-    )  # fmt: skip
+        x=x,
+        left=left,
+        score=score,
+        points=points,
+        measurement=measurement,
+        explainers=explainers,
+        names=everything.names,
+        failed=failed,
+        out=out,
+        kwargs=dict(given.kwargs),
+        about={**names, **given.about},
+        warnings=(*given.warnings, *score.row_warnings),
+        noise_unit=_named(points.unit, baseline, x),
+        baseline=baseline,
+    )
 
 
 def _of_table(features: Any, names: tuple[str, ...] | None, x: Tensor, baseline: Baseline | None) -> Any:
@@ -158,6 +177,53 @@ def _of_table(features: Any, names: tuple[str, ...] | None, x: Tensor, baseline:
                 "baselines: columns of codes are replaced by codes that occur; give rows of a data set, (n, columns)"
             )
     return features
+
+
+def _configured(
+    options: Options, features: Features | str | None, baseline: Baseline | None, shape: Sequence[int]
+) -> list[Explainer]:
+    """The methods, with the baselines and features of the call where they leave them open."""
+    # Of the features that are given by name, only patches are few enough to be taken away one by one.
+    if isinstance(features, str):
+        features = features_for(features, shape) if features == "patches" else None
+    return resolve(options.methods, baseline, features)
+
+
+def _integers(ids: Any, count: int) -> list[int]:
+    """``ids`` as one integer for each input."""
+    listed = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
+    try:
+        found = [operator.index(i) for i in listed]
+    except TypeError:
+        found = []
+    if len(found) != count:
+        raise InputError(f"ids: expected {count} integers, one for each input, got {len(listed)}: {listed[:4]}")
+    return found
+
+
+def _usable(score: Score, good: Tensor, out: dict[int, str]) -> Tensor:
+    """Places of the inputs that are ``good`` (B,) and whose outputs are finite; the others join ``out``."""
+    finite = score.outputs.isfinite().all(1)
+    for i in (good & ~finite).nonzero()[:, 0].tolist():
+        out[i] = "the model's output has NaN or infinite values for this input"
+    left = (good & finite).nonzero()[:, 0]
+    if not len(left):
+        raise NothingLeft(
+            "model: NaN or infinite outputs for every input; check the preprocessing and the weights, "
+            "or use float32 if the model is in half precision",
+            out,
+        )
+    return left
+
+
+def _metrics(
+    options: Options, asked: Features | str | None, attributed: Features, baseline: Baseline | None
+) -> dict[str, Metric]:
+    """The metrics that are measured, with the baselines of the call, and its features where masks can be made of them."""
+    maskable = asked is not None and not isinstance(attributed, Pixels | Elements)
+    features = attributed if maskable else None
+    metrics = metrics_of(options.aggregation)
+    return {kind: metric.completed(baseline, features) for kind, metric in metrics.items()}
 
 
 def _named(unit: Tensor | None, baseline: Baseline | None, x: Tensor) -> str:
@@ -199,6 +265,7 @@ def _tensor(x: Any, model: Any) -> tuple[Tensor, bool]:
 
 
 def _finite(x: Tensor, model: Any) -> tuple[Tensor, dict[int, str]]:
+    """(B,) bool, the inputs that are finite, and why the others are not used."""
     check_ready(model)
     if isinstance(model, nn.Module):
         named = [
@@ -214,5 +281,5 @@ def _finite(x: Tensor, model: Any) -> tuple[Tensor, dict[int, str]]:
     good = x.flatten(1).isfinite().all(1)
     out = dict.fromkeys((~good).nonzero()[:, 0].tolist(), "the input has NaN or infinite values")
     if not bool(good.any()):
-        raise InputError("x: every input has NaN or infinite values; check the preprocessing")
+        raise NothingLeft("x: every input has NaN or infinite values; check the preprocessing", out)
     return good, out

@@ -133,7 +133,7 @@ class Captum(Direct):
         self.kind = _known(kind) if kind else self._kind()  # type: ignore[misc]
 
     def __repr__(self) -> str:
-        settings = "".join(f", {key}={_brief(value)}" for key, value in self.options.items())
+        settings = "".join(f", {key}={describe(value)}" for key, value in self.options.items())
         return f"captum({self.cls.__name__}{settings})"
 
     def attribute(self, score: Score, points: Points, key: Key) -> Tensor:
@@ -326,5 +326,5 @@ def _class(item: Any) -> Any:
     return item if isinstance(item, type) else type(item)
 
 
-def _brief(value: Any) -> str:
+def describe(value: Any) -> str:
     return f"array{tuple(value.shape)}" if hasattr(value, "shape") and hasattr(value, "dtype") else repr(value)

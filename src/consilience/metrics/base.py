@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,20 @@ class Metric(Measure):
     @property
     def allows_signed(self) -> bool:
         return self.scale_free
+
+    @property
+    def drawn(self) -> Any:
+        """What decides its draws: metrics of one kind in one objective must agree on it."""
+        return self
+
+    def completed(self, baseline: Any = None, features: Any = None) -> Metric:
+        """With ``baseline`` and ``features`` in the fields of these names that are None."""
+        given = {"baseline": baseline, "features": features}
+        mine: set[str] = (
+            {f.name for f in fields(self) if getattr(self, f.name) is None} if is_dataclass(self) else set()
+        )
+        filled = {name: value for name, value in given.items() if value is not None and name in mine}
+        return replace(self, **filled) if filled else self  # type: ignore[type-var]
 
     def measure(self, task: Task, samples: range, total: int) -> Part:
         """The statistics of the draws ``samples`` out of ``total``, for all rows of the task; with a graph if it keeps one."""

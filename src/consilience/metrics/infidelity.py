@@ -72,6 +72,11 @@ class Infidelity(Metric):
     def scale_free(self) -> bool:
         return self.scaling == "correlation"
 
+    @property
+    def drawn(self) -> Infidelity:
+        baseline = None if self.baseline is None else Baseline.of(self.baseline)
+        return replace(self, scaling="correlation", baseline=baseline)
+
     def __post_init__(self) -> None:
         choose("scaling", self.scaling, SCALINGS)
         if not 0 < self.share < 1:

@@ -67,6 +67,10 @@ class AverageSensitivity(Metric):
         return self.relative
 
     @property
+    def drawn(self) -> tuple:
+        return self.neighbourhood, self.redraw
+
+    @property
     def neighbourhood(self) -> Neighbourhood:
         return self.where or Uniform(self.radius)
 

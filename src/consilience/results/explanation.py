@@ -26,7 +26,7 @@ from .files import output, row_named, write_text
 from .record import as_json, name_of, record_of
 from .runs import RunFolder
 
-ROWS = (*DERIVED, "weighted")
+ROWS = (*(aggregation.name for aggregation in DERIVED), "weighted")
 """The maps made from all methods' maps, as :attr:`Explanation.derived` holds them."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..combine.aggregations import mixing_of
+from ..combine.aggregations import AGGREGATIONS
 from ..errors import InputError
 from ..model.batching import Counts
 from ..simplex import Solution
@@ -176,7 +176,13 @@ def _mixing(record: Mapping[str, Any], arrays: Sequence[Mapping[str, np.ndarray]
     if all("mixing" in each for each in arrays):
         return _stack([each["mixing"] for each in arrays])
     k = len(record["methods"])
-    return mixing_of(record["objective"], weights, k + len(ROWS) - 1, k)
+    mixing = weights.new_zeros(len(weights), k + len(ROWS) - 1)
+    aggregation = AGGREGATIONS.get(record["objective"])
+    if aggregation is None or aggregation.linear:
+        mixing[:, :k] = weights
+    else:
+        mixing[:, k + ROWS.index(aggregation.name)] = 1
+    return mixing
 
 
 def _weights_stderr(records: Records) -> Tensor:

@@ -256,13 +256,24 @@ class Evidence:
         """(B, R): rows that can be used: finite everywhere and not the zero map."""
         return self._every("valid")
 
+    def finite(self) -> Tensor:
+        """(B, R): rows whose numbers are finite in every draw of every kind."""
+        return self._every("finite")
+
+    def finite_maps(self) -> Tensor:
+        """(B, R): rows whose map at x is finite, whatever the draws."""
+        part = next(iter(self.parts.values()))
+        if isinstance(part, Quadratic):
+            return part.norm.diagonal(dim1=-2, dim2=-1).isfinite()
+        return part.a.isfinite().all(1)
+
     def pooled(self) -> Evidence:
         """One input that stands for all: every input's statistics on a scale of its own, then their mean.
 
         See :meth:`Quadratic.pooled` and :meth:`Responses.pooled` for the scales. An input with a NaN in a row that works
         elsewhere is left out; a row that works nowhere stays NaN. If no input would be left, all are, and only rows that
         work everywhere."""
-        finite = self._every("finite")
+        finite = self.finite()
         works = finite.any(0)
         whole = finite[:, works].all(1)
         if bool(whole.any()) and bool(works.any()):

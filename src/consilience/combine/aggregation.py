@@ -1,0 +1,104 @@
+"""What an aggregation is: a rule by which several maps of one input become one."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..metrics.base import Metric
+from ..settings import Settings
+from ..simplex import Front as Curve
+from ..simplex import Solution
+from ..statistics.evidence import Evidence
+
+
+class Combination(NamedTuple):
+    """What an aggregation made of the evidence.
+
+    ``solution``: the weights (B, k), what they are worth, and a certificate. ``curve``: the front they were chosen from, if
+    there is one.
+    """
+
+    solution: Solution
+    curve: Curve | None = None
+
+    @property
+    def weights(self) -> Tensor:
+        """(B, k)."""
+        return self.solution.weights
+
+    def inputs(self, index: list[int]) -> Combination:
+        """Only some inputs."""
+        return Combination(self.solution.inputs(index), None if self.curve is None else self.curve.inputs(index))
+
+
+class Aggregation(Settings):
+    """Interface of an aggregation: weights from evidence (:meth:`fit`), and one map from many (:meth:`combine`).
+
+    The defaults are those of the plain mean: equal weights, and the weighted sum of the maps. A rule that chooses weights
+    overrides :meth:`fit`, and says which draws it looks at. A rule that is no weighted sum overrides :meth:`combine` and sets
+    ``linear`` to False; its map is then made at every neighbour, and judged like a method's.
+
+    Attributes:
+        name: in tables and files.
+        linear: whether the map is Σ_j w_j φ_j.
+        solves: whether further draws would better the weights, so that sequential sampling makes sense.
+
+    Example: docs/architecture.md has one of thirty lines.
+    """
+
+    name: ClassVar[str]
+    linear: ClassVar[bool] = True
+
+    @property
+    def solves(self) -> bool:
+        return False
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics whose draws :meth:`fit` looks at."""
+        return ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The parts of the evidence that :meth:`fit` looks at."""
+        return tuple(dict.fromkeys(metric.statistic for metric in self.metrics))
+
+    def fit(self, evidence: Evidence) -> Combination:
+        """The weights of every input, (B, k). A method that has no map for an input has weight 0 there."""
+        return unsolved(equal_shares(evidence), f"{self.name} of the maps, nothing solved")
+
+    def combine(self, maps: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+        """One map of each input.
+
+        Args:
+            maps: (B, k, *A); NaN where a method has none.
+            weights: (B, k), from :meth:`fit`.
+            present: (B, *A) bool, the features that each input has; the others are 0.
+
+        Returns:
+            (B, *A).
+        """
+        return mix(weights[:, None], maps)[:, 0]
+
+
+def equal_shares(evidence: Evidence) -> Tensor:
+    """(B, k): the same weight for every method whose maps are finite."""
+    finite = evidence.finite_maps().to(evidence.like)
+    return finite / finite.sum(1, keepdim=True)
+
+
+def unsolved(weights: Tensor, status: str) -> Combination:
+    """Weights (B, k) that minimise nothing: they have no value and no certificate."""
+    nothing = torch.full_like(weights[:, 0], torch.nan)
+    return Combination(Solution(weights, nothing, nothing, (status,) * len(weights)))
+
+
+def mix(rows: Tensor, maps: Tensor) -> Tensor:
+    """(B, M, R), (B, R, *A) → (B, M, *A); a mixture of something that is not finite is not finite."""
+    mixed = torch.einsum("bmr,br...->bm...", rows.to(maps), maps.nan_to_num(0, 0, 0))
+    bad = (~maps.flatten(2).isfinite().all(2)).to(rows)
+    mixed[torch.einsum("bmr,br->bm", (rows != 0).to(rows), bad) > 0] = torch.nan
+    return mixed

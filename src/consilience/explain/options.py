@@ -1,0 +1,189 @@
+"""Every option of an explanation: typed, checked once, frozen. From it everything else is served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from ..combine.aggregation import Aggregation
+from ..combine.aggregations import DERIVED
+from ..combine.draws import BUDGET, FIT, FRESH, PAPER_FIT, PAPER_FRESH, Draws
+from ..combine.weights import CHOICES, resolve
+from ..errors import InputError, choose
+from ..explainers import Explainer
+from ..explainers import resolve as resolve_methods
+from ..features import Features
+from ..features.frames import plain_array
+from ..perturb.per_input import taken
+from ..results.describe import describe
+from ..results.fingerprint import digest
+from ..settings import Settings, setting
+
+SIGNS = ("abs", "keep")
+SCALES = ("max", "l2", "none")
+
+
+@dataclass(frozen=True, eq=False)
+class Options(Settings):
+    """What :func:`consilience.explain`, :func:`consilience.evaluate`, :class:`consilience.Consensus`, the plan and the command
+    line are asked for, beside the model and the data.
+
+    Args:
+        methods: a preset ("standard", "gradient", "paper", …), names, or configured explainers.
+        objective: the name of an objective or an aggregation, an expression over names, a metric, a sum of metrics, a front, or
+            an aggregation.
+        seed: names all random draws.
+        fit_draws: draws that fit the weights; None: see ``draws``.
+        fresh_draws: draws that judge them; None: 20 neighbours and 512 masks.
+        resolved_draws: neighbours at which the weights are solved anew, for the sensitivity of that.
+        draws: "auto", "paper", or None: "auto" unless ``fit_draws`` says how many.
+        tolerance: for "auto", the cross-fitted regret at which to stop, relative to the objective's value.
+        kind: which number of the output is explained; see :class:`~consilience.model.score.Score`.
+        features: what is attributed; None: pixels for images, elements otherwise.
+        baselines: what stands for "absent".
+        sign: "abs" or "keep"; None: "keep" where a metric in units of the output asks for it, else "abs" for images and
+            "keep" otherwise.
+        scale: "max", "l2" or "none"; None: "none" where a metric in units of the output asks for it, else "max".
+        signed: allow negative weights.
+        choice: "convex", or "cross_validated".
+        pooled: one set of weights for the whole batch.
+        weights: (k,) or (B, k), in place of any objective.
+        kwargs: further arguments of the model.
+        max_batch: rows in flight, or "auto".
+        precision: "bfloat16" or "float16" for autocast; None: as the model is.
+
+    Raises:
+        InputError: an option is not known, has the wrong type, is out of range, or does not fit another one.
+    """
+
+    methods: Any = "standard"
+    objective: Any = "opt"
+    seed: int = setting(0, low=-(2**63), high=2**63 - 1)
+    fit_draws: Any = None
+    fresh_draws: Any = None
+    resolved_draws: int = setting(2, low=0)
+    draws: Literal["auto", "paper"] | None = None
+    tolerance: float = setting(0.02, above=0)
+    kind: str | Callable = "logit"
+    features: Features | str | None = None
+    baselines: Any = None
+    sign: Literal["abs", "keep"] | None = None
+    scale: Literal["max", "l2", "none"] | None = None
+    signed: bool = False
+    choice: str = setting("convex", choices=CHOICES)
+    pooled: bool = False
+    weights: Any = None
+    kwargs: Mapping[str, Any] | None = None
+    max_batch: int | str = setting("auto", low=1)
+    precision: Literal["bfloat16", "float16"] | None = None
+
+    @classmethod
+    def of(cls, **options: Any) -> Options:
+        """Options by name.
+
+        Raises:
+            InputError: a name is not known; the message has the near ones.
+        """
+        known = [each.name for each in fields(cls)]
+        for name in options:
+            choose("option", name, known)
+        return cls(**options)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.methods, Iterable) and not isinstance(self.methods, str):
+            object.__setattr__(self, "methods", tuple(self.methods))  # an iterator can be read once
+        object.__setattr__(self, "baselines", plain_array(self.baselines, "baselines"))
+        if isinstance(self.max_batch, str) and self.max_batch != "auto":
+            raise InputError(f"Options: max_batch is a whole number, at least 1, or 'auto'; got {self.max_batch!r}")
+        # Whatever can be wrong in these is found now, not after the model has been evaluated.
+        self.aggregation, self.fitting, self.judging, self.explainers  # noqa: B018
+
+    def taken(self, places: Sequence[int]) -> Options:
+        """The options of some inputs, where features, baselines or methods have one entry for each input of the data.
+
+        Args:
+            places: of these inputs, among all that the entries were given for.
+        """
+        own = {name: taken(getattr(self, name), places) for name in ("methods", "objective", "features", "baselines")}
+        return replace(self, **own)
+
+    def but(self, **options: Any) -> Options:
+        """The same with other options."""
+        known = [each.name for each in fields(self)]
+        for name in options:
+            choose("option", name, known)
+        return replace(self, **options)
+
+    @cached_property
+    def aggregation(self) -> Aggregation:
+        """How maps become one."""
+        return resolve(self.objective, signed=self.signed, choice=self.choice, pooled=self.pooled, weights=self.weights)
+
+    @cached_property
+    def explainers(self) -> list[Explainer]:
+        """The methods as configured, before baselines and features are given to those that leave them open."""
+        return resolve_methods(self.methods)
+
+    @property
+    def derived(self) -> tuple[Aggregation, ...]:
+        """The aggregations whose maps are made beside the methods'."""
+        own = self.aggregation
+        return DERIVED if own.linear or own in DERIVED else (*DERIVED, own)
+
+    @property
+    def sequential(self) -> bool:
+        """Whether draws are made until sure: where something is solved, unless a number is asked for."""
+        asked = self.draws == "auto" or (self.draws is None and self.fit_draws is None)
+        return asked and self.aggregation.solves
+
+    @cached_property
+    def fitting(self) -> Draws:
+        """The draws that fit the weights; where sampling is sequential, at most so many."""
+        usual = FIT
+        if self.draws == "paper":
+            usual = PAPER_FIT
+        elif self.sequential:
+            usual = BUDGET
+        return Draws.of(self.fit_draws, usual, "fit_draws")
+
+    @cached_property
+    def judging(self) -> Draws:
+        """The fresh draws that judge."""
+        return Draws.of(self.fresh_draws, PAPER_FRESH if self.draws == "paper" else FRESH, "fresh_draws")
+
+    @property
+    def in_output_units(self) -> bool:
+        """Whether a metric of the objective wants maps signed and unscaled."""
+        return any(metric.in_output_units for metric in self.aggregation.metrics)
+
+    def presented(self, image: bool) -> tuple[str, str]:
+        """(sign, scale) of the maps; ``image``: of inputs with channels, height and width.
+
+        Raises:
+            InputError: a metric in units of the output is asked for, with another sign or scale.
+        """
+        if self.in_output_units:
+            for name, value, wanted in (("sign", self.sign, "keep"), ("scale", self.scale, "none")):
+                if value not in (None, wanted):
+                    raise InputError(
+                        f"{name}: the objective is in units of the output, so maps keep their sign and scale; "
+                        f"use {name}={wanted!r} or leave it out, got {value!r}"
+                    )
+            return "keep", "none"
+        return self.sign or ("abs" if image else "keep"), self.scale or "max"
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name a run: of all options but the rows in flight, arrays by what they hold."""
+        return digest({each.name: getattr(self, each.name) for each in fields(self) if each.name != "max_batch"})
+
+    def described(self) -> dict[str, Any]:
+        """The options in words, for records."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            name: value if isinstance(value, str | int | float | None) else describe(value)
+            for name, value in values.items()
+        }
