@@ -604,3 +604,21 @@ def test_the_status_that_nothing_is_explained_is_everywhere(tmp_path):
     assert not any(UNEXPLAINED in status for status in robust.solution.status)
     clear = cs.explain(torch.nn.Linear(12, 2), x, 1, objective="faith", **wanted)
     assert not any(UNEXPLAINED in status for status in clear.solution.status)
+
+
+# -- errors of too few -------------------------------------------------------------------------------------------------
+
+
+def test_two_inputs_have_no_standard_error():
+    """Neither have two neighbours at which weights are solved anew."""
+    wanted = {"methods": ["saliency", "input_x_gradient"], "fit_draws": 8, "fresh_draws": 8}
+    x = images(3)
+    two, three = (str(cs.explain(Small(), x[:count], 1, **wanted)) for count in (2, 3))
+    assert "means over n = 2 inputs, too few for a standard error" in two and "±" not in two
+    assert "fresh ± standard error over 3 inputs" in three and "0 ± 0" not in three
+    one = cs.explain(Small(), x[:1], 1, **wanted)
+    (line,) = [line for line in str(one).splitlines() if "solved anew" in line]
+    assert "2 neighbours" in line and "±" not in line
+    more = cs.explain(Small(), x[:1], 1, resolved_draws=3, **wanted)
+    (line,) = [line for line in str(more).splitlines() if "solved anew" in line]
+    assert "3 neighbours" in line and "±" in line

@@ -38,7 +38,7 @@ def difference_lines(records: Sequence[Record], titles: Mapping[str, tuple[str, 
 def _one(difference: Mapping[str, Any]) -> str:
     """One input: the difference, its standard error and interval over the draws, and the method."""
     text = f"{difference['value']:+.3g}"
-    if difference.get("stderr") is not None:
+    if difference.get("stderr"):
         text += f" ± {difference['stderr']:.2g} [{difference['low']:.3g}, {difference['high']:.3g}]"
     return f"{text} over {difference['n']} fresh draws, beside {difference['best_single']}"
 
@@ -51,7 +51,7 @@ def _several(differences: Sequence[Mapping[str, Any]], higher: bool) -> str:
     if n >= FEWEST:
         text += f" ± {stdev(values) / math.sqrt(n):.2g}"
     text += f" over n = {n} inputs"
-    decided = [difference for difference in differences if difference.get("stderr") is not None]
+    decided = [difference for difference in differences if difference.get("low") is not None]
     if not decided:
         return text
     above = sum(difference["low"] > 0 for difference in decided)

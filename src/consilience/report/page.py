@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .colours import MISSING, Palette, background, palette, robust_limit
+from .differences import FEWEST
 from .entry import Entry, feature_names, surface, top_features
 from .pixels import data_url, indexed_png, photo_png, pool
 from .plane import plane
@@ -441,7 +442,7 @@ def _cell(cell: Cell, digits: Digits) -> str:
         return f'<td><abbr title="{escape(cell.reason)}">–</abbr><small></small></td>'
     if cell.trivial:
         return f'<td class="soft">{write(cell.fresh)}<small>trivial</small></td>'
-    error = f" ± {write(cell.stderr)}" if cell.stderr is not None else ""
+    error = f" ± {write(cell.stderr)}" if cell.stderr else ""
     fit = write(cell.fit) if cell.fit is not None else f'<abbr title="{escape(cell.reason)}">–</abbr>'
     few = f' title="{cell.n} of {cell.of} inputs"' if cell.n < cell.of else ""
     star = "<sup>†</sup>" if few else ""
@@ -468,7 +469,7 @@ def _certificate(record: dict[str, Any]) -> str:
     resolved = (record.get("measures") or {}).get("relative_sensitivity_resolved") or {}
     held = _number(record, "criteria", "relative_sensitivity", "consensus", "fresh")
     again = short(_number(resolved, "value"))
-    if _number(resolved, "stderr") is not None:
+    if _number(resolved, "stderr") is not None and (resolved.get("n") or 0) >= FEWEST:
         again += f" ± {short(_number(resolved, 'stderr'))}"
     terms = {
         "status": escape(str(record.get("status") or "–")),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from .table import Row, short
+from .table import Cell, Row, short
 
 WIDTH, HEIGHT = 520, 400
 
@@ -128,7 +128,7 @@ def _point(
     )
     boxes.append(box)
     named = {"sensitivity": row.cells[X], "correlation": row.cells[Y]}
-    said = "; ".join(f"{what} {short(cell.fresh)} ± {short(cell.stderr)}" for what, cell in named.items())
+    said = "; ".join(f"{what} {_measured(cell)}" for what, cell in named.items())
     lead = ""
     if math.hypot(max(box[0] - x, 0, x - box[2]), max(box[1] - y, 0, y - box[3])) > 9:
         nx, ny = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
@@ -166,3 +166,9 @@ def _place(
         left = min(max(x - wide / 2, LEFT), WIDTH - wide)
         best = (y - 8, (left, y - 20, left + wide, y - 6))
     return best
+
+
+def _measured(cell: Cell) -> str:
+    """Fresh, and ± its standard error where there is one."""
+    error = f" ± {short(cell.stderr)}" if cell.stderr else ""
+    return short(cell.fresh) + error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median, stdev
 from typing import Any
 
-from .differences import difference_lines
+from .differences import FEWEST, difference_lines
 from .entry import label
 
 Record = dict[str, Any]
@@ -134,8 +134,10 @@ def _number(value: Any) -> float | None:
 def _average(cells: list[Cell], of: int) -> Cell:
     fresh = [cell.fresh for cell in cells if cell.fresh is not None]
     fit = [cell.fit for cell in cells if cell.fit is not None]
-    reason = next((cell.reason for cell in cells if cell.reason), "") or "not in every input's table"
-    stderr = stdev(fresh) / math.sqrt(len(fresh)) if len(fresh) > 1 else None
+    reason = next((cell.reason for cell in cells if cell.reason), "")
+    if not reason:
+        reason = "not in every input's table" if len(fresh) < of else f"no standard error of fewer than {FEWEST} inputs"
+    stderr = stdev(fresh) / math.sqrt(len(fresh)) if len(fresh) >= FEWEST else None
     mean = fmean(fresh) if fresh else None
     complete = len(fresh) == of and stderr is not None
     trivial = any(cell.trivial for cell in cells)
@@ -217,7 +219,7 @@ def _column(criterion: Criterion, cells: list[Cell]) -> list[str]:
     parts = [
         (
             digits(cell.fresh),
-            "" if cell.trivial else f"± {digits(cell.stderr)}" if cell.stderr is not None else "",
+            "" if cell.trivial else f"± {digits(cell.stderr)}" if cell.stderr else "",
             "[trivial]" if cell.trivial else f"[{digits(cell.fit)}]" if cell.fit is not None else "",
             "*" if cell.best else " ",
         )
@@ -284,8 +286,13 @@ def _input_name(record: Record) -> str:
 
 
 def _notes(records: Sequence[Record], table: list[Row]) -> list[str]:
-    over = "its fresh draws" if len(records) == 1 else f"{len(records)} inputs"
-    notes = [f"fresh ± standard error over {over} [fit]; * best on fresh draws"]
+    if len(records) == 1:
+        errors = "fresh ± standard error over its fresh draws [fit]"
+    elif len(records) < FEWEST:
+        errors = f"fresh [fit], means over n = {len(records)} inputs, too few for a standard error"
+    else:
+        errors = f"fresh ± standard error over {len(records)} inputs [fit]"
+    notes = [f"{errors}; * best on fresh draws"]
     notes += [line for line in (_setting(records[0]), PROMISES.get(str(records[0].get("objective")), "")) if line]
     if len(records) == 1 and records[0].get("status"):
         gap = _number(records[0].get("gap"))
@@ -301,8 +308,14 @@ def _notes(records: Sequence[Record], table: list[Row]) -> list[str]:
     resolved = [(record.get("measures") or {}).get("relative_sensitivity_resolved") or {} for record in records]
     cell = _average([Cell(None, _number(r.get("value")), None) for r in resolved], len(records))
     if cell.fresh is not None:
-        error = _number(resolved[0].get("stderr")) if len(records) == 1 else cell.stderr
-        text = f"{short(cell.fresh)}" + (f" ± {short(error)}" if error is not None else "")
+        text = short(cell.fresh)
+        neighbours = resolved[0].get("n") or 0
+        error = cell.stderr
+        if len(records) == 1 and neighbours >= FEWEST:
+            error = _number(resolved[0].get("stderr"))
+        if error is not None:
+            text += f" ± {short(error)}"
+        text += f", {neighbours} neighbours each"
         notes.append(f"consensus with the weights solved anew at every neighbour: relative sensitivity {text}")
     notes += incomplete(records)
     for row in table:
