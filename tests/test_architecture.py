@@ -6,6 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -95,11 +96,42 @@ def test_old_paths_say_where_their_names_live(old):
         module.nonsense  # noqa: B018
 
 
+def output(code: str) -> str:
+    """What a new interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def test_importing_the_library_loads_no_extra():
-    code = f"import sys, consilience; print(sorted({EXTRAS!r} & set(sys.modules)))"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = f"import sys, consilience; consilience.explain; print(sorted({EXTRAS!r} & set(sys.modules)))"
+    assert output(code) == "[]"
+
+
+def test_the_package_and_the_commands_help_load_nothing():
+    code = "import sys, consilience.cli as c; c.parser().format_help(); print({'torch', 'numpy'} & {*sys.modules})"
+    assert output(code) == "set()"
+
+
+@pytest.mark.parametrize(
+    "first", ["consilience.explain.run", "consilience.evaluate", "consilience.doctor", "consilience.metrics"]
+)
+def test_a_name_is_the_functions_whatever_was_imported_first(first):
+    """``explain``, ``evaluate`` and ``doctor`` are names of modules too."""
+    code = f"import {first}; import consilience as cs; print(*(f.__qualname__ for f in (cs.explain, cs.evaluate, cs.doctor)))"
+    assert output(code) == "explain evaluate doctor"
+
+
+def test_all_names_come_with_a_star_and_are_listed():
+    code = (
+        "from consilience import *; import consilience as cs; "
+        "print(all(n in globals() and n in dir(cs) for n in cs.__all__), callable(explain), cs.__version__)"
     )
+    assert output(code) == f"True True {consilience.__version__}"
+    assert consilience.__version__ == metadata.version("consilience")
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        consilience.nonsense  # noqa: B018
+    for name in ("InputError", "Gaussian", "per_input", "simplex"):
+        assert hasattr(consilience, name)
 
 
 def test_the_public_surface_is_short_and_listed():

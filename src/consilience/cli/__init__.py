@@ -12,9 +12,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 
 from ..errors import ConsilienceError
+from ..results.files import versions
 from .terminal import say, tolerate
 
 
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         prog="consilience",
         description="Explain a model's predictions, measure the explanations, combine them optimally.",
     )
-    top.add_argument("--version", action="version", version=f"consilience {_version()}")
+    top.add_argument("--version", action="version", version=f"consilience {versions()['consilience']}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
 
     one = commands.add_parser("explain", help="explain images: maps, measures, the optimal combination, a report")
@@ -110,13 +110,6 @@ def parser() -> argparse.ArgumentParser:
     four.add_argument("--methods", help="only these")
     four.add_argument("--device", default="cpu")
     return top
-
-
-def _version() -> str:
-    try:
-        return metadata.version("consilience")
-    except metadata.PackageNotFoundError:
-        return "source"
 
 
 def _model(command: argparse.ArgumentParser) -> None:
