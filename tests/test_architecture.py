@@ -17,7 +17,7 @@ from consilience._moved import MOVED
 ROOT = Path(consilience.__file__).parent
 LAYERS = (  # from the bottom up: a room imports rooms of lower layers, and of its own
     {"errors", "card"},
-    {"settings"},
+    {"settings", "arrays"},
     {"simplex", "features"},
     {"statistics"},
     {"model", "perturb"},

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arrays import as_tensor
 from ..errors import InputError, choose
 from ..features.images import features_for
 from ..features.parts import Parts, split
@@ -25,7 +26,7 @@ class Packed(Inputs):
         self.names: tuple[str, ...] | None = tuple(inputs) if isinstance(inputs, Mapping) else None
         tensors = []
         for name, given in inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs):
-            tensor = torch.as_tensor(given).detach() if isinstance(given, Tensor | np.ndarray) else None
+            tensor = as_tensor(f"inputs[{name!r}]", given).detach() if isinstance(given, Tensor | np.ndarray) else None
             if tensor is None or not tensor.is_floating_point() or tensor.ndim < 2:
                 what = type(given).__name__ if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
                 raise InputError(

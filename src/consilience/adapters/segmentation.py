@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from ..arrays import as_tensor
 from ..errors import InputError, choose
 from ..model.outputs import Outputs, interpret, last_layer_of, resolve_target
 from ..model.state import borrowed
 from .base import Adapter, Prepared
+from .batch import batch_of
 
 MEANINGS = ("logits", "probabilities", "label_logits", "label_probabilities")
 
@@ -35,7 +37,7 @@ class Segmentation(Adapter):
 
     def prepare(self, inputs: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
         """The target and its region, found at ``inputs`` (B, C, …) and kept at every neighbour."""
-        inputs = torch.as_tensor(inputs)
+        inputs, _ = batch_of(inputs, self.model)
         with torch.no_grad(), borrowed(self.model, freeze=True):
             maps = torch.cat([_maps(self.model(rows.clone()), rows) for rows in inputs.detach().split(AT_ONCE)])
         meaning = self._meaning(maps, inputs)
@@ -76,13 +78,14 @@ class Segmentation(Adapter):
 
     def _given(self, count: int, size: torch.Size) -> Tensor:
         """The caller's region at the model's resolution, (B, …) bool or classes."""
-        region = torch.as_tensor(self.region)
+        region = as_tensor("region", self.region)
+        asked = tuple(region.shape)
         whole = region.dtype == torch.bool or not (region.is_floating_point() or region.is_complex())
         region = region[None] if region.ndim == len(size) else region
         if not whole or region.ndim != len(size) + 1 or len(region) not in (1, count):
             raise InputError(
                 f"region: bool, or classes as integers, of shape F or (B, *F) with {len(size)} axes and {count} inputs, got "
-                f"{region.dtype} {tuple(torch.as_tensor(self.region).shape)}"
+                f"{region.dtype} {asked}"
             )
         if region.shape[1:] != size:  # many models answer at a quarter of the input's resolution
             region = nnf.interpolate(region[:, None].double(), size=size, mode="nearest-exact")[:, 0].to(region.dtype)

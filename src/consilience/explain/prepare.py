@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import adapted
+from ..adapters.batch import batch_of
 from ..combine.measurement import Measurement, metrics_of
 from ..errors import InputError
 from ..explainers import Explainer, Normalised, Stack, resolve
@@ -21,7 +22,7 @@ from ..features.frames import column_names, plain_array
 from ..features.images import Pixels, features_for
 from ..features.tables import Columns
 from ..metrics.base import Metric
-from ..model.score import Score, precision_of
+from ..model.score import Score
 from ..model.state import check_ready
 from ..perturb.baseline import COMPUTED, Baseline
 from ..perturb.neighbourhoods import noise_unit
@@ -105,7 +106,7 @@ def prepare(
     x, target = plain_array(x, "x"), plain_array(target, "target")
     given = adapted(model, x, target, options.features, options.baselines, options.kwargs)
     model = given.model
-    x, numpy = _tensor(given.x, model)
+    x, numpy = batch_of(given.x, model)
     baseline = None if given.baselines is None else Baseline.of(given.baselines, x)
     features = _of_table(given.features, columns, x, baseline)
     explainers = _configured(options, features, baseline, x.shape[1:])
@@ -243,25 +244,6 @@ def parts_of(batch: Any) -> tuple[Any, Any, Any]:
         x, y, regions = (*batch, None, None)[:3]
         return x, y, regions
     return batch, None, None
-
-
-def _tensor(x: Any, model: Any) -> tuple[Tensor, bool]:
-    """The batch, and whether the model is to be called with arrays."""
-    numpy = isinstance(x, np.ndarray) and not isinstance(model, nn.Module)
-    if isinstance(x, np.ndarray) and x.dtype == np.float64 and isinstance(model, nn.Module):
-        # NumPy's default, which hardly anyone chose.
-        x = torch.as_tensor(x).to(precision_of(model) or torch.float64)
-    if not isinstance(x, np.ndarray) and not isinstance(x, Tensor):
-        raise InputError(f"x: expected a tensor or an array (B, …), got {type(x).__name__}")
-    x = torch.as_tensor(x).detach()
-    x = x.clone() if x.is_inference() else x
-    if x.ndim < 2 or not len(x):
-        raise InputError(
-            f"x: expected a batch (B, …) of at least one input, got shape {tuple(x.shape)}; add a first axis"
-        )
-    if not x.is_floating_point():
-        raise InputError(f"x: attributions need real numbers, got {x.dtype}; cast with .float() after preprocessing")
-    return x, numpy
 
 
 def _finite(x: Tensor, model: Any) -> tuple[Tensor, dict[int, str]]:

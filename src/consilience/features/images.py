@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from ..arrays import as_tensor
 from ..errors import InputError, choose, need
 from .base import Elements, Features, check_rows, chosen_rows
 
@@ -78,7 +79,7 @@ class Segments(Features):
     ordered = False
 
     def __init__(self, labels: Tensor, batched: bool = False):
-        labels = torch.as_tensor(labels)
+        labels = as_tensor("labels", labels)
         if labels.is_floating_point() or labels.is_complex():
             raise InputError(f"labels: segments are integers, got {labels.dtype}; cast with .long() if they are whole")
         rows = labels if batched else labels[None]
@@ -136,18 +137,43 @@ def _image(features: Features, shape: Sequence[int]) -> None:
     if len(shape) != 3:
         raise InputError(
             f"features: {type(features).__name__} are for images of shape (channels, height, width), but each input has "
-            f"shape {tuple(shape)}; use Elements() or Segments(labels)"
+            f"shape {tuple(shape)}; use cs.Elements(), or {fewer(shape)}"
         )
 
 
 def features_for(spec: Features | str | None, shape: Sequence[int]) -> Features:
-    """``None`` → pixels for images, elements for anything else; a name ("pixels", "patches", "elements"); or Features."""
-    if isinstance(spec, Features):
-        return spec
+    """The features of inputs with axes F.
+
+    Args:
+        spec: None for pixels of images and elements of anything else; "pixels", "patches" or "elements"; or Features.
+        shape: F.
+
+    Raises:
+        InputError: an unknown name, no features, or features of images for inputs that are none.
+    """
     if spec is None:
         return Pixels() if len(shape) == 3 else Elements()
-    known = {"elements": Elements(), "pixels": Pixels(), "patches": Patches()}
-    return known[choose("features", spec, known)]
+    if isinstance(spec, str):
+        known = {"elements": Elements(), "pixels": Pixels(), "patches": Patches()}
+        found: Features = known[choose("features", spec, known)]
+    elif isinstance(spec, Features):
+        found = spec
+    else:
+        raise InputError(f"features: a name or features such as cs.Patches(16), got {type(spec).__name__}")
+    if isinstance(found, Pixels | Patches):
+        _image(found, shape)
+    return found
+
+
+def fewer(shape: Sequence[int]) -> str:
+    """What makes fewer features of inputs with axes F, for errors."""
+    if len(shape) == 1:
+        return "cs.Columns(names), a name for each column, which joins those of one name"
+    if len(shape) == 2:
+        return "cs.Windows(size) of a series"
+    if len(shape) == 3:
+        return "cs.Patches(size) or cs.Segments(labels)"
+    return f"cs.Segments(labels) with labels of shape {tuple(shape)}"
 
 
 def coarse(shape: Sequence[int]) -> Features:

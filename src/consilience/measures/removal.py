@@ -131,6 +131,8 @@ class Removal:
         owner = points.owner[asked[whole, 0].to(device)]
         values[:, whole] = _read(score, _wide(score.outputs[owner]), owner)  # known
         for part in (~whole).nonzero()[:, 0].split(4 * score.batch.size(False)):
+            if not len(part):
+                break  # a single feature: whole or gone, and both are known
             p, t = one[part] // after.shape[1], one[part] % after.shape[1]
             b = pairs[p] // rows
             gone = places[p] >= after[p, t][:, None] if self.insert else places[p] < after[p, t][:, None]

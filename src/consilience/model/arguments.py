@@ -36,6 +36,7 @@ def per_input(value: Any) -> PerInput:
     Args:
         value: a tensor or array (B, …), or a list of B.
 
+    >>> import torch
     >>> kwargs = {"age": per_input(torch.tensor([63.0, 41.0]))}
     """
     return PerInput(value)
@@ -47,6 +48,7 @@ def constant(value: Any) -> Constant:
     Args:
         value: anything.
 
+    >>> import torch
     >>> kwargs = {"class_vectors": constant(torch.randn(3, 8))}
     """
     return Constant(value)

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from ..arrays import as_tensor
 from ..errors import InputError, choose
 
 KINDS = ("logit", "probability", "log_probability", "margin", "output")
@@ -337,16 +339,8 @@ def resolve_target(target: Any, outputs: Tensor, meaning: Outputs, kind: Any) ->
         if meaning.binary and target is None:
             return torch.ones(count, dtype=torch.int64, device=outputs.device)
         return meaning.predicted(outputs)
-    if isinstance(target, str):
-        raise InputError(f"target: 'predicted' or integers, got {target!r}; look a class name up first")
-    given = torch.as_tensor(target, device=outputs.device)
-    if given.is_floating_point() or given.dtype == torch.bool:
-        raise InputError(f"target: expected integers, got {given.dtype}")
-    if given.ndim > 1 and given.numel() != count:
-        raise InputError(
-            f"target: shape {tuple(given.shape)} for {count} inputs; give class numbers, of one-hot rows .argmax(1)"
-        )
-    given = given.long().expand(count) if given.ndim == 0 else given.long().flatten()
+    given = _integers(target, count, meaning).to(outputs.device)
+    given = given.long().expand(count) if given.ndim == 0 else given.long()
     if len(given) != count:
         raise InputError(f"target: {len(given)} targets for {count} inputs; give one, or one for each")
     if bool(((given < 0) | (given >= meaning.targets)).any()):
@@ -357,6 +351,40 @@ def resolve_target(target: Any, outputs: Tensor, meaning: Outputs, kind: Any) ->
             has = "the model has one output; if it is the logit of class 1, say kind=cs.Kind('logit', outputs='logits')"
         raise InputError(f"target: {given.tolist()} out of range; {has}")
     return given
+
+
+def _integers(target: Any, count: int, meaning: Outputs) -> Tensor:
+    """A target in any form as integers, () or (n,)."""
+    if isinstance(target, str):
+        raise InputError(f"target: 'predicted' or integers, got {target!r}; look a class name up first")
+    listed = target if isinstance(target, list | tuple) else []
+    if any(isinstance(each, bool | np.bool_ | str | None) for each in listed):
+        raise InputError(f"target: expected integers, got {_shown(target)}; give one class number for each input")
+    given = as_tensor("target", target)
+    if given.dtype == torch.bool or given.is_floating_point() or given.is_complex():
+        raise InputError(f"target: expected integers, got {given.dtype}{_cast(given)}")
+    if given.ndim > 1 and given.numel() != count:
+        remedy = "give class numbers"
+        if given.shape == (count, meaning.columns) and bool((given.sum(1) == 1).all()):
+            remedy = "give class numbers, of one-hot rows .argmax(1)"
+        elif given.shape == (count, meaning.columns):
+            remedy = (
+                "rows with several labels are several questions: explain one label at a time, target=number, with "
+                "kind=cs.Kind('logit', outputs='label_logits')"
+            )
+        raise InputError(f"target: shape {tuple(given.shape)} for {count} inputs; {remedy}")
+    return given.flatten() if given.ndim else given
+
+
+def _cast(given: Tensor) -> str:
+    if given.is_complex() or given.dtype == torch.bool or not bool((given == given.round()).all()):
+        return "; give class numbers"
+    return "; cast with .long()" if given.ndim < 2 else "; give class numbers, of one-hot rows .argmax(1)"
+
+
+def _shown(target: Any) -> str:
+    text = repr(target)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 # Operations that move numbers without changing them, as autograd names them.

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arrays import as_tensor
 from ..errors import ConsilienceError, InputError, choose
 from . import cam_layers as cam
 from .arguments import Arguments, resolved
@@ -92,6 +92,8 @@ class Score:
         numpy: bool = False,
         precision: str | None = None,
     ) -> None:
+        if isinstance(model, type):
+            raise InputError(f"model: {model.__name__} is a class; give an instance, e.g. {model.__name__}(…)")
         if not callable(model):
             raise InputError(f"model: expected an nn.Module or a callable, got {type(model).__name__}")
         self.precision = None if precision is None else PRECISIONS[choose("precision", precision, PRECISIONS)]
@@ -446,8 +448,7 @@ class Score:
         """The model's outputs (N, classes) for rows (N, *F)."""
         if self.numpy:
             found = self.model(rows.detach().cpu().numpy(), **kwargs)
-            outputs = torch.as_tensor(np.asarray(found)).to(rows.device)
-            outputs = outputs if outputs.is_floating_point() else outputs.double()
+            outputs = found if isinstance(found, dict | tuple) else _as_outputs(found).to(rows.device)
         else:
             # Not autocast(enabled=False): that would end an autocast of the caller's.
             half = self.precision is not None
@@ -456,9 +457,13 @@ class Score:
             outputs = getattr(outputs, "logits", outputs)
         if not isinstance(outputs, Tensor):
             raise InputError(
-                f"model: its output is a {type(outputs).__name__}, not one vector per input; "
-                "wrap the model so that forward returns a tensor (N, outputs)"
+                f"model: its output is a {type(outputs).__name__}, not one vector per input; wrap the model so that it returns "
+                f"a tensor (N, outputs){_which(outputs)}"
             )
+        if outputs.is_complex():
+            raise InputError("model: its outputs are complex; explain a real number of them, such as outputs.abs()")
+        if not outputs.is_floating_point():
+            outputs = outputs.to(rows.dtype)  # counts and decisions: no gradients, but numbers
         if outputs.ndim == 1 and len(outputs) == len(rows):
             outputs = outputs[:, None]
         if outputs.ndim != 2 or len(outputs) != len(rows):
@@ -486,6 +491,26 @@ _CUT = (
     "model: its output does not depend on the input (or on the chosen layer) through differentiable operations; "
     "use methods that need outputs only, or look for .detach(), torch.no_grad() or rounding in forward"
 )
+
+
+def _as_outputs(found: Any) -> Tensor:
+    """What a NumPy model gave, as a tensor."""
+    try:
+        outputs = as_tensor("model", found)
+    except InputError as error:
+        raise InputError(
+            f"model: its outputs are no numbers ({error}); of a classifier give predict_proba, not predict"
+        ) from error
+    return outputs if outputs.is_floating_point() else outputs.double()
+
+
+def _which(outputs: Any) -> str:
+    """An example of how a number is taken out of a container."""
+    if isinstance(outputs, tuple | list):
+        return ", e.g. lambda x: model(x)[0]"
+    if isinstance(outputs, Mapping):
+        return f", e.g. lambda x: model(x)[{next(iter(outputs), None)!r}]"
+    return ""
 
 
 def precision_of(model: Any) -> torch.dtype | None:

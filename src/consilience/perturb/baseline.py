@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arrays import as_tensor
 from ..errors import InputError, choose
 from ..features.base import check_rows, chosen_rows
 from ..statistics.keys import Key
@@ -86,7 +87,7 @@ class Baseline:
 
     @classmethod
     def _holding(cls, kind: str, rows: Tensor | np.ndarray | Sequence) -> Baseline:
-        tensor = torch.as_tensor(rows)
+        tensor = as_tensor("baselines", rows)
         if isinstance(rows, Tensor | np.ndarray):
             return cls(kind, tensor=tensor, tag=id(rows))
         # The copy of a list dies with this object, so it is known by what it holds.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..features.base import Elements, Features
-from ..features.images import coarse
+from ..features.images import coarse, fewer
 from ..statistics.keys import Key
 from .baseline import Baseline
 from .kernel_design import budgeted, design, design_weights
@@ -68,7 +68,7 @@ def few(features: Features | None, shape: Sequence[int], method: str) -> int:
     if found > LIMIT:
         raise InputError(
             f"features: {method} solves a system in all features, and {found} ({unit(features, shape).unit}s of inputs of "
-            f"shape {tuple(shape)}) are more than {LIMIT}; give it features=Patches(size) or Segments(labels)"
+            f"shape {tuple(shape)}) are more than {LIMIT}; make fewer of them: features={fewer(shape)}"
         )
     return found
 
