@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import Adapter, Packed
+from ..arrays import as_tensor
 from ..features.base import Features
 
 PLAIN = (str, bytes, int, float, complex, np.generic, torch.dtype, torch.device, torch.Size, type(None), type(...))
@@ -84,7 +85,7 @@ def _add_array(found: Any, value: Tensor | np.ndarray) -> None:
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
         found.update(f"{value.dtype} {value.shape} {value.tolist()!r}".encode("utf-8", "backslashreplace"))
         return
-    array = torch.as_tensor(value).detach()
+    array = as_tensor("array", value).detach()
     found.update(f"{array.dtype} {tuple(array.shape)}".encode())
     if array.is_meta or array.is_quantized or array.is_nested or array.layout != torch.strided:
         return
