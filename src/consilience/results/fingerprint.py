@@ -85,7 +85,7 @@ def _add_array(found: Any, value: Tensor | np.ndarray) -> None:
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
         found.update(f"{value.dtype} {value.shape} {value.tolist()!r}".encode("utf-8", "backslashreplace"))
         return
-    array = as_tensor("array", value).detach()
+    array = value.detach() if isinstance(value, Tensor) else as_tensor("array", value)
     found.update(f"{array.dtype} {tuple(array.shape)}".encode())
     if array.is_meta or array.is_quantized or array.is_nested or array.layout != torch.strided:
         return
