@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -246,7 +247,7 @@ def test_the_same_command_makes_finished_images_once(tmp_path, calls, capsys):
     assert cs.load(out).seed == 1
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, Killed])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, pytest.param(Killed, marks=pytest.mark.slow)])
 def test_a_first_run_that_is_stopped_goes_on(tmp_path, calls, stop):
     calls.stop = {2: stop()}
     out = tmp_path / "out"
@@ -261,7 +262,7 @@ def test_a_first_run_that_is_stopped_goes_on(tmp_path, calls, stop):
     assert not list(out.glob(".*"))
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, Killed])
+@pytest.mark.parametrize("stop", [pytest.param(KeyboardInterrupt, marks=pytest.mark.slow), Killed])
 def test_a_run_with_other_options_does_not_forget_the_earlier_one(tmp_path, calls, stop, capsys):
     out = tmp_path / "out"
     explain(*CAMERA, *ROCKET, out=out)
@@ -326,17 +327,19 @@ def test_an_input_that_is_in_the_way_is_kept(tmp_path, calls, capsys):
 
 def test_one_image_at_a_time_is_kept_in_memory(tmp_path, monkeypatch, calls):
     """Nothing that grows with the number of images holds a map."""
-    import gc
-
     import consilience.cli.images_run as images_run
 
-    alive = []
+    def entries():
+        return sum(type(each) is Entry for each in gc.get_objects())
+
+    gc.collect()
+    before, alive = entries(), []
     real = images_run.write_text
 
     def written(path, pieces):
         def counted():
             for piece in pieces:
-                alive.append(sum(type(each) is Entry for each in gc.get_objects()))
+                alive.append(entries() - before)
                 yield piece
 
         return real(path, counted())

@@ -84,15 +84,18 @@ def _judge(
             try:
                 x = loaded.preprocess(read_image(image))[None]
                 name = name_of(x)
-                if name in done:
-                    progress.finish(f"{image}: in {file.path} already")
-                    continue
-                found = evaluator.update(x.to(device), target, [name])
-                if found is None:
-                    raise InputError("the model's output has NaN or infinite values for it")
-                file.update(found)
-                done.add(name)
-                progress.finish(image)
+                words = f"{image}: in {file.path} already"
+                if name not in done:
+                    found = evaluator.update(x.to(device), target, [name])
+                    if found is None:
+                        raise InputError("the model's output has NaN or infinite values for it")
+                    file.update(found)
+                    done.add(name)
+                    words = image
+                left_out = evaluator.compute().left_out.get(f"id {name}")
+                if left_out is not None:
+                    raise InputError(left_out)
+                progress.finish(words)
             except KeyboardInterrupt:
                 return failures, True
             except (ConsilienceError, RuntimeError, OSError) as error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from datetime import timedelta
 from typing import Any
 
 from ..errors import need, printable
+from .terminal import say
 
 
 class Progress:
@@ -20,7 +20,10 @@ class Progress:
         columns = ("[progress.description]{task.description}", rich.BarColumn(), rich.TaskProgressColumn())
         self.bar: Any = rich.Progress(*columns, rich.TimeRemainingColumn(), console=console, disable=not self.live)
         self.task = self.bar.add_task("", total=total)
-        self.total, self.number, self.name, self.began, self.said = total, 0, "", time.monotonic(), time.monotonic()
+        self.total = total
+        self.number = 0
+        self.name = ""
+        self.began = self.spoke = time.monotonic()
 
     def __enter__(self) -> Progress:
         self.bar.start()
@@ -30,7 +33,9 @@ class Progress:
         self.bar.stop()
 
     def start(self, number: int, name: str) -> None:
-        self.number, self.name = number, name
+        """Item ``number``, from 0, begins; ``name`` is shown."""
+        self.number = number
+        self.name = name
         self.update(0, 1)
 
     def update(self, done: float, planned: float) -> None:
@@ -39,16 +44,13 @@ class Progress:
         text = f"{self.number + 1}/{self.total} {self.name[:40]}"
         self.bar.update(self.task, completed=completed, description=need("rich.markup", "cli").escape(text))
         now = time.monotonic()
-        if not self.live and now - self.said >= 30:
-            self.said = now
+        if not self.live and now - self.spoke >= 30:
+            self.spoke = now
             left = (now - self.began) * (self.total - completed) / max(completed, 1e-9)
-            print(
-                f"{text} {completed / self.total:.0%}, {timedelta(seconds=round(left))} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"{text} {completed / self.total:.0%}, {timedelta(seconds=round(left))} left", error=True)
 
     def finish(self, line: str) -> None:
+        """The item is done; ``line`` says what came of it."""
         self.update(1, 1)
         text = printable(f"[{self.number + 1}/{self.total}] {line}", keep="\n")
         self.bar.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)

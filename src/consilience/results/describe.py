@@ -14,22 +14,25 @@ from ..perturb.baseline import Baseline
 
 
 def describe(value: Any) -> str:
-    """``repr`` of a configuration, with arrays by their shape only."""
+    """``repr`` of a configuration that another run would write the same: arrays by their shape, no addresses."""
     if isinstance(value, Tensor | np.ndarray):
         return f"array{tuple(value.shape)}"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(describe, value))})"
-    if isinstance(value, Features) and not is_dataclass(value):
-        return f"{type(value).__name__}({value.unit})"
-    if is_dataclass(value) and not isinstance(value, type):
-        # A baseline's tag is the address of its tensor: nothing that another run would know again.
-        shown = [f.name for f in fields(value) if not (isinstance(value, Baseline) and f.name == "tag")]
-        parts = (f"{name}={describe(getattr(value, name))}" for name in shown)
-        return f"{type(value).__name__}({', '.join(parts)})"
     if isinstance(value, list | tuple):
         return f"({', '.join(map(describe, value))})"
     if isinstance(value, Mapping):
-        return f"({', '.join(f'{name}={describe(each)}' for name, each in value.items())})"
+        return f"({_pairs(value)})"
+    if is_dataclass(value) and not isinstance(value, type):
+        shown = {f.name: getattr(value, f.name) for f in fields(value)}
+        if isinstance(value, Baseline):
+            del shown["tag"]  # the address of its tensor
+        return f"{type(value).__name__}({_pairs(shown)})"
+    if isinstance(value, Features):
+        return f"{type(value).__name__}({value.unit})"
     text = repr(value)
-    # An address is nothing that another run would know again.
-    return getattr(value, "__qualname__", type(value).__qualname__) if " at 0x" in text else text
+    if " at 0x" in text:
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    return text
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={describe(each)}" for name, each in values.items())
