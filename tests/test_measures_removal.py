@@ -249,10 +249,11 @@ def sensitivity_n(one):
     return np.nan if np.isnan(found).all() else np.nanmean(found)
 
 
-def infidelity(spec):
+def infidelity(spec, signed=False):
     def twin(one):
         a, y = subsets(one, 2, 0.2, 10, spec, one.map)
         beta = (a * y).mean() / (a * a).mean()
+        beta = beta if signed else max(0.0, beta)
         return ((beta * a - y) ** 2).mean() / y.var()
 
     return twin
@@ -342,6 +343,9 @@ ROWS = {
     "infidelity": Row(Infidelity(10, features=Patches(2)), infidelity("blur")),
     "infidelity zero": Row(Infidelity(10, "zero", Patches(2)), infidelity("zero")),
     "infidelity mean": Row(Infidelity(10, "mean", Patches(2)), infidelity("mean")),
+    "infidelity of either sign": Row(
+        Infidelity(10, features=Patches(2), scaling="yeh"), infidelity("blur", signed=True)
+    ),
     "infidelity noise": Row(Infidelity(10, "noise", Patches(2)), infidelity("noise"), perfect=False),
     "infidelity raw": Row(
         Infidelity(10, "zero", Patches(2), scaling="raw"), raw_infidelity, free=False, undefined=("ties", "uniform")

@@ -20,6 +20,7 @@ from consilience.statistics.criteria import (
     average_sensitivity,
     faithfulness_correlation,
     infidelity,
+    infidelity_of_either_sign,
     relative_sensitivity,
 )
 from consilience.statistics.evidence import Evidence, Quadratic, Responses  # fmt: skip
@@ -112,7 +113,7 @@ def test_infidelity_equals_its_slow_twin():
 def test_zero_noise_gives_zero():
     assert not measure(AverageSensitivity(0.0)).quadratic.draws.any()
     x = images()
-    found = measure(Infidelity(Patches(2), baseline=x)).responses
+    found = measure(Infidelity(Patches(2), baseline=Baseline.per_input(x))).responses
     assert found.y.abs().max() < 1e-12
 
 
@@ -149,7 +150,7 @@ def test_criteria_equal_their_definitions():
         for m in range(2):
             a, y = (e.responses.a[b] @ w[b, m]).numpy(), e.responses.y[b].numpy()
             assert faithfulness_correlation(e, w).value[b, m].item() == pytest.approx(np.corrcoef(a, y)[0, 1])
-            beta = (a * y).mean() / (a * a).mean()
+            beta = max(0.0, (a * y).mean() / (a * a).mean())
             assert infidelity(e, w).value[b, m].item() == pytest.approx(((beta * a - y) ** 2).mean() / y.var())
             value = np.mean([w[b, m].numpy() @ g.numpy() @ w[b, m].numpy() for g in e.quadratic.draws[b]])
             assert average_sensitivity(e, w).value[b, m].item() == pytest.approx(value)
@@ -162,6 +163,43 @@ def test_scaling_behaves_as_documented(name):
     w = torch.eye(4).double().expand(2, 4, 4)
     one, ten = CRITERIA[name](evidence(), w).value, CRITERIA[name](evidence(), 10 * w).value
     torch.testing.assert_close(ten, one * (100 if name == "average_sensitivity" else 1))
+
+
+def test_infidelity_tells_a_map_from_its_negative():
+    """As a criterion and as an objective; Yeh et al.'s β of either sign does not."""
+    e = evidence()
+    w = torch.eye(4).double().expand(2, 4, 4)
+    one, other = infidelity(e, w).value, infidelity(e, -w).value
+    torch.testing.assert_close(infidelity_of_either_sign(e, w).value, infidelity_of_either_sign(e, -w).value)
+    torch.testing.assert_close(infidelity_of_either_sign(e, w).value, torch.minimum(one, other))
+    y = e.responses.y
+    nothing = (y.square().mean(1) / y.var(1, correction=0))[:, None].expand(2, 4)
+    torch.testing.assert_close(torch.maximum(one, other), nothing)
+    assert (torch.minimum(one, other) < nothing).all()
+    for scaling, differ in {"free": True, "yeh": False}.items():
+        metric = Infidelity(scaling=scaling)
+        losses = metric.loss(e, w) - metric.loss(e, -w)
+        assert bool((losses.abs() > 1e-3).all() if differ else (losses.abs() < 1e-12).all())
+    away = Evidence(e.quadratic, Responses(-e.responses.a, y))
+    valid = torch.ones(2, 4, dtype=torch.bool)
+    for batch in (e, away):
+        found = Infidelity(scaling="free").solve(batch, valid, False)
+        torch.testing.assert_close(found.value, Infidelity(scaling="free").loss(batch, found.weights[:, None])[:, 0])
+        assert bool((found.value <= Infidelity(scaling="free").loss(batch, w).amin(1) + 1e-9).all())
+
+
+def test_infidelity_is_measured_in_a_uniform_maps_own_error():
+    """With masks of many sizes too: the twin fits both by least squares."""
+    e = evidence()
+    size = torch.rand(2, 40, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    r = Responses(torch.cat([e.responses.a, size[..., None]], 2), e.responses.y + 2 * size, size=size)
+    found = infidelity(Evidence(responses=r), torch.eye(5).double().expand(2, 5, 5)).value
+    for b in range(2):
+        errors = []
+        for row in range(5):
+            a, y = r.a[b, :, row].numpy(), r.y[b].numpy()
+            errors.append(((max(0.0, a @ y / (a @ a)) * a - y) ** 2).mean())
+        np.testing.assert_allclose(found[b].numpy(), np.array(errors) / errors[-1])
 
 
 def test_a_uniform_map_has_infidelity_one_and_no_correlation():

@@ -13,11 +13,11 @@ TERMS: dict[str, Aim | Metric] = {
     "faith": Infidelity(),
     "opt": Front(AverageSensitivity(), Infidelity()),
     "paper_robust": AverageSensitivity(relative=False),
-    "paper_faith": Infidelity(scaling="paper"),
+    "paper_faith": Infidelity(share=0.2, scaling="paper"),
     "paper_opt": Objective(
-        ((1.0, AverageSensitivity(relative=False)), (1.0, Infidelity(scaling="paper"))), "frobenius"
+        ((1.0, AverageSensitivity(relative=False)), (1.0, Infidelity(share=0.2, scaling="paper"))), "frobenius"
     ),
-    "paper_code": Infidelity(scaling="code"),
+    "paper_code": Infidelity(share=0.2, scaling="code"),
     "relative_sensitivity": AverageSensitivity(),
     "average_sensitivity": AverageSensitivity(relative=False),
     "faithfulness_correlation": Infidelity(),

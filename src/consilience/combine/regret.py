@@ -117,7 +117,9 @@ def _regrets(goal: Aim, evidence: Evidence, whole: Tensor, folds: Folds, fitted:
     regrets = {}
     for kind, pairs in folds.items():
         count = len(pairs)
-        inside = [(part.count(kind) / evidence.count(kind), part) for _, part in pairs]
+        # Inputs whose masks are all there are keep them in every block, so that the blocks may hold more than all.
+        total = sum(part.count(kind) for _, part in pairs)
+        inside = [(part.count(kind) / total, part) for _, part in pairs]
         term = _judge(goal, kind)
         crossed = term.over_blocks(evidence, inside, [next(weights) for _ in pairs])
         plain = term.over_blocks(evidence, inside, [whole] * count)

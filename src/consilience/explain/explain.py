@@ -26,6 +26,7 @@ from ..metrics.front import Aim
 from ..model.batching import Counts
 from ..results.describe import describe
 from ..results.explanation import Explanation, FrontPoints
+from ..statistics.evidence import Evidence
 from .judge import Judgement, judge
 from .options import Options
 from .run import Combined, Job, Progress, begin
@@ -147,7 +148,7 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
     ready, options = job.ready, job.options
     score, measurement, left = ready.score, ready.measurement, ready.left
     groups, places = combined.groups, combined.places
-    drawn = {
+    drawn: dict[str, Any] = {
         "fit": [groups[part].said(at) for part, at in places],
         "fresh": vars(options.judging),
         "resolved": job.resolved,
@@ -156,6 +157,7 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
         "fit": [groups[part].evidence.inputs([at]) for part, at in places],
         "fresh": [judgement.fresh.inputs([i]) for i in range(len(ready.points))],
     }
+    drawn["masks"] = [_masks(fit, fresh) for fit, fresh in zip(evidence["fit"], evidence["fresh"], strict=True)]
     k = measurement.rows
     return Explanation(
         attribution=judgement.consensus,
@@ -202,6 +204,17 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
     )
 
 
+def _masks(fit: Evidence, fresh: Evidence) -> dict[str, Any]:
+    """Of one input, how many masks there were, and whether they are all that there are."""
+    found: dict[str, Any] = {}
+    for stream, evidence in (("fit", fit), ("fresh", fresh)):
+        if evidence.responses is not None:
+            found[stream] = evidence.responses.count
+    if fresh.responses is not None and bool(fresh.responses.exact.all()):
+        found["exact"] = "these are all masks of these sizes"
+    return found
+
+
 def _settings(measurement: Measurement, shape: Sequence[int]) -> dict[str, Any]:
     """How the maps were measured, for the record."""
     masks = measurement.infidelity.neighbourhood(shape)
@@ -211,7 +224,7 @@ def _settings(measurement: Measurement, shape: Sequence[int]) -> dict[str, Any]:
         "scale": measurement.stack.scale,
         "sensitivity": describe(measurement.sensitivity.neighbourhood),
         "redraw": measurement.sensitivity.redraw,
-        "mask_unit": masks.features.unit,
-        "mask_share": masks.share,
+        "mask_unit": masks.unit,
+        "mask_share": [masks.share[0], masks.share[-1]] if isinstance(masks.share, tuple) else masks.share,
         "mask_baseline": masks.baseline.kind,
     }

@@ -16,6 +16,7 @@ from ..combine.measurement import Measurement
 from ..combine.sequential import Fitted
 from ..combine.spread import weights_stderr
 from ..metrics.base import Metric
+from ..metrics.infidelity import too_weak
 from ..model.score import Score
 from ..perturb.neighbourhoods import neighbours, unmoved
 from ..perturb.points import Points
@@ -89,7 +90,11 @@ def judge(job: Job, combined: Combined) -> Judgement:
     spread = [weights_stderr(job.aggregation, group.evidence.rows(slice(measurement.rows))) for group in groups]
     mixed = mix(rows[:, -2:], base)
     resolved = _resolved(job, combined)
-    warnings = (*_model_warnings(score, points, measurement), *_method_warnings(job, base))
+    warnings = (
+        *_model_warnings(score, points, measurement),
+        *_mask_warnings(score, points, measurement, fresh),
+        *_method_warnings(job, base),
+    )
     return Judgement(
         fresh=fresh,
         criteria=criteria,
@@ -222,6 +227,17 @@ def _model_warnings(score: Score, points: Points, measurement: Measurement) -> l
         *found,
         f"the score of {int(same.sum())} of {len(same)} inputs is the same at all neighbours: the model is piecewise constant "
         "there, so a sensitivity near zero is no merit, and gradients would be zero",
+    ]
+
+
+def _mask_warnings(score: Score, points: Points, measurement: Measurement, fresh: Evidence) -> list[str]:
+    """Inputs whose masks hardly move the score, although all features together do."""
+    everything = measurement.infidelity.everything(score, points)
+    each = [fresh.inputs([i])["responses"] for i in range(len(points))]
+    return [
+        f"input {at}: masks move the score by at most {most:.1e}, all features together by {abs(float(everything[at])):.1e}: "
+        "these masks are no evidence of what the score rests on; take larger features, or another baseline"
+        for at, most in too_weak(each, everything)
     ]
 
 

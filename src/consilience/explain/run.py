@@ -112,16 +112,18 @@ class Job:
             # What the objective does not look at stays at the first round.
             most = Draws(*((fitting if kind in self.kinds else least).of_kind(kind) for kind in KINDS))
             # Each further round of masks evaluates the inputs themselves again.
-            again = Rows(0, math.ceil(math.log2(most.infidelity / least.infidelity)))
-        low, high = self._measured(least, kinds, one), self._measured(most, kinds, one) + again
-        found = {"the maps": (one * inputs, one * inputs), "draws to fit": (low * inputs, high * inputs)}
+            again = Rows(0, inputs * math.ceil(math.log2(most.infidelity / least.infidelity)))
+        low, high = self._measured(least, kinds, one, "fit"), self._measured(most, kinds, one, "fit")
+        found = {"the maps": (one * inputs, one * inputs), "draws to fit": (low, high + again)}
         if every:
-            fresh = self._measured(self.options.judging, kinds, one) * inputs
+            fresh = self._measured(self.options.judging, kinds, one, "fresh")
             found["fresh draws"] = (fresh, fresh)
+            found["all features taken away"] = (Rows(0, inputs),) * 2
             if self.resolved:
-                times = self.resolved * inputs
-                again_low, again_high = self._measured(least, kinds, one), self._measured(most, kinds, one)
-                found["weights solved anew"] = ((one + again_low) * times, (one + again_high) * times)
+                found["weights solved anew"] = (
+                    (one * inputs + low) * self.resolved,
+                    (one * inputs + high) * self.resolved,
+                )
             if not isinstance(ready.score.model, nn.Module):
                 found["is it piecewise constant?"] = (Rows(0, 11 * inputs),) * 2
             shape = ready.x.shape[1:]
@@ -130,17 +132,18 @@ class Job:
                 found["completeness"] = (Rows(0, rows * inputs),) * 2
         return found
 
-    def _measured(self, draws: Draws, kinds: Iterable[str], one: Rows) -> Rows:
-        """Evaluations of one input's draws of some kinds; ``one``: of an explanation."""
+    def _measured(self, draws: Draws, kinds: Iterable[str], one: Rows, stream: str) -> Rows:
+        """Evaluations of all inputs' draws of some kinds from a stream; ``one``: of an explanation."""
+        points = self.ready.points
         total = Rows()
         for kind in kinds:
             metric = self.ready.measurement.metrics[kind]
-            count = draws.of_metric(metric)
+            count = metric.evaluations(points, draws.of_metric(metric), stream)
             if metric.asks == "explanations":
                 total = total + one * count
             else:
-                # Outputs are compared with that of the input itself.
-                total = total + Rows(0, count + 1)
+                # Outputs are compared with those of the inputs themselves.
+                total = total + Rows(0, count + len(points))
         return total
 
     def _follow(self, every: bool) -> None:

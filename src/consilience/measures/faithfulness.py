@@ -14,7 +14,7 @@ from ..features.base import Features
 from ..perturb.imputation import Imputer, imputer
 from ..perturb.masks import Masked
 from ..perturb.points import present
-from ..statistics.criteria import faithfulness_correlation, infidelity
+from ..statistics.criteria import faithfulness_correlation, infidelity, infidelity_of_either_sign
 from ..statistics.evidence import Evidence, Responses
 from ..statistics.ranks import pearson, spearman
 from ..statistics.tensors import exact
@@ -58,8 +58,8 @@ class Subsets(Measure):
         """a (B, S, R), the attribution of each subset, and y (B, S), by how much the score falls without it.
 
         int(share · K) of the K features that the input has; the masks are those of
-        :class:`~consilience.perturb.masks.Masked`, hence those of the metric Infidelity with the same key. ``raw``: of the
-        signed, unscaled maps, where the task has them.
+        :class:`~consilience.perturb.masks.Masked`, hence those of the metric Infidelity with this one share and the same key.
+        ``raw``: of the signed, unscaled maps, where the task has them.
         """
         features, replaced = chosen(task, self.features), imputer(blurred(task, self.baseline, self.usual))
         task = replace(task, maps=task.raw) if raw and task.raw is not None else task
@@ -120,7 +120,7 @@ class FaithfulnessCorrelation(Subsets):
         better="higher",
         normalisation="none: free of the map's scale and of a constant added to it",
         perturbation=f"20 % of the {PATCHES}, {BLUR}",
-        draws="256 subsets without replacement, stream 'masks': those of the metric Infidelity with the same key",
+        draws="256 subsets without replacement, stream 'masks': those of the metric Infidelity(share=0.2) with the same key",
         cost="256 forward for each input, whatever the number of maps; shared with infidelity",
         differences=(
             ("quantus", "FaithfulnessCorrelation draws subset_size elements from NumPy's global state: "
@@ -193,8 +193,9 @@ class Infidelity(Subsets):
     """E (β a − y)² / Var y over subsets, a their attribution, y the fall of the score (Yeh et al. 2019, arXiv 1901.09392).
 
     Args:
-        scaling: "free": the β of either sign that makes it smallest, so the map's scale does not matter and a uniform map has
-            1; "raw": E (a − y)², in squared units of the score, for contributions.
+        scaling: "free": the β ≥ 0 that makes it smallest, so the map's scale does not matter, its sign does, and a uniform map
+            has 1; "yeh": the β of either sign, which does not tell φ from −φ; "raw": E (a − y)², in squared units of the score,
+            for contributions.
         share: int(share · K) of the K features are in each subset.
         draws, baseline, features: see :class:`Subsets`.
 
@@ -206,13 +207,13 @@ class Infidelity(Subsets):
 
     name = "infidelity"
     card = Card(
-        formula="min_β E (β a − y)² / Var y, a = Σ_{i∈S} φ_i, y = f(x) − f(x without S); raw: E (a − y)²",
+        formula="min over β ≥ 0 of E (β a − y)² / Var y, a = Σ_{i∈S} φ_i, y = f(x) − f(x without S); raw: E (a − y)²",
         source="Yeh, Hsieh, Suggala, Inouye & Ravikumar 2019, arXiv 1901.09392",
         better="lower",
-        normalisation="by Var y, and β of either sign fits the map's scale: 1 for a uniform map on patches of one size; "
-                      "raw: none",
+        normalisation="by Var y, and β ≥ 0 fits the map's scale: 1 for a uniform map on patches of one size, where taking "
+                      "features away lowers the score; yeh: β of either sign; raw: none",
         perturbation=f"20 % of the {PATCHES}, {BLUR}; 'zero', 'mean', 'noise' likewise",
-        draws="256 subsets without replacement, stream 'masks': those of the metric Infidelity with the same key",
+        draws="256 subsets without replacement, stream 'masks': those of the metric Infidelity(share=0.2) with the same key",
         cost="256 forward for each input, whatever the number of maps; shared with faithfulness_correlation",
         differences=(
             ("quantus", "Infidelity never puts a block back before it takes the next, so its masks are the first "
@@ -225,12 +226,13 @@ class Infidelity(Subsets):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose("scaling", self.scaling, ("free", "raw"))
+        choose("scaling", self.scaling, ("free", "yeh", "raw"))
         _check(self.share)
 
     def __call__(self, task: Task) -> Tensor:
-        if self.scaling == "free":
-            return _each(infidelity, self.responses(task, self.share))
+        if self.scaling != "raw":
+            criterion = infidelity if self.scaling == "free" else infidelity_of_either_sign
+            return _each(criterion, self.responses(task, self.share))
         found = self.responses(task, self.share, raw=True)
         return ((found.a - found.y[..., None]) ** 2).mean(1)
 

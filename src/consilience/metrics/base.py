@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..perturb.points import Points
 from ..simplex import Solution
 from ..statistics.evidence import Evidence, Part
 from ..task import Measure, Task
@@ -66,6 +67,10 @@ class Metric(Measure):
     def measure(self, task: Task, samples: range, total: int) -> Part:
         """The statistics of the draws ``samples`` out of ``total``, for all rows of the task; with a graph if it keeps one."""
         raise NotImplementedError
+
+    def evaluations(self, points: Points, asked: int, stream: str) -> int:
+        """How many draws the points get together from a stream ("fit", "fresh") of which ``asked`` are asked for each."""
+        return asked * len(points)
 
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
         """(B, M, R) → (B, M): what is minimised; differentiable in w."""

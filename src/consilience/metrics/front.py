@@ -49,7 +49,7 @@ class Front:
             clean = part.clean()
             q, r = clean.quadratic, clean.responses
             assert q is not None and r is not None
-            statistics.append((q.matrix, q.norm, *r.covariances(), part.valid(), r.a.mean(1)))
+            statistics.append((q.matrix, q.norm, *r.covariances(), part.valid(), r.mean(r.a)))
         G, H, C, b, vy, valid, mean = (torch.cat(each) for each in zip(*statistics, strict=True))
         return simplex.front(G, H, C, b, vy, valid, mean=mean)
 

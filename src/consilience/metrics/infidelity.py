@@ -11,56 +11,82 @@ from torch import Tensor
 
 from .. import simplex
 from ..card import Card
-from ..errors import InputError, choose
+from ..errors import InputError
 from ..features.base import Features
 from ..features.images import coarse
+from ..model.score import Score, precision_of
 from ..perturb.baseline import Baseline
-from ..perturb.masks import Masked
+from ..perturb.mask_order import SHARES
+from ..perturb.masks import Masked, mask_units, without
+from ..perturb.points import Points, present
+from ..settings import Settings, setting
 from ..simplex import FLAT
 from ..statistics.criteria import faithfulness_correlation
 from ..statistics.evidence import Evidence, Responses
+from ..statistics.keys import Key
 from ..statistics.tensors import exact
 from ..task import Task
 from .base import Block, Metric
 
-SCALINGS = ("correlation", "free", "paper", "raw", "code")
+SCALINGS = ("correlation", "free", "yeh", "paper", "raw", "code")
+
+WEAK = 0.01
+"""Masks that move the score by less than this share of f(x) − f(baseline) are no evidence of what made it."""
+
+ROUNDING = {torch.float16: 0.5, torch.bfloat16: 0.5, torch.float32: 4, torch.float64: 4}
+"""Falls of at most so many roundings of the score are zero. Two scores are subtracted, each the end of a long sum. In half
+precision sums are made in float32, and only the last rounding counts: what is left of a fall is a step of it, or several."""
 
 
 @dataclass(frozen=True)
-class Infidelity(Metric):
-    """r_j = Iᵀφ_j − (f(x) − f(x with I replaced)), I a mask over ``share`` of the features (Yeh et al. 2019; AGG §4).
+class Infidelity(Metric, Settings):
+    """r_j = Iᵀφ_j − (f(x) − f(x with I replaced)), I a random mask (Yeh et al. 2019; AGG §4).
 
     Args:
-        features: the masks' unit, whose name is printed beside every value, which depends on it strongly. Default: for
-            images square patches, about 14 to the short side (16 pixels at 224), see
-            :func:`~consilience.features.images.coarse`; elements otherwise.
-        share: int(share · K) of the K features are replaced.
-        baseline: by what: "blur" (σ = 10 pixels; the default for images), "mean", "zero" (the default otherwise), a
+        features: the mask unit, whose name is printed beside every value, which depends on it strongly. Default: elements;
+            for images square patches of about 1/28, 1/14 and 1/7 of the short side, never under 4 pixels, see
+            :func:`~consilience.perturb.masks.mask_units`. With a single ``share``, patches of about 1/14, see
+            :func:`~consilience.features.images.coarse`.
+        share: the shares of the units that masks take away, .1 to .6 by default: no mask is drawn twice, none for fitting and
+            for judging both, and where all masks are drawn the numbers are exact. A single number, such as the papers' 0.2:
+            int(share · K) of the K units in every mask, each drawn independently.
+        baseline: what replaces them: "blur" (σ = 10 pixels; the default for images), "mean", "zero" (the default otherwise), a
             number, or a tensor.
-        scaling: as an objective: "correlation" (1 − ρ², the default), "free" (one β of either sign for the mixture), "paper"
-            (one β per method), "raw" (β = 1), "code" (weights for β_j φ_j put on the unscaled φ_j, as the authors' code does).
+        scaling: as an objective: "correlation" (1 − ρ|ρ|, the default), "free" (one β ≥ 0 for the mixture), "yeh" (one β of
+            either sign, which does not tell φ from −φ), "paper" (one β per method), "raw" (β = 1), "code" (weights for β_j φ_j
+            put on the unscaled φ_j, as the authors' code does).
+
+    Raises:
+        InputError: a share is not between 0 and 1, or the scaling is unknown.
     """
 
     features: Features | None = None
-    share: float = 0.2
+    share: float | tuple[float, ...] = SHARES
     baseline: Any = None
-    scaling: str = "correlation"
+    scaling: str = setting("correlation", choices=SCALINGS)
 
     card = Card(
-        formula="E(β Σ_mask φ − (f(x) − f(x masked)))² / Var Δf; as an objective 1 − ρ|ρ|, ρ = corr(Σ_mask φ, Δf)",
+        formula="min over β ≥ 0 of E(β Σ_mask φ − Δf)², Δf = f(x) − f(x masked), over that of a uniform map; as an objective "
+        "1 − ρ|ρ|, ρ = corr(Σ_mask φ, Δf), given how much the mask takes away",
         source="Yeh et al. 2019, arXiv 1901.09392; Decker et al. 2024 (AGG), §4, arXiv 2406.05090",
         better="lower",
-        normalisation="one β of either sign fitted on the draws that are judged; Var Δf: a uniform map scores 1",
-        perturbation="int(0.2 K) of K features replaced by the blurred image (σ = 10 px) or zero; unit: see mask_unit",
-        draws="128 to 1024 masks to fit, until sure; 512 fresh (streams 'fit' and 'fresh')",
+        normalisation="one β ≥ 0 fitted on the draws that are judged, and a uniform map's own error: 1 for a map that says "
+        "that every feature matters alike",
+        perturbation="10 to 60 % of the features replaced by the blurred image (σ = 10 px) or zero; of images, patches of up "
+        "to three sizes; unit: see mask_unit",
+        draws="128 to 1024 masks to fit, until sure; 512 fresh (streams 'fit' and 'fresh'), none in both; all masks, and "
+        "exact numbers, where there are few",
         cost="one forward for each mask",
         differences=(
             (
                 "Quantus",
                 "no β and no normalisation, pixels in windows: the measure infidelity says how to get its number",
             ),
-            ("Captum", "the perturbation is the caller's; normalize=True fits β: scaling='free'"),
-            ("the authors' code", "β per method, weights put on unscaled maps: scaling='code'"),
+            ("Captum", "the perturbation is the caller's; normalize=True fits β of either sign: scaling='yeh'"),
+            (
+                "the authors' code",
+                "β per method, weights put on unscaled maps, masks of 20 %: scaling='code', share=0.2",
+            ),
         ),
     )
     name = "infidelity"
@@ -78,53 +104,117 @@ class Infidelity(Metric):
         return replace(self, scaling="correlation", baseline=baseline)
 
     def __post_init__(self) -> None:
-        choose("scaling", self.scaling, SCALINGS)
-        if not 0 < self.share < 1:
-            raise InputError(f"share: above 0 and below 1, got {self.share!r}")
+        super().__post_init__()
+        shares = self.share if isinstance(self.share, tuple) else (self.share,)
+        if not shares or not all(isinstance(share, float | int) and 0 < share < 1 for share in shares):
+            raise InputError(f"share: a number above 0 and below 1, or several, got {self.share!r}")
 
     def neighbourhood(self, shape: Sequence[int]) -> Masked:
         """The masked neighbourhood of inputs with axes ``shape``."""
-        image = len(shape) == 3
-        features = self.features or coarse(shape)
-        baseline = self.baseline if self.baseline is not None else "blur" if image else "zero"
-        return Masked(features, self.share, Baseline.of(baseline))
+        usual = "blur" if len(shape) == 3 else "zero"
+        baseline = Baseline.of(usual if self.baseline is None else self.baseline)
+        if self.features is not None:
+            return Masked(self.features, self.share, baseline)
+        if not isinstance(self.share, tuple):
+            return Masked(coarse(shape), self.share, baseline)
+        features, scales = mask_units(shape)
+        return Masked(features, self.share, baseline, scales)
+
+    def evaluations(self, points: Points, asked: int, stream: str) -> int:
+        """How many masks the points have together, for a stream ("fit", "fresh") of which ``asked`` are asked for."""
+        where = self.neighbourhood(points.x.shape[1:])
+        number, _ = where.drawn(points, asked, Key(0, stream))
+        return int(number.sum())
 
     def measure(self, task: Task, samples: range, total: int) -> Responses:
-        """Responses to the masks ``samples`` out of ``total``."""
+        """Responses to the masks ``samples`` out of ``total``.
+
+        Of an input that has few masks there are all, once they are more than half asked for, and none afterwards.
+        """
         points = task.points
-        count, rows = task.maps.shape[:2]
-        shape = points.x.shape[1:]
-        where = self.neighbourhood(shape)
-        owner = points.owner.repeat_interleave(rows)
-        spread = task.features.spread(task.maps.flatten(0, 1), owner, shape)
-        per_unit = exact(where.features.reduce(spread, owner).reshape(count, rows, -1))
-        clean = exact(task.output(points.x, points.owner))[:, None]
-        a, y = [], []
-        step = max(1, task.score.batch.size(False) // count)
-        for start in range(samples.start, samples.stop, step):
-            part = range(start, min(start + step, samples.stop))
-            cloud = where.draw(points, part, task.stream(self.stream), total)
+        where = self.neighbourhood(points.x.shape[1:])
+        key = task.stream(self.stream)
+        before, _ = where.drawn(points, samples.start, key)
+        after, whole = where.drawn(points, samples.stop, key)
+        # An input that had all its masks before has no more; any other goes on where it stopped.
+        last = torch.where(before == samples.start, after, 0)
+        wanted = range(samples.start, max(samples.start, int(last.max())))
+        every = bool((last == wanted.stop).all())
+        per_unit = self._per_unit(task, where, task.maps)
+        # What masks take away of a map that is the same everywhere. With masks of one size it is a constant.
+        even = present(task.features, points).view(len(points), 1, *task.maps.shape[2:]).to(per_unit)
+        uniform = self._per_unit(
+            task, where, even / even.flatten(1).sum(1).clamp(min=1).view(-1, *[1] * (even.ndim - 1))
+        )
+        clean = exact(task.output(points.x, points.owner))
+        a = per_unit.new_zeros(len(points), len(wanted), per_unit.shape[1])
+        y = clean.new_zeros(len(points), len(wanted))
+        size = torch.zeros_like(y)
+        numbers = torch.arange(wanted.start, wanted.stop, device=last.device)
+        drawn = numbers < last[:, None]
+        # Results are written into place: small tensors that outlive large ones would scatter over the heap.
+        step = max(1, task.score.batch.size(False) // len(points))
+        for start in range(wanted.start, wanted.stop, step):
+            part = range(start, min(start + step, wanted.stop))
+            at = slice(part.start - wanted.start, part.stop - wanted.start)
+            cloud = where.draw(points, part, key, total)
             assert cloud.masks is not None
-            fall = clean - cloud.split(exact(task.output(cloud.points, cloud.owner)))
+            here = drawn[:, at]
+            kept = here.flatten()
+            rows, owner = cloud.points, cloud.owner
+            if not every:
+                rows, owner = rows[kept], owner[kept]
+            masked = clean.new_zeros(kept.shape)
+            masked[kept.to(masked.device)] = exact(task.output(rows, owner))
+            fall = clean[:, None] - cloud.split(masked)
+            if not task.graph:
+                fall = _settled(fall, clean, task)
             masks = cloud.split(exact(cloud.masks.flatten(1)))
-            a.append(masks @ per_unit.mT)
-            y.append(fall)
-        return Responses(torch.cat(a, 1), torch.cat(y, 1))
+            here = here.to(y.device)
+            a[:, at] = torch.where(here[..., None], masks @ per_unit.mT, 0.0)
+            y[:, at] = torch.where(here, fall, 0.0)
+            size[:, at] = (masks @ uniform.mT)[..., 0]
+        return Responses(
+            a,
+            y,
+            None if every else drawn.to(y.device),
+            whole.to(y.device) if bool(whole.any()) else None,
+            size if isinstance(self.share, tuple) else None,
+        )
+
+    @staticmethod
+    def _per_unit(task: Task, where: Masked, maps: Tensor) -> Tensor:
+        """(B, R, *A) → (B, R, U) float64: every map summed over the mask units."""
+        shape = task.points.x.shape[1:]
+        inputs, rows = maps.shape[:2]
+        owner = task.points.owner.repeat_interleave(rows)
+        spread = task.features.spread(maps.flatten(0, 1), owner, shape)
+        return exact(where.features.reduce(spread, owner).reshape(inputs, rows, -1))
+
+    def everything(self, score: Score, points: Points) -> Tensor:
+        """(B,): f(x) − f(baseline), the fall of the score when all features are taken away; of a data set, its mean row."""
+        where = self.neighbourhood(points.x.shape[1:])
+        has = present(where.features, points)
+        origin = where.baseline.one().at(points)
+        alone = without(points, range(1), has[:, None], has, where.features, where.baseline, Key(0), 1, origin)
+        return exact(score.clean)[points.owner] - exact(score(alone.points, alone.owner))
 
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
-        """correlation: 1 − ρ|ρ|, which orders mixtures as ρ does, of either sign; raw: E(a − y)²; else
-        min_β E(βa − y)² / E y², which every single method's own β reaches."""
+        """(B, M): correlation: 1 − ρ|ρ|, which orders mixtures as ρ does, of either sign. free: the same without centring,
+        1 − c|c|: min over β ≥ 0 of E(βa − y)² / E y² where c ≥ 0, and above 1 where the map points the wrong way. raw:
+        E(a − y)². Else min over β of E(βa − y)² / E y², which every single method's own β reaches."""
         r = evidence.responses
         assert r is not None
         if self.scaling == "correlation":
-            rho = faithfulness_correlation(evidence, w).value
-            return 1 - rho.nan_to_num(0) * rho.nan_to_num(0).abs()
+            rho = faithfulness_correlation(evidence, w).value.nan_to_num(0)
+            return 1 - rho * rho.abs()
         matrix, p, q = r.moments()
         square = torch.einsum("bmr,brt,bmt->bm", w, matrix, w)
         cross = torch.einsum("bmr,br->bm", w, p)
         if self.scaling == "raw":
             return square - 2 * cross + q[:, None]
-        return 1 - cross**2 / (square * q[:, None]).clamp(min=1e-300)
+        share = cross**2 / (square * q[:, None]).clamp(min=1e-300)
+        return 1 - (share * cross.sign() if self.scaling == "free" else share)
 
     def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
         """For the correlation, moments are summed over the blocks before they are divided: ρ² of a few masks is biased."""
@@ -132,25 +222,28 @@ class Infidelity(Metric):
             return super().over_blocks(whole, blocks, weights)
         parts = []
         for (share, block), w in zip(blocks, weights, strict=True):
-            assert block.responses is not None
-            a, y = torch.einsum("bsr,br->bs", block.responses.a, w), block.responses.y
-            da, dy = a - a.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
-            parts.append(share * torch.stack([(part**2).mean(1) for part in (da, dy, a)] + [(da * dy).mean(1)]))
+            r = block.responses
+            assert r is not None
+            a = torch.einsum("bsr,br->bs", r.a, w)
+            da = r.centred(a)
+            dy = r.centred(r.y)
+            moments = [r.mean(values) for values in (da**2, dy**2, a**2, da * dy)]
+            parts.append(share * torch.stack(moments))
         spread, change, size, cross = torch.stack(parts).sum(0)
         undefined = (spread <= FLAT * size) | (change <= 0)
         rho = torch.where(undefined, 0.0, cross / (spread.sqrt() * change.sqrt()).clamp(min=1e-300))
         return 1 - rho * rho.abs()
 
     def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
-        """E[(β_i a_i − y)(β_j a_j − y)], β = 1 for "raw"; "correlation" and "free" are no quadratic form."""
+        """E[(β_i a_i − y)(β_j a_j − y)], β = 1 for "raw"; the correlation and one β for the mixture are no quadratic form."""
         r = evidence.responses
-        if r is None or self.scaling in ("correlation", "free"):
+        if r is None or self.scaling in ("correlation", "free", "yeh"):
             return None
         fitted = (whole or evidence).responses
         assert fitted is not None
         beta = torch.ones_like(r.a[:, 0]) if self.scaling == "raw" else self._beta(fitted)
         residual = r.a * beta[:, None] - r.y[..., None]
-        return residual.mT @ residual / r.a.shape[1]
+        return residual.mT @ residual / r.number.clamp(min=1).to(residual)[:, None, None]
 
     @staticmethod
     def _beta(r: Responses) -> Tensor:
@@ -165,10 +258,12 @@ class Infidelity(Metric):
         if self.scaling == "correlation":
             c, b, v = r.covariances()
             ridge = 0.1 if signed else 0.0
-            return simplex.correlation(c, b, v, valid=valid, signed=signed, ridge=ridge, mean=r.a.mean(1))
+            return simplex.correlation(c, b, v, valid=valid, signed=signed, ridge=ridge, mean=r.mean(r.a))
         if signed:
             raise InputError("signed: for infidelity with scaling='correlation'")
         if self.scaling == "free":
+            return simplex.correlation(*r.moments(), valid=valid)  # about zero in place of the mean
+        if self.scaling == "yeh":
             return simplex.scale_free(*r.moments(), valid=valid)
         matrix = self.matrix(evidence)
         assert matrix is not None
@@ -179,3 +274,29 @@ class Infidelity(Metric):
         coefficients = found.weights * self._beta(r)
         size = coefficients.abs().sum(1, keepdim=True)
         return replace(found, weights=torch.where(size > 0, coefficients / size.clamp(min=1e-300), found.weights))
+
+
+def _settled(fall: Tensor, clean: Tensor, task: Task) -> Tensor:
+    """(B, s): falls at the level of the score's rounding made zero. They are no evidence: a sum of rounding errors correlates
+    with nothing, or, by chance, with anything."""
+    score = task.score
+    known = [score.outputs.dtype, precision_of(score.model), score.precision]
+    unit = max(ROUNDING[kind] * torch.finfo(kind).eps for kind in known if kind in ROUNDING)
+    size = torch.maximum(clean[:, None].abs(), (clean[:, None] - fall).abs())
+    return torch.where(fall.abs() <= unit * size, 0.0, fall)
+
+
+def too_weak(responses: Sequence[Responses], everything: Tensor) -> list[tuple[int, float]]:
+    """(place, the most that a mask moves the score by) of each input whose masks are no evidence: all of them move the score by
+    less than :data:`WEAK` of f(x) − f(baseline).
+
+    Args:
+        responses: one for each input, of that input alone.
+        everything: (B,), f(x) − f(baseline).
+    """
+    found = []
+    for at, (each, whole) in enumerate(zip(responses, everything.abs().tolist(), strict=True)):
+        most = float(each.y.nan_to_num(0).abs().amax()) if each.y.numel() else 0.0
+        if most < WEAK * whole:
+            found.append((at, most))
+    return found

@@ -1,44 +1,205 @@
-"""Points with a share of their features taken away: the masks on which attributions are judged."""
+"""Inputs with random subsets of their features taken away: the masks on which faithfulness rests."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..features.base import Features
+from ..features.base import Elements, Features
 from ..features.images import Patches
 from ..statistics.keys import Key
 from .baseline import Baseline
+from .mask_order import KEYED, Order, permuted, unranked
 from .neighbourhoods import Neighbourhood, _even
 from .points import Cloud, Points, present, shared
+
+FRESH, FIT = "fresh", "fit"
+"""Draws of the first stream judge what was fitted on draws of the second: they share one order, and no mask."""
 
 
 @dataclass(frozen=True)
 class Masked(Neighbourhood):
-    """``share`` of the features (int(share · K), at least one, without replacement) replaced by the baseline's values.
+    """Random subsets of the features replaced by the baseline's values.
 
-    K counts the features that the input has. The cloud's ``masks`` (n·s, *A) are True where a feature was taken away.
+    K counts the features that an input has; those that it lacks are never taken away. The cloud's ``masks`` (n·s, *A) are True
+    where a feature was taken away.
+
+    Args:
+        features: the mask units.
+        share: a number: int(share · K) units in every mask, at least one, each mask drawn independently, as in the papers.
+            A tuple: masks of all these shares, no mask twice, none in both of the streams "fit" and "fresh"; see
+            :class:`~consilience.perturb.mask_order.Order`.
+        baseline: what stands for "absent".
+        scales: with a tuple of shares, sides of the square blocks of units that are taken away as a whole, equally often.
     """
 
     features: Features = Patches(16)
-    share: float = 0.2
+    share: float | tuple[float, ...] = 0.2
     baseline: Baseline = Baseline("blur")
+    scales: tuple[int, ...] = (1,)
 
-    def masks(self, points: Points, samples: range, key: Key) -> tuple[Tensor, Tensor]:
-        """(N, s, A) bool: the features that each sample takes away, those of the smallest keyed words; (N, A) bool: the
-        features that each point has."""
-        has = present(self.features, points)
-        count = (has.sum(1) * self.share).long().clamp(min=1)
-        drawn, every = words(key, points, samples, has.shape[1]), bool(has.all())
-        masks = smallest(drawn if every else drawn.masked_fill(~has[:, None], 2**32), count)
-        return masks if every else masks & has[:, None], has
+    @property
+    def unit(self) -> str:
+        """The mask unit in words, of all scales."""
+        if self.scales == (1,) or not isinstance(self.features, Patches):
+            return self.features.unit
+        sides = [f"{scale * self.features.size}x{scale * self.features.size}" for scale in self.scales]
+        return f"{', '.join(sides[:-1])} and {sides[-1]} patch"
 
     def draw(self, points, samples, key, total):
-        masks, has = self.masks(points, samples, key)
-        return without(points, samples, masks, has, self.features, self.baseline, key, total)
+        masks, rows, has = self.masks(points, samples, key)
+        origin = None
+        if rows is not None:
+            origin = self.baseline._rows(points.x)[rows.flatten()]
+        return without(points, samples, masks, has, self.features, self.baseline, key, total, origin)
+
+    def drawn(self, points: Points, asked: int, key: Key) -> tuple[Tensor, Tensor]:
+        """(N,) int64: how many masks a stream that asks for ``asked`` gets; (N,) bool: whether these are all there are."""
+        has = present(self.features, points)
+        number = torch.full_like(has[:, 0], asked, dtype=torch.int64)
+        whole = torch.zeros_like(has[:, 0])
+        if isinstance(self.share, tuple):
+            second = _is_fresh(key)
+            for order, at, _ in self._orders(points, has):
+                number[at] = order.drawn(asked, second)
+                whole[at] = bool(number[at[0]] == order.all)
+        return number, whole
+
+    def masks(self, points: Points, samples: range, key: Key) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(N, s, A) bool: the features that each sample takes away; (N, s) int64: the row of the baseline's data set that
+        replaces them, or None; (N, A) bool: the features that each point has."""
+        has = present(self.features, points)
+        if not isinstance(self.share, tuple):
+            return self._of_one_size(points, samples, key, has), None, has
+        masks = torch.zeros(len(points), len(samples), has.shape[1], dtype=torch.bool, device=has.device)
+        rows = torch.zeros(masks.shape[:2], dtype=torch.int64, device=has.device)
+        for order, at, owned in self._orders(points, has):
+            found, row = _members(order, points.ids[at], samples, key)
+            fine = self._fine(found, order, points.x.shape[1:])
+            masks[at] = torch.zeros_like(masks[at]).scatter_(2, owned[:, None].expand(fine.shape), fine)
+            rows[at] = row
+        return masks, rows if self.baseline.is_data(points.x.ndim - 1) else None, has
+
+    def _of_one_size(self, points: Points, samples: range, key: Key, has: Tensor) -> Tensor:
+        """(N, s, A) bool: the features of the smallest keyed words."""
+        assert isinstance(self.share, float | int)
+        count = (has.sum(1) * self.share).long().clamp(min=1)
+        drawn = words(key, points, samples, has.shape[1])
+        if bool(has.all()):
+            return smallest(drawn, count)
+        # Absent features get the largest word; a point that has fewer than `count` of them may reach these all the same.
+        return smallest(drawn.masked_fill(~has[:, None], 2**32), count) & has[:, None]
+
+    def _orders(self, points: Points, has: Tensor) -> Iterator[tuple[Order, Tensor, Tensor]]:
+        """Points with the same number of features: the order of their masks, their places (n,), their features (n, K)."""
+        assert isinstance(self.share, tuple)
+        owned = has.sum(1)
+        rows = self.baseline.count(points.x.ndim - 1)
+        # A stable sort of "absent" puts the features that a point has first, in their order.
+        places = (~has).to(torch.uint8).argsort(dim=1, stable=True)
+        for count in owned.unique().tolist():
+            if count == 0:
+                continue
+            at = (owned == count).nonzero()[:, 0]
+            counts: tuple[int, ...] = (count,)
+            if self.scales != (1,):
+                shape = self.features.shape(points.x.shape[1:])
+                counts = tuple(int(np.prod(_blocks(shape, scale))) for scale in self.scales)
+            yield Order(counts, self.share, rows), at, places[at, :count]
+
+    def _fine(self, found: list[tuple[int, Tensor, Tensor]], order: Order, shape: Sequence[int]) -> Tensor:
+        """Masks of each scale's units, (scale, samples, (n, s′, K′)) each → (n, s, K) masks of the features."""
+        count = order.counts[0] if self.scales == (1,) else int(np.prod(self.features.shape(shape)))
+        number = sum(len(samples) for _, samples, _ in found)
+        inputs = len(found[0][2]) if found else 0
+        fine = torch.zeros(inputs, number, count, dtype=torch.bool, device=found[0][2].device if found else None)
+        for scale, samples, masks in found:
+            side = self.scales[scale]
+            if side > 1:
+                height, width = self.features.shape(shape)
+                blocks = masks.unflatten(2, _blocks((height, width), side))
+                blocks = blocks.repeat_interleave(side, 2).repeat_interleave(side, 3)
+                masks = blocks[:, :, :height, :width].flatten(2)
+            fine[:, samples] = masks
+        return fine
+
+
+def _members(order: Order, ids: Tensor, samples: range, key: Key) -> tuple[list[tuple[int, Tensor, Tensor]], Tensor]:
+    """The masks number ``samples`` of points with ``ids`` (n,): for each class (its scale, which samples, (n, s′, K′) bool),
+    and (n, s) the rows of the data set."""
+    second = _is_fresh(key)
+    shared = _shared(key) / "order"
+    which, place = order.places(samples.stop, second)
+    which, place = which[samples.start :], place[samples.start :]
+    rows = torch.zeros(len(ids), len(samples), dtype=torch.int64, device=ids.device)
+    found = []
+    for number, (scale, size) in enumerate(order.classes):
+        here = np.flatnonzero(which == number)
+        if not len(here):
+            continue
+        count = order.counts[scale]
+        at = torch.from_numpy(here).to(ids.device)
+        if order.members[number] < KEYED:
+            places = torch.from_numpy(place[here]).to(ids.device).expand(len(ids), -1)
+            member = permuted(places, order.members[number], shared, ids, number)
+            rows[:, at] = member % order.rows
+            masks = unranked(member // order.rows, count, size)
+        else:
+            # `sample` names the draw, so that it is the same in any chunk.
+            sample = (at + samples.start).repeat(len(ids))
+            each = ids.repeat_interleave(len(at))
+            drawn = key.bits(each, sample, count).unflatten(0, (len(ids), -1))
+            masks = smallest(drawn, torch.full_like(ids, size))
+            if order.rows > 1:
+                word = (key / "baseline").bits(each, sample, 1).unflatten(0, (len(ids), -1))[..., 0]
+                rows[:, at] = word * order.rows >> 32
+        found.append((scale, at, masks))
+    return found, rows
+
+
+def _blocks(shape: Sequence[int], side: int) -> tuple[int, ...]:
+    """The axes of a grid of square blocks over a grid of units; the last ones may be smaller."""
+    return tuple(-(-length // side) for length in shape)
+
+
+def _is_fresh(key: Key) -> bool:
+    return key.stream.partition("/")[0] == FRESH
+
+
+def _shared(key: Key) -> Key:
+    """The key of the order that "fit" and "fresh" share; any other stream has its own."""
+    first, _, rest = key.stream.partition("/")
+    return Key(key.seed, f"{FIT if first == FRESH else first}/{rest}")
+
+
+def mask_units(shape: Sequence[int]) -> tuple[Features, tuple[int, ...]]:
+    """The default units and scales of inputs with axes ``shape``: elements; for images patches of about 1/28, 1/14 and 1/7 of
+    the short side.
+
+    The finest patch has a side of 4 pixels at least (finer ones hardly move the score: a mean correlation of .41 with 2 × 2
+    pixels, .57 with 4 × 4, .75 with 8 × 8, on GTSRB) or, of images under 16 pixels, a quarter of the side. Where both sides of
+    the image have a common divisor nearby, it is that, so that all patches are of one size. The coarser ones are blocks of
+    2 × 2 and 4 × 4 of these, as long as they are not much wider than a seventh.
+
+    Example:
+        >>> mask_units((3, 224, 224)), mask_units((3, 32, 32)), mask_units((5,))
+        ((Patches(size=8), (1, 2, 4)), (Patches(size=4), (1,)), (Elements(), (1,)))
+    """
+    if len(shape) != 3:
+        return Elements(), (1,)
+    short = min(shape[1:])
+    least = max(1, min(4, short // 4))
+    wanted = max(least, short / 28)
+    nearby = range(math.ceil(wanted / 2**0.5), math.floor(wanted * 2**0.5) + 1)
+    even = [side for side in nearby if side >= least and shape[1] % side == 0 and shape[2] % side == 0]
+    fine = max(even, default=round(wanted))
+    scales = [scale for scale in (1, 2, 4) if scale == 1 or scale * fine <= short / 7 * 2**0.5]
+    return Patches(fine), tuple(scales)
 
 
 def smallest(values: Tensor, count: Tensor) -> Tensor:

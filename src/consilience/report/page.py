@@ -19,7 +19,7 @@ from .differences import FEWEST
 from .entry import Entry, feature_names, surface, top_features
 from .pixels import data_url, indexed_png, photo_png, pool
 from .plane import plane
-from .table import CRITERIA, Cell, Digits, Row, average, rows, short
+from .table import CRITERIA, Cell, Digits, Row, average, rows, shares, short
 
 SIDE = 224  # pixels of an embedded picture
 
@@ -132,7 +132,7 @@ def _meanings(record: dict[str, Any]) -> str:
     settings, draws = record.get("settings") or {}, record.get("draws") or {}
     near = settings.get("sensitivity") or (f"radius {settings['radius']}" if "radius" in settings else "the same input")
     share, unit = settings.get("mask_share"), settings.get("mask_unit") or "not recorded"
-    masked = f"{share:.0%} of the features" if isinstance(share, (int, float)) else "some of the features"
+    masked = f"{shares(share)} of the features" if share else "some of the features"
     masked += f" (one feature: {unit})"
     masked += f" replaced by the {settings['mask_baseline']} baseline" if settings.get("mask_baseline") else " replaced"
     redraw = ", the methods' own noise drawn anew" if settings.get("redraw") else ", the methods' own noise held fixed"
@@ -143,9 +143,9 @@ def _meanings(record: dict[str, Any]) -> str:
         "average sensitivity": "The same change, not divided: in squared units of the map, so a map with a small norm looks "
         "robust. Lower is more robust, between maps of one scale.",
         "correlation": f"Pearson's correlation, over random masks ({masked}), between the attribution taken away and the fall "
-        "of the score. From −1 to 1; higher is more faithful.",
+        "of the score, given how much is taken away. From −1 to 1; higher is more faithful.",
         "infidelity": "Mean squared error of the best multiple of that attribution as a prediction of the fall of the score, "
-        "over the fall's variance. Lower is more faithful; a uniform map has 1, and who is above it explains nothing.",
+        "over that of a uniform map. Lower is more faithful; a uniform map has 1, and who is above it explains nothing.",
         "fit, fresh": f"The weights were found on the fitting draws ({_draws(draws.get('fit'))}) and judged on fresh ones "
         f"({_draws(draws.get('fresh'))}). The optimum is guaranteed on the fitting draws; only fresh draws certify it.",
     }
@@ -443,6 +443,7 @@ def _cell(cell: Cell, digits: Digits) -> str:
     if cell.trivial:
         return f'<td class="soft">{write(cell.fresh)}<small>trivial</small></td>'
     error = f" ± {write(cell.stderr)}" if cell.stderr else ""
+    error = " exact" if cell.exact else error
     fit = write(cell.fit) if cell.fit is not None else f'<abbr title="{escape(cell.reason)}">–</abbr>'
     few = f' title="{cell.n} of {cell.of} inputs"' if cell.n < cell.of else ""
     star = "<sup>†</sup>" if few else ""

@@ -34,6 +34,9 @@ CRITERIA = (
     Criterion("infidelity", "infidelity", False),
 )
 
+MASKED = ("faithfulness_correlation", "infidelity")
+"""The criteria that rest on masks, which are sometimes few enough to be all."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -50,6 +53,8 @@ class Cell:
     trivial: bool = False
     best: bool = False
     reason: str = ""
+    exact: bool = False
+    """Whether the draws are all that there are, so that there is nothing to be unsure of."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,8 @@ def _cells(record: Record, name: str) -> dict[str, Cell]:
         numbers = (record.get("criteria") or {}).get(c.key, {}).get(name) or {}
         fit, fresh, stderr = (_number(numbers.get(part)) for part in ("fit", "fresh", "stderr"))
         reason = why(record, f"criteria.{c.key}.{name}", name) if None in (fit, fresh, stderr) else ""
-        cells[c.key] = Cell(fit, fresh, stderr, trivial=_trivial(c, name), reason=reason)
+        exact = c.key in MASKED and stderr is not None and "exact" in ((record.get("draws") or {}).get("masks") or {})
+        cells[c.key] = Cell(fit, fresh, stderr, trivial=_trivial(c, name), reason=reason, exact=exact)
     return cells
 
 
@@ -219,7 +225,7 @@ def _column(criterion: Criterion, cells: list[Cell]) -> list[str]:
     parts = [
         (
             digits(cell.fresh),
-            "" if cell.trivial else f"± {digits(cell.stderr)}" if cell.stderr else "",
+            _error(cell, digits),
             "[trivial]" if cell.trivial else f"[{digits(cell.fit)}]" if cell.fit is not None else "",
             "*" if cell.best else " ",
         )
@@ -228,6 +234,13 @@ def _column(criterion: Criterion, cells: list[Cell]) -> list[str]:
     widths = [max(len(part[i]) for part in parts) for i in range(3)]
     body = [" ".join([*(text.rjust(w) for text, w in zip(part, widths, strict=False)), part[3]]) for part in parts]
     return [criterion.title + "  ", criterion.direction + "  ", *body]
+
+
+def _error(cell: Cell, digits: Digits) -> str:
+    """How sure a fresh value is."""
+    if cell.exact:
+        return "exact"
+    return f"± {digits(cell.stderr)}" if cell.stderr and not cell.trivial else ""
 
 
 def _heading(records: Sequence[Record]) -> str:
@@ -251,6 +264,13 @@ UNEXPLAINED = "no method explains these masks"
 """Part of the status of an input whose masks no method is known to explain."""
 
 
+def shares(value: Any) -> str:
+    """The shares of the features that masks take away: one, or the smallest and the largest."""
+    if isinstance(value, list | tuple):
+        return f"{value[0]:.0%} to {value[-1]:.0%}"
+    return f"{value:.0%}"
+
+
 def _setting(record: Record) -> str:
     """The draws and units without which the numbers mean nothing, on one line."""
     draws, settings = record.get("draws") or {}, record.get("settings") or {}
@@ -258,11 +278,13 @@ def _setting(record: Record) -> str:
     parts = ("average_sensitivity", "infidelity")
     if not all(part in fit and part in fresh for part in parts) or "mask_unit" not in settings:
         return ""
+    masks = {"fit": fit["infidelity"], "fresh": fresh["infidelity"], **(draws.get("masks") or {})}
+    all_there_are = ", which are all" if "exact" in masks else ""
     return (
-        f"draws: {fit['average_sensitivity']} neighbours and {fit['infidelity']} masks fit, "
-        f"{fresh['average_sensitivity']} and {fresh['infidelity']} fresh; neighbours: {settings.get('sensitivity')} in "
-        f"{settings.get('noise_unit', 'input units')}; masks: {settings.get('mask_share', 0):.0%} of the features "
-        f"({settings['mask_unit']}), "
+        f"draws: {fit['average_sensitivity']} neighbours and {masks['fit']} masks fit, "
+        f"{fresh['average_sensitivity']} and {masks['fresh']} fresh{all_there_are}; "
+        f"neighbours: {settings.get('sensitivity')} in {settings.get('noise_unit', 'input units')}; "
+        f"masks: {shares(settings.get('mask_share', 0))} of the features ({settings['mask_unit']}), "
         f"baseline {settings.get('mask_baseline')}"
     )
 

@@ -306,6 +306,10 @@ def evidence_arrays(evidence: Evidence) -> Mapping[str, Tensor]:
         else:
             tensors[f"{prefix}responses"] = part.a[0]
             tensors[f"{prefix}falls"] = part.y[0]
+            if part.size is not None:
+                tensors[f"{prefix}sizes"] = part.size[0]
+            if part.whole is not None:
+                tensors[f"{prefix}exact"] = part.whole
     return tensors
 
 

@@ -100,7 +100,7 @@ def _explanation(inputs: Sequence[StoredInput], reasons: Mapping[str, str]) -> E
         predicted=torch.tensor([-1 if record["predicted"] is None else int(record["predicted"]) for record in records]),
         score=_numbers([record["score"] for record in records]),
         seed=first["seed"],
-        draws={**first["draws"], "fit": [record["draws"]["fit"] for record in records]},
+        draws=_draws(records),
         counts=Counts(
             round(_total(records, lambda record: record["evaluations"]["forward"])),
             round(_total(records, lambda record: record["evaluations"]["gradient"])),
@@ -113,6 +113,14 @@ def _explanation(inputs: Sequence[StoredInput], reasons: Mapping[str, str]) -> E
         about={"images": [entry.image for entry in entries]},
         stored=tuple(records),
     )
+
+
+def _draws(records: Records) -> dict[str, Any]:
+    """What was drawn for every input. How many masks each has is not in files of earlier versions."""
+    draws = {**records[0]["draws"], "fit": [record["draws"]["fit"] for record in records]}
+    if "masks" in draws:
+        draws["masks"] = [record["draws"]["masks"] for record in records]
+    return draws
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
@@ -167,7 +175,9 @@ def _evidence(arrays: Mapping[str, np.ndarray], stream: str, dtype: torch.dtype)
             parts[kind or "quadratic"] = Quadratic(draws, norm)
         elif what == "responses":
             taken, falls = (torch.as_tensor(arrays[prefix + part])[None] for part in ("responses", "falls"))
-            parts[kind or "responses"] = Responses(taken, falls)
+            sizes = torch.as_tensor(arrays[f"{prefix}sizes"])[None] if f"{prefix}sizes" in arrays else None
+            exact = torch.as_tensor(arrays[f"{prefix}exact"]) if f"{prefix}exact" in arrays else None
+            parts[kind or "responses"] = Responses(taken, falls, whole=exact, size=sizes)
     return Evidence.of(parts)
 
 

@@ -62,7 +62,7 @@ def record_of(explanation: Explanation, i: int) -> dict[str, Any]:
         "value": numbers.read(explanation.solution.value[i], "value", solved),
         "status": explanation.solution.status[i],
         "diversity_gain": numbers.read(explanation.diversity_gain[i], "diversity_gain"),
-        "draws": {**explanation.draws, "fit": explanation.draws["fit"][i]},
+        "draws": {**explanation.draws, "fit": explanation.draws["fit"][i], "masks": explanation.draws["masks"][i]},
         "criteria": _criteria(explanation, i, numbers),
         "differences": recorded(explanation.differences, i, reasons),
         "measures": {"relative_sensitivity_resolved": _resolved(explanation, i, numbers)},
@@ -244,7 +244,7 @@ def _why(explanation: Explanation, criterion: str, name: str, i: int) -> str:
     if not bool((values != 0).any()):
         return "the map is zero everywhere"
     if criterion == "faithfulness_correlation" and name == "uniform":
-        return "the same share is taken away by every mask: a response without variance has no correlation"
+        return "given how much a mask takes away, a uniform map's response has no variance, hence no correlation"
     if masked:
         return "the response, or the score, does not vary over the masks"
     return "not finite at some neighbour"

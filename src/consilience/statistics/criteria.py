@@ -7,26 +7,40 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..simplex import FLAT
-from .evidence import Evidence
+from .evidence import Evidence, Responses
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A criterion of rows: ``value`` (B, R), ``influence`` (B, R, S) of each draw, whose mean is zero.
+    """A criterion of M rows, and what each draw contributes to it.
 
-    The standard error is √(mean influence² / (S − 1)); of a difference of rows, that of the influences' difference.
+    The standard error is √(mean influence² / (S − 1)), S the input's number of draws; of a difference of rows, that of the
+    influences' difference. It is 0 where the draws are all that there are: then nothing is estimated. Masks are drawn without
+    replacement and in even proportions of their sizes, which makes it slightly too large.
+
+    Args:
+        value: (B, M).
+        influence: (B, M, S), of mean zero; 0 for a draw that an input does not have.
+        number: (B,) how many draws each input has; None: S.
+        exact: (B,) bool, inputs whose draws are all that there are; None: no input.
     """
 
     value: Tensor
     influence: Tensor
+    number: Tensor | None = None
+    exact: Tensor | None = None
 
     @property
     def stderr(self) -> Tensor:
-        count = self.influence.shape[-1]
-        if count < 2:
-            return torch.full_like(self.value, torch.nan)
-        return ((self.influence**2).mean(-1) / (count - 1)).sqrt()
+        """(B, M); NaN of a single draw."""
+        square = (self.influence**2).sum(-1)
+        number = torch.full_like(square[:, 0], self.influence.shape[-1])
+        if self.number is not None:
+            number = self.number.to(number)
+        few = number < 2
+        error = (square / (number * (number - 1)).masked_fill(few, 1)[:, None]).sqrt()
+        error = error.masked_fill(few[:, None], torch.nan)
+        return error if self.exact is None else error.masked_fill(self.exact[:, None], 0)
 
 
 # -- criteria: evidence and mixtures w (B, M, R) → Estimate (B, M) -----------------------------------------------------
@@ -50,35 +64,66 @@ def relative_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
     return Estimate(absolute.value / size, absolute.influence / size[..., None])
 
 
-def faithfulness_correlation(evidence: Evidence, w: Tensor) -> Estimate:
-    """Pearson's ρ over masks of the attribution taken away with the fall of the score; NaN if either does not vary."""
+def _answers(evidence: Evidence, w: Tensor) -> tuple[Responses, Tensor, Tensor]:
+    """The responses, those of the mixtures a (B, S, M), and the falls y (B, S, 1)."""
     r = evidence.responses
     assert r is not None
-    a = torch.einsum("bmr,bsr->bms", w, r.a)
-    y = r.y[:, None]
-    da, dy = a - a.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
-    va, vy = (da**2).mean(-1, keepdim=True), (dy**2).mean(-1, keepdim=True)
-    va = torch.where(va > FLAT * (a**2).mean(-1, keepdim=True), va, torch.nan)
-    za, zy = da / va.sqrt(), dy / torch.where(vy > 0, vy, torch.nan).sqrt()
-    value = (za * zy).mean(-1)
-    return Estimate(value, za * zy - value[..., None] * (za**2 + zy**2) / 2)
+    return r, torch.einsum("bmr,bsr->bsm", w, r.a), r.y[..., None]
+
+
+def _estimate(r: Responses, value: Tensor, influence: Tensor) -> Estimate:
+    """Of responses ``r``, from (B, M) and the influences (B, S, M) of all draws."""
+    if r.drawn is not None:
+        influence = torch.where(r.drawn[..., None], influence, 0.0)
+    return Estimate(value, influence.mT, r.number, r.whole)
+
+
+def faithfulness_correlation(evidence: Evidence, w: Tensor) -> Estimate:
+    """Pearson's ρ over masks of the attribution taken away with the fall of the score, given how much is taken away (see
+    :class:`~consilience.statistics.responses.Responses`); NaN if either does not vary."""
+    r, a, y = _answers(evidence, w)
+    da = r.centred(a)
+    dy = r.centred(y)
+    va = r.mean(da**2)
+    vy = r.mean(dy**2)
+    va = torch.where(va > 0, va, torch.nan)
+    vy = torch.where(vy > 0, vy, torch.nan)
+    za = da / va.sqrt()[:, None]
+    zy = dy / vy.sqrt()[:, None]
+    value = r.mean(za * zy)
+    return _estimate(r, value, za * zy - value[:, None] * (za**2 + zy**2) / 2)
 
 
 def infidelity(evidence: Evidence, w: Tensor) -> Estimate:
-    """min_β E(βa − y)² / Var y over the draws judged, β of either sign (Yeh et al. 2019's scaling): 1 for a uniform map."""
-    r = evidence.responses
-    assert r is not None
-    a = torch.einsum("bmr,bsr->bms", w, r.a)
-    y = r.y[:, None]
-    square = (a**2).mean(-1, keepdim=True)
-    beta = (a * y).mean(-1, keepdim=True) / torch.where(square > 0, square, torch.nan)
-    error = (beta * a - y) ** 2
-    spread = (y - y.mean(-1, keepdim=True)) ** 2
-    variance = spread.mean(-1, keepdim=True)
-    variance = torch.where(variance > 0, variance, torch.nan)
-    mse = error.mean(-1, keepdim=True)
-    # β minimises the error, so to first order its own noise does not count.
-    return Estimate((mse / variance)[..., 0], (error - mse) / variance - mse / variance**2 * (spread - variance))
+    """min over β ≥ 0 of E(βa − y)², over the same of a uniform map (β of either sign), on the draws that are judged.
+
+    1: as good as saying that every feature matters alike. With masks of one size that is Var y. φ and −φ are told apart: of a
+    map that points the wrong way β is 0, and the value is E y² over the same, which is 1 or more. Yeh et al. 2019 let β have
+    either sign, so that theirs are the same.
+    """
+    return _infidelity(evidence, w, positive=True)
+
+
+def infidelity_of_either_sign(evidence: Evidence, w: Tensor) -> Estimate:
+    """:func:`infidelity` with β of either sign, as Yeh et al. 2019 and the code of AGG have it: the same for φ and −φ."""
+    return _infidelity(evidence, w, positive=False)
+
+
+def _infidelity(evidence: Evidence, w: Tensor, positive: bool) -> Estimate:
+    r, a, y = _answers(evidence, w)
+    square = r.mean(a**2)
+    cross = r.mean(a * y)
+    beta = (cross.clamp(min=0) if positive else cross) / torch.where(square > 0, square, torch.nan)
+    error = (beta[:, None] * a - y) ** 2
+    uniform = torch.ones_like(y) if r.size is None else r.size[..., None]
+    level = r.mean(uniform * y) / r.mean(uniform**2).clamp(min=1e-300)
+    plain = (level[:, None] * uniform - y) ** 2
+    mse = r.mean(error)
+    unit = r.mean(plain)
+    unit = torch.where(unit > 0, unit, torch.nan)
+    # Both β minimise their errors, so to first order their own noise does not count.
+    influence = (error - mse[:, None]) / unit[:, None] - (mse / unit**2)[:, None] * (plain - unit[:, None])
+    return _estimate(r, mse / unit, influence)
 
 
 CRITERIA = {

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..simplex import FLAT
+from .responses import Responses, within
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class Quadratic:
 
     def take(self, draws: Tensor) -> Quadratic:
         return Quadratic(self.draws[:, draws], self.norm)
+
+    def blocks(self, chosen: Collection[int], parts: int) -> Quadratic:
+        """The draws in the ``chosen`` ones of ``parts`` contiguous blocks."""
+        at = torch.arange(self.count, device=self.norm.device)
+        return self.take(within(at, self.count, chosen, parts))
 
     def finite(self) -> Tensor:
         """(B, R): rows whose numbers are finite in every draw."""
@@ -74,77 +79,6 @@ class Quadratic:
     def stack(parts: Sequence[Quadratic]) -> Quadratic:
         """Several inputs, each with as many draws, as one batch."""
         return Quadratic(torch.cat([part.draws for part in parts]), torch.cat([part.norm for part in parts]))
-
-
-@dataclass(frozen=True)
-class Responses:
-    """Answers of R attributions to S masks: ``a`` (B, S, R), the attribution taken away, and ``y`` (B, S), the fall of the
-    score. Every moment of [a, y, 1] follows, centred exactly because the draws are kept. float64."""
-
-    a: Tensor
-    y: Tensor
-
-    @property
-    def count(self) -> int:
-        return self.y.shape[1]
-
-    def __add__(self, more: Responses) -> Responses:
-        return Responses(torch.cat([self.a, more.a], 1), torch.cat([self.y, more.y], 1))
-
-    def take(self, draws: Tensor) -> Responses:
-        return Responses(self.a[:, draws], self.y[:, draws])
-
-    def finite(self) -> Tensor:
-        """(B, R): rows whose numbers are finite in every draw; none of an input whose y is not."""
-        return self.a.isfinite().all(1) & self.y.isfinite().all(1)[:, None]
-
-    def valid(self) -> Tensor:
-        return self.finite() & (self.a != 0).any(1)
-
-    def clean(self) -> Responses:
-        return Responses(torch.where(self.a.isfinite().all(1, keepdim=True), self.a, 0.0), self.y)
-
-    def rows(self, index: slice) -> Responses:
-        return Responses(self.a[:, :, index], self.y)
-
-    def inputs(self, index: list[int]) -> Responses:
-        return Responses(self.a[index], self.y[index])
-
-    def spoil(self, hole: Tensor) -> Responses:
-        """``hole`` (B, R): 0, or NaN for rows that must not be used."""
-        return Responses(self.a + hole[:, None], self.y)
-
-    def pooled(self) -> Responses:
-        """All inputs' draws as those of one, responses and falls centred and divided by their standard deviations."""
-        a = self.centred()
-        y = self.y - self.y.mean(1, keepdim=True)
-        width = a.pow(2).mean(1).sqrt().mean(1)[:, None, None]
-        height = y.pow(2).mean(1, keepdim=True).sqrt()
-        a = a / torch.where(width > 0, width, torch.ones_like(width))
-        y = y / torch.where(height > 0, height, torch.ones_like(height))
-        return Responses(a.flatten(0, 1)[None], y.flatten()[None])
-
-    @staticmethod
-    def stack(parts: Sequence[Responses]) -> Responses:
-        """Several inputs, each with as many draws, as one batch."""
-        return Responses(torch.cat([part.a for part in parts]), torch.cat([part.y for part in parts]))
-
-    def centred(self) -> Tensor:
-        """(B, S, R): a minus its mean; zero for a row that only varies by rounding."""
-        a = self.a - self.a.mean(1, keepdim=True)
-        flat = (a**2).mean(1, keepdim=True) <= FLAT * (self.a**2).mean(1, keepdim=True)
-        return torch.where(flat, 0.0, a)
-
-    def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(C, b, v): covariance of the responses (B, R, R), with y (B, R), and variance of y (B,)."""
-        a, y = self.centred(), self.y - self.y.mean(1, keepdim=True)
-        count = a.shape[1]
-        return a.mT @ a / count, torch.einsum("bsr,bs->br", a, y) / count, (y**2).mean(1)
-
-    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(M, p, q): E[aaᵀ] (B, R, R), E[a y] (B, R), E[y²] (B,)."""
-        count = self.a.shape[1]
-        return self.a.mT @ self.a / count, torch.einsum("bsr,bs->br", self.a, self.y) / count, (self.y**2).mean(1)
 
 
 Part = Quadratic | Responses
@@ -237,11 +171,8 @@ class Evidence:
             outside[kind] = inside[kind] = drawn
             if drawn.count == 1 or (only is not None and kind != only):
                 continue
-            at = torch.arange(drawn.count, device=self.like.device)
-            low = drawn.count * part // parts
-            high = drawn.count * (part + 1) // parts
-            outside[kind] = drawn.take(torch.cat([at[:low], at[high:]]))
-            inside[kind] = drawn.take(at[low:high])
+            outside[kind] = drawn.blocks([block for block in range(parts) if block != part], parts)
+            inside[kind] = drawn.blocks([part], parts)
         return Evidence.of(outside), Evidence.of(inside)
 
     def folds(self, parts: int, only: str) -> list[tuple[Evidence, Evidence]]:

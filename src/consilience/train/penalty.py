@@ -25,7 +25,7 @@ from ..model.outputs import Kind
 from ..model.score import Score
 from ..perturb.baseline import Baseline
 from ..perturb.points import Points
-from ..statistics.evidence import Evidence
+from ..statistics.evidence import Evidence, Part
 from ..statistics.keys import fold
 from ..task import Task
 from .base import Loss, Regulariser, logistic
@@ -269,12 +269,20 @@ class InsertionDeletion(_OfMaps):
         return torch.sigmoid(self.temperature * (maps[:, None] - at[..., None]) / gap[:, None, None])
 
 
+def _numbers(part: Part) -> list[str]:
+    """The names of a part's tensors that have a gradient; which draws are there has none."""
+    return [name for name, value in vars(part).items() if isinstance(value, Tensor) and value.is_floating_point()]
+
+
 def _tensors(evidence: Evidence) -> list[Tensor]:
-    """Every part's two tensors, part by part."""
-    return [tensor for part in evidence.parts.values() for tensor in vars(part).values()]
+    """Every part's numbers, part by part."""
+    return [getattr(part, name) for part in evidence.parts.values() for name in _numbers(part)]
 
 
 def _like(evidence: Evidence, tensors: list[Tensor]) -> Evidence:
-    """The same parts with other tensors, in the order of :func:`_tensors`."""
+    """The same parts with other numbers, in the order of :func:`_tensors`."""
     left = iter(tensors)
-    return Evidence.of({kind: type(part)(next(left), next(left)) for kind, part in evidence.parts.items()})
+    parts = {}
+    for kind, part in evidence.parts.items():
+        parts[kind] = replace(part, **{name: next(left) for name in _numbers(part)})  # type: ignore[arg-type]
+    return Evidence.of(parts)

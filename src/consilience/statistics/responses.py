@@ -1,0 +1,191 @@
+"""What masks say: the attribution that each takes away, and by how much the score falls."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..simplex import FLAT
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Answers of R attributions to S masks. Every moment of [a, y, 1] follows, centred exactly because the draws are kept.
+
+    Masks of different sizes move the score by different amounts, whichever features they take away, and a map that says
+    nothing, the same everywhere, predicts that much. So a correlation is one given the size: :meth:`centred` takes the mean
+    and what is linear in the size out of a and y both. A constant added to a map then changes no correlation, and a uniform
+    map has none, as with masks of one size.
+
+    Inputs of one batch may have different numbers of masks: a short text has few. ``drawn`` says which are there; the others
+    are zero, and count nowhere.
+
+    Args:
+        a: (B, S, R) float64, the attribution taken away.
+        y: (B, S) float64, the fall of the score.
+        drawn: (B, S) bool, the masks that were evaluated; None: all of them.
+        whole: (B,) bool, inputs whose masks are all that there are: what follows from them is exact. None: no input.
+        size: (B, S) float64, the share that each mask takes away of a uniform map; None: the same for all masks.
+    """
+
+    a: Tensor
+    y: Tensor
+    drawn: Tensor | None = None
+    whole: Tensor | None = None
+    size: Tensor | None = None
+
+    @property
+    def number(self) -> Tensor:
+        """(B,) int64: how many masks each input has."""
+        if self.drawn is None:
+            return torch.full_like(self.y[:, 0], self.y.shape[1], dtype=torch.int64)
+        return self.drawn.sum(1)
+
+    @property
+    def count(self) -> int:
+        """How many masks the input with the most of them has."""
+        return self.y.shape[1] if self.drawn is None else int(self.number.max())
+
+    @property
+    def exact(self) -> Tensor:
+        """(B,) bool: inputs whose numbers are no estimates."""
+        return torch.zeros_like(self.y[:, 0], dtype=torch.bool) if self.whole is None else self.whole
+
+    def mean(self, values: Tensor) -> Tensor:
+        """(B, S, …) → (B, …): the mean over each input's masks."""
+        if self.drawn is None:
+            return values.mean(1)
+        share = self.drawn / self.drawn.sum(1, keepdim=True).clamp(min=1)
+        return (values * share.to(values).view(*share.shape, *[1] * (values.ndim - 2))).sum(1)
+
+    def __add__(self, more: Responses) -> Responses:
+        """Further masks of the same inputs."""
+        return _joined([self, more], 1, self.exact | more.exact)
+
+    def take(self, draws: Tensor) -> Responses:
+        """Only the masks number ``draws``: no longer all there are."""
+        drawn = None if self.drawn is None else self.drawn[:, draws]
+        size = None if self.size is None else self.size[:, draws]
+        return Responses(self.a[:, draws], self.y[:, draws], drawn, None, size)
+
+    def blocks(self, chosen: Collection[int], parts: int) -> Responses:
+        """The masks in the ``chosen`` ones of ``parts`` contiguous blocks of each input's own masks.
+
+        An input whose masks are all there are keeps them: it has no other draws, so nothing depends on which were drawn."""
+        exact = self.exact
+        if bool(exact.all()):
+            return self
+        if self.drawn is None and not bool(exact.any()):
+            at = torch.arange(self.y.shape[1], device=self.y.device)
+            return self.take(within(at, self.y.shape[1], chosen, parts))
+        drawn = torch.ones_like(self.y, dtype=torch.bool) if self.drawn is None else self.drawn
+        inside = within(drawn.cumsum(1) - 1, self.number[:, None], chosen, parts) | exact[:, None]
+        drawn = drawn & inside
+        a = torch.where(drawn[..., None], self.a, 0.0)
+        return replace(self, a=a, y=torch.where(drawn, self.y, 0.0), drawn=drawn)
+
+    def finite(self) -> Tensor:
+        """(B, R): rows whose numbers are finite in every draw; none of an input whose y is not."""
+        return self.a.isfinite().all(1) & self.y.isfinite().all(1)[:, None]
+
+    def valid(self) -> Tensor:
+        """(B, R): rows that are finite, and not zero for every mask."""
+        return self.finite() & (self.a != 0).any(1)
+
+    def clean(self) -> Responses:
+        """A row that is not finite for some mask made zero for all of them."""
+        return replace(self, a=torch.where(self.a.isfinite().all(1, keepdim=True), self.a, 0.0))
+
+    def rows(self, index: slice) -> Responses:
+        """Only some rows."""
+        return replace(self, a=self.a[:, :, index])
+
+    def inputs(self, index: list[int]) -> Responses:
+        """Only some inputs, without the masks that none of them has."""
+        whole = None if self.whole is None else self.whole[index]
+        size = None if self.size is None else self.size[index]
+        chosen = Responses(self.a[index], self.y[index], None, whole, size)
+        if self.drawn is None:
+            return chosen
+        drawn = self.drawn[index]
+        some = drawn.any(0)
+        kept = replace(chosen, drawn=drawn).take(some)
+        return replace(kept, whole=whole, drawn=None if bool(drawn[:, some].all()) else drawn[:, some])
+
+    def spoil(self, hole: Tensor) -> Responses:
+        """``hole`` (B, R): 0, or NaN for rows that must not be used."""
+        return replace(self, a=self.a + hole[:, None])
+
+    def pooled(self) -> Responses:
+        """All inputs' draws as those of one, responses and falls centred and divided by their standard deviations."""
+        a = self.centred(self.a)
+        y = self.centred(self.y)
+        width = self.mean(a**2).sqrt().mean(1)[:, None, None]
+        height = self.mean(y**2).sqrt()[:, None]
+        a = a / torch.where(width > 0, width, torch.ones_like(width))
+        y = y / torch.where(height > 0, height, torch.ones_like(height))
+        drawn = None if self.drawn is None else self.drawn.flatten()[None]
+        whole = None if self.whole is None else self.whole.all()[None]
+        return Responses(a.flatten(0, 1)[None], y.flatten()[None], drawn, whole)
+
+    @staticmethod
+    def stack(parts: Sequence[Responses]) -> Responses:
+        """Several inputs, each with as many draws, as one batch."""
+        return _joined(parts, 0, torch.cat([part.exact for part in parts]))
+
+    def centred(self, values: Tensor) -> Tensor:
+        """(B, S, …) of these masks, without its mean and without what is linear in their size.
+
+        What is left of values that only vary by rounding is zero."""
+        if self.drawn is None:
+            there = torch.ones((), dtype=torch.bool, device=values.device)
+        else:
+            there = self.drawn.view(*self.drawn.shape, *[1] * (values.ndim - 2))
+        rest = torch.where(there, values - self.mean(values)[:, None], 0.0)
+        if self.size is not None:
+            size = self.size.view(*self.size.shape, *[1] * (values.ndim - 2))
+            size = torch.where(there, size - self.mean(size)[:, None], 0.0)
+            spread = self.mean(size**2)
+            slope = torch.where(spread > 0, self.mean(size * rest) / spread.clamp(min=1e-300), 0.0)
+            rest = rest - size * slope[:, None]
+        flat = self.mean(rest**2) <= FLAT * self.mean(values**2)
+        return torch.where(flat[:, None], 0.0, rest)
+
+    def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(C, b, v): covariance of the responses (B, R, R), with y (B, R), and variance of y (B,), given the size."""
+        a = self.centred(self.a)
+        y = self.centred(self.y)
+        number = self.number.clamp(min=1).to(y)
+        covariance = a.mT @ a / number[:, None, None]
+        return covariance, torch.einsum("bsr,bs->br", a, y) / number[:, None], self.mean(y**2)
+
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(M, p, q): E[aaᵀ] (B, R, R), E[a y] (B, R), E[y²] (B,)."""
+        number = self.number.clamp(min=1).to(self.y)
+        second = self.a.mT @ self.a / number[:, None, None]
+        return second, torch.einsum("bsr,bs->br", self.a, self.y) / number[:, None], self.mean(self.y**2)
+
+
+def _joined(parts: Sequence[Responses], axis: int, whole: Tensor) -> Responses:
+    """Responses one after the other, over inputs (0) or masks (1)."""
+    drawn = size = None
+    if any(part.drawn is not None for part in parts):
+        every = [torch.ones_like(part.y, dtype=torch.bool) if part.drawn is None else part.drawn for part in parts]
+        drawn = torch.cat(every, axis)
+    if any(part.size is not None for part in parts):
+        # Masks of one size may stand beside others: theirs is a constant.
+        size = torch.cat([torch.zeros_like(part.y) if part.size is None else part.size for part in parts], axis)
+    a = torch.cat([part.a for part in parts], axis)
+    y = torch.cat([part.y for part in parts], axis)
+    return Responses(a, y, drawn, whole if bool(whole.any()) else None, size)
+
+
+def within(place: Tensor, number: int | Tensor, chosen: Collection[int], parts: int) -> Tensor:
+    """Whether draws at ``place`` of ``number`` are in one of the ``chosen`` ones of ``parts`` contiguous blocks."""
+    inside = torch.zeros_like(place, dtype=torch.bool)
+    for part in chosen:
+        inside = inside | ((place >= number * part // parts) & (place < number * (part + 1) // parts))
+    return inside
