@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..combine.aggregations import DERIVED
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..model.batching import Counts
 from ..report.entry import Entry
 from ..report.table import text_table
@@ -70,15 +70,36 @@ class FrontPoints:
 class Explanation:
     """What :func:`consilience.explain` found for B inputs and k methods, and what :func:`consilience.load` reads back.
 
-    ``attribution`` (B, *A) is Σ weights_j · maps_j; ``maps`` (B, k, *A) are the methods' (NaN where one failed), after sign
-    and scale; ``derived`` (B, 6, *A) are mean, var, median, rank, uniform and weighted; ``r["grad_cam"]`` is one by name.
+    ``r["grad_cam"]`` is one row's maps by name. A loaded result is on the CPU and has its maps in float32; everything else is
+    as it was.
 
-    ``weights_stderr`` (B, k): how far the weights would move with other draws, NaN where none were needed;
-    ``differences``: criterion → consensus − best single method on the fresh draws, with its error
-    (:class:`~consilience.results.difference.PairedDifference`).
-
-    A loaded result is on the CPU and has its maps in float32; everything else is as it was. Its ``inputs`` are None if a
-    version wrote it that did not keep them, and ``predicted`` is −1 where the model predicts no class.
+    Attributes:
+        attribution: (B, *A), the combined map, Σ weights_j · maps_j for a weighted sum.
+        weights: (B, k), of the methods.
+        maps: (B, k, *A), the methods' maps after sign and scale; NaN where one failed.
+        derived: (B, 6, *A), mean, var, median, rank, uniform and weighted.
+        methods: k names; ``kinds``: of each, what its maps are ("contribution", "gradient" or "relevance").
+        objective: what the weights are the optimum of.
+        solution: weights with value, gap and status of each input.
+        fronts: of each input its front, None where none was solved.
+        criteria: criterion → row → :class:`Measured`.
+        evidence: "fit" and "fresh" → what the draws say, B entries, since inputs may have different numbers of draws.
+        mixing: (B, R), the combined map's coefficients on the methods and the derived maps.
+        resolved: sensitivity of weights that are solved anew at every neighbour, "value" and "stderr" (B,); or None.
+        completeness: method → (B,), how far its sum is from f(x) − f(baseline), as a share.
+        failed: method → why it does not work on this model.
+        inputs: (B, *F); None if a version saved them that did not keep them.
+        index: places of the B inputs in the batch that was given; ``reasons``: what was left out of it → why.
+        target, predicted: (B,), classes; ``predicted`` is −1 in a loaded result whose model predicts no class.
+        score: (B,), what is explained.
+        seed, draws, settings: what was asked for, in plain words and numbers.
+        counts, seconds: what it took, for all inputs.
+        weights_stderr: (B, k), how far the weights would move with other draws; NaN where none were needed.
+        differences: criterion → consensus − best single method on the fresh draws, with its error
+            (:class:`~consilience.results.difference.PairedDifference`).
+        warnings: what speaks against the numbers, in sentences.
+        about: what :meth:`describe` was told.
+        stored: of a loaded result, the records as they were read, in the words and versions of their time.
     """
 
     attribution: Tensor
@@ -112,7 +133,6 @@ class Explanation:
     warnings: tuple[str, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
     stored: tuple[dict[str, Any], ...] = ()
-    """Of a loaded result: the records as they were read, in the words and versions of their time."""
 
     def __post_init__(self) -> None:
         # As a file gives them back, so that a loaded result equals the live one.
@@ -140,7 +160,8 @@ class Explanation:
     def table(self) -> str:
         """Methods, aggregations, consensus × criteria: fresh ± standard error, fit; averaged over the inputs."""
         lines = [f"{what} left out: {why}" for what, why in self.reasons.items()]
-        return "\n".join([text_table(self.records), *lines])
+        # Names of models and methods may hold what steers a terminal.
+        return printable("\n".join([text_table(self.records), *lines]), keep="\n")
 
     @property
     def records(self) -> list[dict[str, Any]]:

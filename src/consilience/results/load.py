@@ -94,7 +94,7 @@ def _explanation(inputs: Sequence[StoredInput], reasons: Mapping[str, str]) -> E
         },
         failed={name: why for record in records for name, why in (record.get("failed") or {}).items()},
         inputs=_stack([each["inputs"] for each in arrays]) if all("inputs" in each for each in arrays) else None,
-        index=tuple(range(len(records))),
+        index=_index(len(records), reasons),
         reasons=dict(reasons),
         target=torch.tensor([int(record["target"]) for record in records]),
         predicted=torch.tensor([-1 if record["predicted"] is None else int(record["predicted"]) for record in records]),
@@ -121,6 +121,12 @@ def _draws(records: Records) -> dict[str, Any]:
     if "masks" in draws:
         draws["masks"] = [record["draws"]["masks"] for record in records]
     return draws
+
+
+def _index(count: int, reasons: Mapping[str, str]) -> tuple[int, ...]:
+    """The places of ``count`` inputs in their batch, of which some were left out."""
+    places = [i for i in range(count + len(reasons)) if f"inputs[{i}]" not in reasons]
+    return tuple(places[:count])
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
