@@ -583,11 +583,33 @@ def test_a_table_loses_columns_and_blocks():
     expected = torch.stack([x.sum(1), x[:, :0].sum(1)], 1)
     first = PixelFlipping(None).curve(given)
     torch.testing.assert_close(first.score[:, 0, [0, -1]], expected)
-    data = Baseline.samples(x)
-    drawn = PixelFlipping(baseline=data).curve(given).score[:, 0, -1]
-    assert all(any(torch.isclose(value, row.sum()) for row in x) for value in drawn)
+    drawn = PixelFlipping(baseline=Baseline.samples(x)).curve(given).score[:, 0, -1]
+    torch.testing.assert_close(drawn, x.sum(1).mean().expand(3))
     with pytest.raises(InputError, match="for images"):
         RoadMoRF()(given)
+
+
+@pytest.mark.parametrize(
+    "measure", [PixelFlipping(3), Deletion(3), Insertion(3), Monotonicity(steps=3), RegionPerturbation(3)]
+)
+def test_curves_against_a_data_set_are_means_over_its_rows(measure):
+    """Over all of few rows, over eight of many: no row decides, and no other input does."""
+    x, rows = images(2), images(5, seed=9)
+    score, points = bound(Small(), x, target=[1, 0])
+    maps = attributions(score, points, Pixels())
+    given = Task(score, points, maps, Pixels(), lambda *_: maps, KEY)
+    each = [replace(measure, baseline=row).curve(given) for row in rows]
+    found = replace(measure, baseline=rows).curve(given)
+    for name in ("score", "probability", "accuracy"):
+        torch.testing.assert_close(getattr(found, name), torch.stack([getattr(one, name) for one in each]).mean(0))
+    many = replace(measure, baseline=images(40, seed=9))
+    both, alone = many.curve(given), many.curve(given.only([1]))
+    torch.testing.assert_close(both.score[1:], alone.score)
+    score.counts.forward = 0
+    many.curve(given.only([0]))
+    first = score.counts.forward
+    replace(measure, baseline=rows[0]).curve(given.only([0]))
+    assert first == 8 * (score.counts.forward - first)
 
 
 def test_slic_segments_stay_with_their_input():

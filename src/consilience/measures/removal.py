@@ -56,12 +56,22 @@ class Curves:
 class Removal:
     """Which features go, in which order, by what they are replaced, and where to look.
 
-    ``first``: "most" or "least" relevant. Ties are broken by keyed random words, one for each feature of an input and the
-    same for all its maps, so counts are exact. "least" is the reversed order of "most", and the features that an input lacks
-    are in neither. ``insert``: the first features are put into the replaced input, in place of the other way round.
-    ``steps``: T, for 0, 1/T, …, 1 of the features, but at most one step for each; None: one by one; shares; or a range of
-    counts. Of K features, a share s takes ⌊s · K⌋. ``average``: features are ordered by their mean over elements, not by
-    their sum.
+    Where features are replaced by rows of a data set, curves are means over up to eight of its rows, drawn without
+    replacement by the input's id, the same for all maps and steps of an input.
+
+    Args:
+        features: what is taken away as a whole.
+        imputer: what is put in its place.
+        steps: T, for 0, 1/T, …, 1 of the features, but at most one step for each; None: one by one; shares; or a range of
+            counts. Of K features, a share s takes ⌊s · K⌋.
+        first: "most" or "least" relevant. Ties are broken by keyed random words, one for each feature of an input and the
+            same for all its maps, so counts are exact. "least" is the reversed order of "most", and the features that an input
+            lacks are in neither.
+        insert: the first features are put into the replaced input, in place of the other way round.
+        average: features are ordered by their mean over elements, not by their sum.
+
+    Raises:
+        InputError: no step, or a share beyond 0 … 1.
     """
 
     features: Features
@@ -85,19 +95,25 @@ class Removal:
         """(B, T) int64: how many of the ``owned`` (B,) features are gone at each step."""
         if isinstance(self.steps, range):
             return torch.tensor(self.steps, device=owned.device).minimum(owned[:, None])
-        most = int(owned.max())
-        last = most if self.steps is None else self.steps
-        shares = [t / min(last, most) for t in range(min(last, most) + 1)] if isinstance(last, int) else last
+        if isinstance(self.steps, tuple):
+            shares = list(self.steps)
+        else:
+            most = int(owned.max())
+            last = most if self.steps is None else min(self.steps, most)
+            shares = [step / last for step in range(last + 1)]
         exactly = torch.tensor(shares, dtype=torch.float64, device=owned.device) * owned[:, None]
+        # A share of 0.3 of ten features is three, whatever rounding says.
         return (exactly + 1e-9).long()
 
     def _curves(self, task: Task) -> Curves:
         points, score = task.points, task.score
+        self._refuse_invented_codes(task)
         has = present(self.features, points).to(exact(score.clean).device)
         owned = has.sum(1)
         counts = self.counts(owned)
         inputs, rows, steps = len(points), task.maps.shape[1], counts.shape[1]
-        reference = self.imputer.reference(points, range(1), task.stream("removal"))
+        draws = self.imputer.draws(points)
+        reference = self.imputer.reference(points, range(draws), task.stream("removal")).unflatten(0, (inputs, draws))
         usable = exact(task.maps).flatten(2).isfinite().all(2).flatten().nonzero()[:, 0]
         found = torch.full((3, inputs * rows, steps), torch.nan, dtype=torch.float64, device=has.device)
         room = rows * max(1, ROOM // (rows * has.shape[1]))  # maps of whole inputs
@@ -106,43 +122,68 @@ class Removal:
             if len(pairs):
                 self._group(task, pairs, has, counts, reference, found)
         share = counts / owned.clamp(min=1)[:, None].double()
-        read = found.unflatten(1, (inputs, rows))
-        return Curves(counts, share, read[0], read[1], read[2], exact(score.clean)[points.owner])
+        score_, probability, accuracy = found.unflatten(1, (inputs, rows))
+        return Curves(counts, share, score_, probability, accuracy, exact(score.clean)[points.owner])
+
+    def _refuse_invented_codes(self, task: Task) -> None:
+        """Raise InputError where codes of categories would be replaced by values that need not occur."""
+        shape = task.points.x.shape[1:]
+        codes = [features.codes(shape) for features in (self.features, task.features)]
+        if any(code is not None for code in codes) and not self.imputer.occurs:
+            raise InputError(
+                "baseline: columns of codes are replaced by codes that occur; leave the measure's baseline open and give "
+                "evaluate baselines=rows of a data set"
+            )
 
     def _group(self, task: Task, pairs: Tensor, has: Tensor, counts: Tensor, reference: Tensor, found: Tensor) -> None:
         """Fill in the curves of maps ``pairs`` (P,): each distinct set of features of an input is evaluated once, whichever
         maps and steps ask for it (everything is asked for by all; what the model says to the whole input is known)."""
         points, score, rows = task.points, task.score, task.maps.shape[1]
-        shape, device = points.x.shape[1:], points.x.device
-        axes = self.features.shape(shape)
-        order = self._order(task, pairs, has[pairs // rows])
-        places = torch.empty_like(order, dtype=torch.int32)
-        places.scatter_(1, order, torch.arange(order.shape[1], dtype=torch.int32, device=order.device).expand_as(order))
-        after = counts[pairs // rows]  # (P, T)
-        asked, which = (
-            torch.stack([(pairs // rows)[:, None].expand_as(after), _named(order, after)], -1)
-            .flatten(0, 1)
-            .unique(dim=0, return_inverse=True)
-        )
-        place, every = torch.arange(len(which), device=which.device), bool(has.all())
-        one = torch.full_like(asked[:, 0], len(which)).scatter_reduce_(0, which, place, "amin")  # that asks for it
+        inputs = pairs // rows
+        order = self._order(task, pairs, has[inputs])
+        numbers = torch.arange(order.shape[1], dtype=torch.int32, device=order.device)
+        places = torch.empty_like(order, dtype=torch.int32).scatter_(1, order, numbers.expand_as(order))
+        after = counts[inputs]  # (P, T)
+        steps = after.shape[1]
+        names = torch.stack([inputs[:, None].expand_as(after), _named(order, after)], -1)
+        asked, which = names.flatten(0, 1).unique(dim=0, return_inverse=True)
+        # Of the maps and steps that ask for a set, the first one shows which features are in it.
+        asking = torch.arange(len(which), device=which.device)
+        one = torch.full_like(asked[:, 0], len(which)).scatter_reduce_(0, which, asking, "amin")
         values = torch.empty(3, len(one), dtype=torch.float64, device=found.device)
-        whole = after.flatten()[one] == (has.sum(1)[asked[:, 0]] if self.insert else 0)
-        owner = points.owner[asked[whole, 0].to(device)]
-        values[:, whole] = _read(score, _wide(score.outputs[owner]), owner)  # known
+        nothing_gone = has.sum(1)[asked[:, 0]] if self.insert else torch.zeros_like(one)
+        whole = after.flatten()[one] == nothing_gone
+        owner = points.owner[asked[whole, 0].to(points.owner.device)]
+        values[:, whole] = _read(score, _wide(score.outputs[owner]), owner)
         for part in (~whole).nonzero()[:, 0].split(4 * score.batch.size(False)):
             if not len(part):
                 break  # a single feature: whole or gone, and both are known
-            p, t = one[part] // after.shape[1], one[part] % after.shape[1]
-            b = pairs[p] // rows
-            gone = places[p] >= after[p, t][:, None] if self.insert else places[p] < after[p, t][:, None]
-            gone = (gone if every else gone & has[b]).unflatten(1, axes).to(device)
-            b = b.to(device)
-            lone = len(b) == 1 or bool((b == b[0]).all())
-            x, other = (v[b[:1]].expand(len(b), *shape) if lone else v[b] for v in (points.x, reference))
-            filled = self.imputer.fill(x, self.features.mask(gone, points.owner[b], shape), other)
-            values[:, part] = _read(score, score.outputs_of(filled, points.owner[b]), points.owner[b])
+            pair, step = one[part] // steps, one[part] % steps
+            first = places[pair] < after[pair, step][:, None]
+            gone = (~first if self.insert else first) & has[inputs[pair]]
+            values[:, part] = self._asked(task, gone, inputs[pair], reference)
         found[:, pairs] = values[:, which].unflatten(1, after.shape)
+
+    def _asked(self, task: Task, gone: Tensor, inputs: Tensor, reference: Tensor) -> Tensor:
+        """(3, N) float64: score, probability and accuracy without the features ``gone`` (N, K) of the ``inputs`` (N,), means
+        over the draws of the ``reference`` (B, draws, *F)."""
+        points, score = task.points, task.score
+        shape, device = points.x.shape[1:], points.x.device
+        inputs = inputs.to(device)
+        owner = points.owner[inputs]
+        mask = self.features.mask(gone.unflatten(1, self.features.shape(shape)).to(device), owner, shape)
+        total = torch.zeros(3, len(inputs), dtype=torch.float64, device=exact(score.clean).device)
+        lone = bool((inputs == inputs[0]).all())  # rows of one input are not copied
+        for draw in range(reference.shape[1]):
+            if lone:
+                x = points.x[inputs[:1]].expand(len(inputs), *shape)
+                other = reference[inputs[:1], draw].expand(len(inputs), *shape)
+            else:
+                x = points.x[inputs]
+                other = reference[inputs, draw]
+            filled = self.imputer.fill(x, mask, other)
+            total += _read(score, score.outputs_of(filled, owner), owner)
+        return total / reference.shape[1]
 
     def _order(self, task: Task, pairs: Tensor, has: Tensor) -> Tensor:
         """(P, K) int64: the features in the order in which they go; those that the input lacks come last."""

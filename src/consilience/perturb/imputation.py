@@ -10,9 +10,12 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..statistics.keys import Key
-from .baseline import Baseline
+from .baseline import COMPUTED, Baseline
 from .inpaint import inpaint
 from .points import Points, shared
+
+ROWS = 8
+"""Rows of a data set that stand for it, where a curve is a mean over them."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,18 @@ class Imputer:
 
     ``reference`` makes what belongs to an input, whatever is taken away from it; ``fill`` puts it into rows. Its draws are
     keyed, so every map, step and chunk of one input meets the same replacements.
+
+    Attributes:
+        occurs: whether what is put in are values that occur in data, or that the caller chose: codes of categories must.
     """
+
+    @property
+    def occurs(self) -> bool:
+        return False
+
+    def draws(self, points: Points) -> int:
+        """How many draws of the replacement stand for it, on average: 1 where there is one, or its noise hardly matters."""
+        return 1
 
     def reference(self, points: Points, samples: range, key: Key) -> Tensor:
         """(N·s, *F) for N points and s draws, rows in that order."""
@@ -37,6 +51,13 @@ class Replacement(Imputer):
     """The values of a :class:`~.baseline.Baseline`: zero, a constant, mean, blur, given, or drawn from data."""
 
     baseline: Baseline = Baseline()
+
+    @property
+    def occurs(self) -> bool:
+        return self.baseline.kind not in (*COMPUTED, "average")
+
+    def draws(self, points: Points) -> int:
+        return min(ROWS, self.baseline.count(points.x.ndim - 1))
 
     def reference(self, points: Points, samples: range, key: Key) -> Tensor:
         return self.baseline.drawn(points, samples, key / "baseline")
