@@ -559,8 +559,8 @@ def test_what_cannot_work_says_why(explainer, message):
 
 def test_settings_that_cannot_be_meant():
     for make, message in (
-        (lambda: LIME(l1=-1), "l1, ridge, kernel_width"),
-        (lambda: RISE(keep=0), "grid, keep"),
+        (lambda: LIME(l1=-1), "LIME: l1 is a number, at least 0; got -1"),
+        (lambda: RISE(keep=0), "RISE: keep is a number, above 0, at most 1; got 0"),
         (lambda: ShapleySampling(0).need, "n_samples"),
         (lambda: attribute(Occlusion(), linear), "have no order"),
     ):

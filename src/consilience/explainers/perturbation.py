@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..card import Card
-from ..errors import InputError
 from ..features.base import Features
 from ..model.score import Values
 from ..perturb.baseline import Baseline
 from ..perturb.coalitions import AUTO, Singles, Sliding, unit
 from ..perturb.points import Cloud, Points
 from ..perturb.soft_masks import Grids
+from ..settings import setting
 from ..statistics.tensors import exact
 from .base import Explainer, Need
 
@@ -141,9 +141,9 @@ class RISE(Explainer):
         InputError: no cell, or a probability out of range.
     """
 
-    n_samples: int = 4000
-    grid: int = 7
-    keep: float = 0.5
+    n_samples: int = setting(4000, low=1)
+    grid: int = setting(7, low=1)
+    keep: float = setting(0.5, above=0, high=1)
     baselines: Any = None
     features: Features | None = None
 
@@ -165,12 +165,6 @@ class RISE(Explainer):
             ),
         ),
     )
-
-    def __post_init__(self) -> None:
-        if self.grid < 1 or not 0 < self.keep <= 1:
-            raise InputError(
-                f"grid, keep: at least 1 cell, kept with probability in (0, 1], got {self.grid}, {self.keep}"
-            )
 
     @property
     def need(self):

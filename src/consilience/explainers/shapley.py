@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from ..card import Card
-from ..errors import InputError
 from ..features.base import Features
 from ..perturb.coalitions import Coalitions, Permutations
+from ..settings import setting
 from ..statistics.tensors import exact
 from .base import Explainer, Need
 from .perturbation import ABSENT, UNIT, absent, give, removed
@@ -49,7 +49,7 @@ class KernelSHAP(Explainer):
         tensor([[3., 3.]])
     """
 
-    n_samples: int | None = None
+    n_samples: int | None = setting(None, low=0)
     features: Features | None = None
     baselines: Any = None
 
@@ -129,7 +129,7 @@ class ShapleySampling(Explainer):
             Kononenko.
     """
 
-    n_samples: int = 25
+    n_samples: int = setting(25, low=1)
     features: Features | None = None
     baselines: Any = None
 
@@ -149,10 +149,6 @@ class ShapleySampling(Explainer):
             ),
         ),
     )
-
-    def __post_init__(self) -> None:
-        if self.n_samples < 1:
-            raise InputError(f"n_samples: at least 1 order, got {self.n_samples}")
 
     @property
     def need(self):

@@ -14,6 +14,7 @@ from ..features.base import Features
 from ..model.score import Score
 from ..perturb.coalitions import Halves
 from ..perturb.points import Points
+from ..settings import setting
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
 from ..surrogates.lime_maple import Maple, Memory, lasso, maple, moments, ridge
@@ -38,12 +39,12 @@ class LIME(Explainer):
         kernel_width: .25 as in lime's images.
     """
 
-    n_samples: int = 1000
+    n_samples: int = setting(1000, low=1)
     features: Features | None = None
     baselines: Any = None
-    ridge: float = 1.0
-    l1: float = 0.0
-    kernel_width: float = 0.25
+    ridge: float = setting(1.0, above=0)
+    l1: float = setting(0.0, low=0)
+    kernel_width: float = setting(0.25, above=0)
 
     name, kind = "lime", "contribution"
     card = Card(
@@ -71,12 +72,6 @@ class LIME(Explainer):
             ),
         ),
     )
-
-    def __post_init__(self) -> None:
-        if self.l1 < 0 or self.ridge <= 0 or self.kernel_width <= 0:
-            raise InputError(
-                f"l1, ridge, kernel_width: not negative, above 0, above 0; got {self.l1}, {self.ridge}, {self.kernel_width}"
-            )
 
     @property
     def need(self):
@@ -132,6 +127,7 @@ class MAPLE(Direct):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "_memory", {})
 
     def attribute(self, score: Score, points: Points, key: Key) -> Tensor:

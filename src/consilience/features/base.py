@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..settings import Settings
 
 
-class Features:
+class Features(Settings):
     """Interface: a partition of the elements of an input of shape F.
 
     Attributes:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..arrays import as_tensor
 from ..errors import InputError, choose, need
+from ..settings import setting
 from .base import Elements, Features, check_rows, chosen_rows
 
 
@@ -43,7 +44,7 @@ class Pixels(Features):
 class Patches(Features):
     """A feature is a square of ``size`` pixels over all channels; the last row and column may be smaller."""
 
-    size: int = 16
+    size: int = setting(16, low=1)
 
     @property
     def unit(self):  # type: ignore[override]

@@ -10,6 +10,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from ..errors import InputError
+from ..settings import setting
 from .base import Features, check_rows, chosen_rows
 
 
@@ -24,16 +25,12 @@ class Windows(Features):
         ((5,), (5,))
     """
 
-    size: int = 16
+    size: int = setting(16, low=1)
     axis: int = -1
 
     @property
     def unit(self):  # type: ignore[override]
         return f"window of {self.size}"
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise InputError(f"size: at least 1 step, got {self.size}")
 
     def shape(self, shape):
         return (-(-shape[self._axis(shape)] // self.size),)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..settings import setting
 from .base import Features
 
 
@@ -44,17 +45,17 @@ class Columns(Features):
     fixed: bool = True
     categorical: Any = ()
     columns: tuple[str, ...] = ()
-    guess: str = ""
+    guess: str = setting("", choices=("", "names", "of"))
 
     unit = "column or block"
     ordered = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         labels = not isinstance(self.blocks, Mapping) and all(isinstance(label, str) for label in self.blocks)
         object.__setattr__(self, "blocks", tuple(self.blocks) if labels else _blocks(self.blocks))
         given = [self.categorical] if isinstance(self.categorical, str | int) else self.categorical
         object.__setattr__(self, "categorical", tuple(_code(column) for column in given))
-        object.__setattr__(self, "columns", tuple(map(str, self.columns)))
 
     @classmethod
     def onehot(
@@ -95,7 +96,7 @@ class Columns(Features):
         count = Counter(labels)
         alone = encoded is None
         blocks = [name if alone and count[label] == 1 else label for label, name in zip(labels, names, strict=True)]
-        found = cls(blocks, columns=tuple(names), guess="names" if alone else "of")
+        found = cls(blocks, columns=tuple(map(str, names)), guess="names" if alone else "of")
         return found if data is None else found.settled(torch.as_tensor(data))
 
     def settled(self, rows: Tensor) -> Columns:
@@ -112,7 +113,7 @@ class Columns(Features):
 
     def called(self, names: Sequence[str]) -> Columns:
         """With the columns' names, where they have none."""
-        return self if self.columns else replace(self, columns=tuple(names))
+        return self if self.columns else replace(self, columns=tuple(map(str, names)))
 
     def codes(self, shape: Sequence[int]) -> Tensor | None:
         """(columns,) bool: which hold codes of categories; None: none does.

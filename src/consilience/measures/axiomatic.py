@@ -11,6 +11,7 @@ from torch import Tensor
 from ..card import Card
 from ..errors import InputError
 from ..perturb.baseline import Baseline
+from ..settings import setting
 from ..surrogates.local_linear import Local, completeness
 from ..task import Task
 from .base import Measure
@@ -67,8 +68,8 @@ class LocalFidelity(Measure):
         draws: S. baseline: b, as for :class:`Completeness`.
     """
 
-    radius: float = 0.1
-    draws: int = 32
+    radius: float = setting(0.1, above=0)
+    draws: int = setting(32, low=1)
     baseline: Any = None
 
     name = "local_fidelity"
@@ -86,11 +87,6 @@ class LocalFidelity(Measure):
         ),
     )
     needs = ("raw",)
-
-    def __post_init__(self) -> None:
-        Local("gradient", self.radius)
-        if self.draws < 1:
-            raise InputError(f"draws: at least 1, got {self.draws!r}")
 
     def __call__(self, task: Task) -> Tensor:
         raw, score = _raw(task), task.score

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ..card import Card
-from ..errors import InputError
 from ..features.base import Elements, Features
 from ..features.images import Patches, Pixels, Segments
 from ..perturb.baseline import Baseline
 from ..perturb.imputation import imputer
+from ..settings import setting
 from ..task import Task
 from .base import Measure
-from .removal import Curves, Removal, blurred, check_value, chosen
+from .removal import VALUES, Curves, Removal, blurred, chosen
 
 ONCE = "what several maps or steps take away alike is asked once"
 
@@ -54,9 +54,6 @@ class Curve(Measure):
     value: str
     undefined = "regression has no probability or accuracy; use value='score'"
 
-    def __post_init__(self) -> None:
-        check_value(self.value)
-
     def removal(self, task: Task) -> Removal:
         raise NotImplementedError
 
@@ -82,9 +79,9 @@ class PixelFlipping(Curve):
         features: what is taken away as a whole. Default: the map's own features.
     """
 
-    steps: int | None = 20
+    steps: int | None = setting(20, low=1)
     baseline: Any = None
-    value: str = "score"
+    value: str = setting("score", choices=VALUES)
     features: Features | None = None
 
     name = "pixel_flipping"
@@ -112,9 +109,9 @@ class Selectivity(Curve):
     2018, doi 10.1016/j.dsp.2017.10.011). Arguments as for :class:`PixelFlipping`; default features: patches, about 14 to
     the short side, unless the map has few features of its own."""
 
-    steps: int | None = 20
+    steps: int | None = setting(20, low=1)
     baseline: Any = None
-    value: str = "score"
+    value: str = setting("score", choices=VALUES)
     features: Features | None = None
 
     name = "selectivity"
@@ -148,9 +145,9 @@ class RegionPerturbation(Curve):
             :class:`Selectivity`.
     """
 
-    regions: int = 30
+    regions: int = setting(30, low=1)
     baseline: Any = None
-    value: str = "score"
+    value: str = setting("score", choices=VALUES)
     features: Features | None = None
 
     name = "region_perturbation"
@@ -164,11 +161,6 @@ class RegionPerturbation(Curve):
           "features=Patches(patch_size) and one baseline value in both"),),
         "none: of the map only the order of its sums over regions counts",
     )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.regions < 1:
-            raise InputError(f"regions: at least 1, got {self.regions!r}")
 
     def removal(self, task: Task) -> Removal:
         shape = task.points.x.shape[1:]
@@ -190,9 +182,9 @@ class Deletion(Curve):
 
     Arguments as for :class:`PixelFlipping`, with which it shares its evaluations."""
 
-    steps: int | None = 20
+    steps: int | None = setting(20, low=1)
     baseline: Any = None
-    value: str = "probability"
+    value: str = setting("probability", choices=VALUES)
     features: Features | None = None
 
     name = "deletion"
@@ -216,9 +208,9 @@ class Insertion(Curve):
     Arguments as for :class:`PixelFlipping`. ``baseline`` None: evaluate's ``baselines``, else a blur of σ = 5 pixels for
     images, zero for anything else."""
 
-    steps: int | None = 20
+    steps: int | None = setting(20, low=1)
     baseline: Any = None
-    value: str = "probability"
+    value: str = setting("probability", choices=VALUES)
     features: Features | None = None
 
     name = "insertion"
@@ -244,10 +236,10 @@ class EffectiveComplexity(Curve):
     Arguments as for :class:`Insertion`, with which it shares its evaluations; the answer is a multiple of 1 / steps.
     """
 
-    tolerance: float = 0.1
-    steps: int | None = 20
+    tolerance: float = setting(0.1, low=0)
+    steps: int | None = setting(20, low=1)
     baseline: Any = None
-    value: str = "score"
+    value: str = setting("score", choices=VALUES)
     features: Features | None = None
 
     name = "effective_complexity"
@@ -298,10 +290,10 @@ class IROF(Curve):
         features: other segments. Default: SLIC for images whose maps are of elements or pixels, else the map's own features.
     """
 
-    segments: int = 50
-    steps: int | None = None
+    segments: int = setting(50, low=1)
+    steps: int | None = setting(None, low=1)
     baseline: Any = None
-    value: str = "probability"
+    value: str = setting("probability", choices=VALUES)
     features: Features | None = None
 
     name = "irof"
@@ -353,9 +345,9 @@ class Monotonicity(Curve):
     """
 
     strict: bool = True
-    steps: int | None = 20
+    steps: int | None = setting(20, low=1)
     baseline: Any = None
-    value: str = "probability"
+    value: str = setting("probability", choices=VALUES)
     features: Features | None = None
 
     name = "monotonicity"

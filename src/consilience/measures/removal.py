@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..errors import InputError, choose
+from ..errors import InputError
 from ..features.base import Elements, Features
 from ..features.images import Pixels, coarse
 from ..model.score import Score, _wide
@@ -243,10 +243,6 @@ def blurred(task: Task, baseline: object, usual: object = None) -> object:
     """``None`` → ``usual``, or "blur" for images, "zero" for anything else, as for :class:`~consilience.metrics.Infidelity`."""
     baseline = usual if baseline is None else baseline
     return baseline if baseline is not None else "blur" if task.points.x.ndim == 4 else "zero"
-
-
-def check_value(value: str) -> None:
-    choose("value", value, VALUES)
 
 
 def _read(score: Score, outputs: Tensor, owner: Tensor) -> Tensor:

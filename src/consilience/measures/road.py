@@ -12,9 +12,10 @@ from ..errors import InputError
 from ..features.base import Elements, Features
 from ..features.images import Pixels
 from ..perturb.imputation import NoisyLinear
+from ..settings import setting
 from ..task import Task
 from .faithfulness_curves import Curve, _card
-from .removal import Removal
+from .removal import VALUES, Removal
 
 # -- ROAD --------------------------------------------------------------------------------------------------------------
 
@@ -53,18 +54,17 @@ class Road(Curve):
         InputError: the inputs are no images.
     """
 
-    percentages: tuple[float, ...] = (10, 20, 30, 40, 50, 60, 70, 80, 90)
-    value: str = "change"
-    sigma: float = 0.01
+    percentages: tuple[float, ...] = setting((10, 20, 30, 40, 50, 60, 70, 80, 90), low=0, high=100)
+    value: str = setting("change", choices=VALUES)
+    sigma: float = setting(0.01, low=0)
     features: Features | None = None
 
     first: ClassVar[Literal["most", "least"]]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        p = self.percentages
-        if not isinstance(p, tuple) or not p or not all(0 <= share <= 100 for share in p):
-            raise InputError(f"percentages: a tuple of numbers between 0 and 100, got {p!r}")
+        if not self.percentages:
+            raise InputError("percentages: at least one number between 0 and 100")
 
     def removal(self, task: Task) -> Removal:
         if task.points.x.ndim != 4:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,11 @@ from torch import Tensor
 from ..arrays import as_tensor
 from ..errors import InputError, choose
 from ..features.base import check_rows, chosen_rows
+from ..settings import Settings, setting
 from ..statistics.keys import Key
 from .points import Points, shared
+
+KINDS = ("zero", "constant", "mean", "blur", "auto", "given", "samples", "average", "per_input")
 
 COMPUTED = ("zero", "mean", "blur", "auto")
 """Kinds whose values are computed, and need not occur in any data."""
@@ -24,7 +28,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
-class Baseline:
+class Baseline(Settings):
     """What stands for "absent".
 
     Computed from the point itself, drawn from data, or looked up by the input the point belongs to, so that an explainer
@@ -40,11 +44,11 @@ class Baseline:
         tag: identity of the tensor, so that equal baselines are equal needs.
     """
 
-    kind: str = "zero"
+    kind: str = setting("zero", choices=KINDS)
     value: float = 0.0
-    sigma: float = 10.0
+    sigma: float = setting(10.0, above=0)
     tensor: Tensor | None = field(default=None, compare=False)
-    tag: int = field(default=0, repr=False)
+    tag: Any = field(default=0, repr=False)
 
     @classmethod
     def of(

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..features.base import Elements, Features
 from ..features.images import coarse, fewer
+from ..settings import setting
 from ..statistics.keys import Key
 from .baseline import Baseline
 from .kernel_design import budgeted, design, design_weights
@@ -239,7 +240,7 @@ class Coalitions(Neighbourhood):
 
     features: Features | None = None
     baseline: Baseline = AUTO
-    budget: int | None = None
+    budget: int | None = setting(None, low=0)
 
     def total(self, shape):
         few(self.features, shape, "kernel_shap")
@@ -331,7 +332,7 @@ class Permutations(Neighbourhood):
 
     features: Features | None = None
     baseline: Baseline = AUTO
-    permutations: int = 25
+    permutations: int = setting(25, low=1)
 
     def steps(self, shape: Sequence[int]) -> int:
         """The samples of one order: as many as the input with most features has."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..settings import Settings, setting
 from ..statistics.keys import Key
 from .baseline import COMPUTED, Baseline
 from .inpaint import inpaint
@@ -19,7 +20,7 @@ ROWS = 8
 
 
 @dataclass(frozen=True)
-class Imputer:
+class Imputer(Settings):
     """Interface: a frozen description of replacements.
 
     ``reference`` makes what belongs to an input, whatever is taken away from it; ``fill`` puts it into rows. Its draws are
@@ -90,8 +91,8 @@ class NoisyLinear(Imputer):
     image's standard deviation.
     """
 
-    sigma: float = 0.01
-    tolerance: float = 1e-5
+    sigma: float = setting(0.01, low=0)
+    tolerance: float = setting(1e-5, above=0)
 
     def reference(self, points: Points, samples: range, key: Key) -> Tensor:
         if points.x.ndim != 4:

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..features.base import Features
+from ..settings import Settings, setting
 from ..statistics.keys import Key, fold
 from .baseline import Baseline
 from .points import Cloud, Points, shared
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class Neighbourhood(Settings):
     """Interface: a frozen description of points around a point."""
 
     def draw(self, points: Points, samples: range, key: Key, total: int) -> Cloud:
@@ -60,7 +61,7 @@ class Uniform(Neighbourhood):
     """x + ε, ε ~ U[−radius, radius] per element: also the L∞ ball. Unit: the points' own if they have one (the standard
     deviation of a table's columns, of a text's embeddings), else the model's input; so for the other neighbourhoods."""
 
-    radius: float = 0.1
+    radius: float = setting(0.1, low=0)
 
     def draw(self, points, samples, key, total):
         noise = shared(key.uniform, points, samples, points.x.shape[1:]).mul_(2).sub_(1)
@@ -72,7 +73,7 @@ class Gaussian(Neighbourhood):
     """x + σ N(0, I). ``relative``: σ is a share of the point's own range max x − min x, as in the SmoothGrad paper, unless
     the points have a unit: the range of a row whose columns measure different things is none."""
 
-    sigma: float = 0.15
+    sigma: float = setting(0.15, low=0)
     relative: bool = False
 
     def draw(self, points, samples, key, total):
@@ -88,7 +89,7 @@ class Gaussian(Neighbourhood):
 class Ball(Neighbourhood):
     """Uniform in the L2 ball of the given radius: a Gaussian direction, radius · u^(1/d)."""
 
-    radius: float = 1.0
+    radius: float = setting(1.0, low=0)
 
     def draw(self, points, samples, key, total):
         shape = points.x.shape[1:]
@@ -112,15 +113,17 @@ class Path(Neighbourhood):
     """
 
     baseline: Baseline = Baseline()
-    steps: int | None = None
-    noise: float = 0.0
+    steps: int | None = setting(None, low=1)
+    noise: float = setting(0.0, low=0)
 
     def draw(self, points, samples, key, total):
         s, dims = len(samples), points.x.ndim - 1
         x = points.x.repeat_interleave(s, 0)
         if self.noise:
             x = x + points.scaled(self.noise * shared((key / "noise").normal, points, samples, x.shape[1:]).to(x)).to(x)
-        origin = self.baseline.drawn(points, samples, key / "baseline")
+        # The steps of a quadrature lie on one path: from a data set's mean row.
+        baseline = self.baseline.one() if self.steps else self.baseline
+        origin = baseline.drawn(points, samples, key / "baseline")
         if self.steps:
             nodes, weights = np.polynomial.legendre.leggauss(self.steps)
             part = slice(samples.start, samples.stop)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..features.base import Elements, Features
+from ..settings import setting
 from ..statistics.keys import Key
 from .baseline import Baseline
 from .coalitions import AUTO, ordered
@@ -34,8 +35,8 @@ class Grids(Neighbourhood):
     """
 
     baseline: Baseline = AUTO
-    grid: int = 7
-    keep: float = 0.5
+    grid: int = setting(7, low=1)
+    keep: float = setting(0.5, above=0, high=1)
     features: Features | None = None
 
     def masked(self, shape: Sequence[int]) -> Features | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import InputError, choose, need
 from ..model.score import Score
 from ..perturb.points import Points
+from ..settings import Settings, setting
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
 
@@ -144,7 +145,7 @@ def lime_tabular(
 
 
 @dataclass(frozen=True)
-class Maple:
+class Maple(Settings):
     """MAPLE's settings (Plumb et al. 2018, arXiv 1807.02910): a random forest says which rows are near, and a ridge
     regression on them is the local model.
 
@@ -152,11 +153,11 @@ class Maple:
     roots; as many are used as give the least error on the validation rows, or ``columns``.
     """
 
-    trees: int = 200
-    leaf: int = 10
-    max_features: float = 0.5
-    penalty: float = 0.001
-    columns: int | None = None
+    trees: int = setting(200, low=1)
+    leaf: int = setting(10, low=1)
+    max_features: float = setting(0.5, above=0, high=1)
+    penalty: float = setting(0.001, above=0)
+    columns: int | None = setting(None, low=1)
 
     def fit(self, rows: Tensor, values: Tensor, key: Key, validation: tuple[Tensor, Tensor] | None = None) -> Forest:
         """The forest of ``values`` (n,) at ``rows`` (n, d). ``validation``: rows and values that choose the number of columns;

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import InputError, choose
 from ..features.base import Features
 from ..perturb.baseline import Baseline
 from ..perturb.points import Points, shared
+from ..settings import Settings, setting
 from ..statistics.evidence import Responses
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
@@ -26,7 +26,7 @@ ROOM = 2**24
 
 
 @dataclass(frozen=True)
-class Local:
+class Local(Settings):
     """Points near x, moved one feature at a time by ε ~ N(0, radius²), one number for each feature.
 
     ``kind`` "gradient": x′ = x + ε, in the points' unit of noise, and a = −Σ ε_i φ_i, φ_i the sum of the gradient over the
@@ -34,14 +34,9 @@ class Local:
     contribution moves in proportion. What noise leaves as it is (one-hot blocks, padding) stays in both.
     """
 
-    kind: str = "gradient"
-    radius: float = 0.1
+    kind: str = setting("gradient", choices=("gradient", "contribution"))
+    radius: float = setting(0.1, above=0)
     baseline: Baseline = Baseline()
-
-    def __post_init__(self) -> None:
-        choose("kind", self.kind, ("gradient", "contribution"))
-        if not self.radius > 0:
-            raise InputError(f"radius: above 0, got {self.radius!r}")
 
     def responses(
         self, output: Output, points: Points, maps: Tensor, features: Features, samples: range, key: Key, step: int
