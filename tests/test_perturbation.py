@@ -179,6 +179,7 @@ def test_sizes_that_fit_are_listed_whole():
     assert counts(50, 98) == {1: 49} and counts(4, 14) == {1: 4, 2: 3} and counts(1, 0) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", [12, 13, 20])
 def test_kernel_shap_is_as_near_the_shapley_values_as_shaps(features):
     """The error of 2 A + 2048 coalitions, over 24 games; the values are of all coalitions, or of 65 536 of them."""
