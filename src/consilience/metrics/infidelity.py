@@ -17,7 +17,7 @@ from ..features.images import coarse
 from ..model.score import Score, precision_of
 from ..perturb.baseline import Baseline
 from ..perturb.mask_order import SHARES
-from ..perturb.masks import Masked, mask_units, without
+from ..perturb.masks import Masked, mask_units
 from ..perturb.points import Points, present
 from ..settings import Settings, setting
 from ..simplex import FLAT
@@ -25,6 +25,7 @@ from ..statistics.criteria import faithfulness_correlation
 from ..statistics.evidence import Evidence, Responses
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
+from ..surrogates.local_linear import score_of_nothing
 from ..task import Task
 from .base import Block, Metric
 
@@ -192,12 +193,11 @@ class Infidelity(Metric, Settings):
         return exact(where.features.reduce(spread, owner).reshape(inputs, rows, -1))
 
     def everything(self, score: Score, points: Points) -> Tensor:
-        """(B,): f(x) − f(baseline), the fall of the score when all features are taken away; of a data set, its mean row."""
+        """(B,): f(x) − f(baseline), the fall of the score when all features are taken away; of a data set, the mean over up to
+        eight of its rows."""
         where = self.neighbourhood(points.x.shape[1:])
-        has = present(where.features, points)
-        origin = where.baseline.one().at(points)
-        alone = without(points, range(1), has[:, None], has, where.features, where.baseline, Key(0), 1, origin)
-        return exact(score.clean)[points.owner] - exact(score(alone.points, alone.owner))
+        nothing = score_of_nothing(score, points, where.baseline, where.features, most=8)
+        return exact(score.clean)[points.owner] - exact(nothing)
 
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
         """(B, M): correlation: 1 − ρ|ρ|, which orders mixtures as ρ does, of either sign. free: the same without centring,

@@ -86,13 +86,21 @@ def completeness(
     return Responses(exact(maps.flatten(2)).sum(2)[:, None], y[:, None])
 
 
-def score_of_nothing(output: Output, points: Points, baseline: Baseline, features: Features | None = None) -> Tensor:
-    """(B,): E f(b), the score when all is replaced by the baseline's values; of a data set the mean over all its rows.
+def score_of_nothing(
+    output: Output, points: Points, baseline: Baseline, features: Features | None = None, most: int | None = None
+) -> Tensor:
+    """(B,): E f(b), the score when all is replaced by the baseline's values; of a data set the mean over its rows.
 
-    ``features``: what is replaced; elements that belong to none (special tokens, padding) stay. None: every element.
+    Args:
+        output: rows and owners → scores.
+        points: x (B, *F).
+        baseline: b.
+        features: what is replaced; elements that belong to none (special tokens, padding) stay. None: every element.
+        most: rows of a data set that are enough; None: all.
     """
     x, shape = points.x, points.x.shape[1:]
     rows = baseline.count(len(shape))
+    rows = rows if most is None else min(rows, most)
     step = max(1, ROOM // x.numel())
     total: Tensor | float = 0.0
     for start in range(0, rows, step):
