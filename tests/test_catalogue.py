@@ -26,7 +26,7 @@ PROMISED = {
         "uniformgrad guided_backprop deeplift grad_cam grad_cam_plus_plus eigen_cam layer_cam score_cam noisegrad fusiongrad "
         "feature_ablation occlusion rise lime kernel_shap shapley_sampling maple"
     ),
-    "metrics": "AverageSensitivity Infidelity Alignment LocalFidelity Completeness",
+    "metrics": "AverageSensitivity Infidelity Contrast Alignment LocalFidelity Completeness",
     "measures": (
         "max_sensitivity local_lipschitz ris rrs ros faithfulness_correlation infidelity road_morf road_lerf pixel_flipping "
         "insertion deletion sensitivity_n irof monotonicity relevance_mass relevance_rank pointing_game mprt smooth_mprt "

@@ -320,7 +320,7 @@ def true_sensitivity(w: torch.Tensor) -> torch.Tensor:
 
 TRUTH = {
     "faith": ("faithfulness_correlation", lambda rng, n, s: masks(rng, n, s, tuple(RHO.tolist())), true_correlation),
-    "robust": (
+    "relative_sensitivity": (
         "relative_sensitivity",
         lambda rng, n, s: neighbours(rng, n, s, tuple(SIZES.tolist())),
         true_sensitivity,
@@ -368,11 +368,12 @@ def test_the_best_single_method_is_chosen_on_the_fitting_draws():
 @pytest.mark.parametrize(
     "objective, criteria",
     [
-        ("opt", ("relative_sensitivity", "faithfulness_correlation")),
-        ("robust", ("relative_sensitivity",)),
+        ("opt", ("noise_over_signal", "faithfulness_correlation")),
+        ("robust", ("noise_over_signal",)),
+        ("relative_sensitivity", ("relative_sensitivity",)),
         ("faith", ("faithfulness_correlation",)),
         ("paper_opt", ("average_sensitivity", "infidelity")),
-        ("mean", ("relative_sensitivity", "faithfulness_correlation")),
+        ("mean", ("noise_over_signal", "faithfulness_correlation")),
     ],
 )
 def test_differences_are_about_what_the_objective_is_about(objective, criteria):

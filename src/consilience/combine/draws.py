@@ -26,8 +26,8 @@ class Draws:
 
     def of_metric(self, metric: Metric) -> int:
         """How many draws of a metric: as many as of the one of these two that asks for the same."""
-        if metric.asks == "nothing":
-            return 1
+        if metric.fixed is not None:
+            return metric.fixed
         return self.average_sensitivity if metric.asks == "explanations" else self.infidelity
 
     @classmethod

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..explainers import Normalised
-from ..metrics import AverageSensitivity, Infidelity
+from ..metrics import AverageSensitivity, Contrast, Infidelity
 from ..metrics.base import Metric
 from ..model.score import Score
 from ..perturb.points import Points, present
@@ -132,4 +132,4 @@ def metrics_of(aggregation: Aggregation) -> dict[str, Metric]:
             raise InputError(
                 f"objective: two different {type(metric).__name__} settings in one sum; draws are shared, so use one"
             )
-    return {metric.statistic: metric for metric in (AverageSensitivity(), Infidelity())} | asked
+    return {metric.statistic: metric for metric in (AverageSensitivity(), Infidelity(), Contrast())} | asked

@@ -9,9 +9,9 @@ from ..metrics.front import Aim, Front, parse
 from ..metrics.objective import Objective
 
 TERMS: dict[str, Aim | Metric] = {
-    "robust": AverageSensitivity(),
+    "robust": AverageSensitivity(signal="contrast"),
     "faith": Infidelity(),
-    "opt": Front(AverageSensitivity(), Infidelity()),
+    "opt": Front(AverageSensitivity(signal="contrast"), Infidelity()),
     "paper_robust": AverageSensitivity(relative=False),
     "paper_faith": Infidelity(share=0.2, scaling="paper"),
     "paper_opt": Objective(

@@ -59,7 +59,7 @@ class Minimise(Aggregation):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        return tuple(metric for _, metric in self.goal.terms)
+        return tuple(part for _, metric in self.goal.terms for part in (metric, *metric.beside))
 
     def fit(self, evidence: Evidence) -> Combination:
         count = len(evidence.like)

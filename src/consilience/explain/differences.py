@@ -23,14 +23,19 @@ CRITERION = {
 }
 """A metric's kind of draw, and whether it is free of scale → the criterion in which tables show it."""
 
-USUAL = ("relative_sensitivity", "faithfulness_correlation")
+USUAL = ("noise_over_signal", "faithfulness_correlation")
 
 
 def criteria_of(aggregation: Aggregation) -> tuple[str, ...]:
     """The criteria that an objective is about; both usual ones where nothing is solved."""
     if not aggregation.solves:
         return USUAL
-    found = [CRITERION.get((metric.statistic, metric.scale_free)) for metric in aggregation.metrics]
+    found: list[str | None] = []
+    for metric in aggregation.metrics:
+        if metric.beside:
+            found.append("noise_over_signal")
+        else:
+            found.append(CRITERION.get((metric.statistic, metric.scale_free)))
     return tuple(dict.fromkeys(name for name in found if name is not None))
 
 

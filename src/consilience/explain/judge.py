@@ -121,7 +121,7 @@ def measure(
         before, after = estimate(fit, rows), estimate(fresh, rows)
         table[criterion] = _measured(before, after, broken_before, broken_after, names)
     for kind, metric in metrics.items():
-        if kind not in KINDS:
+        if kind not in KINDS and metric.name not in CRITERIA:
             before, after = _jackknife(metric, fit, rows), _jackknife(metric, fresh, rows)
             table[metric.name] = _measured(before, after, broken_before, broken_after, names)
     return table
@@ -193,7 +193,7 @@ def _resolved(job: Job, combined: Combined) -> dict[str, Tensor] | None:
         near = neighbours(where, points[at], range(sample, sample + 1), key, count)
         # Same ids: the explainers' noise, and the draws for fitting, are those at x. Optimal is then a function of x too.
         maps = measurement.maps(score, near, derived=False)
-        weights = job.aggregation.fit(measurement.evidence(score, near, maps, group.draws, "fit")).weights
+        weights = job.aggregation.fit(measurement.evidence(score, near, maps, group.draws, "fit", job.kinds)).weights
         there = torch.einsum("br,br...->b...", weights, exact(maps.nan_to_num(0))).flatten(1)
         each[at, sample] = ((here[at] - there) ** 2).sum(1) / (here[at] ** 2).sum(1)
     error = each.std(1) / count**0.5 if count > 1 else torch.full_like(each[:, 0], torch.nan)

@@ -120,9 +120,11 @@ class Job:
             found["fresh draws"] = (fresh, fresh)
             found["all features taken away"] = (Rows(0, inputs),) * 2
             if self.resolved:
+                again_low = self._measured(least, self.kinds, one, "fit")
+                again_high = self._measured(most, self.kinds, one, "fit")
                 found["weights solved anew"] = (
-                    (one * inputs + low) * self.resolved,
-                    (one * inputs + high) * self.resolved,
+                    (one * inputs + again_low) * self.resolved,
+                    (one * inputs + again_high) * self.resolved,
                 )
             if not isinstance(ready.score.model, nn.Module):
                 found["is it piecewise constant?"] = (Rows(0, 11 * inputs),) * 2

@@ -7,13 +7,23 @@ from __future__ import annotations
 
 from .alignment import Alignment
 from .base import Metric
+from .contrast import Contrast
 from .fidelity import Completeness, LocalFidelity
 from .infidelity import Infidelity
 from .sensitivity import AverageSensitivity
 
 METRICS: dict[str, type[Metric]] = {
-    cls.__name__: cls for cls in (AverageSensitivity, Infidelity, Alignment, LocalFidelity, Completeness)
+    cls.__name__: cls for cls in (AverageSensitivity, Infidelity, Contrast, Alignment, LocalFidelity, Completeness)
 }
 
 
-__all__ = ["METRICS", "Alignment", "AverageSensitivity", "Completeness", "Infidelity", "LocalFidelity", "Metric"]
+__all__ = [
+    "METRICS",
+    "Alignment",
+    "AverageSensitivity",
+    "Completeness",
+    "Contrast",
+    "Infidelity",
+    "LocalFidelity",
+    "Metric",
+]

@@ -14,7 +14,7 @@ from ..statistics.evidence import Evidence, Quadratic
 from ..statistics.tensors import exact
 from ..task import Task
 from .base import Metric
-from .sensitivity import gram
+from .grams import gram
 
 
 @dataclass(frozen=True)

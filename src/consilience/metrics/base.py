@@ -51,6 +51,21 @@ class Metric(Measure):
         return self.scale_free
 
     @property
+    def fixed(self) -> int | None:
+        """How many draws it makes whatever number is asked for; None: as many as asked."""
+        return 1 if self.asks == "nothing" else None
+
+    @property
+    def beside(self) -> tuple[Metric, ...]:
+        """Other metrics whose part of the evidence it looks at too."""
+        return ()
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        """All parts of the evidence that it looks at."""
+        return frozenset({self.statistic, *(other.statistic for other in self.beside)})
+
+    @property
     def drawn(self) -> Any:
         """What decides its draws: metrics of one kind in one objective must agree on it."""
         return self
@@ -93,8 +108,11 @@ class Metric(Measure):
 
     def __call__(self, task: Task) -> Tensor:
         """(B, R): the loss of each row, on draws of its own; NaN for zero maps and maps that are not finite."""
-        count = 1 if self.asks == "nothing" else self.draws
-        evidence = Evidence.of({self.statistic: self.measure(task, range(count), count)})
+        parts = {}
+        for metric in (self, *self.beside):
+            count = metric.draws if metric.fixed is None else metric.fixed
+            parts[metric.statistic] = metric.measure(task, range(count), count)
+        evidence = Evidence.of(parts)
         valid = evidence.valid()
         corners = torch.eye(valid.shape[1], dtype=torch.float64, device=valid.device).expand(len(valid), -1, -1)
         return torch.where(valid, self.loss(evidence.clean(), corners), torch.nan)

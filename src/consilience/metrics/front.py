@@ -14,6 +14,7 @@ from ..simplex import Solution, even
 from ..statistics.evidence import Evidence
 from .base import Metric
 from .objective import Objective, _refuse
+from .sensitivity import AverageSensitivity
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Front:
     for another ρ than the best single's; ``mu`` takes the scan's own point instead.
     """
 
-    robust: Metric
+    robust: AverageSensitivity
     faithful: Metric
     mu: float | None = None
     correlation: float | None = None
@@ -40,7 +41,9 @@ class Front:
     def terms(self) -> tuple[tuple[float, Metric], ...]:
         return (1.0, self.robust), (1.0, self.faithful)
 
-    statistics = frozenset({"quadratic", "responses"})
+    @property
+    def statistics(self) -> frozenset[str]:
+        return self.robust.statistics | self.faithful.statistics
 
     def curve(self, *parts: Evidence) -> simplex.Front:
         """The fronts of all inputs of one evidence, or of several, whatever their draws."""
@@ -49,7 +52,8 @@ class Front:
             clean = part.clean()
             q, r = clean.quadratic, clean.responses
             assert q is not None and r is not None
-            statistics.append((q.matrix, q.norm, *r.covariances(), part.valid(), r.mean(r.a)))
+            signal = self.robust.signal_matrix(clean)
+            statistics.append((q.matrix, signal, *r.covariances(), part.valid(), r.mean(r.a)))
         G, H, C, b, vy, valid, mean = (torch.cat(each) for each in zip(*statistics, strict=True))
         return simplex.front(G, H, C, b, vy, valid, mean=mean)
 

@@ -37,7 +37,7 @@ class Objective:
 
     @property
     def statistics(self) -> set[str]:
-        return {term.statistic for _, term in self.terms}
+        return {kind for _, term in self.terms for kind in term.statistics}
 
     def __mul__(self, weight: float) -> Objective:
         if not weight > 0:

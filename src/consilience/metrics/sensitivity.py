@@ -11,11 +11,17 @@ from .. import simplex
 from ..card import Card
 from ..errors import InputError
 from ..perturb.neighbourhoods import Neighbourhood, Uniform, neighbours
+from ..settings import setting
 from ..statistics.criteria import average_sensitivity, relative_sensitivity
 from ..statistics.evidence import Evidence, Quadratic
 from ..statistics.tensors import exact
 from ..task import Task
 from .base import Metric
+from .contrast import Contrast
+from .grams import gram
+
+SILENT = 1e-10
+"""A contrast below this share of ‖φ‖² is rounding: maps are float32."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,19 @@ class AverageSensitivity(Metric):
     Args:
         radius: ε ~ U[−radius, radius] per element, in units of the model's input.
         where: any other neighbourhood, in place of the uniform one.
-        relative: as an objective, wᵀGw / wᵀHw (the default) or the paper's absolute wᵀGw.
+        relative: as an objective, by what the change is divided (True, the default), or the paper's absolute wᵀGw.
         redraw: draw an explainer's own noise anew at each neighbour, as the authors' code does. Off, an explainer with a
             fixed seed is a function; on, its Monte-Carlo noise counts as sensitivity, which changes who wins.
+        signal: by what the change is divided: "map", ‖φ‖² = wᵀHw; or "contrast", wᵀCw of
+            :class:`~consilience.metrics.contrast.Contrast`, how much the map changes when it should. Where no method has a
+            contrast, or it was not measured, it is divided by ‖φ‖².
     """
 
-    radius: float = 0.1
+    radius: float = setting(0.1, low=0)
     where: Neighbourhood | None = None
     relative: bool = True
     redraw: bool = False
+    signal: str = setting("map", choices=("map", "contrast"))
 
     card = Card(
         formula="E‖φ(x) − φ(x + ε)‖², relative: divided by ‖φ(x)‖²",
@@ -54,17 +64,13 @@ class AverageSensitivity(Metric):
     asks = "explanations"
     draws = 20
 
-    def __post_init__(self) -> None:
-        try:
-            fine = float(self.radius) >= 0
-        except (TypeError, ValueError):
-            fine = False
-        if not fine:
-            raise InputError(f"radius: a number, at least 0, got {self.radius!r}")
-
     @property
     def scale_free(self) -> bool:
         return self.relative
+
+    @property
+    def beside(self) -> tuple[Metric, ...]:
+        return (Contrast(),) if self.relative and self.signal == "contrast" else ()
 
     @property
     def drawn(self) -> tuple:
@@ -87,25 +93,34 @@ class AverageSensitivity(Metric):
             grams.append(gram(flat[:, None] - there))
         return Quadratic(torch.cat(grams, 1), gram(flat))
 
+    def signal_matrix(self, evidence: Evidence) -> Tensor:
+        """(B, R, R): C where a method has a contrast, else H = ΦᵀΦ."""
+        norm = evidence["quadratic"].norm
+        if self.signal == "map" or "contrast" not in evidence.parts:
+            return norm
+        contrast = evidence["contrast"].matrix
+        size = norm.diagonal(dim1=-2, dim2=-1)
+        # What rounding makes of maps that do not change is no contrast.
+        heard = contrast.diagonal(dim1=-2, dim2=-1) > SILENT * size
+        both = heard[:, :, None] & heard[:, None]
+        some = heard.any(1)[:, None, None]
+        return torch.where(some, torch.where(both, contrast, 0.0), norm)
+
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
-        return (relative_sensitivity if self.relative else average_sensitivity)(evidence, w).value
+        if not self.relative:
+            return average_sensitivity(evidence, w).value
+        seen = Quadratic(evidence["quadratic"].draws, self.signal_matrix(evidence))
+        return relative_sensitivity(Evidence(seen), w).value
 
     def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
         return None if self.relative or evidence.quadratic is None else evidence.quadratic.matrix
 
     def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> simplex.Solution:
-        q = evidence.quadratic
-        assert q is not None
+        part = evidence["quadratic"]
         if self.relative:
-            return simplex.ratio(q.matrix, q.norm, valid=valid, signed=signed)
+            return simplex.ratio(part.matrix, self.signal_matrix(evidence), valid=valid, signed=signed)
         if signed:
             raise InputError(
                 "signed: the absolute sensitivity of signed weights is minimised by maps that cancel to nothing"
             )
-        return simplex.quadratic(q.matrix, valid=valid)
-
-
-def gram(residuals: Tensor) -> Tensor:
-    """(…, R, D) → (…, R, R), exactly symmetric."""
-    product = residuals @ residuals.mT
-    return (product + product.mT) / 2
+        return simplex.quadratic(part.matrix, valid=valid)

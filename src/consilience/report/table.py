@@ -28,8 +28,9 @@ class Criterion:
 
 
 CRITERIA = (
+    Criterion("noise_over_signal", "noise over signal", False),
+    Criterion("contrast", "contrast", True),
     Criterion("relative_sensitivity", "relative sensitivity", False),
-    Criterion("average_sensitivity", "average sensitivity", False),
     Criterion("faithfulness_correlation", "correlation", True),
     Criterion("infidelity", "infidelity", False),
 )

@@ -126,12 +126,39 @@ def _infidelity(evidence: Evidence, w: Tensor, positive: bool) -> Estimate:
     return _estimate(r, mse / unit, influence)
 
 
+def contrast(evidence: Evidence, w: Tensor) -> Estimate:
+    """E‖φ_w,t(x) − φ_w,t'(x)‖² / ‖φ_w,t(x)‖² over other outputs t': how much the map changes with the question."""
+    changed = average_sensitivity(Evidence(evidence["contrast"]), w)
+    size = torch.einsum("bmr,brt,bmt->bm", w, evidence["contrast"].norm, w)
+    size = torch.where(size > 0, size, torch.nan)
+    return Estimate(changed.value / size, changed.influence / size[..., None])
+
+
+def noise_over_signal(evidence: Evidence, w: Tensor) -> Estimate:
+    """E‖φ_w(x) − φ_w(x + ε)‖² / E‖φ_w,t(x) − φ_w,t'(x)‖²: change under noise beside change with the question."""
+    noise, signal = average_sensitivity(evidence, w), average_sensitivity(Evidence(evidence["contrast"]), w)
+    heard = torch.where(signal.value > 0, signal.value, torch.nan)
+    value = noise.value / heard
+    # The two kinds of draws are independent: their variances add. Each influence is scaled, so that one sum of squares over
+    # all draws gives that.
+    counts = noise.influence.shape[-1], signal.influence.shape[-1]
+    total = sum(counts)
+    parts = (noise.influence / heard[..., None], -signal.influence * (value / heard)[..., None])
+    scaled = []
+    for part, count in zip(parts, counts, strict=True):
+        factor = (total * (total - 1) / (count * (count - 1))) ** 0.5 if count > 1 else 0.0
+        scaled.append(part * factor)
+    return Estimate(value, torch.cat(scaled, -1))
+
+
 CRITERIA = {
     "relative_sensitivity": relative_sensitivity,
     "average_sensitivity": average_sensitivity,
     "faithfulness_correlation": faithfulness_correlation,
     "infidelity": infidelity,
+    "contrast": contrast,
+    "noise_over_signal": noise_over_signal,
 }
 
 
-HIGHER_IS_BETTER = {"faithfulness_correlation"}
+HIGHER_IS_BETTER = {"faithfulness_correlation", "contrast"}

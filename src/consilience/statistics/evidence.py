@@ -160,16 +160,17 @@ class Evidence:
 
     @property
     def draws(self) -> int:
-        """The smallest number of draws of any kind that was drawn more than once."""
-        return min((count for count in self.counts if count > 1), default=1)
+        """The smallest number of draws of the kinds of which more can be had: neighbours and masks."""
+        counts = [part.count for kind, part in self.parts.items() if kind in ("quadratic", "responses")]
+        return min(counts or self.counts)
 
     def fold(self, part: int, parts: int, only: str | None = None) -> tuple[Evidence, Evidence]:
         """(draws outside block ``part`` of ``parts``, draws inside): contiguous blocks of each kind of draw, or of the kind
-        ``only``, the others staying whole. A kind with a single draw stays whole."""
+        ``only``, the others staying whole. A kind with fewer draws than blocks stays whole."""
         outside, inside = {}, {}
         for kind, drawn in self.parts.items():
             outside[kind] = inside[kind] = drawn
-            if drawn.count == 1 or (only is not None and kind != only):
+            if drawn.count < parts or (only is not None and kind != only):
                 continue
             outside[kind] = drawn.blocks([block for block in range(parts) if block != part], parts)
             inside[kind] = drawn.blocks([part], parts)

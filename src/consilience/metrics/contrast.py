@@ -1,0 +1,112 @@
+"""How much a map changes when it should: the signal beside which changes under noise are judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import simplex
+from ..card import Card
+from ..errors import InputError
+from ..model.score import Score
+from ..perturb.neighbourhoods import Gaussian, neighbours
+from ..settings import setting
+from ..statistics.evidence import Evidence, Quadratic
+from ..statistics.tensors import exact
+from ..task import Task
+from .base import Metric
+from .grams import gram
+
+FAR = Gaussian(0.5, relative=True)
+"""Where another input is, for models with one output: half the input's range away, in every element."""
+
+
+@dataclass(frozen=True)
+class Contrast(Metric):
+    """C = E‖φ_t(x) − φ_t'(x)‖², over other outputs t' of the model: how much the map changes with the question.
+
+    A picture that is the same for every class has none, however little it moves. Adding a constant to a map changes nothing.
+    The first other output is the runner-up, the largest besides the target; further ones are drawn without replacement. A
+    model with one output has no other question: there, t' stands for another input, :data:`FAR` away.
+
+    Args:
+        count: how many other outputs, or other inputs; a model with fewer gives all it has.
+    """
+
+    count: int = setting(2, low=1, high=1000)
+
+    card = Card(
+        formula="E‖φ_t(x) − φ_t'(x)‖² / ‖φ_t(x)‖², t' ≠ t other outputs; for one output, φ at another input",
+        source="this library, docs/concepts.md; Sixt, Granz & Landgraf 2020, arXiv 1912.09818, for the idea of the test",
+        better="higher",
+        normalisation="by ‖φ‖² as a criterion",
+        perturbation="the output asked about; for models with one output, N(0, σ²) with σ half the input's range",
+        draws="2: the runner-up and one at random to fit, two at random that judge (streams 'fit' and 'fresh')",
+        cost="one explanation for each other output",
+    )
+    name = "contrast"
+    stream = "contrast"
+    statistic = "contrast"
+    asks = "explanations"
+
+    @property
+    def fixed(self) -> int:
+        return self.count
+
+    def measure(self, task: Task, samples: range, total: int) -> Quadratic:
+        """The Gram matrices of the changes of the maps, one draw for each other output."""
+        flat = exact(task.maps.flatten(2))
+        grams = []
+        for sample in samples:
+            other = exact(self._elsewhere(task, sample, total).flatten(2))
+            grams.append(gram(flat - other))
+        return Quadratic(torch.stack(grams, 1), gram(flat))
+
+    def _elsewhere(self, task: Task, sample: int, total: int) -> Tensor:
+        """(B, R, *A): the maps of the other output, or at the other input, number ``sample``."""
+        score, points = task.score, task.points
+        if not has_other_outputs(score):
+            near = neighbours(FAR, points, range(sample, sample + 1), task.stream(self.stream), total)
+            return task.explain(score, near)
+        targets = score.targets.clone()
+        targets[points.owner] = self._others(task)[:, sample % (score.outputs.shape[1] - 1)]
+        return task.explain(score.towards(targets), points)
+
+    def _others(self, task: Task) -> Tensor:
+        """(B, outputs − 1): the outputs besides the target, in the order in which they are asked about."""
+        score, points = task.score, task.points
+        outputs = score.outputs[points.owner]
+        target = score.targets[points.owner].to(outputs.device)
+        order = task.stream(self.stream).uniform(points.ids, 0, (outputs.shape[1],)).to(outputs.device)
+        # Behind all others; and on the fitting stream the runner-up before them.
+        order = order.scatter(1, target[:, None], 2.0)
+        if task.key.stream == "fit":
+            runner_up = outputs.scatter(1, target[:, None], -torch.inf).argmax(1)
+            order = order.scatter(1, runner_up[:, None], -1.0)
+        return order.argsort(1)[:, :-1]
+
+    def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
+        """−wᵀCw / wᵀHw: a contrast is to be large."""
+        part = evidence[self.statistic]
+        changed = torch.einsum("bmr,brt,bmt->bm", w, part.matrix, w)
+        size = torch.einsum("bmr,brt,bmt->bm", w, part.norm, w)
+        return -changed / torch.where(size > 0, size, torch.nan)
+
+    def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> simplex.Solution:
+        """The method of the largest contrast: a convex function is largest at a corner."""
+        if signed:
+            raise InputError("signed: not for Contrast; its weights are convex")
+        corners = torch.eye(valid.shape[1], dtype=torch.float64, device=valid.device).expand(len(valid), -1, -1)
+        loss = self.loss(evidence, corners).masked_fill(~valid, torch.inf).nan_to_num(torch.inf, torch.inf)
+        best = loss.argmin(1)
+        weights = torch.nn.functional.one_hot(best, valid.shape[1]).double()
+        value = loss.gather(1, best[:, None])[:, 0]
+        nothing = torch.full_like(value, torch.nan)
+        return simplex.Solution(weights, value, nothing, ("the method of the largest contrast",) * len(value))
+
+
+def has_other_outputs(score: Score) -> bool:
+    """Whether the model can be asked about another output: several columns, one of which is explained."""
+    return score.outputs.shape[1] > 1 and isinstance(score.kind, str)

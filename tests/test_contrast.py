@@ -1,0 +1,138 @@
+"""Contrast: how much maps change when they should; noise over signal; maps that say nothing do not win."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from nets import Small, bound, images, judged
+from torch import nn
+
+import consilience as cs
+from consilience.combine.named import aim
+from consilience.explainers import Function, Normalised, Saliency, SmoothGrad, Stack
+from consilience.features import Pixels
+from consilience.metrics import Contrast
+from consilience.statistics.criteria import CRITERIA
+from consilience.statistics.evidence import Evidence, Quadratic
+from consilience.statistics.keys import Key
+
+STACK = Normalised(Stack([Saliency(), SmoothGrad(4)], 1), Pixels())
+FIT, FRESH = Key(3, "fit"), Key(3, "fresh")
+
+
+def measured(metric, key=FIT, model=None, index=slice(None), **options):
+    score, points = bound(model or Small(), images(), **options)
+    points = points[index]
+
+    def elsewhere(where, at):
+        return STACK.attribute(where, at)
+
+    task = judged(score, points, STACK.attribute(score, points), Pixels(), key)
+    task = type(task)(**{**vars(task), "explain": elsewhere})
+    return metric.measure(task, range(metric.count), metric.count), score
+
+
+def test_the_runner_up_is_asked_first_and_the_others_once_each():
+    """Against maps of every other output, made one by one."""
+    found, score = measured(Contrast(3))
+    x = images()
+    for i in range(3):
+        maps = [STACK.attribute(*bound(Small(), x, target=t))[i].flatten(1).double() for t in range(4)]
+        others = [t for t in range(4) if t != int(score.targets[i])]
+        grams = {t: (maps[1] - maps[t]) @ (maps[1] - maps[t]).T for t in others}
+        runner_up = max(others, key=lambda t: float(score.outputs[i, t]))
+        torch.testing.assert_close(found.draws[i, 0], grams[runner_up])
+        rest = sorted(float(grams[t][0, 0]) for t in others if t != runner_up)
+        np.testing.assert_allclose(sorted(found.draws[i, 1:, 0, 0].tolist()), rest, rtol=1e-6)
+
+
+def test_draws_belong_to_the_input():
+    whole, part = measured(Contrast(2), FRESH)[0], measured(Contrast(2), FRESH, index=slice(1, 3))[0]
+    torch.testing.assert_close(whole.draws[1:], part.draws)
+
+
+def test_a_model_with_one_output_is_asked_about_another_input():
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Small()
+
+        def forward(self, x):
+            return self.inner(x)[:, :1]
+
+    found, _ = measured(Contrast(2), model=One(), target=None)
+    assert bool((found.draws.diagonal(dim1=-2, dim2=-1) > 0).all())
+
+
+def contrasts(seed, count=40, draws=8, k=3):
+    """Evidence of maps with known noise and signal: N(0, 1) changes scaled by method."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(count, draws, k, 6)) * np.array([0.1, 0.2, 0.3])[:k, None]
+    signal = rng.normal(size=(count, draws, k, 6)) * np.array([1.0, 0.5, 0.2])[:k, None]
+    norm = torch.eye(k).double().expand(count, k, k) * 6
+
+    def grams(changes):
+        changes = torch.from_numpy(changes)
+        return Quadratic(changes @ changes.mT, norm)
+
+    return Evidence(grams(noise), None, {"contrast": grams(signal)})
+
+
+@pytest.mark.parametrize("name", ["contrast", "noise_over_signal"])
+def test_the_standard_error_is_the_spread_over_new_draws(name):
+    e = contrasts(0, 3000, 30)
+    corners = torch.eye(3).double().expand(3000, 3, 3)
+    found = CRITERIA[name](e, corners)
+    torch.testing.assert_close(found.stderr.square().mean(0).sqrt(), found.value.std(0), rtol=0.1, atol=0)
+    scaled = CRITERIA[name](e, 10 * corners)
+    torch.testing.assert_close(scaled.value, found.value)
+
+
+def test_the_most_robust_mixture_is_the_least_noise_over_signal_on_a_grid():
+    e = contrasts(1, 5)
+    best = aim("robust").minimise(e)
+    grid = torch.tensor([(a, b, 20 - a - b) for a in range(21) for b in range(21 - a)]).double() / 20
+    every = CRITERIA["noise_over_signal"](e, grid.expand(5, -1, -1)).value
+    assert bool((best.value <= every.amin(1) + 1e-9).all())
+    torch.testing.assert_close(best.value, CRITERIA["noise_over_signal"](e, best.weights[:, None]).value[:, 0])
+
+
+def lifted(model, inputs, target):
+    """The gradient, and nine times its largest value everywhere: it says no more, and hardly moves."""
+    x = inputs.detach().requires_grad_()
+    size = torch.autograd.grad(model(x).gather(1, target[:, None]).sum(), x)[0].sum(1).abs()
+    return size + 9 * size.amax((1, 2), keepdim=True)
+
+
+def same(model, inputs, target):
+    """A picture that looks at nothing."""
+    return torch.linspace(0, 1, 64).to(inputs).view(1, 8, 8).expand(len(inputs), -1, -1).clone()
+
+
+@pytest.mark.parametrize("objective", ["robust", "opt"])
+def test_maps_that_say_nothing_do_not_win(objective):
+    methods = ["saliency", "smoothgrad"]
+    options = {"objective": objective, "fit_draws": cs.Draws(6, 128), "fresh_draws": 6, "resolved_draws": 0}
+    plain = cs.explain(Small(), images(), methods=methods, **options)
+    fixed = cs.explain(Small(), images(), methods=[*methods, Function(same, name="same")], **options)
+    assert float(fixed.weights[:, 2].max()) < 1e-3
+    higher = cs.explain(Small(), images(), methods=[*methods, Function(lifted, name="lifted")], **options)
+    if objective == "robust":
+        assert bool((higher.solution.value > 0.98 * plain.solution.value).all())
+    # Relative to the map itself, both win by saying nothing.
+    relative = cs.explain(
+        Small(),
+        images(),
+        methods=[*methods, Function(same, name="same")],
+        **{**options, "objective": "relative_sensitivity"},
+    )
+    assert float(relative.weights[:, 2].min()) > 0.99
+
+
+def test_every_table_shows_the_contrast():
+    r = cs.explain(Small(), images(), methods=["saliency", "smoothgrad"], objective="mean", fit_draws=3, fresh_draws=3)
+    for name in ("contrast", "noise_over_signal"):
+        shown = r.criteria[name]["consensus"]
+        assert bool(shown.fit.isfinite().all() and shown.fresh.isfinite().all() and shown.stderr.isfinite().all())
+        assert name.replace("_", " ") in str(r)
