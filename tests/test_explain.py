@@ -102,6 +102,8 @@ def test_record_has_every_field_and_is_valid_json():
         "average_sensitivity",
         "faithfulness_correlation",
         "infidelity",
+        "contrast",
+        "noise_over_signal",
     }
     rows = [*record["methods"], "mean", "var", "median", "rank", "uniform", "weighted", "consensus"]
     for criterion in record["criteria"].values():
@@ -304,7 +306,7 @@ def test_fitted_weights_stand_beside_single_methods_as_a_mixture():
 
 
 def test_consensus_speaks_captums_language():
-    consensus = cs.Consensus(Small(), METHODS, "robust", **SMALL)
+    consensus = cs.Consensus(Small(), METHODS, "relative_sensitivity", **SMALL)
     found = consensus.attribute(images(), target=torch.tensor([0, 1, 2]))
     expected = run("robust", target=[0, 1, 2]).attribution
     torch.testing.assert_close(found[:, 0], expected)
