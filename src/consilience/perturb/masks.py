@@ -67,7 +67,7 @@ class Masked(Neighbourhood):
             second = _is_fresh(key)
             for order, at, _ in self._orders(points, has):
                 number[at] = order.drawn(asked, second)
-                whole[at] = bool(number[at[0]] == order.all)
+                whole[at] = int(number[at[0]]) == order.all  # Python integers: 2^U may be beyond int64
         return number, whole
 
     def masks(self, points: Points, samples: range, key: Key) -> tuple[Tensor, Tensor | None, Tensor]:
