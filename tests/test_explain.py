@@ -104,8 +104,6 @@ def test_record_has_every_field_and_is_valid_json():
         "average_sensitivity",
         "faithfulness_correlation",
         "infidelity",
-        "contrast",
-        "noise_over_signal",
     }
     rows = [*record["methods"], "mean", "var", "median", "rank", "uniform", "weighted", "consensus"]
     for criterion in record["criteria"].values():
