@@ -332,7 +332,7 @@ def test_several_inputs_of_one_model():
     whole = evaluate(Two(), pack(slice(0, 4)), **options)
     parts = evaluate(Two(), [pack(slice(0, 2)), (pack(slice(2, 4)), None)], **options)
     packed = pack(slice(0, 4))
-    joined = evaluate(packed.model(Two()), packed.x, baselines=packed.baselines.tensor, **options)
+    joined = evaluate(packed.model(Two()), packed.x, baselines=packed.baselines, **options)
     for name in whole.measures:
         np.testing.assert_allclose(whole.values[name], parts.values[name], rtol=1e-9)
         np.testing.assert_allclose(whole.values[name], joined.values[name], rtol=1e-9)

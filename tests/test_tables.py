@@ -277,6 +277,20 @@ def test_one_baseline_for_each_input_follows_a_loader():
         cs.evaluate(net, torch.cat([x, x]).split(4), **given)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_falls_that_are_rounding_are_said(dtype):
+    """Of a score of 40 bfloat16 knows multiples of a quarter: what 49 patches add to .5 is lost in it."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, 2)).to(dtype)
+    nn.init.normal_(net[1].weight, std=0.002)
+    nn.init.constant_(net[1].bias, 40.0)
+    x = torch.randn(2, 3, 28, 28).to(dtype)
+    r = cs.explain(net, x, 1, methods=["feature_ablation", "saliency"], baselines="zero", **PLAIN)
+    assert any("bfloat16 outputs" in said and "feature_ablation" in said for said in r.warnings) == (
+        dtype == torch.bfloat16
+    )
+
+
 def _bound(model, x):
     score = cs.Score(model, 1).at(x)
     return score, Points(x, torch.arange(len(x)), score.ids, len(x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,11 @@ from ..combine.draws import KINDS
 from ..combine.measurement import Measurement
 from ..combine.sequential import Fitted
 from ..combine.spread import weights_stderr
+from ..explainers import Direct
 from ..metrics.base import Metric
 from ..metrics.infidelity import too_weak
 from ..model.score import Score
+from ..perturb.coalitions import Singles, Sliding
 from ..perturb.neighbourhoods import neighbours, unmoved
 from ..perturb.points import Points
 from ..results.difference import PairedDifference
@@ -93,6 +96,7 @@ def judge(job: Job, combined: Combined) -> Judgement:
     warnings = (
         *_model_warnings(score, points, measurement),
         *_mask_warnings(score, points, measurement, fresh),
+        *_rounding_warnings(score, points, measurement),
         *_method_warnings(job, base),
     )
     return Judgement(
@@ -238,6 +242,30 @@ def _mask_warnings(score: Score, points: Points, measurement: Measurement, fresh
         f"input {at}: masks move the score by at most {most:.1e}, all features together by {abs(float(everything[at])):.1e}: "
         "these masks are no evidence of what the score rests on; take larger features, or another baseline"
         for at, most in too_weak(each, everything)
+    ]
+
+
+def _rounding_warnings(score: Score, points: Points, measurement: Measurement) -> list[str]:
+    """Of a model whose outputs are in half precision: that single features move the score by no more than its rounding."""
+    kind = score.precision or score.outputs.dtype
+    explainers = zip(measurement.stack.stack.names, measurement.stack.stack.explainers, strict=True)
+    alone = [
+        name for name, e in explainers if not isinstance(e, Direct) and isinstance(e.need.where, Singles | Sliding)
+    ]
+    if kind not in (torch.float16, torch.bfloat16) or not alone:
+        return []
+    shape = points.x.shape[1:]
+    features = measurement.infidelity.neighbourhood(shape).features
+    each = measurement.infidelity.everything(score, points).abs() / math.prod(features.shape(shape))
+    step = torch.finfo(kind).eps * exact(score.clean)[points.owner].abs()
+    rough = int((each < step).sum())
+    if not rough:
+        return []
+    moved, rounding = float(each.median()), float(step.median())
+    return [
+        f"{', '.join(alone)}: single features move the score by about {moved:.1e}, and {str(kind)[6:]} outputs are in steps of "
+        f"{rounding:.1e} ({rough} of {len(each)} inputs): these maps are largely rounding; explain the model in float32, "
+        "model.float()"
     ]
 
 
