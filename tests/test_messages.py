@@ -292,3 +292,20 @@ def test_few_regions_are_enough(regions):
 def test_as_tensor_shares_what_it_can():
     assert as_tensor("x", ARRAY).data_ptr() == ARRAY.__array_interface__["data"][0]
     assert as_tensor("x", X) is X
+
+
+def test_more_steps_are_advised_only_where_they_help():
+    """A network that rounds has no gradient at any number of steps; a smooth one that is far from its integral has."""
+
+    class Rounding(nn.Module):
+        def forward(self, x):
+            return (NET(x) * 10).round() + 0 * x.sum()
+
+    class Steep(nn.Module):
+        def forward(self, x):
+            return torch.tanh(100 * (x.mean(1, keepdim=True) - 0.5))
+
+    x = torch.ones(1, 6)
+    rounded, steep = (str(explain(model(), x, methods=["integrated_gradients"])) for model in (Rounding, Steep))
+    assert "outputs only" in rounded and "raise its" not in rounded
+    assert "raise its n_steps, e.g. IntegratedGradients(n_steps=64)" in steep

@@ -172,11 +172,19 @@ def test_logits_that_happen_to_look_like_probabilities_are_logits():
     assert interpret(torch.tensor([[0.2, 0.5]]), "logit").meaning == "label_probabilities"
 
 
+def test_saturated_sigmoids_that_sum_to_one_are_labels():
+    model = nn.Sequential(linear(2), nn.Sigmoid())
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.copy_(torch.tensor([-80.0, 80.0]))
+    assert bound(model, X, None)[0].meaning.meaning == "label_probabilities"
+
+
 def test_the_last_layer_is_read_through_what_moves_numbers():
     x = X.clone().requires_grad_()
-    assert last_layer_of(x.sigmoid()[:, :1].squeeze(1).unsqueeze(1)) == "probabilities"
-    assert last_layer_of(linear(3)(x).softmax(1)[:, 1]) == "probabilities"
-    assert last_layer_of(linear(3)(x).float()) == "logits"
+    assert last_layer_of(x.sigmoid()[:, :1].squeeze(1).unsqueeze(1)) == "sigmoid"
+    assert last_layer_of(linear(3)(x).softmax(1)[:, 1]) == "softmax"
+    assert last_layer_of(linear(3)(x).float()) == "linear"
     assert last_layer_of(x.sigmoid() * 2) is None and last_layer_of(X) is None
 
 

@@ -11,6 +11,7 @@ import torch
 from nets import Small, bound, images, judged
 from torch import nn
 
+import consilience as cs
 from consilience.errors import InputError
 from consilience.explainers import Normalised, Saliency, SmoothGrad, Stack
 from consilience.features.base import Elements
@@ -264,10 +265,20 @@ def test_a_piecewise_constant_model_is_recognised():
     forest = ensemble.RandomForestClassifier(5, random_state=0).fit(x, y)
     score, points = bound(forest.predict_proba, TABLE[:6], numpy=True)
     points = Points(points.x, points.owner, points.ids, 6, noise_unit(Elements(), TABLE, Baseline.samples(TABLE)))
-    still = unmoved(score, points, Uniform(1e-6), KEY)
-    assert still.all() and not unmoved(score, points, Uniform(3.0), KEY).all()
+    still, fixed = unmoved(score, points, Uniform(1e-6), KEY)
+    assert still.all() and not fixed.any() and not unmoved(score, points, Uniform(3.0), KEY)[0].all()
     smooth, _ = bound(nn.Linear(5, 2).double(), TABLE[:6])
-    assert not unmoved(smooth, points, Uniform(1e-3), KEY).any()
+    assert not unmoved(smooth, points, Uniform(1e-3), KEY)[0].any()
+
+
+def test_noise_that_moves_nothing_makes_no_model_piecewise_constant():
+    """A smooth function of one-hot blocks, whose noise is nothing."""
+    rows = nn.functional.one_hot(torch.arange(12) % 3, 3).double()
+    columns = Columns([[0, 1, 2]])
+    options = {"kind": "output", "methods": ["feature_ablation"], "objective": "mean", "fit_draws": 2, "fresh_draws": 2}
+    f = lambda a: a @ np.array([1.0, 5.0, -2.0])  # noqa: E731
+    said = " ".join(cs.explain(f, rows[:4].numpy(), baselines=rows.numpy(), features=columns, **options).warnings)
+    assert "moves nothing in 4 of 4" in said and "piecewise" not in said
 
 
 # -- data sets as baselines --------------------------------------------------------------------------------------------

@@ -224,14 +224,19 @@ def _model_warnings(score: Score, points: Points, measurement: Measurement) -> l
     found = score.warnings()
     if isinstance(score.model, nn.Module):
         return found
-    same = unmoved(score, points, measurement.sensitivity.neighbourhood, Key(measurement.seed, "flat"))
-    if not bool(same.any()):
-        return found
-    return [
-        *found,
-        f"the score of {int(same.sum())} of {len(same)} inputs is the same at all neighbours: the model is piecewise constant "
-        "there, so a sensitivity near zero is no merit, and gradients would be zero",
-    ]
+    where = measurement.sensitivity.neighbourhood
+    same, fixed = unmoved(score, points, where, Key(measurement.seed, "flat"))
+    if bool(same.any()):
+        found.append(
+            f"the score of {int(same.sum())} of {len(same)} inputs is the same at all neighbours: the model is piecewise "
+            "constant there, so a sensitivity near zero is no merit, and gradients would be zero"
+        )
+    if bool(fixed.any()):
+        found.append(
+            f"the noise moves nothing in {int(fixed.sum())} of {len(fixed)} inputs (blocks, and columns of 0 and 1, stay as "
+            "they are), so a sensitivity of zero is no merit there; judge by faithfulness"
+        )
+    return found
 
 
 def _mask_warnings(score: Score, points: Points, measurement: Measurement, fresh: Evidence) -> list[str]:

@@ -270,7 +270,7 @@ def interpret(
         outputs: (N, O), at inputs whose outputs are finite.
         kind: of the score: one of :data:`KINDS`, or a callable.
         said: what the caller says. model: whose config is read.
-        last_layer: gives "probabilities", "logits" or None, see :func:`last_layer_of`; called only where it matters.
+        last_layer: gives "sigmoid", "softmax", "linear" or None, see :func:`last_layer_of`; called only where it matters.
     """
     columns = outputs.shape[1]
     if said is not None:
@@ -286,12 +286,13 @@ def interpret(
     if not len(outputs) or bool((outputs < low).any()) or bool((outputs > high).any()):
         return otherwise
     last = last_layer()
-    if last == "logits":
+    if last == "linear":
         return otherwise
-    if not single and are_probabilities(outputs.detach()):
+    # Saturated sigmoids may sum to one by chance: where they are seen, the columns are labels.
+    if not single and last != "sigmoid" and are_probabilities(outputs.detach()):
         return Outputs("probabilities", columns, "values")
     meaning = "probabilities" if single else "label_probabilities"
-    if last == "probabilities":
+    if last is not None:
         return Outputs(meaning, columns, "layer")
     return otherwise if kind == "output" else Outputs(meaning, columns, "guess")
 
@@ -302,7 +303,7 @@ def are_probabilities(outputs: Tensor) -> bool:
     What has a graph is told without waiting for an accelerator.
     """
     last = last_layer_of(outputs)
-    if last == "logits":
+    if last in ("linear", "sigmoid"):
         return False
     with torch.no_grad():
         return bool((outputs >= PROPER[0]).all() & ((outputs.sum(1) - 1).abs() < SUM_OF_PROBABILITIES).all())
@@ -396,18 +397,22 @@ MOVES = frozenset(
 # Whatever comes out of these has no bounds, whatever values it happens to have.
 LINEAR = frozenset("Addmm Mm Bmm Baddbmm Mv Linear Convolution LogSoftmax".split())
 
-BOUNDED = frozenset("Sigmoid Softmax SafeSoftmax Hardsigmoid".split())
+SIGMOIDS = frozenset("Sigmoid Hardsigmoid".split())
+
+SOFTMAXES = frozenset("Softmax SafeSoftmax".split())
 
 
 def last_layer_of(output: Tensor) -> str | None:
-    """ "probabilities" or "logits" where the operation that made ``output`` proves it, by its graph; else None."""
+    """ "sigmoid", "softmax" or "linear": what made ``output``, by its graph; None where that is something else or not seen."""
     node = output.grad_fn
     while node is not None:
         name = node.name().partition("Backward")[0]
-        if name in BOUNDED:
-            return "probabilities"
+        if name in SIGMOIDS:
+            return "sigmoid"
+        if name in SOFTMAXES:
+            return "softmax"
         if name in LINEAR:
-            return "logits"
+            return "linear"
         if name not in MOVES or not node.next_functions:
             return None
         node = node.next_functions[0][0]

@@ -186,12 +186,23 @@ def noise_unit(features: Features, x: Tensor, baselines: Baseline | None = None)
 
 def unmoved(
     score: Callable[[Tensor, Tensor], Tensor], points: Points, where: Neighbourhood, key: Key, samples: int = 10
-) -> Tensor:
-    """(N,) bool: whether the score is the same at all ``samples`` neighbours.
+) -> tuple[Tensor, Tensor]:
+    """Why sensitivities may be zero: (N,) bool whether the score is the same at all neighbours, and whether all neighbours are
+    the point itself.
 
-    So it is around most points of a piecewise-constant model (a forest, a rule list): there every sensitivity is zero, or the
-    explainer's own noise, and says nothing. Costs ``samples`` forward evaluations for each point.
+    The score is the same around most points of a piecewise-constant model (a forest, a rule list): there every sensitivity is
+    zero, or the explainer's own noise, and says nothing. Neighbours are the point itself where the noise has no unit to move
+    by: one-hot blocks, columns of zeros and ones.
+
+    Args:
+        score: rows and owners → (N,).
+        points: where to look.
+        where: the neighbours' distribution.
+        key: of their draws.
+        samples: neighbours of each point, an evaluation each.
     """
     cloud = where.draw(points, range(samples), key, samples)
     found = cloud.split(score(cloud.points, cloud.owner))
-    return (found == score(points.x, points.owner)[:, None]).all(1)
+    same = (found == score(points.x, points.owner)[:, None]).all(1)
+    fixed = (cloud.split(cloud.points) == points.x[:, None]).flatten(1).all(1)
+    return same & ~fixed, fixed

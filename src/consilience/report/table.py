@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median, stdev
@@ -296,12 +297,27 @@ def incomplete(records: Sequence[Record]) -> list[str]:
     for record in records:
         for name, error in (record.get("completeness_error") or {}).items():
             worst[name] = max(worst.get(name, 0.0), error or 0.0)
+    configured = (records[0].get("settings") or {}).get("explainers") or {}
     return [
         f"{name}: its map adds up to f(x) − f(baseline) within {error:.0%} only; "
-        "raise its number of steps, e.g. IntegratedGradients(50)"
+        f"{_completing(str(configured.get(name, '')), error)}"
         for name, error in worst.items()
         if error > 0.1
     ]
+
+
+def _completing(configured: str, error: float) -> str:
+    """What brings a method nearer to adding up. ``configured``: the method with its settings, as ``repr`` shows it."""
+    if abs(error - 1) < 1e-6:
+        return (
+            "it adds up to zero although the score changes, as where a model rounds or cuts its gradients, which more steps do "
+            "not mend; use methods that need outputs only, e.g. feature_ablation"
+        )
+    for setting in ("n_steps", "n_samples", "permutations"):
+        found = re.search(rf"^(\w+)\(.*?\b{setting}=(\d+)", configured)
+        if found:
+            return f"raise its {setting}, e.g. {found[1]}({setting}={4 * int(found[2])})"
+    return "read its shares as relative"
 
 
 def _input_name(record: Record) -> str:

@@ -70,7 +70,7 @@ def logistic(outputs: Tensor, y: Tensor) -> Tensor:
     if outputs.numel() != y.numel():
         raise InputError(f"y: shape {tuple(y.shape)} does not fit outputs of shape {tuple(outputs.shape)}")
     y = y.view_as(outputs).to(outputs.dtype)
-    if last_layer_of(outputs) == "probabilities":
+    if last_layer_of(outputs) == "sigmoid":
         losses = -y * _log(outputs) - (1 - y) * _log(1 - outputs)
     else:
         losses = nnf.binary_cross_entropy_with_logits(outputs, y, reduction="none")
