@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 
 import numpy as np
@@ -380,6 +381,37 @@ def test_a_callable_that_draws_is_seeded_by_each_input():
 def test_callables_that_cannot_be_right(make, why):
     with pytest.raises(cs.InputError, match=why):
         found(make(), *neighbours())
+
+
+@pytest.mark.parametrize(
+    "call, takes",
+    [
+        (lambda net, rows, label: gradient(net, rows, label), None),
+        (lambda rows, label, net=None: gradient(Small(), rows, label), None),
+        (lambda model, rows, label: gradient(model, rows, label), None),
+        (lambda label, inputs: gradient(Small(), inputs, label), None),
+        (lambda rows, label=None: gradient(Small(), rows, label), None),
+        (lambda inputs, target=0: gradient(Small(), inputs, target), None),
+        (lambda inputs, target, model="small": gradient({"small": Small()}[model], inputs, target), None),
+        (lambda rows, label, /, steps=3: gradient(Small(), rows, label), None),
+        (lambda rows, *, label=None, **rest: gradient(Small(), rows, rest["target"]), None),
+        (lambda label, net, rows, steps=3: gradient(net, rows, label), ("target", "model", "inputs")),
+        (functools.partial(lambda net, rows, label: gradient(net, rows, label), Small()), None),
+    ],
+)
+def test_what_a_callable_takes_is_read_off_its_signature_or_said(call, takes):
+    score, points = neighbours()
+    torch.testing.assert_close(found(Function(call, takes=takes), score, points), found(Saliency(), score, points))
+
+
+@pytest.mark.parametrize(
+    "call", [lambda: 0, lambda a, b, c, d: a, lambda rows, label=0: rows, lambda rows, steps=50: rows]
+)
+def test_a_signature_that_does_not_tell_is_refused_with_what_to_say(call):
+    with pytest.raises(cs.InputError, match=r"not clear from its signature .*takes="):
+        Function(call)
+    with pytest.raises(cs.InputError, match="did you mean 'inputs'"):
+        Function(call, takes=("input",))
 
 
 def test_a_callable_cannot_lose_the_models_keyword_arguments():

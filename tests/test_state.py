@@ -425,3 +425,55 @@ def test_others_code_may_do_anything_to_the_model():
     after = state(model)
     assert_same((*before[:5], after[5], *before[6:]), after)
     assert not hasattr(model, "extra")
+
+
+# -- methods that fail -------------------------------------------------------------------------------------------------
+
+
+def picky(error):
+    def call(model, inputs, target):
+        if bool((inputs[:, 0, 0, 0] > 1).any()):
+            raise error
+        return inputs
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("no"), IndexError(), TypeError("bad"), NotImplementedError(), RuntimeError("r")]
+)
+def test_a_method_that_fails_later_is_nan_there_with_a_reason_and_stops_no_other(error):
+    x = images(4)
+    x[:, 0, 0, 0] = torch.tensor([0.0, 5.0, 0.0, 5.0])
+    options = {"methods": [picky(error), "saliency"], "fit_draws": 2, "fresh_draws": 2, "resolved_draws": 0}
+    r = cs.explain(Small(), x, 1, objective="robust", sign="keep", scale="none", **options)
+    failed = r["call"].isnan().flatten(1).all(1)
+    assert failed.tolist() == [False, True, False, True] and r["saliency"].isfinite().all()
+    torch.testing.assert_close(r["call"][0], x[0].sum(0))  # not spoilt by the others in its batch
+    assert any(said.startswith("call failed at") for said in r.warnings)
+    assert r.weights[1].tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("error", [KeyError("no"), IndexError(), TypeError("bad"), NotImplementedError()])
+def test_a_method_that_fails_in_the_trial_is_a_named_row(error):
+    class Broken(Saliency):
+        name = "broken"
+
+        def fold(self, state, cloud, values):
+            raise error
+
+    r = cs.explain(Small(), images(2), 1, methods=["smoothgrad", Broken()], **FEW)
+    assert type(error).__name__ in r.failed["broken"]
+    assert r["smoothgrad"].isfinite().all()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), OSError(28, "No space left on device")])
+def test_what_concerns_the_whole_run_stops_it(error):
+    class Broken(Saliency):
+        name = "broken"
+
+        def fold(self, state, cloud, values):
+            raise error
+
+    with pytest.raises(type(error)):
+        cs.explain(Small(), images(2), 1, methods=["smoothgrad", Broken()], **FEW)

@@ -84,7 +84,7 @@ def without_gradients(stack: Stack, why: str, shape: Sequence[int]) -> tuple[Sta
             kept.append(at)
     if not kept:
         raise InputError(f"methods: none works on this model. {'; '.join(failed.values())}")
-    return Stack([stack.explainers[at] for at in kept], stack.seed, [stack.names[at] for at in kept]), failed
+    return stack.only(kept), failed
 
 
 def _looked_up(score: Score, points: Points, baseline: Baseline | None) -> Tensor:

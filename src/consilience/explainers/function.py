@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..card import Card
 from ..errors import InputError, choose
@@ -18,16 +18,40 @@ from ..statistics.keys import Key
 from .base import Direct, Kind
 from .hosted import hosted, shaped
 
+WORDS = {"model": "model", "inputs": "inputs", "target": "target", "targets": "target", "owner": "owner"}
+"""What parameters of these names are given, whatever their place."""
+
+GIVEN = ("model", "inputs", "target", "owner")
+
 
 class Function(Direct):
-    """Any callable as an explainer: ``call(inputs, target=…)`` → (N, *F), or for images (N, 1, H, W) or (N, H, W).
+    """Any callable as an explainer: ``call(inputs, target)`` → (N, *F), or for images (N, 1, H, W) or (N, H, W).
 
-    It gets, by the names of its parameters: ``inputs`` (or the first one), the rows (N, *F); ``target`` or ``targets`` (or the
-    second one), an output for each; ``model``, the explained one, without which a measure that exchanges the model cannot be
-    right; ``owner`` (N,), to which input each row belongs. ``numpy``: they are arrays (Quantus' convention); what comes back
-    may always be one. The model is in eval mode, with gradients on, and comes back as it was, also its gradients and hooks.
+    It may get four things: ``inputs``, the rows (N, *F); ``target`` (N,), an output for each; ``model``, the explained one,
+    without which a measure that exchanges the model cannot be right; ``owner`` (N,), to which input each row belongs. Which,
+    is read off its signature:
 
-    A callable that draws from a global generator is asked row by row. Its maps must not depend on the other rows.
+    1. A parameter that is called ``inputs``, ``target`` or ``targets``, ``model`` or ``owner`` gets that. (A ``model`` whose
+       default is neither None nor a module means something else, and keeps it.)
+    2. The other parameters without a default get, in order, what is missing: the inputs if there is one, the inputs and the
+       target if there are two, the model, the inputs and the target if there are three. After the inputs alone, a parameter
+       that is None by default gets the target. All others keep their defaults.
+    3. A callable without a signature, or with ``**options``, also gets ``target=``, unless it has it already.
+
+    Where that is not what you mean, say it: ``takes=("inputs", "owner")`` is what the parameters get, from the first one on.
+
+    The model is in eval mode, with gradients on, and comes back as it was, also its gradients and hooks. A callable that draws
+    from a global generator is asked row by row. Its maps must not depend on the other rows.
+
+    Args:
+        call: the callable.
+        name: the row's name; by default the callable's own.
+        kind: "gradient", "contribution" or "relevance".
+        numpy: it takes arrays (Quantus' convention); what comes back may always be one.
+        takes: what its first parameters get, in order; None: by the rule above.
+
+    Raises:
+        InputError: ``call`` is no callable, or its signature leaves open what it takes.
 
     Example:
         >>> import torch, consilience as cs
@@ -48,24 +72,31 @@ class Function(Direct):
     )
 
     def __init__(
-        self, call: Callable[..., Any], name: str | None = None, kind: Kind = "relevance", numpy: bool = False
+        self,
+        call: Callable[..., Any],
+        name: str | None = None,
+        kind: Kind = "relevance",
+        numpy: bool = False,
+        takes: Sequence[str] | None = None,
     ) -> None:
         if not callable(call):
             raise InputError(f"methods: names, explainers, Captum methods or callables, got {type(call).__name__}")
-        self.call, self.numpy = call, numpy
+        self.call = call
+        self.numpy = numpy
         self.kind = _known(kind)  # type: ignore[misc]
         self.name = name or _called(call)  # type: ignore[misc]
-        try:
-            self.parameters = dict(inspect.signature(call).parameters)
-        except ValueError:  # a builtin
-            self.parameters = {}
+        if takes is None:
+            self.places, self.keywords = _takes(call, self.name)
+        else:
+            self.places = tuple(choose("thing to give", what, GIVEN) for what in takes)
+            self.keywords = {}
 
     def __repr__(self) -> str:
         return f"Function({self.name}, kind={self.kind!r})"
 
     def attribute(self, score: Score, points: Points, key: Key) -> Tensor:
         """(N, *F)."""
-        if score.kwargs and "owner" not in self.parameters:
+        if score.kwargs and "owner" not in (*self.places, *self.keywords.values()):
             raise InputError(
                 f"{self.name}: the model has keyword arguments ({', '.join(score.kwargs)}), which a callable of inputs and "
                 "target cannot give to the right rows; let it take owner (N,) too, and index them by it"
@@ -77,28 +108,67 @@ class Function(Direct):
         return {"gradient": 1}
 
     def _ask(self, score: Score, points: Points) -> Tensor:
-        form = (lambda t: t.cpu().numpy()) if self.numpy else (lambda t: t)
-        rows = form(points.x.detach().clone(memory_format=score.layout))
-        target = form(score.targets[points.owner])
-        known = {"target": target, "targets": target, "model": score.model, "owner": form(points.owner)}
-        named = {name: value for name, value in known.items() if name in self.parameters}
-        given: list[Any] = []
-        if "inputs" in self.parameters:
-            named["inputs"] = rows
+        rows = points.x.detach().clone(memory_format=score.layout)
+        given: dict[str, Any] = {"inputs": rows, "target": score.targets[points.owner], "owner": points.owner}
+        if self.numpy:
+            given = {what: value.cpu().numpy() for what, value in given.items()}
+        given["model"] = score.model
+        places = [given[what] for what in self.places]
+        keywords = {name: given[what] for name, what in self.keywords.items()}
+        return shaped(self.call(*places, **keywords), points, self.name)
+
+
+def _takes(call: Callable[..., Any], name: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """(what the positional parameters get, in order; parameter → what it gets by name), see :class:`Function`."""
+    try:
+        parameters = list(inspect.signature(call).parameters.values())
+    except (TypeError, ValueError):  # a builtin
+        return ("inputs",), {"target": "target"}
+    keywords: dict[str, str] = {}
+    others: list[inspect.Parameter] = []
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.name not in WORDS or parameter.kind is parameter.POSITIONAL_ONLY:
+            others.append(parameter)
+        elif parameter.name != "model" or _open(parameter.default):
+            keywords[parameter.name] = WORDS[parameter.name]
+    asked = [parameter for parameter in others if parameter.default is parameter.empty]
+    free = [what for what in ("inputs", "target", "model") if what not in keywords.values()]
+    wanted = [what for what in ("model", "inputs", "target") if what in free[: len(asked)]]
+    # After the inputs alone, a next one that is None may well be the target; a number may be, or may be a setting.
+    following = next((p for p in others if p.default is not p.empty and p.kind is not p.KEYWORD_ONLY), None)
+    alone = wanted == ["inputs"] and "target" in free
+    number = alone and following is not None and type(following.default) is int
+    if len(asked) > len(free) or "inputs" not in (*wanted, *keywords.values()) or number:
+        raise InputError(
+            f"methods: what {name!r} takes is not clear from its signature {inspect.signature(call)}; say it with "
+            f"consilience.explainers.Function(call, takes=('inputs', 'target')), of {', '.join(GIVEN)}"
+        )
+    if alone and following is not None and following.default is None:
+        asked.append(following)
+        wanted.append("target")
+    if "target" not in (*wanted, *keywords.values()) and any(p.kind is p.VAR_KEYWORD for p in parameters):
+        keywords["target"] = "target"
+    return _bound(asked, wanted, keywords)
+
+
+def _open(default: Any) -> bool:
+    """Whether a parameter called ``model`` with this default is the explained one."""
+    return default is None or default is inspect.Parameter.empty or isinstance(default, nn.Module)
+
+
+def _bound(
+    asked: Sequence[inspect.Parameter], wanted: Sequence[str], keywords: dict[str, str]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """By name where a name may be used, so that the order of parameters does not matter."""
+    places: list[str] = []
+    for parameter, what in zip(asked, wanted, strict=True):
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            places.append(what)
         else:
-            given = [rows]
-        if "target" not in named and "targets" not in named:
-            kinds = [p.kind for name, p in self.parameters.items() if name not in (*known, "inputs")]
-            free = [
-                kind
-                for kind in kinds
-                if kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-            ]
-            if given and len(free) > 1:
-                given.append(target)
-            elif not self.parameters or inspect.Parameter.VAR_KEYWORD in kinds:
-                named["target"] = target
-        return shaped(self.call(*given, **named), points, self.name)
+            keywords[parameter.name] = what
+    return tuple(places), keywords
 
 
 def _known(kind: Any) -> Kind:

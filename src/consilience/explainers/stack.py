@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,14 +22,32 @@ class Stack:
 
     The rows in flight are bounded by the score's ``max_batch``; points are drawn as they are needed and gradients are
     folded at once, so nothing of size samples × features is kept.
+
+    Args:
+        explainers: at least one.
+        seed: of the explainers' draws.
+        names: one for each; by default the explainers' own, made distinct.
+        tolerant: an explainer that raises gives NaN for the points where it does, and :attr:`failures` says why; else its
+            error goes through. What :meth:`usable` returns is tolerant.
+
+    Attributes:
+        failures: name → why, of explainers that have raised so far.
     """
 
-    def __init__(self, explainers: Sequence[Explainer], seed: int = 0, names: Sequence[str] | None = None):
+    def __init__(
+        self,
+        explainers: Sequence[Explainer],
+        seed: int = 0,
+        names: Sequence[str] | None = None,
+        tolerant: bool = False,
+    ):
         if not explainers:
             raise InputError("methods: at least one explainer is needed")
         self.explainers = tuple(explainers)
         self.names = tuple(names) if names else unique([e.name for e in explainers])
         self.seed = seed
+        self.tolerant = tolerant
+        self.failures: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self.explainers)
@@ -69,23 +89,61 @@ class Stack:
             yield part, self._group(score, points[part], graph)
 
     def _group(self, score: Score, points: Points, graph: bool) -> Tensor:
-        maps: list[Any] = [None] * len(self)
+        """(n, k, *F): the maps of some points."""
+        maps: dict[int, Tensor] = {}
         for members in self.clouds().values():
-            needs = [self.explainers[i].need for i in members]
-            states = self._fold(score, points, members, needs, graph)
-            for index, state in zip(members, states, strict=True):
-                maps[index] = self.explainers[index].finish(state, points)
+            with self._failing(score, points, graph, members, maps):
+                states = self._fold(score, points, members, graph)
+                for index, state in zip(members, states, strict=True):
+                    maps[index] = self.explainers[index].finish(state, points)
         for index, explainer in enumerate(self.explainers):
             if isinstance(explainer, Direct):
                 if graph:
                     raise InputError(f"methods: {explainer.name} has no graph; train with gradient or path methods")
-                maps[index] = explainer.attribute(score, points, Key(self.seed, "explainer") / explainer.name)
-        return torch.stack(maps, 1)
+                with self._failing(score, points, graph, [index], maps):
+                    maps[index] = explainer.attribute(score, points, Key(self.seed, "explainer") / explainer.name)
+        return torch.stack([maps[index] for index in range(len(self))], 1)
 
-    def _fold(self, score: Score, points: Points, members: list[int], needs: list[Need], graph: bool) -> list[Any]:
+    @contextlib.contextmanager
+    def _failing(
+        self, score: Score, points: Points, graph: bool, members: Sequence[int], maps: dict[int, Tensor]
+    ) -> Iterator[None]:
+        """If something is raised inside, put into ``maps`` what ``members`` give one by one, point by point; NaN if nothing.
+
+        So no explainer spoils another one that shares its evaluations, nor a point its neighbours in the batch.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self.tolerant or graph or _is_fatal(error):
+                raise
+            if len(members) > 1:
+                for index in members:
+                    maps[index] = self.only([index])._group(score, points, graph)[:, 0]
+                return
+            (index,) = members
+            if len(points) > 1:
+                parts = [points[i : i + 1] for i in range(len(points))]
+                maps[index] = torch.cat([self.only([index])._group(score, part, graph)[:, 0] for part in parts])
+                return
+            self.failures.setdefault(self.names[index], reason(error))
+            wide = torch.promote_types(points.x.dtype, torch.float32)
+            maps[index] = torch.full_like(points.x, torch.nan, dtype=wide)
+
+    def only(self, which: Sequence[int]) -> Stack:
+        """A stack of some of the explainers, which notes failures here."""
+        names = [self.names[index] for index in which]
+        part = Stack([self.explainers[index] for index in which], self.seed, names, self.tolerant)
+        part.failures = self.failures
+        return part
+
+    def _fold(self, score: Score, points: Points, members: list[int], graph: bool) -> list[Any]:
+        """The folded states of explainers that share a cloud."""
+        needs = [self.explainers[index].need for index in members]
         need = needs[0]
         layers = tuple(dict.fromkeys(n.layer for n in needs if n.layer))
-        gradient, back = any(n.gradient for n in needs), any(self._gradient(n) for n in needs)
+        gradient = any(n.gradient for n in needs)
+        back = any(self._gradient(n) for n in needs)
         key = Key(self.seed, "explainer") / need.stream
         states: list[Any] = [None] * len(members)
         total = need.total(points.x.shape[1:])
@@ -110,21 +168,31 @@ class Stack:
         return need.gradient or need.layer is not None
 
     def usable(self, score: Score, points: Points) -> tuple[Stack, dict[str, str]]:
-        """Try each explainer on the first point, one sample of its cloud: (the stack that works, {name: why not})."""
+        """Try each explainer on the first point, with one sample of its cloud.
+
+        Returns:
+            The stack of those that work, which is tolerant, and {name: why not} of the others, whatever they raised.
+
+        Raises:
+            InputError: none works; says why.
+        """
         failed: dict[str, str] = {}
         tried: dict[Any, str] = {}
         for index, (name, explainer) in enumerate(zip(self.names, self.explainers, strict=True)):
             if isinstance(explainer, Direct):
                 what: Any = index
             else:
+                # One trial for all that want the same evaluations.
                 need = explainer.need
                 what = need.cloud, need.gradient, need.layer, type(explainer) if need.layer else None
             if what not in tried:
                 try:
                     self._probe(score, points[:1], explainer)
                     tried[what] = ""
-                except (ConsilienceError, RuntimeError) as error:
-                    tried[what] = str(error) or type(error).__name__
+                except Exception as error:
+                    if _is_fatal(error):
+                        raise
+                    tried[what] = reason(error)
             if tried[what]:
                 failed[name] = tried[what]
         left = [i for i, name in enumerate(self.names) if name not in failed]
@@ -134,7 +202,8 @@ class Stack:
                 alike.setdefault(why, []).append(name)
             reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in alike.items())
             raise InputError(f"methods: none works on this model. {reasons}")
-        return Stack([self.explainers[i] for i in left], self.seed, [self.names[i] for i in left]), failed
+        names = [self.names[i] for i in left]
+        return Stack([self.explainers[i] for i in left], self.seed, names, tolerant=True), failed
 
     def _probe(self, score: Score, points: Points, explainer: Explainer) -> None:
         """One sample, folded; a fold of outputs needs more than one, so it is left to the real run."""
@@ -145,11 +214,28 @@ class Stack:
         key = Key(self.seed, "explainer") / need.stream
         cloud = need.where.draw(points, range(1), key, need.total(points.x.shape[1:]))
         values = score.evaluate(
-            cloud.points, cloud.owner, gradient=need.gradient, rule=need.rule,
-            layers=(need.layer,) if need.layer else (), origin=cloud.origin,
-        )  # fmt: skip
+            cloud.points,
+            cloud.owner,
+            gradient=need.gradient,
+            rule=need.rule,
+            layers=(need.layer,) if need.layer else (),
+            origin=cloud.origin,
+        )
         if self._gradient(need):
             explainer.finish(explainer.fold(None, cloud, values), points)
+
+
+def reason(error: Exception) -> str:
+    """Why a method failed, for people: our own messages and PyTorch's as they are, others with the name of the error."""
+    text = str(error)
+    if text and isinstance(error, ConsilienceError | RuntimeError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _is_fatal(error: Exception) -> bool:
+    """Whether going on with the other methods makes no sense: no memory left, or no disk."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
 
 
 def unique(names: Sequence[str]) -> tuple[str, ...]:
