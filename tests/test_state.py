@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import random
@@ -477,3 +478,224 @@ def test_what_concerns_the_whole_run_stops_it(error):
 
     with pytest.raises(type(error)):
         cs.explain(Small(), images(2), 1, methods=["smoothgrad", Broken()], **FEW)
+
+
+# -- rows that depend on their batch -----------------------------------------------------------------------------------
+
+
+class Forgotten(nn.Module):
+    """Attention over the batch, since batch_first was forgotten."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.head = nn.TransformerEncoderLayer(8, 2, 16), nn.Linear(8, 3)
+        self.double()
+
+    def forward(self, x):
+        return self.head(self.encoder(x).mean(1))
+
+
+class Mixing(nn.Module):
+    """A linear model, with something of the batch added to each row's outputs."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.linear = how, nn.Linear(8, 3).double()
+
+    def forward(self, x):
+        outputs = self.linear(x.mean(1))
+        if self.how == "batch statistics":
+            return outputs - outputs.mean(0)
+        if self.how == "neighbour":
+            return outputs + outputs.roll(1, 0)
+        if self.how == "place":
+            return outputs * torch.arange(1, len(x) + 1)[:, None]
+        if self.how == "dropout":
+            return nn.functional.dropout(outputs, 0.5, training=True)
+        if self.how == "NumPy's generator":
+            return outputs + torch.from_numpy(np.random.default_rng().normal(size=(len(x), 3)))
+        return outputs
+
+
+SAID = {
+    "batch statistics": "depend on what else is in its batch",
+    "neighbour": "depend on what else is in its batch",
+    "place": "depend on what else is in its batch",
+    "dropout": "drawn at random",
+    "NumPy's generator": "cannot be seeded",
+    "nothing": None,
+}
+SEQUENCES = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("how", SAID)
+def test_what_rows_depend_on_is_said_by_name(how, count):
+    r = cs.explain(Mixing(how), SEQUENCES[:count], 1, methods=["saliency"], **FEW)
+    said = [warning for warning in r.warnings if "the model's outputs" in warning]
+    assert [SAID[how]] == [SAID[how] for warning in said if SAID[how] in warning] if SAID[how] else not said
+
+
+@pytest.mark.parametrize(
+    "model", [Forgotten(), *(Mixing(how) for how in list(SAID)[:4])], ids=["batch_first", *list(SAID)[:4]]
+)
+def test_rows_that_depend_on_their_batch_are_run_alone(model):
+    """So that an input's maps are the same in any company; what needs two rows at once is refused by name."""
+    options = {
+        "methods": ["saliency", "smoothgrad", "feature_ablation", "deeplift"],
+        "sign": "keep",
+        "scale": "none",
+        **FEW,
+    }
+    whole = cs.explain(model, SEQUENCES, 1, **options)
+    for i in range(3):
+        alone = cs.explain(model, SEQUENCES[i : i + 1], 1, ids=[i], **options)
+        for method in options["methods"][:3]:
+            torch.testing.assert_close(whole[method][i], alone[method][0])
+    assert "in one batch" in whole.failed["deeplift"]
+
+
+def test_the_check_costs_three_passes_of_two_rows():
+    class Counting(Small):
+        rows = ()
+
+        def forward(self, x):
+            self.rows = (*self.rows, len(x))
+            return super().forward(x)
+
+    model = Counting()
+    score = cs.Score(model, 1).at(images(3), check_rows=True)
+    assert model.rows[:3] == (2, 2, 2) and score.counts.forward == sum(model.rows)
+    assert not score.row_warnings
+    assert cs.Score(Small().float(), 1).at(images(3).float(), check_rows=True).dependence.value == "nothing"
+
+
+def test_padded_transformers_are_explained_by_the_graph_that_is_differentiated():
+    """PyTorch's fast path sets padded places to zero; the mean over all places sees the difference."""
+
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder, self.head = nn.TransformerEncoder(layer, 1, enable_nested_tensor=True), nn.Linear(8, 3)
+
+        def forward(self, x):
+            mask = torch.zeros(x.shape[:2], dtype=torch.bool)
+            mask[:, 3:] = True
+            return self.head(self.encoder(x, src_key_padding_mask=mask).mean(1))
+
+    torch.manual_seed(0)
+    model, x = Padded().eval(), SEQUENCES.float()
+    score, points = bound(model, x)
+    with torch.enable_grad():
+        differentiated = model(x.clone().requires_grad_())[:, 1].detach()
+    torch.testing.assert_close(score.clean, differentiated)
+    torch.testing.assert_close(
+        score(points.x, points.owner), score.evaluate(points.x, points.owner, gradient=True).score
+    )
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+# -- interrupted anywhere ----------------------------------------------------------------------------------------------
+
+
+class Nth(Exception):
+    """Raised at the n-th call."""
+
+
+def interrupt_nth(monkeypatch, owner, name, n, error):
+    """Let the n-th call of ``owner.name`` raise, after it has done its work; n counts from 0."""
+    original, calls = getattr(owner, name), [0]
+
+    def call(*args, **kwargs):
+        result = original(*args, **kwargs)
+        calls[0] += 1
+        if calls[0] == n + 1:
+            raise error
+        return result
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+PLACES = [
+    (nn.Module, "register_forward_hook"),
+    (nn.Module, "register_forward_pre_hook"),
+    (torch.utils.hooks.RemovableHandle, "remove"),
+    (nn.functional, "linear"),
+    (torch.autograd, "grad"),
+    (torch.backends.mha, "set_fastpath_enabled"),
+]
+EVERY = ["saliency", "guided_backprop", "deeplift", "grad_cam", "noisegrad"]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place[1])
+@pytest.mark.parametrize("method", EVERY)
+def test_an_interrupt_anywhere_leaves_no_trace(place, method, monkeypatch):
+    """Ctrl-C at the n-th registration of a hook, removal, forward or backward pass, for the first dozens of n."""
+    from consilience.explainers import resolve
+
+    model = Busy()
+    x = images(2)
+    score, points = bound(model, x)
+    before = state(model)
+    stack = Stack(resolve(method))
+    for n in range(0, 30, 3):
+        with monkeypatch.context() as patch:
+            calls = interrupt_nth(patch, *place, n, KeyboardInterrupt)
+            score._layers.clear()
+            try:
+                stack.attribute(score, points)
+            except KeyboardInterrupt:
+                pass
+            done = calls[0] <= n
+        assert_same(before, state(model))
+        if done:
+            break
+
+
+def test_ctrl_c_at_any_line_of_ours_leaves_no_trace():
+    """A real signal at the n-th line of what lends the model: modes, flags, hooks, generators and locks come back."""
+    import signal
+    import sys
+
+    from consilience.model import locks
+
+    model = Busy()
+    x = images(1)
+    score, points = bound(model, x)
+    before = state(model)
+    files = ("state.py", "locks.py", "random_state.py", "undo.py")
+
+    def run(n):
+        count = 0
+
+        def trace(frame, event, _):
+            nonlocal count
+            if not frame.f_code.co_filename.endswith(files):
+                return None
+            if event == "line":
+                count += 1
+                if count == n:
+                    signal.raise_signal(signal.SIGINT)
+            return trace
+
+        sys.settrace(trace)
+        try:
+            score.evaluate(points.x, points.owner, gradient=True)
+        finally:
+            sys.settrace(None)
+        return count
+
+    lines = run(0)
+    assert lines > 100
+    lost = []
+    for n in range(1, lines + 1, 7):
+        with contextlib.suppress(KeyboardInterrupt):
+            run(n)
+        try:
+            assert_same(before, state(model))
+            assert not locks._holds and not locks._waiting
+        except AssertionError:
+            lost.append(n)
+    assert not lost

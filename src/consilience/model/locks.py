@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from .undo import undoing
 
 
 @dataclass(eq=False)
@@ -53,11 +54,9 @@ def held(parts: Iterable[nn.Module | nn.Parameter], draws: bool = False) -> Iter
         InputError: waiting would never end, because a thread that is waited for waits for this one.
     """
     hold = Hold(threading.get_ident(), frozenset(map(id, parts)), draws)
-    try:
+    with undoing(lambda: _release(hold)):
         _take(hold)
         yield
-    finally:
-        _release(hold)
 
 
 def parts_of(roots: Iterable[nn.Module]) -> tuple[list[nn.Module], list[nn.Parameter]]:
@@ -75,24 +74,23 @@ def parts_of(roots: Iterable[nn.Module]) -> tuple[list[nn.Module], list[nn.Param
 def _take(hold: Hold) -> None:
     with _condition:
         _waiting.append(hold)
-        try:
-            while blocking := _blocking(hold):
-                if _circular(hold.thread, blocking):
-                    raise InputError(
-                        "model: two threads wait for each other's model: each explains, inside a method of its own, the model "
-                        "that the other one is using; give one of them a copy.deepcopy(model)"
-                    )
-                _condition.wait()
-            _holds.append(hold)
-        finally:
-            _waiting.remove(hold)
+        while blocking := _blocking(hold):
+            if _circular(hold.thread, blocking):
+                raise InputError(
+                    "model: two threads wait for each other's model: each explains, inside a method of its own, the model that "
+                    "the other one is using; give one of them a copy.deepcopy(model)"
+                )
+            _condition.wait()
+        _holds.append(hold)
+        _waiting.remove(hold)
 
 
 def _release(hold: Hold) -> None:
-    """Let go. Does nothing a second time, or if nothing was taken."""
+    """Let go, or stop waiting. A second time it does nothing."""
     with _condition:
-        if hold in _holds:
-            _holds.remove(hold)
+        for holds in (_holds, _waiting):
+            if hold in holds:
+                holds.remove(hold)
         _condition.notify_all()
 
 
