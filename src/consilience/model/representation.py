@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import InputError, choose
 from ..statistics.tensors import exact
 from .score import Score
+from .state import borrowed
 
 
 def classifier(score: Score, rows: Tensor, owner: Tensor) -> str:
@@ -20,7 +21,8 @@ def classifier(score: Score, rows: Tensor, owner: Tensor) -> str:
     if not isinstance(model, nn.Module):
         raise InputError("model: the layer before the classifier needs an nn.Module, not a plain callable")
     ran: list[str] = []
-    with contextlib.ExitStack() as stack:
+    # Lent for as long as the hooks are there, so that no other thread's passes run through them.
+    with borrowed(model, freeze=True), contextlib.ExitStack() as stack:
         for name, module in model.named_modules():
             if _multiplies(module) and not isinstance(module, torch.jit.ScriptModule):
                 hook = module.register_forward_hook(lambda *_, name=name: ran.append(name))
@@ -47,7 +49,7 @@ def represent(score: Score, rows: Tensor, owner: Tensor, name: str, before: bool
     modules = dict(model.named_modules())
     choose("layer", name, modules)
     found: list[Tensor] = []
-    with _watched(model, modules[name], before, found):
+    with borrowed(model, freeze=True), _watched(model, modules[name], before, found):
         score.outputs_of(rows, owner)
     lengths = sum(len(part) for part in found)
     if lengths != len(rows):

@@ -66,8 +66,10 @@ class _Smooth(TorchFunctionMode):
         def given(place: int, key: str, default: Any) -> Any:
             return kwargs.get(key, args[place] if len(args) > place else default)
 
-        # A copy: in-place calls write to x, which softplus keeps for its gradient.
-        soft = lambda z: nnf.softplus(z.clone(), self.beta)  # noqa: E731
+        def soft(z: Tensor) -> Tensor:
+            # A copy: in-place calls write to x, which softplus keeps for its gradient.
+            return nnf.softplus(z.clone(), self.beta)
+
         if name in ("leaky_relu", "prelu"):
             slope = given(1, "negative_slope", 0.01) if name == "leaky_relu" else given(1, "weight", None)
             if isinstance(slope, Tensor) and slope.numel() > 1:
