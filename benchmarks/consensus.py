@@ -46,11 +46,15 @@ from consilience.metrics.grams import gram
 from consilience.model.score import Score
 from consilience.perturb.neighbourhoods import Uniform, neighbours
 from consilience.perturb.points import Points
-from consilience.statistics.criteria import CRITERIA, HIGHER_IS_BETTER
+from consilience.statistics.criteria import CRITERIA as USUAL
+from consilience.statistics.criteria import HIGHER_IS_BETTER, infidelity_of_either_sign
 from consilience.statistics.evidence import Evidence, Quadratic, Responses
 from consilience.statistics.keys import Key
 
 SAMPLING = ("smoothgrad", "vargrad")
+
+CRITERIA = {**USUAL, "infidelity": infidelity_of_either_sign}
+"""As the papers have them: β of either sign."""
 
 
 def explainers(steps: int, samples: int) -> list:
@@ -82,7 +86,10 @@ def measure(options: argparse.Namespace) -> tuple[list[str], list[dict[str, Tens
                 stack=Normalised(stack, Pixels()),
                 working=tuple(range(len(every))),
                 rows=len(every),
-                metrics={"quadratic": AverageSensitivity(options.radius), "responses": Infidelity(Patches(16))},
+                metrics={
+                    "quadratic": AverageSensitivity(options.radius),
+                    "responses": Infidelity(Patches(16), share=0.2),
+                },
                 derived=AGGREGATIONS,
                 seed=options.seed,
             )
