@@ -190,6 +190,10 @@ def test_masks_of_several_scales_are_blocks_of_the_finest():
     blocks = cloud.masks.unflatten(1, (6, 2)).unflatten(3, (6, 2)).float().mean((2, 4))
     coarse = ((blocks == 0) | (blocks == 1)).flatten(1).all(1)
     assert coarse.sum() == 99  # of 200 samples, over classes in turn
+    large = Infidelity(baseline=0.0)
+    at = Points(torch.zeros(2, 3, 224, 224), torch.arange(2), torch.arange(2))
+    assert large.evaluations(at, 64, "fit") == 128  # of 784 units there are more masks than 64 bits can count
+    assert large.neighbourhood((3, 224, 224)).masks(at, range(40), FIT)[0].shape == (2, 40, 784)
     shares = cloud.masks.flatten(1).float().mean(1)
     assert float(shares.min()) < 0.12 and float(shares.max()) > 0.58
 
