@@ -118,7 +118,9 @@ class Job:
         if every:
             fresh = self._measured(self.options.judging, kinds, one, "fresh")
             found["fresh draws"] = (fresh, fresh)
-            found["all features taken away"] = (Rows(0, inputs),) * 2
+            masks = ready.measurement.infidelity.neighbourhood(ready.x.shape[1:])
+            rows = min(8, masks.baseline.count(ready.x.ndim - 1))
+            found["all features taken away"] = (Rows(0, rows * inputs),) * 2
             if self.resolved:
                 again_low = self._measured(least, self.kinds, one, "fit")
                 again_high = self._measured(most, self.kinds, one, "fit")
