@@ -102,8 +102,6 @@ def test_record_has_every_field_and_is_valid_json():
         "noise_over_signal",
         "relative_sensitivity",
         "average_sensitivity",
-        "contrast",
-        "noise_over_signal",
         "faithfulness_correlation",
         "infidelity",
     }
