@@ -380,7 +380,7 @@ def test_float32_and_a_score_with_arguments():
     [
         (lambda x, y: pgd(Small(), x + 1, y, eps=0.1, steps=1, step_size=0.1), "bounds: x ranges over"),
         (lambda x, y: pgd(lambda rows: rows.mean((1, 2, 3)), x, y * 0, eps=0.1, steps=1, step_size=0.1), "two classes"),
-        (lambda x, y: ImportanceAttack(0.1, 1, 0.1, 5, kind="topk"), "did you mean 'top_k'"),
+        (lambda x, y: ImportanceAttack(0.1, 1, 0.1, 5, kind="topk"), "kind is one of 'top_k'"),
         (lambda x, y: ImportanceAttack(0.1, 0, 0.1, 5), "steps"),
         (lambda x, y: ImportanceAttack(0.1, 1, 0.1, 65)(Small(), x, y), "k: from 1 to .* 64"),
         (lambda x, y: top_k_intersection(x, x[:, :1], 3), "same shape"),
@@ -399,3 +399,25 @@ def test_mass_centre_is_for_images():
     with pytest.raises(InputError, match="mass_centre"):
         replace(ATTACK, kind="mass_centre", k=2)(flat, x, y)
     assert replace(ATTACK, k=2)(flat, x, y).maps.shape == (2, 2, 5)
+
+
+def test_training_and_attacks_share_one_ascent():
+    """The same box, start and steps: what an objective maximises is what :func:`pgd` finds."""
+    from consilience import train
+    from consilience.attacks.box import PGD, project
+
+    assert train.PGD is PGD
+    x, y = data(4)
+    model = Small()
+    attack = PGD(EPS, 3, 0.04, (0.0, 1.0))
+    start = attack.start(x, KEY / "start", torch.arange(4), 0)
+
+    def gradient(there):
+        leaf = there.detach().requires_grad_()
+        return torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y, reduction="sum"), leaf)[0]
+
+    found = attack.ascend(x, start, gradient)
+    assert torch.equal(found, pgd(model, x, y, eps=EPS, steps=3, step_size=0.04, key=KEY))
+    assert torch.equal(project(x + 5, x, 0.1, None), x + 0.1)
+    with pytest.raises(InputError, match="eps is not negative"):
+        PGD(torch.tensor([-0.1]))

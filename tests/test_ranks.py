@@ -84,3 +84,22 @@ def test_what_is_not_finite_or_constant_is_nan():
         assert how(v, w).isnan().tolist() == [False, True, True]
     tiny = torch.full((1, 7), 0.1)  # its mean rounds, yet it is constant
     assert r.pearson(tiny, torch.arange(7.0)).isnan()
+
+
+def test_ties_that_rounding_has_broken_are_ties():
+    """The zeros of a ReLU network in one batch and in another."""
+    g = torch.Generator().manual_seed(0)
+    exact = torch.randn(2, 400, generator=g).relu()
+    noisy = exact + torch.finfo(torch.float32).eps * torch.randn(2, 400, generator=g) * (exact == 0)
+    other = torch.randn(2, 400, generator=g).double()
+    assert (r.spearman(noisy, other) - r.spearman(exact, other)).abs().max() > 1e-3
+    assert torch.equal(r.ranks(r.without_rounding(noisy)), r.ranks(r.without_rounding(exact)))
+    assert torch.equal(r.without_rounding(exact), exact.double())  # nothing else moves
+    signed = r.without_rounding(torch.tensor([[1e-9, -1e-9, 1.0], [1e-9, -1e-9, 2e-9]]))
+    assert signed.tolist()[0] == [0, 0, 1] and (signed[1] != 0).all()  # relative to the row's largest value
+    nearly = torch.full((1, 5), 0.3)
+    nearly[0, 2] += 3e-8
+    assert r.spearman(r.without_rounding(nearly), other[:1, :5]).isnan().all()
+    for wrong in (torch.nan, torch.inf):
+        assert r.ranks(r.without_rounding(torch.tensor([[wrong, 1.0]]))).isnan().all()
+    assert r.without_rounding(torch.zeros(1, 0)).shape == (1, 0)

@@ -250,8 +250,11 @@ class Recorder:
     def __init__(self, attack, seen):
         self.attack, self.seen = attack, seen
 
-    def maximise(self, *args):
-        self.seen.append(self.attack.maximise(*args))
+    def start(self, *args):
+        return self.attack.start(*args)
+
+    def ascend(self, *args):
+        self.seen.append(self.attack.ascend(*args))
         return self.seen[-1]
 
 

@@ -224,7 +224,7 @@ ERRORS = {
     "max_batch: a positive": lambda m: train.NaturalTraining(max_batch=0),
     "unknown reduction 'avg'": lambda m: train.NaturalTraining(reduction="avg"),
     "unknown size": lambda m: train.IGNorm(0.1, size="l2"),
-    "eps: not negative": lambda m: train.AdversarialTraining(-0.1),
+    "eps is": lambda m: train.AdversarialTraining(-0.1),
     "metric: a metric, or a sum": lambda m: train.Penalty(Front(AverageSensitivity(), Infidelity()), Saliency()),
     "does not fit": lambda m: train.NaturalTraining(loss_fn=train.squared_error)(m, X, Y),
     "background: rows": lambda m: train.AttributionPrior("gini", torch.zeros(2, 5))(m, X, Y),

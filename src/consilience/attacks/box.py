@@ -1,47 +1,109 @@
-"""The ball and the valid range within which an attack moves."""
+"""The box around an input within which an attack moves, and the ascent in it: once, for attacks and for training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..settings import Settings, setting
 from ..statistics.keys import Key
 
 Bound = float | Tensor
+Bounds = tuple[Bound, Bound]
+
+
+def like(value: Bound, x: Tensor) -> Tensor:
+    """A number, or a tensor of any dtype and device, to compute with ``x``."""
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+
+
+def project(z: Tensor, x: Tensor, eps: Bound, bounds: Bounds | None) -> Tensor:
+    """The nearest point to z with |z − x| ≤ eps, and then the nearest to that within the bounds, in every element.
+
+    Args:
+        z, x: (B, *F).
+        eps, bounds: as for :class:`PGD`.
+    """
+    size = like(eps, x)
+    near = torch.minimum(torch.maximum(z, x - size), x + size)
+    if bounds is None:
+        return near
+    low, high = (like(side, x) for side in bounds)
+    return torch.minimum(torch.maximum(near, low), high)
+
+
+def bounds_around(x: Tensor, bounds: Bounds) -> Bounds:
+    """The bounds, widened to let x in where rounding has put it just outside.
+
+    Raises:
+        InputError: an element of x lies outside by more than rounding.
+    """
+    low, high = (like(side, x) for side in bounds)
+    slack = 1e-5 * (high - low).abs().max()
+    if bool((x < low - slack).any() or (x > high + slack).any()):
+        raise InputError(
+            f"bounds: x ranges over [{x.min():.4g}, {x.max():.4g}], beyond the bounds {bounds}; give the valid range in units "
+            "of the model's input, e.g. ((0 − mean)/std, (1 − mean)/std) for normalised pixels"
+        )
+    return torch.minimum(low, x), torch.maximum(high, x)
 
 
 @dataclass(frozen=True)
-class Ball:
-    """The points z with |z − x| ≤ ``eps`` and low ≤ z ≤ high in every element; each a number or a tensor that broadcasts
-    to x, in units of the model's input."""
+class PGD(Settings):
+    """x' ← project(x' + step_size · sign ∇q(x')), ``steps`` times from x + U(−ε, ε); the last iterate (Madry et al. 2018,
+    arXiv 1706.06083).
 
-    x: Tensor
-    eps: Bound
-    bounds: tuple[Bound, Bound]
+    Projected to ‖x' − x‖∞ ≤ ε and to ``bounds``. All in units of the model's input; tensors broadcast over (B, *F), e.g.
+    (C, 1, 1) for a size per channel (:func:`~consilience.train.normalised`, :func:`~consilience.train.bounds_of`).
+
+    Args:
+        eps: ε, not negative.
+        steps: 0 leaves x at its random start.
+        step_size: None: 2.5 ε / steps, with which the whole box can be reached.
+        bounds: (lowest, highest) of valid inputs, or None.
+
+    Raises:
+        InputError: a negative ε, or settings of the wrong type.
+    """
+
+    eps: Bound = setting(low=0)
+    steps: int = setting(10, low=0)
+    step_size: Bound | None = None
+    bounds: Bounds | None = None
 
     def __post_init__(self) -> None:
-        low, high = (_like(bound, self.x) for bound in self.bounds)
-        slack = 1e-5 * (high - low).abs().max()
-        if bool((self.x < low - slack).any() or (self.x > high + slack).any()):
-            raise InputError(
-                f"bounds: x ranges over [{self.x.min():.4g}, {self.x.max():.4g}], beyond the bounds {self.bounds}; give the "
-                "valid range in units of the model's input, e.g. ((0 − mean)/std, (1 − mean)/std) for normalised pixels"
-            )
+        super().__post_init__()
+        if not bool((torch.as_tensor(self.eps) >= 0).all()):
+            raise InputError(f"PGD: eps is not negative, got {self.eps!r}")
 
-    def project(self, z: Tensor) -> Tensor:
-        x = self.x
-        eps, low, high = (_like(value, x) for value in (self.eps, *self.bounds))
-        z = torch.minimum(torch.maximum(z, torch.maximum(x - eps, torch.minimum(low, x))), x + eps)
-        return torch.minimum(z, torch.maximum(high, x))
+    def start(self, x: Tensor, key: Key, ids: Tensor, sample: int | Tensor) -> Tensor:
+        """(B, *F): x + U(−ε, ε), projected.
 
-    def random(self, key: Key, ids: Tensor, restart: int) -> Tensor:
-        """x + U(−ε, ε), projected: another point for each restart."""
-        u = key.uniform(ids, restart, self.x.shape[1:], self.x.dtype)
-        return self.project(self.x + (2 * u - 1) * _like(self.eps, self.x))
+        Args:
+            x: (B, *F).
+            key, ids, sample: name the draw: its stream, each input (B,), and its number (of the restart, or training step).
+        """
+        u = key.uniform(ids, sample, x.shape[1:], x.dtype)
+        return project(x + like(self.eps, x) * (2 * u - 1), x, self.eps, self.bounds)
 
+    def ascend(self, x: Tensor, start: Tensor, gradient: Callable[[Tensor], Tensor]) -> Tensor:
+        """(B, *F): the last iterate.
 
-def _like(value: Bound, x: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+        Args:
+            x: (B, *F), the centre of the box.
+            start: (B, *F), where it begins.
+            gradient: (B, *F) → (B, *F), of what is maximised, summed over inputs.
+        """
+        size = 2.5 * self.eps / max(1, self.steps) if self.step_size is None else self.step_size
+        there = start
+        for _ in range(self.steps):
+            there = self.step(x, there, size, gradient(there))
+        return there
+
+    def step(self, x: Tensor, there: Tensor, size: Bound, direction: Tensor) -> Tensor:
+        """(B, *F): one step of ``size`` along the signs of ``direction``, projected."""
+        return project(there + like(size, x) * direction.sign().to(there), x, self.eps, self.bounds)

@@ -1,102 +1,29 @@
-"""Attacks on predictions and on attributions, and what survives them: NA, AA, IN, CO.
-
-Every input is attacked by itself, many at once; every draw is a function of (key, id, number of the restart), so no
-result depends on batch, chunk or order.
-"""
+"""The attack on feature importance: the attribution changes, the predicted class does not."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
-from ..errors import InputError, choose
-from ..model.batching import Batch
+from ..errors import InputError
 from ..model.score import Score
 from ..model.softplus import Softplus
 from ..model.state import borrowed
 from ..perturb.baseline import Baseline
 from ..perturb.neighbourhoods import Path
 from ..perturb.points import Points
+from ..settings import Settings, setting
 from ..statistics.keys import Key
 from ..statistics.ranks import kendall
-from .box import Ball, Bound
+from .box import PGD, bounds_around
+from .pgd import DEFAULT_KEY, margin, pgd, question
+
+__all__ = ["Attacked", "ImportanceAttack", "ig_map", "pgd", "top_k", "top_k_intersection"]
 
 KINDS = ("top_k", "mass_centre", "random")
-
-
-_KEY = Key(0, "attacks")
-
-
-def _score(model: Any, x: Tensor, y: Tensor, ids: Any, max_batch: int) -> Score:
-    score = copy.copy(model) if isinstance(model, Score) else Score(model)
-    score.target, score.kind, score.batch = y, "logit", Batch(max_batch)
-    score.ids = score.ids if ids is None else ids
-    bound = score.at(x)
-    if bound.outputs.shape[1] < 2:
-        raise InputError("model: attacks need logits of two classes or more, got one output")
-    return bound
-
-
-def _margin(outputs: Tensor, target: Tensor) -> Tensor:
-    """(N,): logit of the class minus the largest other one; positive where the class is predicted."""
-    own = target[:, None]
-    return (outputs.gather(1, own) - outputs.scatter(1, own, -torch.inf).amax(1, keepdim=True))[:, 0]
-
-
-def _cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
-    return nnf.cross_entropy(outputs, target, reduction="none")
-
-
-def pgd(
-    model: Any,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: Bound,
-    steps: int,
-    step_size: float,
-    restarts: int = 1,
-    bounds: tuple[Bound, Bound] = (0.0, 1.0),
-    key: Key = _KEY,
-    ids: Any = None,
-    max_batch: int = 1024,
-) -> Tensor:
-    """Projected gradient ascent on the cross-entropy, with signs (Madry et al. 2018, arXiv 1706.06083).
-
-    z ← project(z + ``step_size`` · sign ∇_z CE(f(z), y)) from x + U(−ε, ε), ``steps`` times. Of the restarts' last
-    iterates each input gets a misclassified one if there is any, then the one with the largest cross-entropy.
-
-    Args:
-        model: an ``nn.Module`` or callable from inputs to logits, or a :class:`.score.Score` of one; used in eval mode.
-        x: (B, *F), within ``bounds``. y: (B,) int64.
-        eps, bounds: in units of the model's input, numbers or tensors that broadcast to x.
-        ids: (B,) identities of the inputs, which name their draws; default 0 … B − 1.
-        max_batch: rows in flight.
-
-    Returns:
-        (B, *F).
-    """
-    score = _score(model, x, y, ids, max_batch)
-    ascent = copy.copy(score)
-    ascent.kind = _cross_entropy
-    ball, owner = Ball(x, eps, bounds), torch.arange(len(x), device=x.device)
-    found, best = x.clone(), x.new_full((len(x),), -torch.inf)
-    wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    with borrowed(score.model, freeze=True):
-        for restart in range(restarts):
-            z = ball.random(key / "start", score.ids, restart)
-            for _ in range(steps):
-                z = ball.project(z + step_size * ascent.grad(z, owner).sign().to(z))
-            outputs = score.outputs_of(z, owner)
-            loss, missed = _cross_entropy(outputs, score.targets), _margin(outputs, score.targets) <= 0
-            better = (missed & ~wrong) | ((missed == wrong) & (loss > best))
-            found[better], best[better], wrong = z[better], loss[better].to(best), wrong | missed
-    return found
 
 
 def ig_map(score: Score, points: Points, steps: int = 100, baseline: Any = None, graph: bool = False) -> Tensor:
@@ -152,7 +79,7 @@ class Attacked:
 
 
 @dataclass(frozen=True)
-class ImportanceAttack:
+class ImportanceAttack(Settings):
     """The iterative feature-importance attack (Ghorbani et al. 2019, *Interpretation of Neural Networks Is Fragile*, arXiv
     1710.10547) on :func:`ig_map`: change the attribution within the ball and keep the predicted class.
 
@@ -167,28 +94,33 @@ class ImportanceAttack:
     copy's) has the smallest Kendall τ-b with the clean map. The restarts start at different points; in the authors' code
     they are identical.
 
-    ``points``: IG points of the maps that are compared; ``attack_points``: of the copy's (None: the same). ``beta``: of
-    the softplus. ``eps``, ``bounds``: as for :func:`pgd`. Cost for one input: at most restarts · steps · (points gradients
-    + attack_points gradients of gradients).
+    Cost for one input: at most restarts · steps · (points gradients + attack_points gradients of gradients).
+
+    Args:
+        eps, steps, step_size, bounds: see :class:`~consilience.attacks.box.PGD`.
+        k: how many pixels of the clean map are attacked.
+        kind: D, see above.
+        restarts: each from another random start.
+        points: IG points of the maps that are compared.
+        attack_points: of the copy's map; None: the same.
+        beta: of the softplus.
+        baseline: of IG; None is zero, black.
+
+    Raises:
+        InputError: settings out of their range.
     """
 
-    eps: float
-    steps: int
-    step_size: float
-    k: int
-    kind: str = "top_k"
-    restarts: int = 3
-    points: int = 100
-    attack_points: int | None = None
-    beta: float = 10.0
+    eps: float = setting(low=0)
+    steps: int = setting(low=1)
+    step_size: float = setting(above=0)
+    k: int = setting(low=1)
+    kind: str = setting("top_k", choices=KINDS)
+    restarts: int = setting(3, low=1)
+    points: int = setting(100, low=1)
+    attack_points: int | None = setting(None, low=1)
+    beta: float = setting(10.0, above=0)
     bounds: tuple[float, float] = (0.0, 1.0)
     baseline: Any = None
-
-    def __post_init__(self) -> None:
-        choose("kind", self.kind, KINDS)
-        for name in ("steps", "k", "restarts", "points"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: a positive integer, got {getattr(self, name)}")
 
     def __call__(
         self,
@@ -196,14 +128,14 @@ class ImportanceAttack:
         x: Tensor,
         y: Tensor,
         *,
-        key: Key = _KEY,
+        key: Key = DEFAULT_KEY,
         ids: Any = None,
         max_batch: int = 1024,
     ) -> Attacked:
         """Attack the maps of ``x`` (B, *F) towards their classes ``y`` (B,), the inputs taken a few at a time so that at
         most ``max_batch`` rows (and one input's points, if these are more) are in flight."""
-        score = _score(model, x, y, ids, max_batch)
-        Ball(x, self.eps, self.bounds)
+        score = question(model, x, y, ids, max_batch)
+        bounds_around(x, self.bounds)  # before the first evaluation
         smooth = score if self.kind == "random" else score.using(Softplus(score.model, self.beta))  # type: ignore[arg-type]
         points = Points(x, torch.arange(len(x), device=x.device), score.ids, len(x))
         size = max(1, max_batch // max(self.points, self.attack_points or 0))
@@ -213,10 +145,9 @@ class ImportanceAttack:
         return Attacked(found, maps, torch.cat([p.original for p in parts]), tau, tau < 1)
 
     def _attack(self, score: Score, smooth: Score, points: Points, key: Key) -> Attacked:
-        ball = Ball(points.x, self.eps, self.bounds)
         original = ig_map(score, points, self.points, self.baseline)
         chosen = top_k(original, self.k)
-        best = [self._restart(score, smooth, points, ball, original, chosen, key, r) for r in range(self.restarts)]
+        best = [self._restart(score, smooth, points, original, chosen, key, r) for r in range(self.restarts)]
         x, maps, tau = (torch.stack(part) for part in zip(*best, strict=True))
         return Attacked(x, maps, original, tau, tau < 1)
 
@@ -225,7 +156,6 @@ class ImportanceAttack:
         score: Score,
         smooth: Score,
         points: Points,
-        ball: Ball,
         original: Tensor,
         chosen: Tensor,
         key: Key,
@@ -234,15 +164,16 @@ class ImportanceAttack:
         x, maps = points.x.clone(), original.clone()
         tau = torch.ones(len(x), dtype=torch.float64, device=x.device)
         target = score.targets[points.owner]
-        z = ball.random(key / "start", points.ids, restart)
+        box = PGD(self.eps, self.steps, self.step_size, bounds_around(points.x, self.bounds))
+        z = box.start(points.x, key / "start", points.ids, restart)
         for step in range(self.steps):
             if self.kind == "random":
                 number = restart * self.steps + step
                 direction = (key / "signs").uniform(points.ids, number, x.shape[1:], x.dtype) - 0.5
             else:
                 direction = self._gradient(smooth, points, z, original, chosen)
-            z = ball.project(z + self.step_size * direction.sign().to(z))
-            kept = (_margin(score.outputs_of(z, points.owner), target) > 0).nonzero()[:, 0]
+            z = box.step(points.x, z, self.step_size, direction)
+            kept = (margin(score.outputs_of(z, points.owner), target) > 0).nonzero()[:, 0]
             if not len(kept):
                 continue
             moved = ig_map(score, Points(z, points.owner, points.ids)[kept], self.points, self.baseline)

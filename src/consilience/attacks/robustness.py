@@ -12,7 +12,8 @@ from ..errors import InputError
 from ..model.arguments import constant, per_input
 from ..model.score import Score
 from ..statistics.keys import Key
-from .importance import _KEY, ImportanceAttack, _margin, _score, pgd, top_k_intersection
+from .importance import ImportanceAttack, top_k_intersection
+from .pgd import DEFAULT_KEY, margin, pgd, question
 
 
 def attribution_robustness(
@@ -25,7 +26,7 @@ def attribution_robustness(
     pgd_step_size: float,
     pgd_restarts: int = 1,
     k: int | None = None,
-    key: Key = _KEY,
+    key: Key = DEFAULT_KEY,
     ids: Any = None,
     max_batch: int = 1024,
 ) -> dict[str, Tensor]:
@@ -42,8 +43,8 @@ def attribution_robustness(
     Each of IN and CO is the worst of the attack's restarts; where no step was found it is 1. See :func:`common` and
     :func:`averages`.
     """
-    score = _score(model, x, y, ids, max_batch)
-    natural = _margin(score.outputs, score.targets) > 0
+    score = question(model, x, y, ids, max_batch)
+    natural = margin(score.outputs, score.targets) > 0
     at = natural.nonzero()[:, 0]
     found = {name: torch.zeros(len(x), dtype=torch.float64, device=x.device) for name in ("NA", "AA")}
     found |= {name: torch.full_like(found["NA"], torch.nan) for name in ("IN", "CO")}
@@ -56,8 +57,8 @@ def attribution_robustness(
             bounds=attack.bounds, key=key / "pgd", ids=named, max_batch=max_batch,
         )  # fmt: skip
         owner = torch.arange(len(at), device=at.device)
-        outputs = _score(model, clean, classes, named, max_batch).outputs_of(z, owner)
-        found["AA"][at] = (_margin(outputs, classes) > 0).double()
+        outputs = question(model, clean, classes, named, max_batch).outputs_of(z, owner)
+        found["AA"][at] = (margin(outputs, classes) > 0).double()
         attacked = attack(model, clean, classes, key=key / "attack", ids=named, max_batch=max_batch)
         share = [top_k_intersection(attacked.original, maps, k or attack.k) for maps in attacked.maps]
         found["IN"][at], found["CO"][at] = torch.stack(share).amin(0), attacked.tau.amin(0)

@@ -12,7 +12,7 @@ from ..card import Card
 from ..settings import setting
 from ..statistics.ranks import Order, pairs, pearson, ranks, top
 from ..task import Task
-from .base import Measure, check_share, flat, present, some
+from .base import Measure, check_share, ordered, present, some
 
 KRISHNA = "Krishna et al. 2022, arXiv 2202.01602"
 
@@ -25,7 +25,7 @@ class Agreement(Measure):
 
     def matrix(self, task: Task) -> Tensor:
         """(B, R, R), symmetric: how far each two rows agree; NaN where that is not defined."""
-        values, there = flat(task.maps), some(present(task), slice(None))
+        values, there = ordered(task.maps), some(present(task), slice(None))
         parts = self._describe(values, there)
         count = values.shape[1]
         found = values.new_empty(len(values), count, count)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..perturb import points
+from ..statistics.ranks import without_rounding
 from ..statistics.tensors import exact
 from ..task import Measure as Measure
 from ..task import Task
@@ -15,6 +16,11 @@ from ..task import Task
 def flat(maps: Tensor) -> Tensor:
     """(N, R, *A) → (N, R, A) float64."""
     return exact(maps.flatten(2))
+
+
+def ordered(maps: Tensor) -> Tensor:
+    """(N, R, *A) → (N, R, A) float64, for measures of order and sign: see :func:`~..statistics.ranks.without_rounding`."""
+    return without_rounding(maps.flatten(2))
 
 
 def present(task: Task) -> Tensor | None:

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..card import Card
 from ..errors import InputError
 from ..settings import setting
-from ..statistics.ranks import ranks, top
+from ..statistics.ranks import ROUNDING, ranks, top
 from ..task import Task
-from .base import Measure, check_share, flat, none_is_nan, present, region, some
+from .base import Measure, check_share, none_is_nan, ordered, present, region, some
 
 EMPTY = "the region is empty or everything, or the map has no positive value to judge"
 
@@ -28,7 +28,7 @@ class Localised(Measure):
     undefined = EMPTY
 
     def __call__(self, task: Task) -> Tensor:
-        values = flat(task.maps)
+        values = ordered(task.maps)
         values = values.abs() if self.magnitude else values.clamp(min=0)
         there = some(present(task), slice(None))
         inside = region(task)
@@ -160,7 +160,10 @@ class PointingGame(Localised):
         if self.tolerance:
             inside = _wider(inside, task.maps.shape[2:], self.tolerance)
             inside = inside if there is None else inside & there
-        largest = values == values.amax(-1, keepdim=True)
+        top_value = values.amax(-1, keepdim=True)
+        # Largest up to rounding, which would else pick one of two equal values in this batch and the other in the next.
+        rounding = ROUNDING * torch.finfo(task.maps.dtype).eps * top_value
+        largest = values >= top_value - rounding
         return (largest & inside).sum(-1) / largest.sum(-1).double()
 
 

@@ -23,7 +23,7 @@ from ..statistics.keys import Key
 from ..statistics.ranks import kendall, top
 from ..statistics.tensors import exact
 from ..task import Task
-from .base import Measure, flat, present, some
+from .base import Measure, flat, ordered, present, some
 
 ROOM = 2**25  # numbers of maps in a chunk of neighbours
 
@@ -39,16 +39,27 @@ class Chunk:
     def __init__(self, task: Task, which: slice, near: Points, memory: dict[str, Tensor]):
         self.task, self.near, self.memory = task, near, memory
         self.points = task.points[which]
-        self.here = flat(task.maps[which])[:, None]
+        self.maps = task.maps[which]
+        self.here = flat(self.maps)[:, None]
         self.present = some(present(task), which)
 
     def _split(self, values: Tensor) -> Tensor:
         return values.unflatten(0, (len(self.points), -1))
 
     @cached_property
+    def moved(self) -> Tensor:
+        """(n s, R, *A): the maps at the neighbours, as they are computed."""
+        return self.task.explain(self.task.score, self.near)
+
+    @cached_property
     def there(self) -> Tensor:
         """(n, s, R, A): the maps at the neighbours; ``here`` (n, 1, R, A): those at the inputs."""
-        return self._split(flat(self.task.explain(self.task.score, self.near)))
+        return self._split(flat(self.moved))
+
+    @cached_property
+    def ordered(self) -> tuple[Tensor, Tensor]:
+        """(n, 1, R, A) and (n, s, R, A): ``here`` and ``there`` with the ties that rounding has broken."""
+        return ordered(self.maps)[:, None], self._split(ordered(self.moved))
 
     @cached_property
     def inputs(self) -> tuple[Tensor, Tensor]:
@@ -148,7 +159,7 @@ class Overlap:
 
     def __call__(self, c: Chunk) -> Tensor:
         there = None if c.present is None else c.present[:, None]
-        one, two = (top(v if self.signed else v.abs(), self.k, there) for v in (c.here, c.there))
+        one, two = (top(v if self.signed else v.abs(), self.k, there) for v in c.ordered)
         return torch.minimum(one, two).sum(-1) / one.sum(-1)
 
 
@@ -160,7 +171,7 @@ class Tau:
 
     def __call__(self, c: Chunk) -> Tensor:
         there = None if c.present is None else c.present[:, None]
-        one, two = (v if self.signed else v.abs() for v in (c.here, c.there))
+        one, two = (v if self.signed else v.abs() for v in c.ordered)
         return zero_if_only_other_constant(kendall(one, two, there), one, two, there)
 
 

@@ -23,7 +23,7 @@ from ..settings import setting
 from ..statistics.ranks import pearson, spearman
 from ..statistics.tensors import exact
 from ..task import Task
-from .base import Measure, flat, none_is_nan, present, some
+from .base import Measure, flat, none_is_nan, ordered, present, some
 from .neighbour_pass import constant, zero_if_only_other_constant
 
 ORDERS = ("top_down", "bottom_up", "independent")
@@ -50,7 +50,7 @@ def similarity(kind: str, a: Tensor, b: Tensor, present: Tensor | None) -> Tenso
     """(N, R, *A), (N, R, *A) → (N, R). Correlations are 0 where only ``b`` is constant, NaN where ``a`` is."""
     if kind == "ssim":
         return ssim(a, b)
-    one, two = flat(a), flat(b)
+    one, two = ordered(a), ordered(b)
     value = (spearman if kind == "spearman" else pearson)(one, two, present)
     return torch.where(constant(one, present), torch.nan, zero_if_only_other_constant(value, one, two, present))
 
@@ -144,7 +144,7 @@ class MPRT(Measure):
                 for p in _groups(task):
                     maps, there = self._maps(task, other, p), some(present(task), p)
                     parts.append({kind: similarity(kind, trained[p], maps, there) for kind in kinds})
-                    random.append({bins: histogram_entropy(flat(maps), bins, there) for bins in _entropies(task)})
+                    random.append({bins: histogram_entropy(ordered(maps), bins, there) for bins in _entropies(task)})
                 layers.append({kind: torch.cat([part[kind] for part in parts]) for kind in kinds})
             if self.order != "independent":
                 _check_changed(task, other)
@@ -245,7 +245,7 @@ class EfficientMPRT(Measure):
 
     def __call__(self, task: Task) -> Tensor:
         def entropy(maps: Tensor, which: slice) -> Tensor:
-            return histogram_entropy(flat(maps), self.bins, some(present(task), which))
+            return histogram_entropy(ordered(maps), self.bins, some(present(task), which))
 
         before = torch.cat([entropy(task.maps[part], part) for part in _groups(task)])
         after = _entropies(task).get(self.bins)

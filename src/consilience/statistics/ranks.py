@@ -19,6 +19,27 @@ from ..errors import InputError
 from .tensors import exact
 
 BLOCK = 2**22  # numbers in a block of rows
+ROUNDING = 4  # units of rounding at a map's largest value: smaller values than that are not told from zero
+
+
+def without_rounding(values: Tensor) -> Tensor:
+    """(…, n) → (…, n) float64, with the ties that rounding has broken.
+
+    The zeros of a ReLU network are exact in one batch and ±10⁻⁹ in another, and with them the ranks of half a map. So values
+    at the rounding level of the row's largest one become exactly 0, and a row that is constant up to rounding is constant.
+
+    Args:
+        values: in the precision in which they were computed, which says what rounding is.
+    """
+    unit = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
+    found = exact(values)
+    if not found.shape[-1]:
+        return found
+    largest = found.amax(-1, keepdim=True)
+    level = ROUNDING * unit * found.abs().amax(-1, keepdim=True).nan_to_num(0, 0, 0)
+    found = torch.where(found.abs() <= level, 0.0, found)
+    flat = largest - found.amin(-1, keepdim=True) <= level
+    return torch.where(flat & (level > 0), largest, found)
 
 
 def ranks(values: Tensor, present: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, choose
-from .attack import PGD, Bounds, Size, loss_gradient
+from .attack import PGD, Bounds, Size, loss_gradient, maximise
 from .base import Regulariser
 from .passes import Passes, like
 
@@ -97,7 +97,7 @@ class IGCosine(_OfGradients):
         self.attack, self.points, self.baseline = PGD(eps, steps, step_size, bounds), points, baseline
 
     def value(self, passes: Passes) -> Tensor:
-        near = self.attack.maximise(passes, loss_gradient(passes))
+        near = maximise(self.attack, passes, loss_gradient(passes))
         m, ends = self.points, torch.stack([passes.x, near], 1)
         base = like(self.baseline, passes.x).expand_as(passes.x)[:, None].expand_as(ends)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, choose
-from .attack import PGD, Bounds, Size, _only, loss_gradient
+from .attack import PGD, Bounds, Size, _only, loss_gradient, maximise, start
 from .base import Loss, TrainingObjective, parts
 from .passes import Finish, Passes
 
@@ -45,7 +45,7 @@ class AdversarialTraining(TrainingObjective):
         self.attack = PGD(eps, steps, step_size, bounds)
 
     def loss(self, passes: Passes) -> Loss:
-        near = self.attack.maximise(passes, loss_gradient(passes))
+        near = maximise(self.attack, passes, loss_gradient(passes))
         task = self._reduce(passes.task(near).sum(), len(passes))
         return Loss(task, {"task": task.detach()})
 
@@ -104,13 +104,13 @@ class _Integrated(TrainingObjective):
         return gradient
 
     def loss(self, passes: Passes) -> Loss:
-        weight = self._weight(passes, lambda: self._part(passes, self.attack.start(passes)))
+        weight = self._weight(passes, lambda: self._part(passes, start(self.attack, passes)))
         value, near = torch.zeros((), device=passes.x.device), passes.x
         if isinstance(weight, Tensor) or weight != 0:
-            near = self.attack.maximise(passes, self._gradient(passes, weight))
+            near = maximise(self.attack, passes, self._gradient(passes, weight))
             value = self._reduce(self._part(passes, near), len(passes))
         elif self.at_attack:
-            near = self.attack.maximise(passes, loss_gradient(passes))
+            near = maximise(self.attack, passes, loss_gradient(passes))
         task = self._reduce(passes.task(near if self.at_attack else passes.x).sum(), len(passes))
         return Loss(task + weight * value, parts(weight, task=task, ig_norm=value))
 
