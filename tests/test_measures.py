@@ -820,6 +820,21 @@ def test_agreement_is_symmetric_and_whole_with_itself(measure):
     assert measure(dataclasses.replace(t, maps=t.maps[:, :1])).isnan().all()
 
 
+@pytest.mark.parametrize("measure", AGREEMENTS, ids=lambda m: m.name)
+def test_agreement_with_a_reference_is_that_with_one_more_row(measure):
+    t = task()
+    known = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(5)).double()
+    beside = dataclasses.replace(t, maps=torch.cat([t.maps, known[:, None]], 1), memory={})
+    found = measure(dataclasses.replace(t, reference=known, memory={}))
+    torch.testing.assert_close(found, measure.matrix(beside)[:, :3, 3])
+    own = measure(dataclasses.replace(t, reference=t.maps[:, 1], memory={}))
+    torch.testing.assert_close(own[:, 1], torch.ones(3).double())
+    with pytest.raises(InputError, match=r"reference: shape \(3, 64\), expected \(3, 8, 8\)"):
+        measure(dataclasses.replace(t, reference=known.flatten(1), memory={}))
+    with pytest.raises(InputError, match="reference: it has NaN"):
+        measure(dataclasses.replace(t, reference=known / 0 * 0, memory={}))
+
+
 def test_uniform_neighbourhood_is_the_default():
     assert MaxSensitivity(0.3).neighbourhood == Uniform(0.3)
 

@@ -1,4 +1,4 @@
-"""How far the methods disagree: each row against the others (the disagreement problem of Krishna et al. 2022)."""
+"""How far the methods disagree: each row against the others, or against a known attribution (Krishna et al. 2022)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..card import Card
+from ..errors import InputError
 from ..settings import setting
 from ..statistics.ranks import Order, pairs, pearson, ranks, top
 from ..task import Task
@@ -19,7 +20,9 @@ KRISHNA = "Krishna et al. 2022, arXiv 2202.01602"
 
 @dataclass(frozen=True)
 class Agreement(Measure):
-    """The mean agreement of a row with the other rows; :meth:`matrix` gives that of each pair. Features are ordered by |φ|."""
+    """The agreement of a row with the task's ``reference`` where there is one, else its mean agreement with the other rows.
+
+    :meth:`matrix` gives that of each pair of rows. Features are ordered by |φ|."""
 
     undefined = "there is no other row to compare with, or no other for which the comparison is defined"
 
@@ -36,9 +39,33 @@ class Agreement(Measure):
         return found
 
     def __call__(self, task: Task) -> Tensor:
+        if task.reference is not None:
+            return self.with_reference(task, task.reference)
         found = self.matrix(task)
         own = torch.eye(found.shape[1], dtype=torch.bool, device=found.device)
         return found.masked_fill(own, torch.nan).nanmean(-1)
+
+    def with_reference(self, task: Task, reference: Tensor) -> Tensor:
+        """(B, R): how far each row agrees with an attribution that is known, e.g. a linear model's.
+
+        Args:
+            task: what is judged.
+            reference: (B, *A), finite.
+
+        Raises:
+            InputError: it has another shape than the maps, or is not finite.
+        """
+        expected = task.maps.shape[:1] + task.maps.shape[2:]
+        if reference.shape != expected:
+            raise InputError(
+                f"reference: shape {tuple(reference.shape)}, expected {tuple(expected)}: one number per feature"
+            )
+        if not bool(reference.isfinite().all()):
+            raise InputError("reference: it has NaN or infinite values")
+        there = some(present(task), slice(None))
+        rows = self._describe(ordered(task.maps), there)
+        known = self._describe(ordered(reference[:, None].to(task.maps)), there)
+        return self._compare(known, rows, there)
 
     def _describe(self, values: Tensor, there: Tensor | None) -> list[Any]:
         """What is compared of each row, (B, R, A) each, or an :class:`~consilience.statistics.ranks.Order`."""
@@ -53,11 +80,13 @@ def _card(
     formula: str, normalisation: str = "free of the maps' scales", openxai: str = "their place in the array"
 ) -> Card:
     return Card(
-        formula=f"mean over the other rows of {formula}",
+        formula=f"mean over the other rows of {formula}; with a reference ψ, that with ψ alone",
         source=KRISHNA,
         normalisation=normalisation,
         cost="0",
-        differences=(("openxai", f"one map against a linear model's coefficients; tied features count by {openxai}"),),
+        differences=(
+            ("openxai", f"a linear model's coefficients are the reference; tied features count by {openxai}"),
+        ),
     )
 
 
