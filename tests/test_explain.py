@@ -101,8 +101,6 @@ def test_record_has_every_field_and_is_valid_json():
         "contrast",
         "noise_over_signal",
         "relative_sensitivity",
-        "contrast",
-        "noise_over_signal",
         "average_sensitivity",
         "faithfulness_correlation",
         "infidelity",
