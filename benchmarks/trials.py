@@ -31,7 +31,7 @@ from consilience.combine.named import aim
 from consilience.combine.regret import solved_apart
 from consilience.combine.sequential import until_sure
 from consilience.combine.spread import weights_stderr
-from consilience.combine.weights import Rule
+from consilience.combine.weights import Minimise
 from consilience.explain.differences import paired_differences
 from consilience.results.explanation import Measured
 from consilience.statistics.criteria import CRITERIA
@@ -217,14 +217,14 @@ def difference(objective: str, draws: int, inputs: int = 2000) -> Trial:
     name, draw, truth = OBJECTIVES[objective]
     rng = keyed(f"difference {objective} {draws}")
     fit, fresh = draw(rng, inputs, 50), draw(rng, inputs, draws)
-    mixing = Rule(aim(objective), (0, 1, 2)).solve(fit)[0].weights
+    mixing = Minimise(aim(objective)).fit(fit).weights
     rows = torch.cat([torch.eye(3, dtype=torch.float64).expand(inputs, -1, -1), mixing[:, None]], 1)
     before, after = CRITERIA[name](fit, rows), CRITERIA[name](fresh, rows)
     table = {
         row: Measured(before.value[:, i], after.value[:, i], after.stderr[:, i])
         for i, row in enumerate((*NAMES, "consensus"))
     }
-    found = paired_differences(aim(objective), {name: table}, fresh, mixing, NAMES)[name]
+    found = paired_differences(Minimise(aim(objective)), {name: table}, fresh, mixing, NAMES)[name]
     single = torch.eye(3, dtype=torch.float64)[[NAMES.index(str(best)) for best in found.best_single]]
     true = truth(mixing) - truth(single)
     inside = (found.low <= true) & (true <= found.high)
@@ -241,8 +241,8 @@ def spread(objective: str, draws: int, inputs: int = 1000) -> Trial:
     """The weights' standard errors, root mean square, beside their spread over inputs with the same truth."""
     _, draw, _ = OBJECTIVES[objective]
     evidence = draw(keyed(f"spread {objective} {draws}"), inputs, draws)
-    rule = Rule(aim(objective), (0, 1, 2))
-    actual = rule.solve(evidence)[0].weights.std(0)
+    rule = Minimise(aim(objective))
+    actual = rule.fit(evidence).weights.std(0)
     reported = weights_stderr(rule, evidence).square().mean(0).sqrt()
     return {"reported": [round(v, 4) for v in reported.tolist()], "actual": [round(v, 4) for v in actual.tolist()]}
 
@@ -268,9 +268,9 @@ def reached(w: Tensor, signal: Tensor) -> Tensor:
     return inner / (inner**2 + torch.einsum("bi,ij,bj->b", w, NOISE, w)).sqrt()
 
 
-def former_rule(rule: Rule, evidence: Evidence, weights: Tensor) -> Tensor:
+def former_rule(rule: Minimise, evidence: Evidence, weights: Tensor) -> Tensor:
     """(B,): the regret as it was before, a share of 1 − ρ²."""
-    term = rule.goal.terms[0][1]  # type: ignore[union-attr]
+    term = rule.goal.terms[0][1]
     folds = evidence.folds(5, "responses")
     fitted = solved_apart(rule, [outside for outside, _ in folds])
     inside = [(part.count("responses") / evidence.count("responses"), part) for _, part in folds]
@@ -285,7 +285,7 @@ def stopping(rho: float, inputs: int = 300) -> Trial:
     y = torch.as_tensor(rng.normal(size=(inputs, MASKS)))
     noise = torch.as_tensor(rng.normal(size=(inputs, MASKS, 7))) @ torch.linalg.cholesky(NOISE).mT
     every = Responses(signal * y[..., None] + noise, y)
-    rule = Rule(aim("faith"), tuple(range(7)))
+    rule = Minimise(aim("faith"))
 
     def draw(at: Any, kind: str, samples: range) -> Evidence:
         return Evidence(responses=every.inputs(list(at)).take(torch.arange(samples.start, samples.stop)))
@@ -299,16 +299,18 @@ def stopping(rho: float, inputs: int = 300) -> Trial:
     count = 128
     while bool(open_.any()):
         part = Evidence(responses=every.take(torch.arange(count)))
-        w = rule.solve(part)[0].weights
+        w = rule.fit(part).weights
         stop = open_ & ((former_rule(rule, part, w) <= 0.02) | (count == MASKS))
         lost_before[stop], masks_before[stop] = loss(w)[stop], count
         open_ &= ~stop
         count *= 2
     price = {"quadratic": 100, "responses": 1}
     groups = until_sure(rule, draw, tuple(range(inputs)), Draws(2, MASKS), 0.02, price, ("responses",), 7)
-    lost_after = torch.cat([loss(group.solved[0].weights) for group in groups])
+    lost_after = torch.cat([loss(group.solved.weights) for group in groups])
     masks_after = torch.cat([torch.full((len(group.index),), float(group.draws.infidelity)) for group in groups])
-    status = [said for group in groups for said in say_if_unexplained(rule, group.evidence, group.solved[0]).status]
+    status = [
+        said for group in groups for said in say_if_unexplained(rule, group.evidence, group.solved.solution).status
+    ]
     return {
         "loss before": rounded(lost_before),
         "loss after": rounded(lost_after),

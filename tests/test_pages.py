@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -48,3 +49,14 @@ def test_every_result_is_on_a_page():
         "fronts",
         "statistics",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part, name", [("compare", "discrete (−1, 0, 1), n = 3"), ("differences", "robust, 8 draws")])
+def test_a_stored_trial_can_be_made_again(monkeypatch, part, name):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    trials = pytest.importorskip("trials")
+    stored = json.loads((RESULTS / "statistics.json").read_text(encoding="utf-8"))[part][name]
+    (make,) = [make for at, each, make in trials.trials() if (at, each) == (part, name)]
+    for key, value in make().items():
+        assert value == pytest.approx(stored[key], abs=2e-3)

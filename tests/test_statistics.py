@@ -249,8 +249,11 @@ def test_compare_of_what_is_equal_or_missing():
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"draws": 0}, "draws: a positive number"),
-        ({"draws": 1.5}, "draws: a positive number"),
+        ({"draws": 0}, "draws: a number of sign flips"),
+        ({"draws": 1.5}, "draws: a number of sign flips"),
+        ({"draws": True}, "draws: a number of sign flips"),
+        ({"draws": 10**30}, "draws: a number of sign flips"),
+        ({"level": "x"}, "level: a probability"),
         ({"level": 0}, "level: a probability"),
         ({"level": 1.0}, "level: a probability"),
         ({"level": float("nan")}, "level: a probability"),
@@ -623,3 +626,20 @@ def test_two_inputs_have_no_standard_error():
     more = cs.explain(Small(), x[:1], 1, resolved_draws=3, **wanted)
     (line,) = [line for line in str(more).splitlines() if "solved anew" in line]
     assert "3 neighbours" in line and "±" in line
+
+
+@pytest.mark.parametrize("spec", [20, "20", np.int64(20), {"average_sensitivity": 20, "infidelity": 20}, Draws(20, 20)])
+def test_draws_in_any_form(spec):
+    assert Draws.of(spec, Draws(), "fit_draws") == Draws(20, 20)
+    assert Draws.of("infidelity=30", Draws(5, 6), "fit_draws") == Draws(5, 30)
+    assert Draws.of(None, Draws(5, 6), "fit_draws") == Draws(5, 6)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [True, 1.5, -1, 0, 1, 10**30, "x", "infidelity=x", "masks=3", "infidelity=3,", [3], {3: 4}, object()]
+    + [{"infidelity": value} for value in (1.5, float("nan"), float("inf"), None, "x", -2)],
+)
+def test_nonsense_in_place_of_draws_names_the_argument(spec):
+    with pytest.raises(cs.InputError, match="fit_draws"):
+        Draws.of(spec, Draws(), "fit_draws")

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 
 from ..errors import InputError, choose
 from ..metrics.base import Metric
+from ..settings import Settings, setting
 
 KINDS = {"quadratic": "average_sensitivity", "responses": "infidelity"}
 """Part of the evidence → the metric whose draws it holds: neighbours, and masks."""
 
+FEWEST = 2
+"""Draws of a kind that can be asked for: a single one says nothing about how it varies."""
+
 
 @dataclass(frozen=True)
-class Draws:
-    """How many draws: neighbours for the sensitivity (each costs an explanation), masks for the infidelity (a forward)."""
+class Draws(Settings):
+    """How many draws of each of the two kinds that sequential sampling knows.
 
-    average_sensitivity: int = 10
-    infidelity: int = 256
+    Args:
+        average_sensitivity: neighbours; each costs an explanation.
+        infidelity: masks; each costs a forward evaluation.
+
+    Raises:
+        InputError: a number is no whole number from 0 to 10⁹.
+    """
+
+    average_sensitivity: int = setting(10, low=0)
+    infidelity: int = setting(256, low=0)
 
     def of_kind(self, kind: str) -> int:
         """How many neighbours ("quadratic") or masks ("responses")."""
@@ -32,39 +44,69 @@ class Draws:
 
     @classmethod
     def of(cls, spec: Draws | int | str | Mapping[str, int] | None, default: Draws, what: str) -> Draws:
-        """An integer (both), a mapping, "average_sensitivity=10,infidelity=256", or None for the default."""
+        """What a caller asks for, in any of its forms.
+
+        Args:
+            spec: a number for both kinds; a mapping; text such as "20" or "average_sensitivity=10,infidelity=256"; None for
+                the default. A kind that a mapping or a text leaves out is that of the default.
+            default: what is meant by nothing.
+            what: the argument's name, for errors.
+
+        Raises:
+            InputError: it is none of these, or asks for fewer than two draws of a kind.
+        """
         if spec is None:
             return default
-        if isinstance(spec, Draws):
-            found = spec
-        elif isinstance(spec, int | Integral):
-            found = cls(int(spec), int(spec))
-        elif isinstance(spec, str) and spec.strip().isdigit():
-            found = cls(int(spec), int(spec))
-        elif not isinstance(spec, str | Mapping):
-            raise InputError(f"{what}: expected e.g. 20 or average_sensitivity=10,infidelity=256, got {spec!r}")
-        else:
-            pairs = dict(part.partition("=")[::2] for part in spec.split(",")) if isinstance(spec, str) else dict(spec)
-            known = ("average_sensitivity", "infidelity")
+        draws = spec
+        if not isinstance(draws, Draws):
+            numbers = _numbers(spec, what)
             try:
-                found = replace(
-                    default, **{choose(what, name.strip(), known): int(value) for name, value in pairs.items()}
-                )
-            except ValueError as error:
-                if isinstance(error, InputError):
-                    raise
-                raise InputError(
-                    f"{what}: expected e.g. 20 or average_sensitivity=10,infidelity=256, got {spec!r}"
-                ) from error
-        if min(found.average_sensitivity, found.infidelity) < 2:
-            raise InputError(f"{what}: at least 2 draws of each kind are needed for a standard error, got {spec!r}")
-        return found
+                draws = replace(default, **numbers)
+            except InputError as error:
+                raise InputError(f"{what}: {error}") from error
+        if min(draws.average_sensitivity, draws.infidelity) < FEWEST:
+            raise InputError(
+                f"{what}: at least {FEWEST} draws of each kind are needed for a standard error, got {spec!r}"
+            )
+        return draws
 
 
-FIT, FRESH = Draws(10, 256), Draws(20, 512)
+def _numbers(spec: object, what: str) -> dict[str, int]:
+    """Kind → how many, of the kinds that are named; a single number is for all."""
+    names = [each.name for each in fields(Draws)]
+    if isinstance(spec, str) and spec.strip().isdigit():
+        spec = int(spec)
+    if isinstance(spec, int | Integral):
+        return dict.fromkeys(names, int(spec))
+    if isinstance(spec, str):
+        numbers = {}
+        for part in spec.split(","):
+            name, _, number = part.partition("=")
+            known = choose(what, name.strip(), names)
+            if not number.strip().isdigit():
+                raise InputError(_expected(what, spec))
+            numbers[known] = int(number)
+        return numbers
+    if isinstance(spec, Mapping):
+        return {choose(what, str(name).strip(), names): number for name, number in spec.items()}
+    raise InputError(_expected(what, spec))
 
+
+def _expected(what: str, spec: object) -> str:
+    return f"{what}: expected e.g. 20 or average_sensitivity=10,infidelity=256, got {spec!r}"
+
+
+FIT = Draws(10, 256)
+"""To fit the weights, where a fixed number is asked for."""
+
+FRESH = Draws(20, 512)
+"""To judge."""
 
 BUDGET = Draws(40, 1024)
+"""At most, of ``draws="auto"``."""
 
+PAPER_FIT = Draws(50, 50)
+"""AGG's, to fit."""
 
-PAPER_FIT, PAPER_FRESH = Draws(50, 50), Draws(200, 200)
+PAPER_FRESH = Draws(200, 200)
+"""AGG's, to judge."""

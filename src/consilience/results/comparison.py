@@ -12,6 +12,9 @@ from ..statistics.paired import holm, least_p, mean_interval, sign_flip_test
 
 CANNOT_DECIDE = "n is too small"
 
+MOST_DRAWS = 10_000_000
+"""Sign flips; more would take hours and show no smaller p that matters."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -95,11 +98,11 @@ def compared(
         level: the probability of error of intervals and tests.
 
     Raises:
-        InputError: ``draws`` is no positive integer, or ``level`` not between 0 and 1.
+        InputError: ``draws`` is no number of draws, or ``level`` not between 0 and 1.
     """
-    if not isinstance(draws, int | np.integer) or draws < 1:
-        raise InputError(f"draws: a positive number of sign flips, got {draws!r}")
-    if not 0 < level < 1:
+    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or not 1 <= draws <= MOST_DRAWS:
+        raise InputError(f"draws: a number of sign flips, at least 1, at most {MOST_DRAWS:,}; got {draws!r}")
+    if not isinstance(level, float | np.floating) or not 0 < level < 1:
         raise InputError(f"level: a probability of error between 0 and 1, such as 0.05, got {level!r}")
     found = []
     least = []
