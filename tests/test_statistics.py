@@ -332,7 +332,7 @@ TRUTH = {
 
 
 @pytest.mark.parametrize("objective", TRUTH)
-@pytest.mark.parametrize("draws", [50, 200])
+@pytest.mark.parametrize("draws", [20, 200])
 def test_the_paired_difference_covers_the_true_one(objective, draws):
     """Of each input's weights and pick, the true difference lies in 95 % of the intervals."""
     criterion, draw, truth = TRUTH[objective]
@@ -417,6 +417,45 @@ def test_a_difference_without_a_value_has_a_reason():
     assert record["differences"]["relative_sensitivity"]["value"] is None
     assert "differences.relative_sensitivity" in record["reasons"] and "weights_stderr" in record["reasons"]
     assert "no input has both" in str(r)
+
+
+# -- the correlation's standard error ----------------------------------------------------------------------------------
+
+
+def test_the_correlations_error_is_that_of_leaving_masks_out():
+    """The jackknife, by its definition."""
+    rng = np.random.default_rng(0)
+    responses = Responses(torch.as_tensor(rng.normal(size=(2, 9, 3))), torch.as_tensor(rng.normal(size=(2, 9))))
+    found = CRITERIA["faithfulness_correlation"](Evidence(responses=responses), torch.eye(3).double().expand(2, -1, -1))
+    for i, j in product(range(2), range(3)):
+        a, y = responses.a[i, :, j].numpy(), responses.y[i].numpy()
+        without = np.array([np.corrcoef(np.delete(a, at), np.delete(y, at))[0, 1] for at in range(9)])
+        error = np.sqrt(8 / 9 * ((without - without.mean()) ** 2).sum())
+        assert float(found.stderr[i, j]) == pytest.approx(error)
+    assert found.influence.mean(2).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("rho", [0.1, 0.9])
+@pytest.mark.parametrize("draws, least", [(8, 0.86), (20, 0.9), (200, 0.93)])
+def test_the_correlations_error_covers_the_true_one(draws, least, rho):
+    """To first order alone it covered .82 at 8 and .89 at 20 masks."""
+    rng = np.random.default_rng(draws)
+    y = torch.as_tensor(rng.normal(size=(2000, draws)))
+    a = rho * y + (1 - rho**2) ** 0.5 * torch.as_tensor(rng.normal(size=(2000, draws)))
+    found = CRITERIA["faithfulness_correlation"](
+        Evidence(responses=Responses(a[..., None], y)), torch.ones(2000, 1, 1).double()
+    )
+    reach = student_quantile(0.975, draws - 1) * found.stderr
+    assert ((found.value - rho).abs() <= reach).double().mean() > least
+
+
+def test_three_masks_correlate_perfectly_and_have_no_standard_error():
+    r = cs.explain(Small(), images(1), 1, methods=["saliency", "input_x_gradient"], fit_draws=4, fresh_draws=3)
+    record = r.record(0)
+    row = record["criteria"]["faithfulness_correlation"]["saliency"]
+    assert abs(row["fresh"]) == pytest.approx(1) and row["stderr"] is None
+    where = "criteria.faithfulness_correlation.saliency.stderr"
+    assert record["reasons"][where] == "fewer than four draws have no standard error"
 
 
 # -- the spread of weights ---------------------------------------------------------------------------------------------

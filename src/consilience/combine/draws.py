@@ -66,7 +66,7 @@ class Draws(Settings):
                 raise InputError(f"{what}: {error}") from error
         if min(draws.average_sensitivity, draws.infidelity) < FEWEST:
             raise InputError(
-                f"{what}: at least {FEWEST} draws of each kind are needed for a standard error, got {spec!r}"
+                f"{what}: at least {FEWEST} draws of each kind, and four for a standard error, got {spec!r}"
             )
         return draws
 

@@ -65,7 +65,7 @@ class PairedDifference:
         if numbers["value"] is None:
             reasons[where] = "the consensus, or the best single method, has no value on the fresh draws"
         elif numbers["stderr"] is None:
-            reasons[where] = "no error without two draws"
+            reasons[where] = "fewer than four draws have no standard error"
         return numbers
 
 

@@ -191,8 +191,12 @@ def _criteria(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, 
         found[criterion] = {}
         for name, measured in rows.items():
             parts = {part: float(getattr(measured, part)[i]) for part in ("fit", "fresh", "stderr")}
-            finite = all(map(math.isfinite, parts.values()))
-            why = "" if finite else _why(explanation, criterion, name, i)
+            if math.isnan(parts["stderr"]) and math.isfinite(parts["fresh"]) and math.isfinite(parts["fit"]):
+                why = "fewer than four draws have no standard error"
+            elif not all(map(math.isfinite, parts.values())):
+                why = _why(explanation, criterion, name, i)
+            else:
+                why = ""
             where = f"criteria.{criterion}.{name}"
             found[criterion][name] = {
                 part: numbers.read(value, f"{where}.{part}", why) for part, value in parts.items()
