@@ -387,7 +387,7 @@ def test_an_explanation_shows_the_difference_and_the_weights_error(tmp_path):
     methods = ["saliency", "input_x_gradient", "smoothgrad"]
     x = images(3)
     r = cs.explain(Small(), x, 1, methods=methods, fit_draws=12, fresh_draws=16, resolved_draws=0)
-    assert set(r.differences) == {"relative_sensitivity", "faithfulness_correlation"}
+    assert set(r.differences) == {"noise_over_signal", "faithfulness_correlation"}
     for criterion, found in r.differences.items():
         rows = r.criteria[criterion]
         for i, name in enumerate(found.best_single):
@@ -402,7 +402,7 @@ def test_an_explanation_shows_the_difference_and_the_weights_error(tmp_path):
     assert record["weights_stderr"] == r.weights_stderr[0].tolist()
     assert "consensus − best single method of the fitting draws, correlation: " in str(r) and "n = 3 inputs" in str(r)
     one = cs.explain(Small(), x[:1], 1, methods=methods, fit_draws=12, fresh_draws=16, resolved_draws=0)
-    assert f"beside {one.differences['relative_sensitivity'].best_single[0]}" in str(one)
+    assert f"beside {one.differences['noise_over_signal'].best_single[0]}" in str(one)
     assert str(cs.load(one.save(tmp_path / "run"))) == str(one)
 
 
@@ -414,8 +414,8 @@ def test_a_difference_without_a_value_has_a_reason():
     x = torch.rand(1, 4, generator=torch.Generator().manual_seed(0))
     r = cs.explain(Dead(), x, 1, methods=["saliency"], fit_draws=4, fresh_draws=4, resolved_draws=0)
     record = r.record(0)
-    assert record["differences"]["relative_sensitivity"]["value"] is None
-    assert "differences.relative_sensitivity" in record["reasons"] and "weights_stderr" in record["reasons"]
+    assert record["differences"]["noise_over_signal"]["value"] is None
+    assert "differences.noise_over_signal" in record["reasons"] and "weights_stderr" in record["reasons"]
     assert "no input has both" in str(r)
 
 
