@@ -98,6 +98,8 @@ def test_record_has_every_field_and_is_valid_json():
     record = json.loads(json.dumps(r.record(1), allow_nan=False))
     assert record["schema"] == 1 and record["target_label"] in "abcd" and record["seed"] == 0
     assert set(record["criteria"]) == {
+        "contrast",
+        "noise_over_signal",
         "relative_sensitivity",
         "average_sensitivity",
         "faithfulness_correlation",
