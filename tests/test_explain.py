@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -70,8 +71,7 @@ def test_what_is_measured_is_what_is_returned(objective):
     if objective not in ("var", "median", "rank"):
         mixed = torch.einsum("bk,bk...->b...", r.weights, r.maps)
         torch.testing.assert_close(r.attribution, mixed)
-        if objective not in ("paper_faith",):
-            assert (r.weights >= 0).all() and torch.allclose(r.weights.sum(1), torch.ones(3).double())
+        assert (r.weights >= 0).all() and torch.allclose(r.weights.sum(1), torch.ones(3).double())
     else:
         torch.testing.assert_close(r.attribution, r[objective])
     size = joined(r.evidence["fit"]).quadratic
@@ -134,7 +134,13 @@ def test_record_has_every_field_and_is_valid_json():
 def test_hoeffding_and_diversity_gain():
     r = run("robust")
     assert (r.diversity_gain >= -1e-9).all()
-    assert r.hoeffding(0.05) == pytest.approx(2 * 64 * np.sqrt(2 * np.log(5 * 6 / 0.05) / 6))
+    assert r.hoeffding(0.05) == 64  # what six draws say is above what holds without any
+    long = dataclasses.replace(r, draws={**r.draws, "fit": [{"average_sensitivity": 600, "stopped": "as asked"}]})
+    assert long.hoeffding(0.05) == pytest.approx(2 * 64 * np.sqrt(2 * np.log(5 * 6 / 0.05) / 600))
+    found = dataclasses.replace(r, draws={**r.draws, "fit": [{"average_sensitivity": 640, "stopped": "regret 1 %"}]})
+    assert found.hoeffding(0.05) == pytest.approx(2 * 64 * np.sqrt(2 * np.log(5 * 6 * 8 * 9 / 0.05) / 640))
+    unit = dataclasses.replace(long, settings={**r.settings, "scale": "l2"})
+    assert unit.hoeffding(0.05) == pytest.approx(long.hoeffding(0.05) / 32)
 
 
 def test_a_nan_input_is_reported_and_the_others_are_explained():

@@ -11,7 +11,7 @@ import torch
 
 from consilience import simplex
 from consilience.errors import InputError
-from consilience.simplex import ratios, tradeoff
+from consilience.simplex import ratios, scan
 from consilience.simplex.solution import diagonal, form
 
 
@@ -154,7 +154,10 @@ def test_scale_free_criteria_do_not_see_the_maps_scales(name):
 def test_scaling_everything_leaves_the_weights(factor):
     G, H = gram(6, 5), gram(6, 5, 1)
     torch.testing.assert_close(simplex.quadratic(G * factor).weights, simplex.quadratic(G).weights)
-    torch.testing.assert_close(simplex.ratio(G * factor, H).weights, simplex.ratio(G, H).weights, rtol=1e-5, atol=1e-7)
+    close = {"rtol": 1e-5, "atol": 1e-7}
+    torch.testing.assert_close(simplex.ratio(G * factor, H * factor).weights, simplex.ratio(G, H).weights, **close)
+    if factor > 1e-9:  # a ratio of 1e-12 is near what rounding makes of float32 maps: see the ties
+        torch.testing.assert_close(simplex.ratio(G * factor, H).weights, simplex.ratio(G, H).weights, **close)
 
 
 def degenerate(k=5):
@@ -217,13 +220,13 @@ def test_an_optimum_far_below_every_corner_is_still_certified():
     assert (found.gap <= 1e-10).all() and found.value.max() < 1e-6
 
 
-def test_a_ratio_by_support_and_by_majorisation_agree():
+def test_a_ratio_by_support_and_by_newton_agree():
     G, H = gram(20, 7, 4), gram(20, 7, 5, 1.0)
     H /= H.diagonal(dim1=1, dim2=2).sqrt()[:, None] * H.diagonal(dim1=1, dim2=2).sqrt()[:, :, None]
     ok = torch.ones(20, 7, dtype=torch.bool)
     found = simplex.ratio(G, H)
     starts = ratios._starts(G, ok, G.diagonal(dim1=1, dim2=2).argmin(1), True)
-    _, value = ratios._majorise(G, H, ok, starts, 50)
+    _, value = ratios._local(G, H, ok, starts, 100)
     assert (found.value <= value * (1 + 1e-9)).all()
     assert ((value / found.value - 1) < 1e-6).float().mean() > 0.8  # local, so not always
 
@@ -376,7 +379,7 @@ def test_a_pick_agrees_with_slsqp():
 
 
 def test_a_pick_is_as_robust_as_many_searches_find(monkeypatch):
-    """The scan alone is several per cent above; what is refined from it hardly is. The slow twin is the benchmark's."""
+    """The scan's own points are several per cent above; what is solved is not. The slow twin is the benchmark's."""
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
     from fronts import search
 
@@ -391,18 +394,17 @@ def test_a_pick_is_as_robust_as_many_searches_find(monkeypatch):
     front = simplex.front(*args)
     starts = [*(0.9 * np.eye(k) + 0.1 / k), *np.random.default_rng(0).dirichlet(np.full(k, 0.5), 12)]
     best = torch.tensor([search([x[i] for x in args], float(front.floor[i]), starts) for i in range(count)])
-    refined = front.pick().value / best - 1
-    monkeypatch.setattr(tradeoff, "ROUNDS", 0)
-    scanned = front.pick().value / best - 1
-    assert refined.mean() < 2e-3 and refined.median() < 1e-5 and refined.max() < 0.03
-    assert scanned.mean() > 5 * refined.mean() and (refined <= scanned + 1e-9).all()
+    solved = front.pick().value / best - 1
+    scanned = front.robustness.masked_fill(front.correlation < front.floor[:, None], math.inf).nan_to_num(math.inf)
+    assert solved.max() < 1e-5
+    assert (scanned.amin(1) / best - 1).mean() > 1e-3
 
 
 def test_descents_that_are_given_up_early_lose_nothing(monkeypatch):
     """Beside the slow twin, in which every start of every μ goes on to the end."""
     args = problem(40, 7, 50)
     fast = simplex.front(*args)
-    monkeypatch.setattr(tradeoff, "STRAYS", math.inf)
+    monkeypatch.setattr(scan, "STRAYS", math.inf)
     slow = simplex.front(*args)
     for floor in (None, slow.correlation.nan_to_num(-1).amax(1) * 0.99):
         assert (fast.pick(floor).value <= slow.pick(floor).value * (1 + 1e-3)).all()

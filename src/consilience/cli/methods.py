@@ -20,9 +20,9 @@ OBJECTIVE_LINES = {
     "robust": "least relative sensitivity, wᵀGw / wᵀHw",
     "faith": "greatest correlation of the attribution taken away with the fall of the score",
     "paper_robust": "AGG's: least absolute sensitivity, which favours maps of small norm",
-    "paper_faith": "AGG's: least infidelity, one scale β for each method",
-    "paper_opt": "AGG's: the sum of both, balanced by Frobenius norm",
-    "paper_code": "the authors' code: weights solved for β·φ, put on the unscaled φ",
+    "paper_faith": "AGG's: least infidelity E(Σ_mask φ − Δf)², as printed",
+    "paper_opt": "AGG's: the sum of both, each matrix divided by its Frobenius norm",
+    "paper_code": "the authors' code: weights solved for β·φ, put on the unscaled φ (not what it minimises)",
 }
 
 

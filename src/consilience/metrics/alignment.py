@@ -9,6 +9,7 @@ from torch import Tensor
 from .. import simplex
 from ..card import Card
 from ..errors import InputError
+from ..settings import Settings
 from ..statistics.criteria import average_sensitivity, relative_sensitivity
 from ..statistics.evidence import Evidence, Quadratic
 from ..statistics.tensors import exact
@@ -18,7 +19,7 @@ from .grams import gram
 
 
 @dataclass(frozen=True)
-class Alignment(Metric):
+class Alignment(Metric, Settings):
     """r_j = φ_j − φ*, or r_j = φ_j outside a region; Q = ‖r‖² (AGG §4: γ₁ = I, γ₂ = φ*; γ₁ the projection, γ₂ = 0).
 
     Nothing is drawn: one residual for each input. Exactly one of the two is given:
@@ -49,6 +50,13 @@ class Alignment(Metric):
     asks = "nothing"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("reference", "region"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Tensor):
+                raise InputError(
+                    f"{name}: a tensor (B, *A), got {type(value).__name__}; torch.as_tensor makes one of an array"
+                )
         if (self.reference is None) == (self.region is None):
             raise InputError("Alignment: give either reference=, an attribution (B, *A), or region=, bool (B, *A)")
 

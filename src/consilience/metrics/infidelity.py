@@ -29,7 +29,7 @@ from ..surrogates.local_linear import score_of_nothing
 from ..task import Task
 from .base import Block, Metric
 
-SCALINGS = ("correlation", "free", "yeh", "paper", "raw", "code")
+SCALINGS = ("correlation", "free", "yeh", "raw", "code")
 
 WEAK = 0.01
 """Masks that move the score by less than this share of f(x) − f(baseline) are no evidence of what made it."""
@@ -54,8 +54,8 @@ class Infidelity(Metric, Settings):
         baseline: what replaces them: "blur" (σ = 10 pixels; the default for images), "mean", "zero" (the default otherwise), a
             number, or a tensor.
         scaling: as an objective: "correlation" (1 − ρ|ρ|, the default), "free" (one β ≥ 0 for the mixture), "yeh" (one β of
-            either sign, which does not tell φ from −φ), "paper" (one β per method), "raw" (β = 1), "code" (weights for β_j φ_j
-            put on the unscaled φ_j, as the authors' code does).
+            either sign, which does not tell φ from −φ), "raw" (β = 1, AGG's App. C.2 as printed), "code" (weights for β_j φ_j
+            put on the unscaled φ_j, as the authors' code does: what is minimised is not what is returned).
 
     Raises:
         InputError: a share is not between 0 and 1, or the scaling is unknown.
@@ -86,7 +86,7 @@ class Infidelity(Metric, Settings):
             ("Captum", "the perturbation is the caller's; normalize=True fits β of either sign: scaling='yeh'"),
             (
                 "the authors' code",
-                "β per method, weights put on unscaled maps, masks of 20 %: scaling='code', share=0.2",
+                "β per method, weights for βφ put on φ, masks of 20 %: scaling='code', share=0.2",
             ),
         ),
     )
@@ -267,13 +267,7 @@ class Infidelity(Metric, Settings):
             return simplex.scale_free(*r.moments(), valid=valid)
         matrix = self.matrix(evidence)
         assert matrix is not None
-        found = simplex.quadratic(matrix, valid=valid)
-        if self.scaling != "paper":
-            return found
-        # The weights were solved for β_j φ_j: these are the coefficients of φ_j itself.
-        coefficients = found.weights * self._beta(r)
-        size = coefficients.abs().sum(1, keepdim=True)
-        return replace(found, weights=torch.where(size > 0, coefficients / size.clamp(min=1e-300), found.weights))
+        return simplex.quadratic(matrix, valid=valid)
 
 
 def _settled(fall: Tensor, clean: Tensor, task: Task) -> Tensor:

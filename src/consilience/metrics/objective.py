@@ -5,6 +5,7 @@ Scores, solutions and values follow from :class:`~consilience.statistics.evidenc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -40,8 +41,8 @@ class Objective:
         return {kind for _, term in self.terms for kind in term.statistics}
 
     def __mul__(self, weight: float) -> Objective:
-        if not weight > 0:
-            raise InputError(f"objective: weights are positive, got {weight}")
+        if not 0 < weight < math.inf:
+            raise InputError(f"objective: weights are positive numbers, got {weight}")
         return replace(self, terms=tuple((weight * w, term) for w, term in self.terms))
 
     __rmul__ = __mul__
@@ -135,35 +136,88 @@ class Objective:
         return torch.stack([w / s[:, None, None] * m for (w, _), m, s in parts if m is not None]).sum(0)
 
     def _descend(self, evidence: Evidence, valid: Tensor, scales: list[Tensor], signed: bool) -> Solution:
+        """A sum that is no quadratic form: descents from every corner and each part's own optimum, the best ones solved to a
+        stationary point."""
         if signed:
             raise InputError("signed: only for an objective of one part; sums are over convex weights")
         count, k = valid.shape
         corners = torch.eye(k, dtype=torch.float64, device=valid.device).expand(count, k, k)
         # A descent may end where it starts: no start is at a method that must not be used.
-        starts = torch.cat(
-            [
-                torch.where(valid[..., None], corners, even(valid)[:, None]),
-                *(term.solve(evidence, valid, False).weights[:, None] for _, term in self.terms),
-            ],
-            1,
-        )
-        many = starts.shape[1]
+        usable = torch.where(valid[..., None], corners, even(valid)[:, None])
+        optima = [term.solve(evidence, valid, False).weights.nan_to_num(0.0) for _, term in self.terms]
+        starts = torch.cat([usable, torch.stack(optima, 1)], 1)
 
         def loss(w: Tensor) -> Tensor:
-            return self._sum(evidence, w.unflatten(0, (count, many)), scales).flatten()
+            return self._sum(evidence, w.view_as(starts), scales).flatten()
 
-        w, value = simplex.descend(loss, starts.flatten(0, 1), valid=valid.repeat_interleave(many, 0))
-        w, value = w.unflatten(0, (count, many)), value.unflatten(0, (count, many)).nan_to_num(torch.inf)
-        best = value.argmin(1)
-        at = torch.arange(count, device=w.device)
+        allowed = valid.repeat_interleave(starts.shape[1], 0)
+        w, value = simplex.descend(loss, starts.flatten(0, 1), DESCENT, allowed)
+        value = value.view(starts.shape[:2]).nan_to_num(torch.inf)
+        best = value.topk(min(SOLVED, starts.shape[1]), 1, largest=False).indices
+        w = w.view_as(starts).gather(1, best[..., None].expand(-1, -1, k))
+
+        owner = torch.arange(count, device=valid.device).repeat_interleave(w.shape[1])
+        problem = _Sum(self, evidence, tuple(scales)).rows(owner)
+        w = simplex.newton.minimise(problem, w.flatten(0, 1), valid[owner]).view_as(w)
+        w = simplex.most_even(w, self._sum(evidence, w, scales))
         gap = torch.full((count,), torch.nan, dtype=torch.float64, device=w.device)
         status = ("local optimum, never above the best single",) * count
-        return _refuse(Solution(w[at, best], value[at, best], gap, status), valid)
+        return _refuse(Solution(w, self._sum(evidence, w[:, None], scales)[:, 0], gap, status), valid)
+
+
+DESCENT = 60
+"""Iterations of the descents that look for the valleys."""
+
+SOLVED = 3
+"""Descents of an input that are solved further."""
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """A balanced sum as problems for :func:`consilience.simplex.newton.minimise`, differentiated by autograd."""
+
+    objective: Objective
+    evidence: Evidence
+    scales: tuple[Tensor, ...]
+
+    def at(self, w: Tensor) -> _SumAt:
+        with torch.enable_grad():
+            w = w.detach().requires_grad_()
+            value = self.objective._sum(self.evidence, w[:, None], list(self.scales))[:, 0]
+            (slope,) = torch.autograd.grad(value.sum(), w, create_graph=True)
+        return _SumAt(w, value.detach(), slope)
+
+    def rows(self, index: Tensor) -> _Sum:
+        return _Sum(self.objective, self.evidence.inputs(index.tolist()), tuple(s[index] for s in self.scales))
+
+
+@dataclass(frozen=True)
+class _SumAt:
+    """The sum at w (P, k): its value, and its slope with a graph."""
+
+    w: Tensor
+    value: Tensor
+    slope: Tensor
+
+    @property
+    def margin(self) -> Tensor:
+        return torch.full_like(self.value, torch.inf)
+
+    def slopes(self) -> tuple[Tensor, Tensor]:
+        slope = self.slope.detach().nan_to_num(0.0, 0.0, 0.0)
+        return slope, torch.zeros_like(slope)
+
+    def curvature(self, price: Tensor) -> Tensor:
+        # A row of w decides its own value only, so the sum over rows gives each row's own derivative.
+        columns = [torch.autograd.grad(each.sum(), self.w, retain_graph=True)[0] for each in self.slope.unbind(1)]
+        bend = torch.stack(columns, 1)
+        return ((bend + bend.mT) / 2).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _refuse(solution: Solution, valid: Tensor) -> Solution:
     """NaN and "no valid method" where there is none."""
     some = valid.any(1)
     status = tuple(s if ok else "no valid method" for s, ok in zip(solution.status, some.tolist(), strict=True))
-    blank = lambda t: torch.where(some.view(-1, *[1] * (t.ndim - 1)), t, torch.nan)  # noqa: E731
-    return Solution(blank(solution.weights), blank(solution.value), blank(solution.gap), status)
+    weights = torch.where(some[:, None], solution.weights, torch.nan)
+    value, gap = (torch.where(some, x, torch.nan) for x in (solution.value, solution.gap))
+    return Solution(weights, value, gap, status)

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from ..combine.aggregations import DERIVED
-from ..errors import InputError, printable
+from ..combine.sequential import ROUNDS
+from ..errors import printable
 from ..model.batching import Counts
 from ..report.entry import Entry
 from ..report.table import text_table
 from ..simplex import Front, Solution
+from ..statistics.bounds import largest_change, weights_bound
 from ..statistics.evidence import Evidence, Quadratic
 from .difference import PairedDifference
 from .entries import Entries, picture_of
@@ -228,19 +230,24 @@ class Explanation:
         return torch.tensor(values, dtype=torch.float64)
 
     def hoeffding(self, delta: float = 0.05) -> float:
-        """Q(ŵ) − min Q ≤ 2c₂ √(2 ln(k(k+1)/δ)/m) for the absolute sensitivity, with probability 1 − δ over the m draws.
+        """How far Q(ŵ) can be above min Q, with probability 1 − δ over the m draws, before any of them is looked at.
 
-        c₂ bounds ‖r‖² before any draw: the number of features for maps in [0, 1], four times that for signed maps.
-        Hoeffding's inequality on the entries of G (DESIGN §1); compare with the fresh value beside it. Where m was found by
-        looking at the draws, the bound holds for every round's m at once (δ shared by at most four rounds).
+        For the absolute sensitivity Q and the weights that minimise it on the draws ("paper_robust"); see
+        :func:`~consilience.statistics.bounds.weights_bound`, and the fresh value beside it. Where m was found by looking at the
+        draws, the bound holds for every round's m at once.
+
+        Args:
+            delta: δ.
+
+        Raises:
+            InputError: the maps are not scaled, or δ is no probability.
         """
-        if self.settings["scale"] == "none":
-            raise InputError("hoeffding: needs bounded maps; scale='none' has no a-priori bound")
-        c2 = self.maps[0, 0].numel() * (1 if self.settings["sign"] == "abs" else 4)
-        k, m = len(self.methods), min(fit["average_sensitivity"] for fit in self.draws["fit"])
+        square = largest_change(self.maps[0, 0].numel(), self.settings["sign"], self.settings["scale"])
+        draws = min(fit["average_sensitivity"] for fit in self.draws["fit"])
+        rounds = 1
         if any(fit["stopped"] != "as asked" for fit in self.draws["fit"]):
-            delta /= 4
-        return 2 * c2 * math.sqrt(2 * math.log(k * (k + 1) / delta) / m)
+            rounds += max(0, math.ceil(math.log2(draws / ROUNDS.average_sensitivity)))
+        return weights_bound(len(self.methods), draws, square, delta, rounds)
 
     # -- pictures and files --------------------------------------------------------------------------------------------
 

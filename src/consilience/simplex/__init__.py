@@ -6,12 +6,15 @@ answer for one input does not depend on the others.
 
 from __future__ import annotations
 
+from . import newton
 from .active_set import nnls
 from .convex import FLAT, correlation, quadratic, scale_free
 from .descent import descend, project
 from .ratios import ratio
+from .scan import front
 from .solution import Solution, even
-from .tradeoff import Front, front
+from .ties import most_even
+from .tradeoff import Front
 
 __all__ = [
     "FLAT",
@@ -21,6 +24,8 @@ __all__ = [
     "descend",
     "even",
     "front",
+    "most_even",
+    "newton",
     "nnls",
     "project",
     "quadratic",

@@ -41,16 +41,16 @@ def nnls(Q: Tensor, p: Tensor, valid: Tensor | None = None, start: Tensor | None
     for _ in range(10 * k + 20):  # the objective falls strictly, so this cap is met by rounding only
         slope = p - (Q @ u[:, :, None])[..., 0]
         # |Q_ij| ≤ 1 after scaling: this is what rounding alone can make of a slope.
-        open_ = ok & ~passive & ~blocked & (slope > 4 * k * EPS * (p.abs() + u.sum(1, keepdim=True)))
-        done = fresh & ~open_.any(1)
+        candidates = ok & ~passive & ~blocked & (slope > 4 * k * EPS * (p.abs() + u.sum(1, keepdim=True)))
+        done = fresh & ~candidates.any(1)
         if done.any():
             answer[live[done]], stay = u[done], ~done
             if not stay.any():
                 return answer * scale + 0.0  # no −0
-            Q, p, ok, u, passive, blocked, entered, fresh, f, live, slope, open_ = (
-                x[stay] for x in (Q, p, ok, u, passive, blocked, entered, fresh, f, live, slope, open_)
+            Q, p, ok, u, passive, blocked, entered, fresh, f, live, slope, candidates = (
+                x[stay] for x in (Q, p, ok, u, passive, blocked, entered, fresh, f, live, slope, candidates)
             )
-        best = torch.nn.functional.one_hot(slope.masked_fill(~open_, -torch.inf).argmax(1), k).bool()
+        best = torch.nn.functional.one_hot(slope.masked_fill(~candidates, -torch.inf).argmax(1), k).bool()
         entered = torch.where(fresh[:, None], best, entered)
         passive = passive | (entered & fresh[:, None])
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from .active_set import nnls
 from .solution import EPS, Solution, corner, diagonal, even, finish, form, in_double, normalise, usable
+from .ties import LOSS, TIE, even_out, evenness, with_tie_break
 
 CONSTANT = 1e-26
 """A constant response has a variance of rounding only, about (1e-16)² of the others'."""
@@ -33,7 +36,8 @@ def quadratic(G: Tensor, valid: Tensor | None = None) -> Solution:
     # The best corner's scale: the largest would drown a good method's numbers in the ones of 11ᵀ.
     positive = torch.where(ok & (diagonal(G) > 0), diagonal(G), torch.inf).amin(1)
     positive = torch.where(positive.isfinite(), positive, 1.0)
-    w = normalise(_nearest(G, positive, ok))
+    tied = G + TIE * positive[:, None, None] * evenness(G, ok)
+    w = normalise(_nearest(tied, positive, ok))
     low = form(G, w)
     redo = _gap(G, w, ok) > torch.maximum(1e-8 * low, 1e-14 * positive)
     if redo.any():  # an optimum far below every corner: its own scale, then exact line searches between pairs
@@ -131,6 +135,8 @@ def correlation(
     # A ridge gives up some correlation on these draws on purpose: fall back to a corner only without one.
     mixed = helps & (rho(w) >= single if ridge == 0 else True)
     w = torch.where(mixed[:, None], w, toward)
+    if not signed:
+        w = _evened(C, w, ok, rho)
     got = torch.where(ok.any(1), rho(w), 0.0)
     value = 1 - got * got.abs()
     gap = torch.where(helps, ((bound / v).clamp(max=1) - got**2).clamp(min=0), 0.0)
@@ -162,10 +168,15 @@ def scale_free(M: Tensor, p: Tensor, y2: Tensor, valid: Tensor | None = None) ->
     single = torch.where(ok, p**2 / torch.where(ok, diagonal(M), 1.0), -1.0).argmax(1)
     directions = [_direction(M, sign * p, v, ok) for sign in (1, -1)]
     w = torch.stack([corner(single, k), *(normalise(u) for u, _ in directions)], 1)
-    square = torch.einsum("bmi,bij,bmj->bm", w, M, w) * v[:, None]
-    explained = torch.where(square > 0, torch.einsum("bmi,bi->bm", w, p) ** 2 / square.clamp(min=1e-300), 0.0)
-    share, best = explained.clamp(max=1).max(1)
-    w = w[torch.arange(len(w), device=w.device), best]
+
+    def explained_by(w: Tensor) -> Tensor:
+        """(pᵀw)² / (wᵀMw · E y²) of weights (B, k)."""
+        square = form(M, w) * v
+        return torch.where(square > 0, (w * p).sum(1) ** 2 / square.clamp(min=1e-300), 0.0).clamp(max=1)
+
+    best = torch.stack([explained_by(each) for each in w.unbind(1)], 1).argmax(1)
+    w = _evened(M, w[torch.arange(len(w), device=w.device), best], ok, explained_by)
+    share = explained_by(w)
     bound = torch.maximum(*(bound for _, bound in directions)) / v
     gap = torch.minimum((bound.clamp(max=1) - share).clamp(min=0) + _rounding(M, w), 1 - share)
     undefined = still | ~(p != 0).any(1)
@@ -188,9 +199,18 @@ def _rounding(C: Tensor, w: Tensor) -> Tensor:
     return 4 * w.shape[1] * EPS * size / form(C, w).clamp(min=1e-300)
 
 
+def _evened(C: Tensor, w: Tensor, ok: Tensor, explained: Callable[[Tensor], Tensor]) -> Tensor:
+    """(B, k): w with the most even weights for nearly the same response, if ``explained`` (B, k) → (B,) hardly falls."""
+    size = torch.where(ok, diagonal(C), 1.0).clamp(min=1e-300).sqrt()
+    alike = C / (size[:, :, None] * size[:, None])
+    even = normalise(even_out(normalise(w * size), alike, ok) / size)
+    kept = explained(even) >= explained(w) - LOSS * explained(w).abs()
+    return torch.where(kept[:, None], even, w)
+
+
 def _direction(C: Tensor, b: Tensor, v: Tensor, ok: Tensor) -> tuple[Tensor, Tensor]:
     """u = nnls(C, b) and an upper bound (B,) of max over c ≥ 0 of (bᵀc)²/cᵀCc with bᵀc ≥ 0 (see ``correlation``)."""
-    u = nnls(C, b, ok)
+    u = nnls(with_tie_break(C, ok), b, ok)
     reached = torch.einsum("bij,bj->bi", C, u)
     noise = 1e-13 * (diagonal(C).clamp(min=0) * v[:, None]).sqrt()  # what b is known to
     factor = torch.where(b > noise, b / reached.clamp(min=1e-300), 0.0).amax(1)

@@ -53,11 +53,10 @@ def descend_with_slope(
     is not finite the point is refused; a start that is not finite stays as it is. Entries outside ``valid`` (…, k) stay 0:
     an objective that ignores them cannot keep weight from drifting there.
     """
-    width = lambda g: (g.amax(-1) - g.amin(-1)).clamp(min=1e-30)  # noqa: E731  only slopes' differences move w
     w = starts
     f, g = evaluate(w)
     g = g.nan_to_num(0.0, 0.0, 0.0)
-    t = 0.25 / width(g)
+    t = 0.25 / _width(g)
     settled = ~f.isfinite()
     for _ in range(iterations):
         move = torch.where(settled[..., None], 0.0, project(w - t[..., None] * g, valid) - w)
@@ -70,9 +69,14 @@ def descend_with_slope(
         accept = (f_new <= f + 1e-4 * slope) & ~settled
         settled = settled | (accept & (f - f_new <= 1e-14 * f.abs()) & (slope > -1e-12 * f.abs()))
         bend = (move * (g_new - g)).sum(-1)
-        longest = 10 / width(g_new)
+        longest = 10 / _width(g_new)
         barzilai = torch.where(bend > 0, (move**2).sum(-1) / bend.clamp(min=1e-300), longest)
         t = torch.where(accept, torch.minimum(barzilai, longest), t / 4)
         w = torch.where(accept[..., None], w + move, w)
         f, g = torch.where(accept, f_new, f), torch.where(accept[..., None], g_new, g)
     return w, f
+
+
+def _width(slope: Tensor) -> Tensor:
+    """(…): the range of a slope's entries: on the simplex only their differences move weights."""
+    return (slope.amax(-1) - slope.amin(-1)).clamp(min=1e-30)

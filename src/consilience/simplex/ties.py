@@ -1,0 +1,76 @@
+"""What is chosen where mixtures are equally good: a rule that rounding cannot flip.
+
+Three things leave a choice open. Different maps may have the same value (residuals of a linear model are all zero); then the
+mixture nearest to equal shares is taken, by a term that is far below any difference that could matter (:func:`evenness`). And
+the same map may be written with different weights (two methods that agree); then its most even weights are taken
+(:func:`even_out`). And two local minima may be as good as each other (:func:`most_even`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .active_set import nnls
+from .solution import diagonal
+
+TIE = 1e-12
+"""The weight of :func:`evenness`, in units of the best single method's value."""
+
+SAME = 1e-9
+"""Mixtures whose maps differ by this share of their square are one map: float32 leaves about 1e-13."""
+
+LOSS = 1e-7
+"""What more even weights may cost, relative."""
+
+ROUNDING = 1e-14
+"""A relative sensitivity of this size is what float32 maps have by rounding alone, (1e-7)²."""
+
+EQUAL = 1e-6
+"""Local minima whose values differ by less than this share are equally good."""
+
+NOTHING = 1e-6
+"""A share of the weight that is not worth a further method."""
+
+
+def evenness(likeness: Tensor, ok: Tensor) -> Tensor:
+    """(B, k, k) positive semi-definite: wᵀEw = Σ w_j² / m_j − (Σ w_j)² / Σ m_j, zero for w ∝ m only.
+
+    ``likeness`` (B, k, k): Gram matrix of what makes methods alike; m_j = 1 / Σ_i max(cos_ij, 0)¹⁶: two equal methods count as
+    one, so listing a method twice changes no mixture's value.
+    """
+    size = torch.where(ok, diagonal(likeness), 1.0).clamp(min=1e-300).rsqrt()
+    cosine = (likeness * size[:, :, None] * size[:, None]).clamp(0, 1)
+    alike = (cosine**16).sum(2).clamp(min=1)
+    share = ok / alike
+    total = share.sum(1).clamp(min=1)[:, None, None]
+    both = (ok[:, :, None] & ok[:, None]).to(likeness)
+    return torch.diag_embed(torch.where(ok, alike, 0.0)) - both / total
+
+
+def with_tie_break(matrix: Tensor, ok: Tensor) -> Tensor:
+    """(B, k, k): a Gram matrix plus ``TIE`` · :func:`evenness`, each method in the unit of its own norm."""
+    size = torch.where(ok, diagonal(matrix), 0.0).clamp(min=0).sqrt()
+    return matrix + TIE * evenness(matrix, ok) * size[:, :, None] * size[:, None]
+
+
+def even_out(w: Tensor, likeness: Tensor, ok: Tensor) -> Tensor:
+    """(B, k): the most even weights ≥ 0 with nearly the same mixture as w (B, k): argmin ‖Φ(v − w)‖² + SAME · ‖v‖².
+
+    ``likeness`` (B, k, k): ΦᵀΦ with a unit diagonal. Directions in which Φ changes by more than ``SAME`` hardly move; along the
+    others, which only rounding tells apart, weights become equal.
+    """
+    eye = torch.eye(w.shape[1], dtype=w.dtype, device=w.device)
+    target = torch.einsum("bij,bj->bi", likeness, w)
+    even = nnls(likeness + SAME * eye, target, ok)
+    # A weight that was 0 and gets next to nothing stays 0: the answer keeps its support.
+    even = torch.where((w <= 0) & (even < NOTHING * w.sum(1, keepdim=True)), 0.0, even)
+    return even * (w.sum(1, keepdim=True) / even.sum(1, keepdim=True).clamp(min=1e-300))
+
+
+def most_even(w: Tensor, value: Tensor) -> Tensor:
+    """(B, S, k), (B, S) → (B, k): the best; of those that are equally good the one of least norm."""
+    value = value.nan_to_num(torch.inf)
+    least = value.amin(1, keepdim=True)
+    norm = (w**2).sum(2).masked_fill(~(value <= least * (1 + EQUAL)), torch.inf)
+    return w[torch.arange(len(w), device=w.device), norm.argmin(1)]
