@@ -12,13 +12,14 @@ from ..errors import InputError
 from ..model.state import borrowed
 from .passes import Passes
 
-__all__ = ["PGD", "Bounds", "Size", "bounds_of", "loss_gradient", "maximise", "normalised", "start"]
+__all__ = ["PGD", "Bounds", "Size", "bounds_of", "loss_gradient", "maximise", "normalised", "of_input", "start"]
 
 Size = Bound
+"""A length in units of the model's input: a number, or a tensor that broadcasts over (B, *F)."""
 
 
 def normalised(length: Size, std: Sequence[float] | Tensor) -> Tensor:
-    """A length in pixel units (ε, a step size) in units of inputs normalised by ``std`` per channel: (C, 1, 1).
+    """A ``length`` in pixel units (ε, a step size) in units of inputs normalised by ``std`` (C,) per channel: (C, 1, 1).
 
     >>> normalised(8 / 255, (0.5, 0.25)).flatten()
     tensor([0.0627, 0.1255])
@@ -29,18 +30,27 @@ def normalised(length: Size, std: Sequence[float] | Tensor) -> Tensor:
 def bounds_of(
     mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor, low: float = 0.0, high: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The valid range low … high of pixels in units of inputs (pixel − mean) / std, per channel: two tensors (C, 1, 1).
+    """The valid range of pixels in units of inputs (pixel − mean) / std, per channel: two tensors (C, 1, 1).
+
+    Args:
+        mean: (C,), in pixel units.
+        std: (C,), in pixel units.
+        low: the lowest pixel.
+        high: the highest pixel.
 
     >>> [b.flatten().tolist() for b in bounds_of((0.5, 0.5), (0.5, 0.25))]
     [[-1.0, -2.0], [1.0, 2.0]]
     """
-    mean, std = torch.as_tensor(mean), torch.as_tensor(std)
-    lowest, highest = ((side - mean) / std for side in (low, high))
+    mean = torch.as_tensor(mean)
+    std = torch.as_tensor(std)
+    lowest = (low - mean) / std
+    highest = (high - mean) / std
     return lowest.view(-1, 1, 1), highest.view(-1, 1, 1)
 
 
 def start(attack: PGD, passes: Passes) -> Tensor:
-    """(B, *F): the random start of this step; the same for every objective with the same seed, ids and step."""
+    """(B, *F): the random start of ``attack`` in this step of ``passes``; the same for every objective with the same seed, ids
+    and step."""
     return attack.start(passes.x, passes.key / "attack", passes.ids, passes.step)
 
 
@@ -60,18 +70,30 @@ def maximise(attack: PGD, passes: Passes, gradient: Callable[[Tensor], Tensor]) 
 
 
 def loss_gradient(passes: Passes) -> Callable[[Tensor], Tensor]:
-    """∇ ℓ(x'), for :func:`maximise`."""
+    """x' (B, *F) → ∇ ℓ(x') (B, *F) of the batch ``passes``, for :func:`maximise`."""
 
     def gradient(there: Tensor) -> Tensor:
         leaf = there.detach().requires_grad_()
-        rows = lambda i, graph: passes.losses(leaf[i], i, i)  # noqa: E731
-        return _only(passes.slopes(rows, lambda losses, _: losses.sum(), 1, [leaf])[1])
+
+        def losses(numbers: Tensor, graph: bool) -> Tensor:
+            return passes.losses(leaf[numbers], numbers, numbers)
+
+        def total(values: Tensor, inputs: Tensor) -> Tensor:
+            return values.sum()
+
+        _, gradients = passes.slopes(losses, total, 1, [leaf])
+        return of_input(gradients)
 
     return gradient
 
 
-def _only(gradients: list[Tensor | None]) -> Tensor:
-    (found,) = gradients
-    if found is None:
+def of_input(gradients: list[Tensor | None]) -> Tensor:
+    """The only one of ``gradients``, with respect to the input.
+
+    Raises:
+        InputError: the output does not depend on the input.
+    """
+    (gradient,) = gradients
+    if gradient is None:
         raise InputError("model: its output does not depend on the input through differentiable operations")
-    return found
+    return gradient

@@ -17,14 +17,20 @@ from ..statistics.keys import Key
 from .passes import Passes
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-
+"""(outputs (N, …), y (N, …)) → (N,)."""
 
 Schedule = Callable[[int], float]
+"""From the training step to a weight."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """``total`` (), to call ``backward`` on, and its ``parts``, each a detached (): unweighted values, and the weight."""
+    """What an objective gives.
+
+    Args:
+        total: (), to call ``backward`` on.
+        parts: by name, each a detached (): unweighted values, and the weight.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -54,7 +60,9 @@ def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
     if are_probabilities(outputs):
         outputs = _log(outputs)  # whose softmax it is
     losses = nnf.cross_entropy(outputs, y, reduction="none")
-    return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
+    if losses.ndim > 1:
+        losses = losses.flatten(1).mean(1)
+    return losses
 
 
 def logistic(outputs: Tensor, y: Tensor) -> Tensor:
@@ -78,7 +86,15 @@ def logistic(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
-    """(output − y)², the mean over outputs; ``y`` of the outputs' shape."""
+    """(output − y)², the mean over an input's outputs.
+
+    Args:
+        outputs: (N, …).
+        y: (N, …), as many numbers.
+
+    Raises:
+        InputError: ``y`` of another shape.
+    """
     if outputs.numel() != y.numel():
         raise InputError(f"y: shape {tuple(y.shape)} does not fit outputs of shape {tuple(outputs.shape)}")
     return ((outputs - y.view_as(outputs)) ** 2).reshape(len(outputs), -1).mean(1)
@@ -93,7 +109,12 @@ def _log(probabilities: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """A schedule: in ``steps`` equal steps from 0 to ``to``, then ``to``. Any callable from the step to a weight will do."""
+    """A schedule: in equal steps from 0 to ``to``, then ``to``. Any callable from the step to a weight will do.
+
+    Args:
+        steps: how many calls it takes to get to ``to``.
+        to: the weight from then on.
+    """
 
     steps: int
     to: float = 1.0
@@ -106,7 +127,10 @@ class WarmUp:
 class Balanced:
     """c · L₀ / |R₀|: the task loss over the unweighted part, at the first call in training (ExpO's rule, arXiv 1902.06787).
 
-    The ratio is kept in the objective's state. ``c``: a number or a schedule.
+    The ratio is kept in the objective's state.
+
+    Args:
+        c: a number, or a schedule (step → number).
     """
 
     c: float | Schedule
@@ -115,8 +139,10 @@ class Balanced:
 Weight = float | Schedule | Balanced
 
 
-def _at(weight: float | Schedule, step: int) -> float:
-    return float(weight(step) if callable(weight) else weight)
+def _weight_at(weight: float | Schedule, step: int) -> float:
+    if callable(weight):
+        weight = weight(step)
+    return float(weight)
 
 
 # -- objectives --------------------------------------------------------------------------------------------------------
@@ -161,21 +187,38 @@ class TrainingObjective(nn.Module):
             raise InputError(f"max_batch: a positive integer, got {max_batch!r}")
         if not (callable(weight) or isinstance(weight, Balanced | int | float)):
             raise InputError(f"weight: a number, a schedule or Balanced(c), got {weight!r}")
-        self.weight, self.loss_fn, self.reduction = weight, loss_fn, choose("reduction", reduction, ("mean", "sum"))
-        self.seed, self.max_batch = seed, max_batch
+        self.weight = weight
+        self.loss_fn = loss_fn
+        self.reduction = choose("reduction", reduction, ("mean", "sum"))
+        self.seed = seed
+        self.max_batch = max_batch
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("ratio", torch.full((), torch.nan))
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor | None = None, ids: Any = None) -> Loss:
-        if torch.is_inference_mode_enabled():  # its tensors have no gradients, which attributions need
+        """The loss of one batch.
+
+        Args:
+            model: a module that gives one row of outputs for each input.
+            x: (B, *F), floating.
+            y: (B, …), the labels; None for objectives that need none.
+            ids: (B,) integers that name the inputs' draws; None: 0 … B − 1.
+
+        Raises:
+            InputError: an argument cannot be used; the message says why.
+        """
+        if torch.is_inference_mode_enabled():
+            # Tensors made there have no gradients, which attributions need; copies made outside do.
             with torch.inference_mode(False), torch.no_grad():
-                return self.forward(model, x.clone(), None if y is None else y.clone(), ids)
+                labels = None if y is None else y.clone()
+                return self.forward(model, x.clone(), labels, ids)
         loss = self.loss(self._passes(model, x, y, ids))
         if self.training:
             self.step += 1
         return loss
 
     def loss(self, passes: Passes) -> Loss:
+        """The loss of one batch, ``passes``: what an objective is made of."""
         raise NotImplementedError
 
     def _passes(self, model: nn.Module, x: Tensor, y: Tensor | None, ids: Any) -> Passes:
@@ -189,14 +232,21 @@ class TrainingObjective(nn.Module):
                 "for tokens train on their embeddings"
             )
         ids = torch.arange(len(x)) if ids is None else torch.as_tensor(ids, dtype=torch.int64)
-        for what, given in (("ids", ids), ("y", y)):
-            if given is not None and (given.ndim == 0 or len(given) != len(x) or (what == "ids" and given.ndim > 1)):
-                raise InputError(f"{what}: shape {tuple(given.shape)} for {len(x)} inputs; one for each is needed")
-        bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        if ids.ndim != 1 or len(ids) != len(x):
+            raise InputError(f"ids: shape {tuple(ids.shape)} for {len(x)} inputs; one for each is needed")
+        if y is not None and (y.ndim == 0 or len(y) != len(x)):
+            raise InputError(f"y: shape {tuple(y.shape)} for {len(x)} inputs; one for each is needed")
         return Passes(
-            model, bare, x.detach(), y, ids.to(x.device), int(self.step), Key(self.seed, "train"), self.loss_fn,
-            self.max_batch,
-        )  # fmt: skip
+            model=model,
+            bare=model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model,
+            x=x.detach(),
+            y=y,
+            ids=ids.to(x.device),
+            step=int(self.step),
+            key=Key(self.seed, "train"),
+            loss_fn=self.loss_fn,
+            max_batch=self.max_batch,
+        )
 
     def _reduce(self, total: Tensor, count: int) -> Tensor:
         return total / count if self.reduction == "mean" else total
@@ -204,45 +254,68 @@ class TrainingObjective(nn.Module):
     def _weight(self, passes: Passes, part: Callable[[], Tensor]) -> Tensor | float:
         """The weight of this step; ``part``: the unweighted part, for :class:`Balanced` (both sums over the batch)."""
         if not isinstance(self.weight, Balanced):
-            return _at(self.weight, passes.step)
+            return _weight_at(self.weight, passes.step)
         ratio = self.ratio
         if ratio.isnan():
-            with torch.no_grad():
-                first = passes.fold(lambda i, graph: passes.losses(passes.x[i], i, i), lambda v, _: v.sum(), 1)
-                both = torch.stack([first.float(), part().detach().float()])
-                if isinstance(passes.model, nn.parallel.DistributedDataParallel):  # the same weight on every rank
-                    torch.distributed.all_reduce(both, group=passes.model.process_group)
-            if not both[1]:
-                raise InputError("weight: Balanced divides by the unweighted part, which is 0 here; give a number")
-            ratio = both[0] / both[1].abs()
+            ratio = self._first_ratio(passes, part)
             if self.training:
                 self.ratio.copy_(ratio)
-        return _at(self.weight.c, passes.step) * ratio.to(passes.x.device)
+        return _weight_at(self.weight.c, passes.step) * ratio.to(passes.x.device)
+
+    @torch.no_grad()
+    def _first_ratio(self, passes: Passes, part: Callable[[], Tensor]) -> Tensor:
+        """L₀ / |R₀|, ()."""
+
+        def task_losses(numbers: Tensor, graph: bool) -> Tensor:
+            return passes.losses(passes.x[numbers], numbers, numbers)
+
+        task = passes.fold(task_losses, lambda losses, inputs: losses.sum(), rows_each=1)
+        both = torch.stack([task.float(), part().detach().float()])
+        if isinstance(passes.model, nn.parallel.DistributedDataParallel):  # the same weight on every rank
+            torch.distributed.all_reduce(both, group=passes.model.process_group)
+        if not both[1]:
+            raise InputError("weight: Balanced divides by the unweighted part, which is 0 here; give a number")
+        return both[0] / both[1].abs()
 
 
 class Regulariser(TrainingObjective):
-    """Interface of an objective without the task loss: ``total`` = weight × value, to be added to yours."""
+    """Interface of an objective without the task loss: ``total`` = weight × value, to be added to yours.
+
+    Args:
+        weight: see :class:`TrainingObjective`, as for all of these.
+        loss_fn: see :class:`TrainingObjective`.
+        reduction: see :class:`TrainingObjective`.
+        seed: see :class:`TrainingObjective`.
+        max_batch: see :class:`TrainingObjective`.
+    """
 
     name: ClassVar[str]
 
     def value(self, passes: Passes) -> Tensor:
-        """The sum over the batch, ()."""
+        """The sum over the batch ``passes``, ()."""
         raise NotImplementedError
 
     def loss(self, passes: Passes) -> Loss:
         return self.weighted(passes, self.value(passes))
 
     def weighted(self, passes: Passes, total: Tensor, **more: Tensor) -> Loss:
+        """The loss of an unweighted value.
+
+        Args:
+            passes: the batch.
+            total: (), the value's sum over the batch.
+            more: further parts to report, by name.
+        """
         weight = self._weight(passes, lambda: total)
         value = self._reduce(total, len(passes)).to(torch.promote_types(passes.x.dtype, torch.float32))
         return Loss(weight * value, parts(weight, **{self.name: value}, **more))
 
 
 def parts(weight: Tensor | float, **values: Tensor) -> dict[str, Tensor]:
-    some = next(iter(values.values()))
-    return {name: value.detach() for name, value in values.items()} | {
-        "weight": torch.as_tensor(weight).to(some.device)
-    }
+    """The parts of a loss as they are reported: detached ``values`` by name, and the ``weight`` beside them."""
+    detached = {name: value.detach() for name, value in values.items()}
+    device = next(iter(detached.values())).device
+    return {**detached, "weight": torch.as_tensor(weight).to(device)}
 
 
 def _refuse_compiled(model: nn.Module, name: str) -> None:

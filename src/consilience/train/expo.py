@@ -41,43 +41,61 @@ class Fidelity(Regulariser):
 
     def __init__(self, sigma: float = 0.5, samples: int | None = None, shared: bool = False, **common: Any):
         super().__init__(**common)
-        self.sigma, self.samples, self.shared = sigma, samples, shared
+        self.sigma = sigma
+        self.samples = samples
+        self.shared = shared
 
     def dimensions(self, d: int) -> int:
-        """r, the number of coordinates that z has."""
+        """r, the number of coordinates that z has for inputs of ``d`` elements."""
         return d
 
     def spread(self, passes: Passes, z: Tensor) -> Tensor:
-        """(…, n, r) → (…, n, d): the way each z goes."""
+        """The way in the input (…, n, d) that each ``z`` (…, n, r) goes, in this step of ``passes``."""
         return z
 
     def value(self, passes: Passes) -> Tensor:
         x = passes.x
-        r = self.dimensions(x[0].numel())
-        n = max(20, 2 * r) if self.samples is None else self.samples
+        n = self._samples(x[0].numel())
+        z = self._draws(passes, n)
+        # In float64 and by a QR: the normal equations would square the condition of a nearly square design.
+        design = exact(torch.cat([z, torch.ones_like(z[..., :1])], -1))
+        basis = torch.linalg.qr(design).Q
+        moves = self.sigma * self.spread(passes, z)
+
+        def outputs(numbers: Tensor, graph: bool) -> Tensor:
+            owner = numbers // n
+            draws_of = torch.zeros_like(owner) if self.shared else owner
+            move = moves[draws_of, numbers % n].view(-1, *x.shape[1:])
+            return passes.outputs(x[owner] + move, numbers).reshape(len(numbers), -1)
+
+        def residuals(values: Tensor, inputs: Tensor) -> Tensor:
+            f = exact(values).unflatten(0, (-1, n))
+            q = basis if self.shared else basis[inputs.to(basis.device)]
+            unexplained = f - q @ (q.mT @ f)
+            return (unexplained**2).mean((1, 2)).sum().to(x.device)
+
+        return passes.fold(outputs, residuals, n)
+
+    def _samples(self, d: int) -> int:
+        """n, draws for inputs of ``d`` elements."""
+        r = self.dimensions(d)
+        usual = max(20, 2 * r)
+        n = usual if self.samples is None else self.samples
         if n <= r + 1:
             raise InputError(
                 f"samples: {n} draws in {r} dimensions are fitted exactly, so nothing is left to penalise; "
-                f"more than {r + 1} are needed (None takes {max(20, 2 * r)})"
+                f"more than {r + 1} are needed (None takes {usual})"
             )
+        return n
+
+    def _draws(self, passes: Passes, n: int) -> Tensor:
+        """z, (B, n, r), or (1, n, r) if all inputs share their draws."""
         ids = torch.zeros_like(passes.ids[:1]) if self.shared else passes.ids
-        numbers = passes.step * n + torch.arange(n, device=x.device)
-        z = (passes.key / "fidelity").normal(ids.repeat_interleave(n), numbers.repeat(len(ids)), (r,), x.dtype)
-        z = z.unflatten(0, (-1, n))
-        base = torch.linalg.qr(exact(torch.cat([z, torch.ones_like(z[..., :1])], -1)))[0]
-        move = self.sigma * self.spread(passes, z)
-
-        def rows(numbers: Tensor, graph: bool) -> Tensor:
-            owner, sample = numbers // n, numbers % n
-            step = move[torch.zeros_like(owner) if self.shared else owner, sample]
-            return passes.outputs(x[owner] + step.view(-1, *x.shape[1:]), numbers).reshape(len(numbers), -1)
-
-        def finish(values: Tensor, inputs: Tensor) -> Tensor:
-            y = exact(values).unflatten(0, (-1, n))
-            q = base if self.shared else base[inputs.to(base.device)]
-            return ((y - q @ (q.mT @ y)) ** 2).mean((1, 2)).sum().to(x.device)
-
-        return passes.fold(rows, finish, n)
+        samples = passes.step * n + torch.arange(n, device=passes.x.device)
+        r = self.dimensions(passes.x[0].numel())
+        key = passes.key / "fidelity"
+        z = key.normal(ids.repeat_interleave(n), samples.repeat(len(ids)), (r,), passes.x.dtype)
+        return z.unflatten(0, (-1, n))
 
 
 class Fidelity1D(Fidelity):
@@ -85,6 +103,12 @@ class Fidelity1D(Fidelity):
 
     The cheap form: 20 forward rows per input whatever d. Equal to :class:`Fidelity` in one dimension. parts: fidelity_1d,
     weight.
+
+    Args:
+        sigma: as for :class:`Fidelity`.
+        samples: n; None: 20.
+        shared: as for :class:`Fidelity`.
+        common: see :class:`~consilience.train.TrainingObjective`.
     """
 
     name = "fidelity_1d"
@@ -94,14 +118,20 @@ class Fidelity1D(Fidelity):
 
     def spread(self, passes: Passes, z: Tensor) -> Tensor:
         d = passes.x[0].numel()
-        u = (passes.key / "coordinate").uniform(torch.zeros_like(passes.ids[:1]), passes.step, ())
-        return z * torch.nn.functional.one_hot((u * d).long().clamp(max=d - 1), d).to(z)
+        uniform = (passes.key / "coordinate").uniform(torch.zeros_like(passes.ids[:1]), passes.step, ())
+        coordinate = (uniform * d).long().clamp(max=d - 1)
+        return z * torch.nn.functional.one_hot(coordinate, d).to(z)
 
 
 class Stability(Regulariser):
     """E‖f(x) − f(x + u)‖², u ~ U[−radius, radius] per element, summed over outputs: ExpO's regulariser for images.
 
-    parts: stability, weight. ``samples`` draws a step. Rows: B · (1 + samples) forward.
+    parts: stability, weight. Rows: B · (1 + samples) forward.
+
+    Args:
+        radius: in units of the model's input.
+        samples: draws per input and step.
+        common: see :class:`~consilience.train.TrainingObjective`.
     """
 
     name = "stability"
@@ -109,13 +139,20 @@ class Stability(Regulariser):
 
     def __init__(self, radius: float = 0.05, samples: int = 1, **common: Any):
         super().__init__(**common)
-        self.radius, self.samples = radius, samples
+        self.radius = radius
+        self.samples = samples
 
     def value(self, passes: Passes) -> Tensor:
-        rows = passes.around(self.radius, self.samples, "stability")
+        rows_each = 1 + self.samples
+        neighbours = passes.around(self.radius, self.samples, "stability")
 
-        def finish(values: Tensor, inputs: Tensor) -> Tensor:
-            values = values.reshape(len(inputs), 1 + self.samples, -1)
-            return ((values[:, 1:] - values[:, :1]) ** 2).sum(2).mean(1).sum()
+        def outputs(numbers: Tensor, graph: bool) -> Tensor:
+            return passes.outputs(neighbours(numbers), numbers)
 
-        return passes.fold(lambda numbers, graph: passes.outputs(rows(numbers), numbers), finish, 1 + self.samples)
+        def changes(values: Tensor, inputs: Tensor) -> Tensor:
+            values = values.reshape(len(inputs), rows_each, -1)
+            here = values[:, :1]
+            there = values[:, 1:]
+            return ((there - here) ** 2).sum(2).mean(1).sum()
+
+        return passes.fold(outputs, changes, rows_each)

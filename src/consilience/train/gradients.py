@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import InputError, choose
 from .attack import PGD, Bounds, Size, loss_gradient, maximise
 from .base import Regulariser
-from .passes import Passes, like
+from .passes import Passes, like, per_row
 
 
 class _OfGradients(Regulariser):
@@ -26,6 +26,10 @@ class InputGradientPenalty(_OfGradients):
     """‖∇ℓ(x)‖² (double backpropagation, Drucker & LeCun 1992; Ross & Doshi-Velez 2018, arXiv 1711.09404).
 
     parts: input_gradient, weight. Rows: B, differentiated twice.
+
+    Args:
+        of: the gradient of the "loss" or of the "output" of the label.
+        common: see :class:`~consilience.train.TrainingObjective`.
     """
 
     name = "input_gradient"
@@ -34,9 +38,13 @@ class InputGradientPenalty(_OfGradients):
         super().__init__(of, **common)
 
     def value(self, passes: Passes) -> Tensor:
-        return passes.fold(
-            lambda i, graph: passes.gradient(passes.x[i], i, i, graph, self.of), lambda g, _: (g**2).sum(), 1
-        )
+        def gradients(numbers: Tensor, graph: bool) -> Tensor:
+            return passes.gradient(passes.x[numbers], numbers, numbers, graph, self.of)
+
+        def squares(values: Tensor, inputs: Tensor) -> Tensor:
+            return (values**2).sum()
+
+        return passes.fold(gradients, squares, rows_each=1)
 
 
 class LocalGradientAlignment(_OfGradients):
@@ -47,8 +55,11 @@ class LocalGradientAlignment(_OfGradients):
 
     Args:
         eps: ε, in units of the model's input; a number or a tensor per channel (:func:`normalised`).
-        l2, cosine: the weights of the two terms.
+        l2: the weight of the distance.
+        cosine: the weight of the angle.
         hold: g is a fixed target, without a gradient, as the authors' code has it; False: both move.
+        of: the gradient of the "loss" or of the "output" of the label.
+        common: see :class:`~consilience.train.TrainingObjective`.
     """
 
     name = "gradient_alignment"
@@ -57,18 +68,26 @@ class LocalGradientAlignment(_OfGradients):
         self, eps: Size, l2: float = 1.0, cosine: float = 1.0, hold: bool = True, of: str = "output", **common: Any
     ):
         super().__init__(of, **common)
-        self.eps, self.l2, self.cosine, self.hold = eps, l2, cosine, hold
+        self.eps = eps
+        self.l2 = l2
+        self.cosine = cosine
+        self.hold = hold
 
     def value(self, passes: Passes) -> Tensor:
-        rows = passes.around(self.eps, 1, "alignment")
+        neighbours = passes.around(self.eps, 1, "alignment")
 
-        def finish(values: Tensor, inputs: Tensor) -> Tensor:
+        def gradients(numbers: Tensor, graph: bool) -> Tensor:
+            return passes.gradient(neighbours(numbers), numbers // 2, numbers, graph, self.of)
+
+        def differences(values: Tensor, inputs: Tensor) -> Tensor:
             here, there = values.unflatten(0, (-1, 2)).flatten(2).unbind(1)
-            here = here.detach() if self.hold else here
-            apart = ((here - there) ** 2).sum(1)
-            return (self.l2 * apart + self.cosine * (1 - cosine(here, there)) / 2).sum()
+            if self.hold:
+                here = here.detach()
+            distance = ((here - there) ** 2).sum(1)
+            angle = (1 - cosine(here, there)) / 2
+            return (self.l2 * distance + self.cosine * angle).sum()
 
-        return passes.fold(lambda i, graph: passes.gradient(rows(i), i // 2, i, graph, self.of), finish, 2)
+        return passes.fold(gradients, differences, rows_each=2)
 
 
 class IGCosine(_OfGradients):
@@ -77,6 +96,16 @@ class IGCosine(_OfGradients):
 
     x' is PGD's, the very one of :class:`AdversarialTraining` with the same seed, ids, step and settings. parts: ig_cosine,
     weight. Rows: B · steps, and 2 B · points differentiated twice (right Riemann sums, k = 1 … m).
+
+    Args:
+        eps: ε, see :class:`PGD`.
+        steps: of the attack, see :class:`PGD`.
+        step_size: of the attack, see :class:`PGD`.
+        bounds: of valid inputs, see :class:`PGD`.
+        points: m, points on each path.
+        baseline: where the paths start; a number, or a tensor that broadcasts over (B, *F).
+        of: the gradient of the "loss" or of the "output" of the label.
+        common: see :class:`~consilience.train.TrainingObjective`.
     """
 
     name = "ig_cosine"
@@ -94,77 +123,112 @@ class IGCosine(_OfGradients):
         **common: Any,
     ):
         super().__init__(of, **common)
-        self.attack, self.points, self.baseline = PGD(eps, steps, step_size, bounds), points, baseline
+        self.attack = PGD(eps, steps, step_size, bounds)
+        self.points = points
+        self.baseline = baseline
 
     def value(self, passes: Passes) -> Tensor:
         near = maximise(self.attack, passes, loss_gradient(passes))
-        m, ends = self.points, torch.stack([passes.x, near], 1)
-        base = like(self.baseline, passes.x).expand_as(passes.x)[:, None].expand_as(ends)
+        # Two paths for each input, to x and to x'.
+        ends = torch.stack([passes.x, near], 1)
+        starts = like(self.baseline, passes.x).expand_as(passes.x)[:, None].expand_as(ends)
 
-        def finish(values: Tensor, inputs: Tensor) -> Tensor:
-            maps = values.unflatten(0, (-1, 2, m)).mean(2) * (ends - base)[inputs]
+        def distances(values: Tensor, inputs: Tensor) -> Tensor:
+            averages = values.unflatten(0, (-1, 2, self.points)).mean(2)
+            maps = averages * (ends - starts)[inputs]
             return (1 - cosine(*maps.flatten(2).unbind(1))).sum()
 
-        return passes.fold(passes.path(base.flatten(0, 1), ends.flatten(0, 1), m, self.of), finish, 2 * m)
+        gradients = passes.path(starts.flatten(0, 1), ends.flatten(0, 1), self.points, self.of)
+        return passes.fold(gradients, distances, rows_each=2 * self.points)
 
 
 class AttributionPrior(_OfGradients):
     """A prior on expected gradients φ (Erion et al. 2021, arXiv 1906.10670), with φ = E (x − b) ⊙ ∇f(b + α(x − b)), b a row of
-    ``background`` and α ~ U(0, 1), ``samples`` draws a step.
+    ``background`` and α ~ U(0, 1).
 
-    ``prior``: "total_variation": Σ|φ − φ of the next pixel| along every axis after the channel, per input. "gini":
-    −Σᵢⱼ|aᵢ − aⱼ| / (n Σ a), −2 times the Gini coefficient of the features' mean absolute attribution a over the *batch*: one
-    number, which sum reduction multiplies by B. parts: total_variation or gini, weight.
-    Rows: B · samples, differentiated twice.
+    "total_variation": Σ|φ − φ of the next pixel| along every axis after the channel, per input.
+    "gini": −Σᵢⱼ|aᵢ − aⱼ| / (n Σ a),
+    −2 times the Gini coefficient of the features' mean absolute attribution a over the *batch*: one number, which sum
+    reduction multiplies by B. parts: total_variation or gini, weight. Rows: B · samples, differentiated twice.
+
+    Args:
+        prior: "total_variation" or "gini".
+        background: (rows, *F), the data set from which b is drawn.
+        samples: draws of (b, α) per input and step.
+        of: the gradient of the "loss" or of the "output" of the label.
+        common: see :class:`~consilience.train.TrainingObjective`.
+
+    Raises:
+        InputError: an unknown prior; when called, a background of another shape, or total variation of a table.
     """
 
     background: Tensor
 
     def __init__(self, prior: str, background: Tensor, samples: int = 1, of: str = "output", **common: Any):
         super().__init__(of, **common)
-        self.prior, self.samples = choose("prior", prior, ("total_variation", "gini")), samples
+        self.prior = choose("prior", prior, ("total_variation", "gini"))
+        self.samples = samples
         self.register_buffer("background", torch.as_tensor(background), persistent=False)
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """The prior's name, which its part has."""
         return self.prior
 
     def value(self, passes: Passes) -> Tensor:
-        x, s = passes.x, self.samples
+        x = passes.x
         if self.background.shape[1:] != x.shape[1:]:
             raise InputError(
                 f"background: rows of shape {tuple(self.background.shape[1:])} for inputs {tuple(x.shape[1:])}"
             )
         if self.prior == "total_variation" and x.ndim < 3:
             raise InputError("prior: 'total_variation' is for images and series (B, C, …); use 'gini' for tables")
-        background, key = self.background.to(x), passes.key / "expected"
 
-        def drawn(numbers: Tensor) -> tuple[Tensor, Tensor]:
-            """(origin, α) of each row."""
-            ids, sample = passes.ids[numbers // s], passes.step * s + numbers % s
-            which = ((key / "background").uniform(ids, sample, ()) * len(background)).long()
-            return background[which.clamp(max=len(background) - 1)], (key / "alpha").uniform(ids, sample, (), x.dtype)
-
-        def rows(numbers: Tensor, graph: bool) -> Tensor:
-            owner = numbers // s
-            origin, alpha = drawn(numbers)
+        def contributions(numbers: Tensor, graph: bool) -> Tensor:
+            owner = numbers // self.samples
+            origin, alpha = self._draws(passes, owner, numbers % self.samples)
             way = x[owner] - origin
-            there = origin + alpha.view(-1, *[1] * (x.ndim - 1)) * way
+            there = origin + per_row(alpha, x.ndim) * way
             return way * passes.gradient(there, owner, numbers, graph, self.of)
 
-        def finish(values: Tensor, inputs: Tensor) -> Tensor:
-            maps = values.unflatten(0, (-1, s)).mean(1)
+        def prior(values: Tensor, inputs: Tensor) -> Tensor:
+            maps = values.unflatten(0, (-1, self.samples)).mean(1)
             if self.prior == "total_variation":
-                return torch.stack([maps.diff(dim=axis).abs().sum() for axis in range(2, maps.ndim)]).sum()
-            size = maps.abs().flatten(1).mean(0).sort().values
-            n = len(size)
-            rank = 2 * torch.arange(1, n + 1, device=size.device, dtype=size.dtype) - n - 1
-            return -2 * len(x) * (rank * size).sum() / (n * size.sum().clamp(min=1e-30))
+                return total_variation(maps)
+            return -2 * len(x) * gini(maps.abs().flatten(1).mean(0))
 
-        return passes.fold(rows, finish, s, coupled=self.prior == "gini")
+        return passes.fold(contributions, prior, self.samples, coupled=self.prior == "gini")
+
+    def _draws(self, passes: Passes, owner: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """(b (n, *F), α (n,)) of these samples (n,) of these inputs (n,)."""
+        ids = passes.ids[owner]
+        draw = passes.step * self.samples + sample
+        key = passes.key / "expected"
+        uniform = (key / "background").uniform(ids, draw, ())
+        # The product may round up to the number of rows, which is one too far.
+        row = (uniform * len(self.background)).long().clamp(max=len(self.background) - 1)
+        alpha = (key / "alpha").uniform(ids, draw, (), passes.x.dtype)
+        return self.background.to(passes.x)[row], alpha
+
+
+def total_variation(maps: Tensor) -> Tensor:
+    """Σ|difference to the next| along every axis after the channel of ``maps`` (B, C, …)."""
+    return torch.stack([maps.diff(dim=axis).abs().sum() for axis in range(2, maps.ndim)]).sum()
+
+
+def gini(sizes: Tensor) -> Tensor:
+    """The Gini coefficient Σᵢⱼ|aᵢ − aⱼ| / (2 n Σ a) of ``sizes`` a (n,) ≥ 0.
+
+    Sorted, Σᵢⱼ|aᵢ − aⱼ| = 2 Σₖ (2k − n − 1) a₍ₖ₎, which takes n log n steps in place of n².
+    """
+    ordered = sizes.sort().values
+    n = len(ordered)
+    factor = 2 * torch.arange(1, n + 1, device=sizes.device, dtype=sizes.dtype) - n - 1
+    return (factor * ordered).sum() / (n * ordered.sum().clamp(min=1e-30))
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """(n, D), (n, D) → (n,); 0 where either is zero, as the gradients of a dead network are, without an infinite slope."""
+    """The cosine (n,) between rows of ``a`` and ``b`` (n, D); 0 where either is zero, as the gradients of a dead network are,
+    without an infinite slope."""
     size = a.norm(dim=1) * b.norm(dim=1)
     return (a * b).sum(1) / torch.where(size > 0, size, 1.0)

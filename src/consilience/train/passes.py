@@ -1,22 +1,22 @@
 """How an objective's own evaluations see the model, and how they stay within ``max_batch`` rows.
 
-The *task pass* is the training step's own forward pass: the model as given, in the caller's mode. Every other evaluation is
-a guest: it sees the module inside DistributedDataParallel, works on copies of the buffers (running statistics move in the
-task pass only), draws dropout from a stream of its own, and asks for attention that can be differentiated twice.
+The *task pass* is the training step's own forward pass: the model as given, in the caller's mode. Every other evaluation
+must leave no trace on the training. It sees the module inside DistributedDataParallel, works on copies of the buffers
+(running statistics move in the task pass only), draws dropout from a random stream of its own, and asks for attention that
+can be differentiated twice.
 
-Rows N = B · per are numbered input by input. A quantity is given as ``rows``: (numbers (n,), keep the graph?) → (n, …), and
-``finish``: (values of all rows of some inputs, these inputs) → (), the sum over them.
+An objective needs some rows for each input, N = B · rows_each in all, which are numbered input by input. A quantity is given
+by two functions, :data:`Rows` and :data:`Finish`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -24,19 +24,30 @@ from ..errors import InputError
 from ..model.outputs import Outputs
 from ..model.score import _layout
 from ..statistics.keys import Key
+from .accumulation import Gradients, added, chunks, sum_with_gradients, with_gradients
 
 Rows = Callable[[Tensor, bool], Tensor]
-
+"""(numbers (n,) of rows, whether to keep the graph) → their values (n, …)."""
 
 Finish = Callable[[Tensor, Tensor], Tensor]
-
-
-Gradients = list[Tensor | None]
+"""(values of all rows of some inputs, the numbers of these inputs) → (), the sum over these inputs."""
 
 
 @dataclass(frozen=True)
 class Passes:
-    """One call of an objective: ``model`` as given and ``bare``, ``x`` (B, *F) detached, ``y`` (B, …) or None, ``ids`` (B,)."""
+    """One call of an objective, and the evaluations that it may make.
+
+    Args:
+        model: as given.
+        bare: the module inside DistributedDataParallel, or ``model`` itself.
+        x: (B, *F), detached.
+        y: (B, …) labels, or None.
+        ids: (B,) int64, to which the draws of an input belong.
+        step: the number of the training step.
+        key: of all draws.
+        loss_fn: (outputs, y) → one loss per input.
+        max_batch: rows in flight.
+    """
 
     model: nn.Module
     bare: nn.Module
@@ -53,69 +64,106 @@ class Passes:
 
     @property
     def labels(self) -> Tensor:
+        """``y``, or an InputError where there are no labels."""
         if self.y is None:
             raise InputError("y: this objective needs the labels, got None")
         return self.y
 
     @property
     def parameters(self) -> list[Tensor]:
-        return [p for p in self.bare.parameters() if p.requires_grad]
+        """The parameters that are trained."""
+        return [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
 
     # -- evaluating ----------------------------------------------------------------------------------------------------
 
     def task(self, x: Tensor) -> Tensor:
-        """(B, *F) → (B,): the losses of the task pass."""
+        """The losses (B,) of the task pass at ``x`` (B, *F)."""
         return self._losses(_checked(self.model(x), len(x)), self.labels)
 
     def outputs(self, rows: Tensor, numbers: Tensor) -> Tensor:
-        """(n, *F) → (n, …) as a guest; their ``numbers`` (n,) tell chunks apart, whose dropout is not the same."""
-        live = any(module.training for module in self.bare.modules())
-        key = self.key / (f"passes/{self.step}/{int(numbers[0])}" if live else "passes")
-        with _seeded(rows.device, key), sdpa_kernel(SDPBackend.MATH):
+        """The model's outputs (n, …), without a trace on the training.
+
+        Args:
+            rows: (n, *F).
+            numbers: (n,), which tell chunks apart: the dropout of two chunks is not the same.
+        """
+        training = any(module.training for module in self.bare.modules())
+        stream = f"passes/{self.step}/{int(numbers[0])}" if training else "passes"
+        with _seeded(rows.device, self.key / stream), sdpa_kernel(SDPBackend.MATH):
             # A copy: models that start with an in-place operation must not write to a leaf.
             rows = rows.clone(memory_format=_layout(self.bare, rows))
-            if not live:
+            if not training:
                 return _checked(self.bare(rows), len(rows))
-            copies = {name: buffer.clone() for name, buffer in self.bare.named_buffers()}
-            return _checked(functional_call(self.bare, copies, (rows,)), len(rows))
+            buffers = {name: buffer.clone() for name, buffer in self.bare.named_buffers()}
+            return _checked(functional_call(self.bare, buffers, (rows,)), len(rows))
 
     def losses(self, rows: Tensor, owner: Tensor, numbers: Tensor) -> Tensor:
-        """(n, *F) that belong to the inputs ``owner`` (n,) → (n,)."""
+        """The losses (n,) of rows.
+
+        Args:
+            rows: (n, *F).
+            owner: (n,), the input whose label a row has.
+            numbers: (n,), as for :meth:`outputs`.
+        """
         return self._losses(self.outputs(rows, numbers), self.labels[owner])
 
     def gradient(self, rows: Tensor, owner: Tensor, numbers: Tensor, graph: bool, of: str = "loss") -> Tensor:
-        """(n, *F): the gradient of each row's loss, or of its own output ("output"), with respect to that row."""
+        """(n, *F): the gradient of each row's loss or output with respect to that row.
+
+        Args:
+            rows: (n, *F).
+            owner: (n,), the input to which a row belongs.
+            numbers: (n,), as for :meth:`outputs`.
+            graph: whether the gradient is to be differentiated again.
+            of: "loss", or "output": that of the input's label, or the only one.
+        """
         with torch.enable_grad():
-            rows = rows if rows.requires_grad else rows.detach().requires_grad_()
+            if not rows.requires_grad:
+                rows = rows.detach().requires_grad_()
             if of == "loss":
                 value = self.losses(rows, owner, numbers)
             else:
-                value = self._own(self.outputs(rows, numbers), owner)
-            (found,) = torch.autograd.grad(value.sum(), rows, create_graph=graph)
-        return wide(found)
+                value = self._own_output(self.outputs(rows, numbers), owner)
+            (gradient,) = torch.autograd.grad(value.sum(), rows, create_graph=graph)
+        return wide(gradient)
 
     def path(self, start: Tensor, end: Tensor, points: int, of: str = "loss") -> Rows:
-        """Gradients at start + (k/m)(end − start), k = 1 … m = ``points``; start and end (B · r, *F), r paths per input."""
-        paths = len(end) // len(self)
+        """Gradients on straight lines, at start + (k/m)(end − start) for k = 1 … m.
+
+        Args:
+            start: (B · r, *F), where each of the r paths of an input begins.
+            end: (B · r, *F), where it ends.
+            points: m, rows per path.
+            of: as for :meth:`gradient`.
+        """
+        paths_each = len(end) // len(self)
 
         def rows(numbers: Tensor, graph: bool) -> Tensor:
-            which, k = numbers // points, numbers % points + 1
-            share = k.to(end.dtype).view(-1, *[1] * (end.ndim - 1)) / points
-            there = start[which] + share * (end - start)[which]
-            return self.gradient(there, which // paths, numbers, graph, of)
+            path = numbers // points
+            step = numbers % points + 1
+            share = per_row(step.to(end.dtype), end.ndim) / points
+            there = start[path] + share * (end - start)[path]
+            return self.gradient(there, path // paths_each, numbers, graph, of)
 
         return rows
 
     def around(self, radius: float | Tensor, samples: int, stream: str) -> Callable[[Tensor], Tensor]:
-        """Rows by number: of every 1 + ``samples``, the input itself and draws from x + U(−radius, radius)."""
+        """Rows (n, *F) by their numbers: of every 1 + samples, the input itself and its neighbours x + U(−radius, radius).
+
+        Args:
+            radius: in units of the input; a number, or a tensor that broadcasts over (B, *F).
+            samples: neighbours of each input.
+            stream: the name of the random stream.
+        """
 
         def rows(numbers: Tensor) -> Tensor:
-            owner, sample = numbers // (1 + samples), numbers % (1 + samples)
+            owner = numbers // (1 + samples)
+            sample = numbers % (1 + samples)
             x = self.x[owner]
-            number = self.step * samples + (sample - 1).clamp(min=0)
-            u = (self.key / stream).uniform(self.ids[owner], number, x.shape[1:], x.dtype)
-            moved = x + like(radius, x) * (2 * u - 1)
-            return torch.where((sample == 0).view(-1, *[1] * (x.ndim - 1)), x, moved)
+            draw = self.step * samples + (sample - 1).clamp(min=0)
+            uniform = (self.key / stream).uniform(self.ids[owner], draw, x.shape[1:], x.dtype)
+            moved = x + like(radius, x) * (2 * uniform - 1)
+            return torch.where(per_row(sample == 0, x.ndim), x, moved)
 
         return rows
 
@@ -128,7 +176,7 @@ class Passes:
             )
         return wide(losses)
 
-    def _own(self, outputs: Tensor, owner: Tensor) -> Tensor:
+    def _own_output(self, outputs: Tensor, owner: Tensor) -> Tensor:
         """(n,): the only output, or that of the label."""
         if outputs.ndim == 1 or outputs[0].numel() == 1:
             return outputs.flatten()
@@ -141,101 +189,101 @@ class Passes:
 
     # -- adding up -----------------------------------------------------------------------------------------------------
 
-    def fold(self, rows: Rows, finish: Finish, per: int, coupled: bool = False) -> Tensor:
-        """``finish`` over the batch, (): differentiable in the parameters, one chunk's graph in memory at a time."""
-        wanted = self.parameters if torch.is_grad_enabled() else []
-        inputs, numbers = (torch.arange(n, device=self.x.device) for n in (len(self), len(self) * per))
+    def fold(self, rows: Rows, finish: Finish, rows_each: int, coupled: bool = False) -> Tensor:
+        """``finish`` over the batch, (): differentiable in the parameters, one chunk's graph in memory at a time.
+
+        Args:
+            rows: what is evaluated.
+            finish: what is made of all rows of some inputs.
+            rows_each: rows per input.
+            coupled: whether ``finish`` is no sum over inputs, so that it has to see the whole batch.
+        """
+        parameters = self.parameters if torch.is_grad_enabled() else []
+        inputs = torch.arange(len(self), device=self.x.device)
+        numbers = torch.arange(len(self) * rows_each, device=self.x.device)
         if len(numbers) <= self.max_batch:
-            return finish(rows(numbers, bool(wanted)), inputs)
-        if not wanted:
-            return finish(torch.cat([rows(part, False).detach() for part in chunks(numbers, self.max_batch)]), inputs)
-        return known(*self.slopes(rows, finish, per, wanted, coupled), wanted)
+            return finish(rows(numbers, bool(parameters)), inputs)
+        if not parameters:
+            return finish(self._values(rows, numbers), inputs)
+        value, gradients = self.slopes(rows, finish, rows_each, parameters, coupled)
+        return with_gradients(value, gradients, parameters)
 
     def slopes(
-        self, rows: Rows, finish: Finish, per: int, wanted: Sequence[Tensor], coupled: bool = False
+        self, rows: Rows, finish: Finish, rows_each: int, wanted: Sequence[Tensor], coupled: bool = False
     ) -> tuple[Tensor, Gradients]:
-        """(value, its gradients with respect to ``wanted``).
+        """(the value of :meth:`fold`, its gradients with respect to ``wanted``).
 
-        A chunk is some inputs with all their rows. Where one input has more rows than fit, or where ``finish`` couples
-        the inputs, the rows' values come first, without a graph; with the slope of ``finish`` there, the value is linear in
-        the rows, so that they can be differentiated in any chunks.
+        Args:
+            rows: as for :meth:`fold`.
+            finish: as for :meth:`fold`.
+            rows_each: as for :meth:`fold`.
+            wanted: what is differentiated by.
+            coupled: as for :meth:`fold`.
         """
         inputs = torch.arange(len(self), device=self.x.device)
-        every = torch.arange(len(self) * per, device=self.x.device).unflatten(0, (-1, per))
+        numbers = torch.arange(len(self) * rows_each, device=self.x.device)
+        fits = len(numbers) <= self.max_batch
+        inputs_fit = rows_each <= self.max_batch and not coupled
         with torch.enable_grad():
-            if len(self) * per <= self.max_batch or (per <= self.max_batch and not coupled):
-                parts = chunks(inputs, self.max_batch // per)
-                return summed((finish(rows(every[part].flatten(), True), part) for part in parts), wanted)
-            parts = chunks(every.flatten(), self.max_batch)
-            values = torch.cat([rows(part, False).detach() for part in parts]).requires_grad_()
+            if fits or inputs_fit:
+                # A chunk is some inputs with all their rows.
+                of_input = numbers.unflatten(0, (-1, rows_each))
+                groups = chunks(inputs, self.max_batch // rows_each)
+                return sum_with_gradients((finish(rows(of_input[g].flatten(), True), g) for g in groups), wanted)
+            # One input has more rows than fit, or finish needs all inputs. So the rows' values come first, without a graph.
+            # With the slope of finish there, the value is linear in the rows, which can be differentiated in any chunks.
+            values = self._values(rows, numbers).requires_grad_()
             value = finish(values, inputs)
             slope, *direct = torch.autograd.grad(value, [values, *wanted], allow_unused=True)
-            linear = ((rows(part, True) * slope[part]).sum() for part in parts)
-            return value.detach(), _add(direct, summed(linear, wanted)[1])
+            linear = ((rows(part, True) * slope[part]).sum() for part in chunks(numbers, self.max_batch))
+            _, through_rows = sum_with_gradients(linear, wanted)
+            return value.detach(), added(direct, through_rows)
+
+    def _values(self, rows: Rows, numbers: Tensor) -> Tensor:
+        """The values of all rows, without a graph."""
+        return torch.cat([rows(part, False).detach() for part in chunks(numbers, self.max_batch)])
 
 
-def summed(values: Iterable[Tensor], wanted: Sequence[Tensor]) -> tuple[Tensor, Gradients]:
-    """(Σ values, its gradients), each value's graph freed before the next is made."""
-    total, grads = torch.zeros((), device=wanted[0].device), [None] * len(wanted)  # type: tuple[Tensor, Gradients]
-    for value in values:
-        total = total + value.detach()
-        if value.requires_grad:
-            grads = _add(grads, torch.autograd.grad(value, wanted, allow_unused=True))
-    return total, grads
-
-
-def known(value: Tensor, gradients: Gradients, wanted: Sequence[Tensor]) -> Tensor:
-    """``value`` as a function of ``wanted`` whose gradients are known already."""
-    return _Known.apply(value, gradients, *wanted)
-
-
-def chunks(numbers: Tensor, size: int) -> tuple[Tensor, ...]:
-    """At most ``size`` in each, as even as can be."""
-    return numbers.tensor_split(-(-len(numbers) // max(1, size)))
+def per_row(values: Tensor, axes: int) -> Tensor:
+    """``values`` (n,) → (n, 1, …, 1) with so many ``axes`` in all, to broadcast over rows."""
+    return values.view(-1, *[1] * (axes - 1))
 
 
 def like(size: float | Tensor, x: Tensor) -> Tensor:
-    """A number, or a tensor of any dtype and device, to compute with ``x``."""
+    """``size``, a number or a tensor of any dtype and device, to compute with ``x``."""
     return torch.as_tensor(size, dtype=x.dtype, device=x.device)
 
 
 def wide(values: Tensor) -> Tensor:
-    """float32 at least."""
+    """``values`` in float32 at least."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-class _Known(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, value: Tensor, gradients: Gradients, *wanted: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.gradients = gradients
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, slope: Tensor):  # type: ignore[no-untyped-def]
-        return None, None, *(None if g is None else slope.to(g.dtype) * g for g in ctx.gradients)
-
-
-def _add(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> Gradients:
-    return [q if p is None else p if q is None else p + q for p, q in zip(a, b, strict=True)]
-
-
 def _checked(outputs: object, count: int) -> Tensor:
+    """The model's output as a tensor with one row for each of ``count`` inputs."""
     outputs = getattr(outputs, "logits", outputs)
-    if not isinstance(outputs, Tensor) or outputs.ndim == 0 or len(outputs) != count:
-        shape = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise InputError(
-            f"model: its output is {shape} for {count} inputs; wrap it so that forward returns one row for each"
-        )
-    return outputs
+    if not isinstance(outputs, Tensor):
+        problem = type(outputs).__name__
+    elif outputs.ndim == 0 or len(outputs) != count:
+        problem = f"shape {tuple(outputs.shape)}"
+    else:
+        return outputs
+    raise InputError(
+        f"model: its output is {problem} for {count} inputs; wrap it so that forward returns one row for each"
+    )
 
 
 @contextlib.contextmanager
 def _seeded(device: torch.device, key: Key) -> Iterator[None]:
     """The global random state comes back; meanwhile it follows from the key. Other devices' states are not touched."""
     high, low = key.words
-    cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
-        for generator in (torch.default_generator, *([torch.cuda.default_generators[device.index]] if cuda else [])):
-            generator.manual_seed(high << 32 | low)
+    seed = high << 32 | low
+    generators = [torch.default_generator]
+    devices = []
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index])
+        devices.append(device)
+    with torch.random.fork_rng(devices=devices):
+        for generator in generators:
+            generator.manual_seed(seed)
         yield

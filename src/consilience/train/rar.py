@@ -13,13 +13,21 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, choose
-from .attack import PGD, Bounds, Size, _only, loss_gradient, maximise, start
+from .attack import PGD, Bounds, Size, loss_gradient, maximise, of_input, start
 from .base import Loss, TrainingObjective, parts
-from .passes import Finish, Passes
+from .passes import Passes
 
 
 class NaturalTraining(TrainingObjective):
-    """ℓ(x): the task loss itself, so that it can stand in a table beside the others. parts: task."""
+    """ℓ(x): the task loss itself, so that it can stand in a table beside the others. parts: task.
+
+    Args:
+        weight: without effect; there is no part to weigh.
+        loss_fn: see :class:`TrainingObjective`.
+        reduction: see :class:`TrainingObjective`.
+        seed: see :class:`TrainingObjective`.
+        max_batch: see :class:`TrainingObjective`.
+    """
 
     includes_task = True
     second_order = False
@@ -32,7 +40,12 @@ class NaturalTraining(TrainingObjective):
 class AdversarialTraining(TrainingObjective):
     """max ℓ(x') over ‖x' − x‖∞ ≤ ε (Madry et al. 2018, arXiv 1706.06083). parts: task, which is ℓ(x').
 
-    ``eps``, ``steps``, ``step_size``, ``bounds``: see :class:`PGD`; the others: see :class:`TrainingObjective`.
+    Args:
+        eps: ε, see :class:`PGD`.
+        steps: of the attack, see :class:`PGD`.
+        step_size: of the attack, see :class:`PGD`.
+        bounds: of valid inputs, see :class:`PGD`.
+        common: see :class:`TrainingObjective`.
     """
 
     includes_task = True
@@ -72,58 +85,81 @@ class _Integrated(TrainingObjective):
         for name, value in (("points", points), ("attack_points", attack_points)):
             if not (isinstance(value, int) and value > 0):
                 raise InputError(f"{name}: a positive integer, got {value!r}")
-        self.attack, self.points, self.attack_points = PGD(eps, steps, step_size, bounds), points, attack_points
+        self.attack = PGD(eps, steps, step_size, bounds)
+        self.points = points
+        self.attack_points = attack_points
         self.size = choose("size", size, ("l1", "sum"))
 
     def _sizes(self, gradients: Tensor, way: Tensor) -> Tensor:
         """Σ over inputs of the size of IG; gradients (b, m, *F), way = x' − x (b, *F)."""
         attribution = way * gradients.mean(1)
-        return (attribution.abs() if self.size == "l1" else attribution).sum()
+        if self.size == "l1":
+            attribution = attribution.abs()
+        return attribution.sum()
 
     def _part(self, passes: Passes, near: Tensor) -> Tensor:
         """Σ over the batch of the size of IG(x, x')."""
         way = near - passes.x
-        finish: Finish = lambda values, i: self._sizes(values.unflatten(0, (-1, self.points)), way[i])  # noqa: E731
-        return passes.fold(passes.path(passes.x, near, self.points), finish, self.points)
 
-    def _gradient(self, passes: Passes, weight: Tensor | float) -> Callable[[Tensor], Tensor]:
+        def sizes(values: Tensor, inputs: Tensor) -> Tensor:
+            return self._sizes(values.unflatten(0, (-1, self.points)), way[inputs])
+
+        return passes.fold(passes.path(passes.x, near, self.points), sizes, self.points)
+
+    def _attack_gradient(self, passes: Passes, weight: Tensor | float) -> Callable[[Tensor], Tensor]:
         """∇ of what the attack maximises, at x': ℓ(x') + weight · size, or the size alone."""
-        m = self.attack_points
 
         def gradient(there: Tensor) -> Tensor:
             leaf = there.detach().requires_grad_()
 
-            def finish(values: Tensor, inputs: Tensor) -> Tensor:
-                values, mine = values.unflatten(0, (-1, m)), leaf[inputs]
-                size = self._sizes(values, mine - passes.x[inputs])
-                # The path's last point is x' itself: its gradient is ∇ℓ(x'), for nothing.
-                return weight * size + (values[:, -1].detach() * mine).sum() if self.at_attack else size
+            def maximised(values: Tensor, inputs: Tensor) -> Tensor:
+                gradients = values.unflatten(0, (-1, self.attack_points))
+                near = leaf[inputs]
+                size = self._sizes(gradients, near - passes.x[inputs])
+                if not self.at_attack:
+                    return size
+                # The path's last point is x' itself, so ∇ℓ(x') is known. ⟨∇ℓ(x'), x'⟩ with the gradient held has the same
+                # gradient in x' as ℓ(x'), without another evaluation.
+                loss = (gradients[:, -1].detach() * near).sum()
+                return weight * size + loss
 
-            return _only(passes.slopes(passes.path(passes.x, leaf, m), finish, m, [leaf])[1])
+            path = passes.path(passes.x, leaf, self.attack_points)
+            _, gradients = passes.slopes(path, maximised, self.attack_points, [leaf])
+            return of_input(gradients)
 
         return gradient
 
     def loss(self, passes: Passes) -> Loss:
         weight = self._weight(passes, lambda: self._part(passes, start(self.attack, passes)))
-        value, near = torch.zeros((), device=passes.x.device), passes.x
+        value = torch.zeros((), device=passes.x.device)
+        near = passes.x
         if isinstance(weight, Tensor) or weight != 0:
-            near = maximise(self.attack, passes, self._gradient(passes, weight))
+            near = maximise(self.attack, passes, self._attack_gradient(passes, weight))
             value = self._reduce(self._part(passes, near), len(passes))
         elif self.at_attack:
             near = maximise(self.attack, passes, loss_gradient(passes))
-        task = self._reduce(passes.task(near if self.at_attack else passes.x).sum(), len(passes))
+        task_at = near if self.at_attack else passes.x
+        task = self._reduce(passes.task(task_at).sum(), len(passes))
         return Loss(task + weight * value, parts(weight, task=task, ig_norm=value))
 
 
 class IGNorm(_Integrated):
     """IG-NORM: ℓ(x) + λ max ‖IG(x, x')‖₁ over ‖x' − x‖∞ ≤ ε. parts: task, ig_norm, weight.
 
-    λ = ``weight``; 0 is natural training. ``points`` m of the loss' path and ``attack_points`` of the attack's;
-    ``size``: "l1", or "sum" for ΣIG ≈ ℓ(x') − ℓ(x). ``eps``, ``steps``, ``step_size``, ``bounds``: see :class:`PGD`; the
-    others: see :class:`TrainingObjective`. :class:`Balanced` takes R₀ at the attack's random start.
+    λ = ``weight``; 0 is natural training.
 
     In networks with kinks (ReLU, max-pooling) the gradient in the parameters misses what moving kinks do to IG, whatever m
     (docs/training.md); smooth activations have none.
+
+    Args:
+        eps: ε, see :class:`PGD`.
+        steps: of the attack, see :class:`PGD`.
+        step_size: of the attack, see :class:`PGD`.
+        bounds: of valid inputs, see :class:`PGD`.
+        points: m, points on the loss' path.
+        attack_points: points on the attack's path.
+        size: "l1", or "sum" for ΣIG ≈ ℓ(x') − ℓ(x).
+        common: see :class:`TrainingObjective`. With :class:`Balanced`, R₀ is taken at the attack's random start.
 
     Rows: B + B · attack_points · steps (twice differentiated in x') + B · points (twice, in the parameters).
 
@@ -142,6 +178,16 @@ class IGSumNorm(_Integrated):
     """IG-SUM-NORM: max ℓ(x') + β ‖IG(x, x')‖₁ over ‖x' − x‖∞ ≤ ε. parts: task, which is ℓ(x'), ig_norm, weight.
 
     β = ``weight``; 0 is :class:`AdversarialTraining` with the same start, steps and draws. The rest as for :class:`IGNorm`.
+
+    Args:
+        eps: ε, see :class:`PGD`.
+        steps: of the attack, see :class:`PGD`.
+        step_size: of the attack, see :class:`PGD`.
+        bounds: of valid inputs, see :class:`PGD`.
+        points: m, points on the loss' path.
+        attack_points: points on the attack's path.
+        size: "l1", or "sum" for ΣIG ≈ ℓ(x') − ℓ(x).
+        common: see :class:`TrainingObjective`. With :class:`Balanced`, R₀ is taken at the attack's random start.
     """
 
     at_attack = True
