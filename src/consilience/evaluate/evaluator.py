@@ -254,7 +254,9 @@ class Evaluator:
         k = measurement.rows
         mixing = torch.zeros(len(base), len(rows), base.shape[1], dtype=torch.float64, device=base.device)
         if {"consensus", "weighted"} & set(rows):
-            kinds = tuple(KINDS) if "weighted" in rows else own.kinds
+            kinds = own.kinds
+            if "weighted" in rows:
+                kinds = tuple(dict.fromkeys((*kinds, *KINDS)))
             tolerance = self.options.tolerance if self.options.sequential else None
             draws = self.options.fitting
             groups = fit(own, measurement, ready.score, ready.points, base[:, :k], draws, tolerance, kinds)

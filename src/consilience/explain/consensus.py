@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..perturb.baseline import Baseline
 from ..results.describe import describe
 from ..results.explanation import Explanation
 from ..results.files import output, reading, write_text
-from ..statistics.evidence import Evidence, Quadratic
+from ..statistics.evidence import Evidence, Part, Quadratic
 from .explain import explained
 from .options import Options
 from .plan import Plan, plan
@@ -222,13 +223,15 @@ class Consensus:
 
 
 def _join(parts: list[Evidence]) -> Evidence:
-    """Pooled evidence of several batches: each has B = 1; H is the mean, weighted by the draws."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    quadratics = [p.quadratic for p in parts if p.quadratic is not None]
-    if quadratics:
-        counts = [q.draws.shape[1] for q in quadratics]
-        norm = sum(q.norm * c for q, c in zip(quadratics, counts, strict=True)) / sum(counts)
-        total = Evidence(Quadratic(total.quadratic.draws, norm), total.responses)  # type: ignore[union-attr, arg-type]
-    return total
+    """Pooled evidence of several batches, each with B = 1: all their draws; ΦᵀΦ is the mean, weighted by the draws."""
+    joined: dict[str, Part] = {}
+    for kind in parts[0].parts:
+        batches = [evidence[kind] for evidence in parts]
+        total = batches[0]
+        for batch in batches[1:]:
+            total = total + batch
+        if isinstance(total, Quadratic):
+            norm = sum(batch.norm * batch.count for batch in batches) / total.count
+            total = replace(total, norm=norm)
+        joined[kind] = total
+    return Evidence.of(joined)

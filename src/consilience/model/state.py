@@ -267,7 +267,8 @@ def check_ready(model: Any) -> None:
     """Refuse a model that has no weights yet.
 
     Raises:
-        InputError: a parameter or a buffer is lazy (its shape comes with the first forward pass) or on the meta device.
+        InputError: a parameter or a buffer is lazy (its shape comes with the first forward pass), or a parameter is on the
+            meta device.
     """
     for root in modules_of(model):
         for name, tensor in (*root.named_parameters(), *root.named_buffers()):
@@ -275,5 +276,6 @@ def check_ready(model: Any) -> None:
                 raise InputError(
                     f"model: {name!r} is lazy and has no values yet; run the model once on real inputs, or load its weights"
                 )
-            if tensor.is_meta:
+            # A buffer without values may be one that nothing reads, such as a cache.
+            if tensor.is_meta and isinstance(tensor, torch.nn.Parameter):
                 raise InputError(f"model: {name!r} is on the meta device and has no values; load its weights")
