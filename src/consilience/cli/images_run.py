@@ -16,7 +16,7 @@ from ..errors import ConsilienceError, InputError, printable
 from ..report.entry import Entry
 from ..report.figure import figure
 from ..report.page import pieces
-from ..report.table import text_table
+from ..report.text import text_table
 from ..results.entries import Entries
 from ..results.explanation import Explanation
 from ..results.files import write_text

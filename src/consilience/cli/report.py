@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..report.page import pieces
-from ..report.table import text_table
+from ..report.text import text_table
 from ..results.entries import Entries
 from ..results.evaluation import Evaluation
 from ..results.files import output, write_text

@@ -1,60 +1,94 @@
-"""The line of a table that says whether the consensus is better than the best single method, from records alone."""
+"""Whether the consensus is better than the best single method, from records alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-Record = Mapping[str, Any]
+from .criteria import CRITERIA
+from .reading import mapping, number, text
 
 FEWEST = 3
 """From so many inputs on a standard error over inputs is shown: that of two is off by a factor of two as often as not."""
 
 
-def difference_lines(records: Sequence[Record], titles: Mapping[str, tuple[str, bool]]) -> list[str]:
-    """One line for each criterion that the objective is about.
+@dataclass(frozen=True)
+class Difference:
+    """Consensus − best single method by one criterion.
+
+    Attributes:
+        title: the criterion's.
+        arrow: "↑" where higher is better, else "↓".
+        text: the difference with what is known of it, in words and numbers.
+        verdict: "better", "worse" or "undecided" for one input with an interval; else "".
+    """
+
+    title: str
+    arrow: str
+    text: str
+    verdict: str = ""
+
+
+def differences(records: Sequence[Any]) -> list[Difference]:
+    """One for each criterion that the objective is about.
 
     Args:
         records: one for each input.
-        titles: criterion → how it is called, and whether higher is better.
     """
-    lines = []
-    for criterion in records[0].get("differences") or {}:
-        each = [(record.get("differences") or {}).get(criterion) or {} for record in records]
-        known = [one for one in each if one.get("value") is not None]
-        title, higher = titles.get(criterion, (criterion, False))
+    titles = {criterion.key: criterion for criterion in CRITERIA}
+    results = []
+    for key in mapping(records[0], "differences"):
+        criterion = titles.get(key)
+        title = criterion.title if criterion else str(key)
+        higher = criterion.higher if criterion else False
+        each = [mapping(record, "differences", key) for record in records]
+        known = [one for one in each if number(one, "value") is not None]
+        verdict = ""
         if not known:
-            text = "no input has both"
+            words = "no input has both"
         elif len(records) == 1:
-            text = _one(known[0])
+            words = _of_one(known[0])
+            verdict = _verdict(known[0], higher)
         else:
-            text = _several(known, higher)
-        lines.append(f"consensus − best single method of the fitting draws, {title}: {text}")
-    return lines
+            words = _of_several(known, higher)
+        results.append(Difference(title, "↑" if higher else "↓", words, verdict))
+    return results
 
 
-def _one(difference: Mapping[str, Any]) -> str:
+def _of_one(difference: Any) -> str:
     """One input: the difference, its standard error and interval over the draws, and the method."""
-    text = f"{difference['value']:+.3g}"
-    if difference.get("stderr"):
-        text += f" ± {difference['stderr']:.2g} [{difference['low']:.3g}, {difference['high']:.3g}]"
-    return f"{text} over {difference['n']} fresh draws, beside {difference['best_single']}"
+    words = f"{number(difference, 'value'):+.3g}"
+    stderr, low, high = (number(difference, name) for name in ("stderr", "low", "high"))
+    if stderr:
+        words += f" ± {stderr:.2g}"
+        if low is not None and high is not None:
+            words += f" [{low:.3g}, {high:.3g}]"
+    return f"{words} over {text(difference, 'n')} fresh draws, beside {text(difference, 'best_single')}"
 
 
-def _several(differences: Sequence[Mapping[str, Any]], higher: bool) -> str:
+def _verdict(difference: Any, higher: bool) -> str:
+    """On which side of zero the 95 % interval lies."""
+    low, high = number(difference, "low"), number(difference, "high")
+    if low is None or high is None:
+        return ""
+    if low <= 0 <= high:
+        return "undecided"
+    return "better" if (low > 0) == higher else "worse"
+
+
+def _of_several(known: Sequence[Any], higher: bool) -> str:
     """Several inputs: the mean difference with its standard error over inputs, and how many are decided."""
-    values = [difference["value"] for difference in differences]
-    n = len(values)
-    text = f"{fmean(values):+.3g}"
-    if n >= FEWEST:
-        text += f" ± {stdev(values) / math.sqrt(n):.2g}"
-    text += f" over n = {n} inputs"
-    decided = [difference for difference in differences if difference.get("low") is not None]
-    if not decided:
-        return text
-    above = sum(difference["low"] > 0 for difference in decided)
-    below = sum(difference["high"] < 0 for difference in decided)
-    better, worse = (above, below) if higher else (below, above)
-    return f"{text}; at 95 % better for {better}, worse for {worse} of {len(decided)}"
+    values = [number(difference, "value") or 0.0 for difference in known]
+    count = len(values)
+    words = f"{fmean(values):+.3g}"
+    if count >= FEWEST:
+        words += f" ± {stdev(values) / math.sqrt(count):.2g}"
+    words += f" over n = {count} inputs"
+    verdicts = [verdict for difference in known if (verdict := _verdict(difference, higher))]
+    if verdicts:
+        better, worse = verdicts.count("better"), verdicts.count("worse")
+        words += f"; at 95 % better for {better}, worse for {worse} of {len(verdicts)}"
+    return words

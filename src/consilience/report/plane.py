@@ -1,30 +1,45 @@
-"""The robustness–faithfulness plane as inline SVG: every map a labelled point with its error bars, the front a line."""
+"""The plane of robustness and faithfulness: every map a labelled point with its error bars, the front a line.
+
+This module says where everything lies; ``templates/plane.svg`` draws it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-from .table import Cell, Row, short
+from .criteria import CRITERIA
+from .numbers import minus, short
+from .table import Cell, Row
 
 WIDTH, HEIGHT = 520, 400
-
-
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 16, 46
-
-
 SIZE = 12.5  # letters, in user units
+LONGEST = 24  # letters of a label
 
+ROBUST = ("noise_over_signal", "relative_sensitivity")
+"""The criteria that may lie across; the first that most maps have."""
 
-X, Y = "relative_sensitivity", "faithfulness_correlation"
+FAITHFUL = "faithfulness_correlation"
+"""The criterion that lies upwards."""
+
+TITLES = {criterion.key: criterion.title for criterion in CRITERIA}
+
+Box = tuple[float, float, float, float]
+"""left, top, right, bottom"""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values to pixels; logarithmic where the values span more than a decade and a half."""
+    """Values to pixels; logarithmic where the values span more than a decade and a half.
+
+    Attributes:
+        low, high: the ends, or their logarithms.
+        start, end: the pixels of the ends.
+        log: whether it is logarithmic.
+    """
 
     low: float
     high: float
@@ -34,6 +49,7 @@ class Axis:
 
     @classmethod
     def over(cls, values: Sequence[float], start: float, end: float, log: bool = False) -> Axis:
+        """An axis with room for all ``values``; ``log`` allows it to be logarithmic."""
         log = log and min(values) > 0 and max(values) > 30 * min(values)
         scale = math.log10 if log else float
         low, high = scale(min(values)), scale(max(values))
@@ -47,6 +63,7 @@ class Axis:
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> Iterator[float]:
+        """Round values along the axis, five or so."""
         if self.log:
             steps = (1, 2, 5) if self.high - self.low < 2.5 else (1,)
             for power in range(math.floor(self.low), math.ceil(self.high) + 1):
@@ -59,109 +76,158 @@ class Axis:
             yield round(i * step, 12)
 
 
-def plane(table: Sequence[Row], front: dict[str, Any] | None, title: str) -> str:
-    """SVG, or "" where fewer than two rows have both numbers. Points: fresh draws; the line: the front on fitting draws."""
+@dataclass(frozen=True)
+class Point:
+    """One map in the plane: its row, values and standard errors."""
+
+    row: Row
+    x: float
+    y: float
+    dx: float
+    dy: float
+
+
+def robust_criterion(table: Sequence[Row], front: Mapping[str, Any] | None) -> str:
+    """Which criterion lies across: the front's, else the first of :data:`ROBUST` that two maps have."""
+    for key in ROBUST:
+        if front is not None:
+            if key in front:
+                return key
+        elif len(_points(table, key)) > 1:
+            return key
+    return ROBUST[-1]
+
+
+def plane(table: Sequence[Row], front: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The values for ``templates/plane.svg``; None where fewer than two rows have both numbers.
+
+    Args:
+        table: the input's rows; their points are the values on fresh draws.
+        front: the criteria's values along the front, on fitting draws; drawn as a line.
+    """
+    across_key = robust_criterion(table, front)
+    points = _points(table, across_key)
+    if len(points) < 2:
+        return None
+    line: list[tuple[float, float]] = []
+    if front is not None:
+        pairs = zip(front[across_key], front[FAITHFUL], strict=True)
+        line = [(x, y) for x, y in pairs if x is not None and y is not None]
+    across, up = _axes(points, line)
+    trace = [(across(x), up(y)) for x, y in line]
+    # What labels keep away from: the points and the line.
+    taken: list[Box] = [(across(p.x) - 5, up(p.y) - 5, across(p.x) + 5, up(p.y) + 5) for p in points]
+    taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in trace]
+    # The consensus gets the best place for its label, then what is made from all methods.
+    order = sorted(points, key=lambda p: (p.row.name != "consensus", not p.row.derived))
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "left": LEFT,
+        "right": WIDTH - RIGHT,
+        "top": TOP,
+        "base": HEIGHT - BOTTOM,
+        "across": [(_pixels(across(value)), f"{value:g}") for value in across.ticks()],
+        "up": [(_pixels(up(value)), minus(f"{value:g}")) for value in up.ticks()],
+        "robust": TITLES[across_key],
+        "log": across.log,
+        "line": [(_pixels(x), _pixels(y)) for x, y in trace],
+        "points": [_point(point, across, up, across_key, taken) for point in order],
+    }
+
+
+def _points(table: Sequence[Row], across_key: str) -> list[Point]:
     points = []
     for row in table:
-        robust, faithful = row.cells[X], row.cells[Y]
-        if robust.fresh is not None and faithful.fresh is not None:
-            points.append((row, robust.fresh, faithful.fresh, robust.stderr or 0.0, faithful.stderr or 0.0))
-    if len(points) < 2:
-        return ""
-    line = list(zip(front[X], front[Y], strict=True)) if front else []
-    line = [(x, y) for x, y in line if x is not None and y is not None]
-    logs = all(x > 0 for _, x, *_ in points)
-    xs = [v for _, x, _, e, _ in points for v in ((x, x + e) if logs else (x - e, x + e))] + [x for x, _ in line]
-    ys = [v for _, _, y, _, e in points for v in (y - e, y + e)] + [y for _, y in line]
-    across = Axis.over(xs, LEFT, WIDTH - RIGHT, log=True)
-    up = Axis.over(ys, HEIGHT - BOTTOM, TOP)
-    parts = [
-        f'<svg class="plane" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
-        _axes(across, up),
-    ]
-    trace = [(across(x), up(y)) for x, y in line]
-    if len(trace) > 1:
-        parts.append(f'<polyline class="front" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in trace)}"/>')
-    boxes = [(across(x) - 5, up(y) - 5, across(x) + 5, up(y) + 5) for _, x, y, *_ in points]
-    boxes += [(x - 2, y - 2, x + 2, y + 2) for x, y in trace]
-    order = sorted(points, key=lambda p: (p[0].name != "consensus", p[0].derived is False))
-    for row, x, y, dx, dy in order:
-        parts.append(_point(row, (across(x), up(y)), (across(x - dx), across(x + dx), up(y - dy), up(y + dy)), boxes))
-    # One marker per point of the front; the page's slider shows one of them.
-    parts += [f'<circle class="here" cx="{x:.1f}" cy="{y:.1f}" r="6" visibility="hidden"/>' for x, y in trace]
-    parts.append("</svg>")
-    return "".join(parts)
+        x, y = row.cells[across_key], row.cells[FAITHFUL]
+        if x.fresh is not None and y.fresh is not None:
+            points.append(Point(row, x.fresh, y.fresh, x.stderr or 0.0, y.stderr or 0.0))
+    return points
 
 
-def _axes(across: Axis, up: Axis) -> str:
-    parts = []
-    base = HEIGHT - BOTTOM
-    for value in across.ticks():
-        x = across(value)
-        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{base}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{base + 16}" text-anchor="middle">{value:g}</text>')
-    for value in up.ticks():
-        y = up(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        words = f"{value:g}".replace("-", "−")
-        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{words}</text>')
-    log = ", logarithmic" if across.log else ""
-    parts.append(
-        f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 9}" text-anchor="end">relative sensitivity{log} '
-        f"(← more robust)</text>"
-        f'<text class="axis" transform="translate(13 {TOP}) rotate(-90)" text-anchor="end">'
-        "correlation (more faithful →)</text>"
-    )
-    return "".join(parts)
+def _axes(points: Sequence[Point], line: Sequence[tuple[float, float]]) -> tuple[Axis, Axis]:
+    """The two axes, with room for error bars and the line."""
+    positive = all(point.x > 0 for point in points)
+    xs, ys = [x for x, _ in line], [y for _, y in line]
+    for point in points:
+        # The lower end of a bar may lie below zero, which no logarithm has.
+        xs += [point.x if positive else point.x - point.dx, point.x + point.dx]
+        ys += [point.y - point.dy, point.y + point.dy]
+    return Axis.over(xs, LEFT, WIDTH - RIGHT, log=True), Axis.over(ys, HEIGHT - BOTTOM, TOP)
 
 
-def _point(
-    row: Row, at: tuple[float, float], bars: tuple[float, ...], boxes: list[tuple[float, float, float, float]]
-) -> str:
-    x, y = at
-    kind = "lead" if row.name == "consensus" else "derived" if row.derived else "single"
-    left, right, low, high = bars
-    words = row.name if len(row.name) <= 24 else row.name[:23] + "…"
-    ty, box = _place(x, y, 0.6 * SIZE * len(words) + 2, boxes)
-    anchor, tx = (
-        ("start", box[0]) if box[0] > x else ("end", box[2]) if box[2] < x else ("middle", (box[0] + box[2]) / 2)
-    )
-    boxes.append(box)
-    named = {"sensitivity": row.cells[X], "correlation": row.cells[Y]}
-    said = "; ".join(f"{what} {_measured(cell)}" for what, cell in named.items())
-    lead = ""
-    if math.hypot(max(box[0] - x, 0, x - box[2]), max(box[1] - y, 0, y - box[3])) > 9:
-        nx, ny = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
-        lead = f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{nx:.1f}" y2="{ny:.1f}"/>'
-    return (
-        f'<g class="point {kind}" data-name="{escape(row.name)}"><title>{escape(row.name)}: {said}</title>{lead}'
-        f'<path class="bar" d="M{left:.1f} {y:.1f}H{right:.1f}M{x:.1f} {low:.1f}V{high:.1f}"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{6 if kind == "lead" else 4.2}"/>'
-        f'<text x="{tx:.1f}" y="{ty:.1f}" text-anchor="{anchor}">{escape(words)}</text></g>'
-    )
+def _pixels(value: float) -> str:
+    return f"{value:.1f}"
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+def _point(point: Point, across: Axis, up: Axis, across_key: str, taken: list[Box]) -> dict[str, Any]:
+    """Where one point, its bars and its label lie; adds the label's box to ``taken``."""
+    row, x, y = point.row, across(point.x), up(point.y)
+    kind = "derived" if row.derived else "single"
+    if row.name == "consensus":
+        kind = "lead"
+    words = row.name if len(row.name) <= LONGEST else row.name[: LONGEST - 1] + "…"
+    baseline, box = _place(x, y, 0.6 * SIZE * len(words) + 2, taken)
+    taken.append(box)
+    if box[0] > x:
+        anchor, text_x = "start", box[0]
+    elif box[2] < x:
+        anchor, text_x = "end", box[2]
+    else:
+        anchor, text_x = "middle", (box[0] + box[2]) / 2
+    # A label that is far from its point gets a line to it.
+    near_x, near_y = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
+    far = math.hypot(near_x - x, near_y - y) > 9
+    return {
+        "kind": kind,
+        "name": row.name,
+        "words": words,
+        "said": f"{TITLES[across_key]} {_measured(row.cells[across_key])}; correlation {_measured(row.cells[FAITHFUL])}",
+        "leader": (_pixels(near_x), _pixels(near_y)) if far else None,
+        "x": _pixels(x),
+        "y": _pixels(y),
+        "bars": [
+            _pixels(each)
+            for each in (
+                across(point.x - point.dx),
+                across(point.x + point.dx),
+                up(point.y - point.dy),
+                up(point.y + point.dy),
+            )
+        ],
+        "radius": 6 if kind == "lead" else 4.2,
+        "anchor": anchor,
+        "text_x": _pixels(text_x),
+        "text_y": _pixels(baseline),
+    }
 
 
-def _place(
-    x: float, y: float, wide: float, boxes: list[tuple[float, float, float, float]]
-) -> tuple[float, tuple[float, float, float, float]]:
-    """The label's place with the least overlap, near before far: (baseline, box)."""
-    best, cost = None, math.inf
+def _overlap(a: Box, b: Box) -> float:
+    """The area that two boxes share."""
+    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    high = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    return wide * high
+
+
+# Around a point: right, left, above, below, then the corners.
+AROUND = ((1, 0), (-1, 0), (0, -1), (0, 1), (0.8, -0.8), (-0.8, -0.8), (0.8, 0.8), (-0.8, 0.8))
+
+
+def _place(x: float, y: float, wide: float, taken: Sequence[Box]) -> tuple[float, Box]:
+    """The label's place with the least overlap, near before far: its baseline and box."""
+    best, lowest = None, math.inf
     for far, away in enumerate((8, 16, 26, 38)):
-        for near, (right, down) in enumerate(
-            ((1, 0), (-1, 0), (0, -1), (0, 1), (0.8, -0.8), (-0.8, -0.8), (0.8, 0.8), (-0.8, 0.8))
-        ):
-            cx = x + right * away + (wide / 2 if right > 0 else -wide / 2 if right < 0 else 0)
-            cy = y + down * (away + 4)
-            box = (cx - wide / 2, cy - SIZE * 0.62, cx + wide / 2, cy + SIZE * 0.55)
+        for near, (right, down) in enumerate(AROUND):
+            center_x = x + right * away
+            if right:
+                center_x += math.copysign(wide / 2, right)
+            center_y = y + down * (away + 4)
+            box = (center_x - wide / 2, center_y - SIZE * 0.62, center_x + wide / 2, center_y + SIZE * 0.55)
             if box[0] < LEFT + 1 or box[2] > WIDTH - 1 or box[1] < 1 or box[3] > HEIGHT - BOTTOM - 1:
                 continue
-            price = sum(_overlap(box, other) for other in boxes) + 6 * far + 0.5 * near
-            if price < cost:
-                best, cost = (cy + SIZE * 0.34, box), price
+            price = sum(_overlap(box, other) for other in taken) + 6 * far + 0.5 * near
+            if price < lowest:
+                best, lowest = (center_y + SIZE * 0.34, box), price
     if best is None:
         left = min(max(x - wide / 2, LEFT), WIDTH - wide)
         best = (y - 8, (left, y - 20, left + wide, y - 6))
@@ -170,5 +236,7 @@ def _place(
 
 def _measured(cell: Cell) -> str:
     """Fresh, and ± its standard error where there is one."""
+    if cell.exact:
+        return f"{short(cell.fresh)}, exact"
     error = f" ± {short(cell.stderr)}" if cell.stderr else ""
     return short(cell.fresh) + error

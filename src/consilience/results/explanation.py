@@ -18,7 +18,7 @@ from ..combine.sequential import ROUNDS
 from ..errors import printable
 from ..model.batching import Counts
 from ..report.entry import Entry
-from ..report.table import text_table
+from ..report.text import text_table
 from ..simplex import Front, Solution
 from ..statistics.bounds import largest_change, weights_bound
 from ..statistics.evidence import Evidence, Quadratic

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..report.entry import Entry
-from ..report.table import text_table
+from ..report.text import text_table
 from .files import SCHEMA, reading, write_bytes
 
 RECORD, ARRAYS, PICTURE = "explanation.json", "attributions.safetensors", "explanation.png"

@@ -11,7 +11,7 @@ for (const article of document.querySelectorAll("article[data-input]")) {
   const photo = find(".stage .photo"), overlay = find(".stage .overlay"), canvas = find(".stage canvas");
   const caption = find(".shown"), fade = find(".fade"), range = find(".opacity");
   const explore = find(".explore");
-  const data = explore ? JSON.parse(find("script.front-data").textContent) : null;
+  const data = explore ? JSON.parse(explore.dataset.front) : null;
 
   // From the photograph alone (0) over both (½) to the map alone (1). Over the photograph, weak values are faded.
   const blend = () => {

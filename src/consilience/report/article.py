@@ -1,0 +1,167 @@
+"""What the page shows of one input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .colours import palette, robust_limit
+from .criteria import CRITERIA, UNEXPLAINED, UNUSABLE
+from .differences import FEWEST, differences
+from .entry import Entry, feature_names, top_features
+from .numbers import MISSING, minus, short
+from .pictures import front_of, hexadecimal, pictures
+from .plane import TITLES, plane, robust_criterion
+from .reading import mapping, number, part, text
+from .sentences import warnings
+from .table import has_status, rows
+from .tableview import table_view
+
+MOST_TOKENS = 600
+"""A longer text is cut."""
+
+
+def article(entry: Entry, place: int, shared: Sequence[str] = ()) -> dict[str, Any]:
+    """The values for ``templates/article.html``.
+
+    Args:
+        entry: the input.
+        place: its number on the page, from 1.
+        shared: warnings that stand in the header.
+    """
+    record, table = entry.record, rows(entry.record)
+    front = front_of(record)
+    score = number(record, "score")
+    view: dict[str, Any] = {
+        "number": place,
+        "name": entry.name,
+        "target": entry.target,
+        "score_name": entry.score_name,
+        "score": minus(short(score)),
+        "predicted": entry.predicted,
+        "agrees": entry.agrees,
+        "unexplained": UNEXPLAINED if has_status(record, UNEXPLAINED) else "",
+        "unusable": part(record, "status") == UNUSABLE,
+        "warnings": [warning for warning in warnings([record]) if warning not in shared],
+        "plane": plane(table, front),
+        "robust": TITLES[robust_criterion(table, front)],
+        "front": front is not None,
+        "pictures": None,
+        "features": None,
+        "tokens": None,
+        "table": table_view(table),
+        "differences": differences([record]),
+        "certificate": _certificate(record),
+        "missing": _missing(record),
+    }
+    if entry.pictured:
+        view["pictures"] = pictures(entry, front)
+    else:
+        view["features"] = _features(entry)
+        view["tokens"] = _tokens(entry)
+    return view
+
+
+# -- maps without two spatial axes -------------------------------------------------------------------------------------
+
+
+def _features(entry: Entry) -> dict[str, Any]:
+    """The combined map's largest features as bars, with every method's value as a colour."""
+    colours, names = palette(True), feature_names(entry)
+    chosen = top_features(entry)
+    lead = entry.attribution.ravel()[chosen].astype(np.float64)
+    limit = float(np.nanmax(np.abs(lead))) if np.isfinite(lead).any() else 1.0
+    working = [j for j in entry.order if entry.methods[j] not in entry.failed]
+    values = {j: entry.maps[j].ravel()[chosen].astype(np.float64) for j in working}
+    paints = {j: colours.paint(values[j], robust_limit(entry.maps[j])) for j in working}
+    body = []
+    for row, feature in enumerate(chosen):
+        share = 100 * abs(float(np.nan_to_num(lead[row]))) / (limit or 1.0)
+        line = {
+            "name": names[feature] or MISSING,
+            "share": f"{share:.1f}",
+            "negative": bool(lead[row] < 0),
+            "value": _value(lead[row]),
+            "cells": [{"colour": hexadecimal(paints[j][row]), "value": _value(values[j][row])} for j in working],
+        }
+        body.append(line)
+    return {
+        "methods": [entry.methods[j] for j in working],
+        "rows": body,
+        "total": entry.attribution.size,
+        "signed": entry.signed,
+    }
+
+
+def _value(value: float) -> str:
+    return minus(short(float(value))) if math.isfinite(value) else "not a number"
+
+
+def _tokens(entry: Entry) -> dict[str, Any] | None:
+    """A text's tokens in order, each on its colour; None for other inputs."""
+    tokens = entry.tokens
+    if tokens is None:
+        return None
+    values = entry.attribution.ravel().astype(np.float64)
+    colours = palette(True)
+    # The darkest colours would hide the letters.
+    paints = colours.paint(values, 1.6 * robust_limit(values))
+    shown = []
+    for token, value, paint in zip(tokens, values, paints, strict=True):
+        if token:
+            shown.append({"words": token, "value": _value(value), "colour": hexadecimal(paint)})
+    return {"shown": shown[:MOST_TOKENS], "left_out": max(0, len(shown) - MOST_TOKENS)}
+
+
+# -- certificate -------------------------------------------------------------------------------------------------------
+
+
+def _certificate(record: Mapping[str, Any]) -> dict[str, Any]:
+    """How the weights were found, and how good they are."""
+    place = ("measures", "relative_sensitivity_resolved")
+    count = number(record, *place, "n") or 0
+    again = short(number(record, *place, "value"))
+    stderr = number(record, *place, "stderr")
+    if stderr is not None and count >= FEWEST:
+        again += f" ± {short(stderr)}"
+    errors = mapping(record, "completeness_error")
+    return {
+        "status": text(record, "status") or MISSING,
+        "value": _reasoned(record, "value"),
+        "gap": _reasoned(record, "gap"),
+        "diversity_gain": _reasoned(record, "diversity_gain"),
+        "resolved": {
+            "value": again,
+            "neighbours": f"{count:.0f}",
+            "held": short(number(record, "criteria", "relative_sensitivity", "consensus", "fresh")),
+        },
+        "completeness": [(str(name), short(number(errors, name))) for name in errors],
+    }
+
+
+def _reasoned(record: Mapping[str, Any], key: str) -> dict[str, str]:
+    """A number, or why there is none."""
+    value = number(record, key)
+    reason = "" if value is not None else text(record, "reasons", key) or "not recorded"
+    return {"value": minus(short(value)), "reason": reason}
+
+
+def _missing(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """(reason, places) of every number that is missing; failed methods stand in the header."""
+    titles = {criterion.key: criterion.title for criterion in CRITERIA}
+    grouped: dict[str, dict[str, None]] = {}
+    for where, reason in mapping(record, "reasons").items():
+        where = str(where)
+        if where.startswith("methods."):
+            continue
+        for ending in (".fit", ".fresh", ".stderr"):
+            where = where.removesuffix(ending)
+        kind, _, rest = where.partition(".")
+        if kind == "criteria":
+            criterion, _, name = rest.partition(".")
+            where = f"{titles.get(criterion, criterion.replace('_', ' '))} of {name}"
+        grouped.setdefault(str(reason), {})[where] = None
+    return [(reason, list(places)) for reason, places in grouped.items()]

@@ -1,0 +1,169 @@
+"""What the page's header shows: the run as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .colours import palette
+from .criteria import UNEXPLAINED, UNUSABLE
+from .differences import differences
+from .entry import Entry, surface
+from .numbers import MISSING
+from .pictures import map_url
+from .pixels import data_url, photo_png, pool
+from .reading import mapping, number, part, text
+from .sentences import draws, incomplete, promise, shares, warnings
+from .table import average, has_status
+from .tableview import table_view
+
+THUMB = 96
+"""Pixels of a picture in the list of inputs."""
+
+Record = Mapping[str, Any]
+
+
+def overview(entries: Sequence[Entry], failures: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """The values for ``templates/overview.html``.
+
+    Args:
+        entries: each is read once.
+        failures: (name, reason) of inputs that could not be explained.
+    """
+    records: list[dict[str, Any]] = []
+    links = []
+    several = len(entries) > 1
+    for place, entry in enumerate(entries, 1):
+        # The largest part of a record, which the header does not show.
+        records.append({name: value for name, value in entry.record.items() if name != "front"})
+        if several:
+            links.append({"number": place, "name": entry.name, "picture": _thumb(entry), "mark": _mark(entry.record)})
+    view: dict[str, Any] = {
+        "count": len(records),
+        "failures": [(str(name), str(reason)) for name, reason in failures],
+        "links": links,
+    }
+    if not records:
+        return view
+    first = records[0]
+    view |= {
+        "summary": _summary(records),
+        "warnings": [*_shared_warnings(records), *incomplete(records)],
+        "broken": _broken(records),
+        "unexplained": [text(r, "input", "name") for r in records if has_status(r, UNEXPLAINED)],
+        "meanings": _meanings(first),
+        "same_settings": all(
+            part(r, "settings") == part(first, "settings") and part(r, "draws") == part(first, "draws") for r in records
+        ),
+        "settings": _definitions(
+            {
+                "draws": part(first, "draws"),
+                **mapping(first, "settings"),
+                "versions": part(first, "versions"),
+            }
+        ),
+    }
+    if several:
+        view |= {"table": table_view(average(records)), "differences": differences(records)}
+    return view
+
+
+def _thumb(entry: Entry) -> str:
+    """A small picture of the input, or of its combined map; "" where there is neither."""
+    if entry.image is not None:
+        return data_url(photo_png(pool(entry.image, THUMB)))
+    values = surface(entry.attribution)
+    return "" if values is None else map_url(pool(values, THUMB), palette(entry.signed))
+
+
+def _mark(record: Record) -> str:
+    """What a reader should know before opening the input."""
+    if has_status(record, UNEXPLAINED):
+        return "not explained"
+    return "no usable map" if part(record, "status") == UNUSABLE else ""
+
+
+def _summary(records: Sequence[Record]) -> dict[str, Any]:
+    """What was run, and what it took."""
+    return {
+        "methods": len(part(records[0], "methods") or ()),
+        "objective": _distinct(records, "objective"),
+        "model": _distinct(records, "model"),
+        "seed": _distinct(records, "seed"),
+        "forward": f"{_total(records, 'evaluations', 'forward'):,.0f}",
+        "gradient": f"{_total(records, 'evaluations', 'gradient'):,.0f}",
+        "seconds": _seconds(_total(records, "seconds")),
+    }
+
+
+def _total(records: Sequence[Record], *path: str) -> float:
+    """The sum over the records, each of which counts its whole batch."""
+    total = 0.0
+    for record in records:
+        batch = number(record, "evaluations", "inputs") or 1
+        total += (number(record, *path) or 0) / batch
+    return total
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def _distinct(records: Sequence[Record], key: str) -> str:
+    return ", ".join(dict.fromkeys(text(record, key) for record in records if part(record, key) is not None))
+
+
+def _shared_warnings(records: Sequence[Record]) -> list[str]:
+    """Those of every input; the others stand beside their inputs."""
+    everywhere = set(warnings(records[:1])).intersection(*(warnings([record]) for record in records))
+    return [warning for warning in warnings(records[:1]) if warning in everywhere]
+
+
+def _broken(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """(method, reason) of each method that failed, for whichever input."""
+    broken: dict[str, str] = {}
+    for record in records:
+        for name, reason in mapping(record, "failed").items():
+            broken.setdefault(str(name), str(reason))
+    return list(broken.items())
+
+
+def _meanings(record: Record) -> dict[str, Any]:
+    """What the sentences about the numbers need to know."""
+    settings = mapping(record, "settings")
+    near = text(settings, "sensitivity")
+    if not near:
+        near = f"radius {settings['radius']}" if "radius" in settings else "the same input"
+    fit, fresh = draws(dict(record), "fit"), draws(dict(record), "fresh")
+    return {
+        "score": text(settings, "score") or text(settings, "kind"),
+        "outputs": text(settings, "outputs").replace("_", " "),
+        "neighbours": near,
+        "redraw": part(settings, "redraw") is True,
+        "shares": shares(part(settings, "mask_share")),
+        "unit": text(settings, "mask_unit") or "not recorded",
+        "baseline": text(settings, "mask_baseline"),
+        "exact": "exact" in mapping(record, "draws", "masks"),
+        "fit": {"neighbours": fit[0], "masks": fit[1]},
+        "fresh": {"neighbours": fresh[0], "masks": fresh[1]},
+        "promise": promise(dict(record)),
+        "contrast": "contrast" in mapping(record, "criteria"),
+    }
+
+
+def _definitions(values: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    """(name, text or definitions) of what there is; lists of mappings by their place."""
+    shown: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if value is None or value == {}:
+            continue
+        shown.append((str(key), _definitions(value) if isinstance(value, Mapping) else _plain(value)))
+    return shown
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value)) or MISSING
+    return str(value)

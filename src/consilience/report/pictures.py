@@ -1,0 +1,198 @@
+"""What the page shows of an input whose maps have two spatial axes: pictures, and the mixtures along the front."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .colours import FADE, MISSING, Palette, background, palette, robust_limit
+from .entry import Entry, surface
+from .numbers import short
+from .pixels import data_url, indexed_png, photo_png, pool
+from .plane import FAITHFUL, ROBUST
+from .reading import listing, mapping, number
+from .tableview import weight_view
+
+SIDE = 224
+"""Pixels of an embedded picture."""
+
+GRID = 56
+"""Side of the grids that the browser mixes."""
+
+COARSE = 64
+"""A map of at most so many places a side is shown with sharp squares."""
+
+WIDEST, TALLEST = 3.0, 0.6
+"""Width over height: what is beyond, such as the steps of a series beside its channels, is stretched to these."""
+
+FAINT = 5e-4
+"""A weight below this counts as none."""
+
+
+def pictures(entry: Entry, front: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The values for ``templates/pictures.html``.
+
+    Args:
+        entry: with maps that :func:`~consilience.report.entry.surface` takes.
+        front: see :func:`front_of`.
+    """
+    colours = palette(entry.signed)
+    values = surface(entry.attribution)
+    assert values is not None
+    high, wide = values.shape if entry.image is None else entry.image.shape[:2]
+    lead = map_url(pool(values, SIDE), colours)
+    view: dict[str, Any] = {
+        "ratio": f"{min(max(wide / high, TALLEST), WIDEST):.4f}",
+        "zero": hexadecimal(colours.zero),
+        "coarse": max(values.shape) <= COARSE and (entry.image is not None or not TALLEST <= wide / high <= WIDEST),
+        "lead": lead,
+        "photo": None,
+        "fade": FADE,
+        "scale": _scale(values, colours),
+        "tiles": _tiles(entry, colours, lead),
+        "explore": None if front is None else _explore(entry, front, colours),
+    }
+    if entry.image is not None:
+        small = pool(entry.image, SIDE)
+        grey = background(small, entry.signed)[..., :1].repeat(3, 2)
+        view["photo"] = {
+            "url": data_url(photo_png(small)),
+            "grey": data_url(photo_png(grey)),
+            "width": small.shape[1],
+            "height": small.shape[0],
+        }
+    return view
+
+
+def map_url(values: np.ndarray, colours: Palette) -> str:
+    """A map (H, W) as a picture, translucent where it is near zero."""
+    return data_url(indexed_png(colours.levels(values), np.vstack([colours.clear, [*MISSING, 1.0]])))
+
+
+def hexadecimal(rgb: np.ndarray) -> str:
+    """A colour (3,) in 0…1 as "#rrggbb"."""
+    return "#" + "".join(f"{round(255 * float(share)):02x}" for share in rgb)
+
+
+def _scale(values: np.ndarray, colours: Palette) -> str:
+    """What the colours' ends mean."""
+    limit = short(robust_limit(values))
+    return f"blue −{limit}, pale 0, red {limit}" if colours.signed else f"black 0, yellow {limit}"
+
+
+def _tiles(entry: Entry, colours: Palette, lead: str) -> list[dict[str, Any]]:
+    """The consensus, every method by weight, those that failed, then the maps made from all methods."""
+    tiles = [{"name": "consensus", "url": lead, "pressed": True}]
+    for j in entry.order:
+        name, weight = entry.methods[j], entry.weights[j]
+        values = surface(entry.maps[j])
+        if name in entry.failed or values is None:
+            tiles.append({"name": name, "failed": entry.failed.get(name, "no map to show")})
+            continue
+        tile = {
+            "name": name,
+            "url": map_url(pool(values, SIDE), colours),
+            "method": j,
+            "weight": weight_view(weight),
+            "idle": abs(weight or 0.0) <= FAINT,
+        }
+        tiles.append(tile)
+    for name, derived in entry.extra.items():
+        values = surface(derived)
+        if values is not None:
+            tiles.append({"name": name, "url": map_url(pool(values, SIDE), colours)})
+    empty = {"url": "", "failed": "", "method": None, "weight": None, "idle": False, "pressed": False}
+    return [{**empty, **tile} for tile in tiles]
+
+
+# -- the front ---------------------------------------------------------------------------------------------------------
+
+
+def front_of(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record's front with the chosen point replaced by what was chosen: its own weights and fitted values.
+
+    None where there is no front of two points or more, or where it is damaged.
+    """
+    front, weights = mapping(record, "front"), listing(record, "weights")
+    points = [_numbers(point) for point in listing(front, "weights")]
+    robust = next((key for key in ROBUST if key in front), ROBUST[-1])
+    values = {key: _numbers(front.get(key)) for key in (robust, FAITHFUL)}
+    whole = all(len(each) == len(points) for each in values.values())
+    if len(points) < 2 or not weights or not whole or any(len(point) != len(weights) for point in points):
+        return None
+    chosen = min(max(int(number(front, "chosen") or 0), 0), len(points) - 1)
+    points[chosen] = _numbers(weights)
+    for key, along in values.items():
+        fit = number(record, "criteria", key, "consensus", "fit")
+        if fit is not None:
+            along[chosen] = fit
+    return {
+        **values,
+        "robust": robust,
+        "weights": points,
+        "chosen": chosen,
+        "incompatibility": number(front, "incompatibility"),
+    }
+
+
+def _numbers(values: Any) -> list[float | None]:
+    return [number({"value": value}, "value") for value in listing({"values": values}, "values")]
+
+
+def _explore(entry: Entry, front: Mapping[str, Any], colours: Palette) -> dict[str, Any]:
+    """The slider along the front, with small grids of every map so that the browser can mix them."""
+    grids, scales = [], []
+    shape = [1, 1]
+    for values in entry.maps:
+        flat = surface(values)
+        small = np.zeros((1, 1)) if flat is None else np.nan_to_num(pool(flat, GRID))
+        shape = list(small.shape)
+        low, high = float(small.min()), float(small.max())
+        step = (high - low) / 255 or 1.0
+        levels = np.rint((small - low) / step).astype(np.uint8)
+        grids.append(_base64(levels))
+        scales.append((low, step))
+    table = np.rint(np.vstack([colours.clear, [*MISSING, 1.0]]) * 255).astype(np.uint8)
+    data = {
+        "grids": grids,
+        "scales": scales,
+        "shape": shape,
+        "signed": colours.signed,
+        "lut": _base64(table),
+        "weights": front["weights"],
+        "chosen": front["chosen"],
+        "sensitivity": front[front["robust"]],
+        "correlation": front[FAITHFUL],
+    }
+    lost = front["incompatibility"]
+    return {
+        "data": finite_json(data),
+        "shape": shape,
+        "last": len(front["weights"]) - 1,
+        "chosen": front["chosen"],
+        "lost": None if lost is None else {"value": f"{lost:.2f}", "share": f"{lost:.0%}"},
+    }
+
+
+def _base64(values: np.ndarray) -> str:
+    return base64.b64encode(values.tobytes()).decode("ascii")
+
+
+def finite_json(data: Any) -> str:
+    """JSON for the browser; numbers that are not finite, which JSON has not, as null."""
+    return json.dumps(_finite(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

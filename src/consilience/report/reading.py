@@ -1,0 +1,40 @@
+"""Reads a record, which may be of an earlier version, or damaged: what it lacks, or holds in another type, is missing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def part(record: Any, *path: str) -> Any:
+    """What lies at ``path``; None where there is nothing."""
+    value = record
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def mapping(record: Any, *path: str) -> dict[str, Any]:
+    """The mapping at ``path``; an empty one where there is none."""
+    value = part(record, *path)
+    return value if isinstance(value, dict) else {}
+
+
+def listing(record: Any, *path: str) -> list[Any]:
+    """The list at ``path``; an empty one where there is none."""
+    value = part(record, *path)
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def number(record: Any, *path: str) -> float | None:
+    """The finite number at ``path``; None where there is none."""
+    value = part(record, *path)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def text(record: Any, *path: str) -> str:
+    """What is at ``path`` as text; "" where there is nothing."""
+    value = part(record, *path)
+    return "" if value is None else str(value)

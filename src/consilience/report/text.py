@@ -1,0 +1,190 @@
+"""The printed table: at most about 120 characters wide; notes below it are one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .criteria import UNEXPLAINED, UNUSABLE, Criterion
+from .differences import FEWEST, differences
+from .entry import label
+from .numbers import MISSING, Digits, short
+from .reading import mapping, number, part, text
+from .sentences import draws, incomplete, promise, shares, warnings
+from .table import Cell, Row, average, average_cell, has_status, shown_criteria
+
+NAME = 28
+"""The longest name of a row."""
+
+Record = dict[str, Any]
+
+
+def text_table(records: Sequence[Record]) -> str:
+    """Plain monospaced text: the weight and fresh ± standard error of every row, the best marked with *, then notes.
+
+    Args:
+        records: one for each input; of several, means are shown.
+    """
+    if not records:
+        return "no inputs"
+    table = average(records)
+    columns = [_names(table), _weights(table)]
+    columns += [_column(criterion, [row.cells[criterion.key] for row in table]) for criterion in shown_criteria(table)]
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for first, *rest in zip(*columns, strict=True):
+        padded = [first.ljust(widths[0])]
+        padded += [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    rule = "-" * (sum(widths) + 2 * len(widths) - 2)
+    head, methods = 2, sum(not row.derived for row in table)
+    lines = [*lines[:head], rule, *lines[head : head + methods], rule, *lines[head + methods :]]
+
+    return "\n".join([_heading(records), "", *lines, "", *_notes(records, table)])
+
+
+# -- columns: two lines of head, then one text for each row ------------------------------------------------------------
+
+
+def _names(table: Sequence[Row]) -> list[str]:
+    names = [" ".join(row.name.split()) for row in table]
+    return ["", "", *(name if len(name) <= NAME else name[: NAME - 1] + "…" for name in names)]
+
+
+def _weights(table: Sequence[Row]) -> list[str]:
+    values = []
+    for row in table:
+        if row.derived:
+            values.append(("", ""))
+        elif row.failed:
+            values.append(("failed", ""))
+        else:
+            weight = MISSING if row.weight is None else f"{row.weight:.2f}"
+            values.append((weight, row.spread))
+    # So that the weights stand under each other, whether or not there is an error.
+    widest = max(len(spread) for _, spread in values)
+    return ["", "weight" + " " * widest, *(weight + spread.ljust(widest) for weight, spread in values)]
+
+
+def _column(criterion: Criterion, cells: Sequence[Cell]) -> list[str]:
+    digits = Digits([cell.fresh for cell in cells if not cell.trivial])
+    texts = [(digits(cell.fresh), _error(cell, digits), "*" if cell.best else " ") for cell in cells]
+    widths = [max(len(each[i]) for each in texts) for i in range(2)]
+    body = [f"{value.rjust(widths[0])} {error.ljust(widths[1])} {mark}" for value, error, mark in texts]
+    # The last word of a title stands on the second line, with the direction.
+    first, _, last = criterion.title.rpartition(" ")
+    return [first, f"{last} {criterion.arrow}", *body]
+
+
+def _error(cell: Cell, digits: Digits) -> str:
+    """How sure a fresh value is."""
+    if cell.trivial:
+        return "trivial"
+    if cell.exact:
+        return "exact"
+    return f"± {digits(cell.stderr)}" if cell.stderr else ""
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def _heading(records: Sequence[Record]) -> str:
+    first = records[0]
+    if len(records) == 1:
+        name = text(first, "input", "name") or "input"
+        what = f"{name}: {text(first, 'target_label') or label(first, 'target')}"
+    else:
+        what = f"mean over {len(records)} inputs"
+    return ", ".join(each for each in (what, f"objective {text(first, 'objective')}", text(first, "model")) if each)
+
+
+def _notes(records: Sequence[Record], table: Sequence[Row]) -> list[str]:
+    """What a reader must know to read the table, what speaks against it, and what is missing, in this order."""
+    notes = [_legend(records, table)]
+    notes += [
+        f"consensus − best single method of the fitting draws, {each.title}: {each.text}"
+        for each in differences(records)
+    ]
+    notes += _solved(records)
+    notes += [line for line in (promise(records[0]), setting(records[0]), _resolved(records)) if line]
+    notes += [f"warning: {warning}" for warning in warnings(records)]
+    notes += incomplete(records)
+    notes += _absent(records, table)
+    return notes
+
+
+def _legend(records: Sequence[Record], table: Sequence[Row]) -> str:
+    arrows = "↓ lower is better, ↑ higher; * best on fresh draws"
+    if len(records) == 1:
+        known = "fresh ± standard error over its fresh draws"
+    elif len(records) < FEWEST:
+        known = f"fresh, means over n = {len(records)} inputs, too few for a standard error"
+    else:
+        known = f"fresh ± standard error over {len(records)} inputs"
+    return f"{known}; {arrows}"
+
+
+def _solved(records: Sequence[Record]) -> list[str]:
+    """How the weights were found, and of which inputs nothing was."""
+    notes = []
+    if len(records) == 1 and text(records[0], "status"):
+        gap = number(records[0], "gap")
+        certificate = "" if gap is None else f", gap {short(gap)}"
+        notes.append(f"solved: {text(records[0], 'status')}{certificate}")
+    refused = [text(record, "input", "name") for record in records if part(record, "status") == UNUSABLE]
+    if refused:
+        notes.append(f"no method gave a usable map (finite, not zero) for {', '.join(refused)}")
+    blind = [text(record, "input", "name") for record in records if has_status(record, UNEXPLAINED)]
+    if blind and len(records) > 1:
+        notes.append(f"{UNEXPLAINED} of {', '.join(blind)}: their weights and correlations are noise")
+    return notes
+
+
+def setting(record: Record) -> str:
+    """The draws and units without which the numbers mean nothing, on one line; "" where they are not known."""
+    unit = text(record, "settings", "mask_unit")
+    fit, fresh = draws(record, "fit"), draws(record, "fresh")
+    if not unit or "?" in (*fit, *fresh):
+        return ""
+    all_there_are = ", which are all" if "exact" in mapping(record, "draws", "masks") else ""
+    settings = mapping(record, "settings")
+    return (
+        f"draws: {fit[0]} neighbours and {fit[1]} masks fit, {fresh[0]} and {fresh[1]} fresh{all_there_are}; "
+        f"neighbours: {settings.get('sensitivity')} in {settings.get('noise_unit', 'input units')}; "
+        f"masks: {shares(settings.get('mask_share'))} of the features ({unit}), "
+        f"baseline {settings.get('mask_baseline')}"
+    )
+
+
+def _resolved(records: Sequence[Record]) -> str:
+    """The sensitivity of weights that are solved anew at every neighbour."""
+    place = ("measures", "relative_sensitivity_resolved")
+    values = [Cell(None, number(record, *place, "value"), None) for record in records]
+    cell = average_cell(values, len(records))
+    if cell.fresh is None:
+        return ""
+    neighbours = number(records[0], *place, "n") or 0
+    stderr = cell.stderr
+    if len(records) == 1 and neighbours >= FEWEST:
+        stderr = number(records[0], *place, "stderr")
+    error = "" if stderr is None else f" ± {short(stderr)}"
+    return (
+        "consensus with the weights solved anew at every neighbour: relative sensitivity "
+        f"{short(cell.fresh)}{error}, {neighbours:.0f} neighbours each"
+    )
+
+
+def _absent(records: Sequence[Record], table: Sequence[Row]) -> list[str]:
+    """Failed methods, and rows that are means over fewer inputs."""
+    notes = []
+    criteria = shown_criteria(table)
+    for row in table:
+        if row.failed:
+            notes.append(f"{row.name} failed: {row.failed}")
+            continue
+        few = {c.title: row.cells[c.key].n for c in criteria if 0 < row.cells[c.key].n < row.cells[c.key].of}
+        if few:
+            everywhere = len(few) == len(criteria) and len(set(few.values())) == 1
+            where = "" if everywhere else f" ({', '.join(few)})"
+            notes.append(f"{row.name}: averaged over {min(few.values())} of {len(records)} inputs{where}")
+    return notes
