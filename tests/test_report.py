@@ -16,9 +16,12 @@ import pytest
 from consilience import InputError
 from consilience.report.colours import LEVELS, palette, robust_limit
 from consilience.report.entry import Entry, feature_names, top_features
-from consilience.report.page import embed, page
+from consilience.report.numbers import Digits, short, with_error
+from consilience.report.page import page
+from consilience.report.pictures import finite_json
 from consilience.report.pixels import indexed_png, photo_png, pool
-from consilience.report.table import CRITERIA, average, rows, text_table
+from consilience.report.table import CRITERIA, average, rows
+from consilience.report.text import text_table
 
 HOSTILE = "</script><script>alert('x')</script> \"q\" & <img src=x onerror=alert(1)> 猫 $x^2$"
 VOID = {"meta", "img", "input", "br", "wbr"}
@@ -95,12 +98,41 @@ def test_text_table():
     text = text_table([entry(3, failed=1).record])
     lines = text.splitlines()
     for name in ("method_0", "mean", "var", "uniform", "consensus"):
-        assert sum(line.startswith(name + " ") and "[" in line for line in lines) == 1
-    assert "trivial" in text and "lower is better" in text and "method_2 failed: no rule" in text
+        assert sum(line.startswith(f"{name} ") for line in lines[: lines.index("", 2)]) == 1
+    assert "trivial" in text and "↓ lower is better" in text and "method_2 failed: no rule" in text
     assert text.count("*") == len(CRITERIA) + 1  # one best per criterion, and the legend
-    assert max(map(len, lines)) < 160 and text_table([]) == "no inputs"
+    assert text_table([]) == "no inputs"
     no_weights = entry(3).record | {"weights": None}
     assert "–" in text_table([no_weights])
+
+
+def test_the_text_table_is_at_most_120_characters_wide():
+    record = entry(12, names=LONG).record
+    record["weights_stderr"] = [0.25] * 12
+    rules = [line for line in text_table([record]).splitlines() if line.startswith("---")]
+    assert len(rules) == 2 and max(map(len, rules)) <= 120
+    small = entry(3).record
+    for table in small["criteria"].values():
+        for numbers in table.values():
+            numbers.update({part: value and value * 1e-3 for part, value in numbers.items()})
+    rules = [line for line in text_table([small]).splitlines() if line.startswith("---")]
+    assert max(map(len, rules)) <= 120
+
+
+def test_numbers_have_no_more_digits_than_their_errors():
+    assert Digits([0.00217, 0.00334])(0.00217) == "0.00217"
+    digits = Digits([0.00217, 0.00334], [0.00111, 0.0012])
+    assert digits(0.00217) == "0.0022" and digits(0.00111) == "0.0011"
+    assert Digits([3.0, 4.0], [20.0])(3.0) == "3.0"
+    assert with_error(0.12345, 0.0123) == "0.123 ± 0.012" and with_error(None, 1.0) == "–"
+    assert short(4e-15) == "0" and short(0.012345) == "0.0123" and short(123456.0) == "1.2e+05"
+
+
+def test_where_all_are_the_same_none_is_the_best():
+    record = entry(3).record
+    for numbers in record["criteria"]["infidelity"].values():
+        numbers["fresh"] = 2.0
+    assert not any(row.cells["infidelity"].best for row in rows(record))
 
 
 # -- pixels and colours ----------------------------------------------------------------------------------------------
@@ -254,7 +286,7 @@ def test_page_is_whole_offline_and_escaped(entries):
     text = page(entries, HOSTILE, failures=[(HOSTILE, HOSTILE)])
     read = Reader(text)
     scripts = [attrs for tag, attrs in read.tags if tag == "script"]
-    assert sum("type" not in attrs for attrs in scripts) == 1  # its own, and data
+    assert scripts == [{}]  # its own
     assert not re.search(r"https?://", text)
     for tag, attrs in read.tags:
         assert not any(name.startswith("on") for name in attrs), (tag, attrs)
@@ -279,8 +311,8 @@ def test_page_shows_missing_numbers_with_their_reason():
 
 def test_page_embeds_the_front_so_that_the_chosen_point_is_the_answer():
     one = entry(4, front=True)
-    found = re.search(r'class="front-data">(.*?)</script>', page([one], "t"))
-    data = json.loads(found[1])
+    (attrs,) = [attrs for _, attrs in Reader(page([one], "t")).tags if "data-front" in attrs]
+    data = json.loads(attrs["data-front"])
     assert data["weights"][data["chosen"]] == one.record["weights"]
     assert data["sensitivity"][1] == one.record["criteria"]["relative_sensitivity"]["consensus"]["fit"]
     import base64
@@ -300,9 +332,10 @@ def test_page_sums_what_was_evaluated_once():
     assert "1,000 forward and 20 gradient" in page(batch, "t")
 
 
-def test_embedded_json_ends_no_script():
-    text = embed({"a": "</script><!--", "b": math.nan})
-    assert "<" not in text and json.loads(text) == {"a": "</script><!--", "b": None}
+def test_json_for_the_browser_has_no_nan():
+    assert json.loads(finite_json({"a": "<!--", "b": math.nan, "c": [1.5, math.inf]})) == {
+        "a": "<!--", "b": None, "c": [1.5, None],
+    }  # fmt: skip
 
 
 def test_pictures_are_small():

@@ -21,7 +21,7 @@ from consilience.combine.sequential import until_sure
 from consilience.combine.spread import weights_stderr
 from consilience.combine.weights import Minimise, resolve
 from consilience.explain.differences import criteria_of, paired_differences
-from consilience.report import table
+from consilience.report import criteria
 from consilience.results.evaluation import Evaluation
 from consilience.results.explanation import Measured
 from consilience.statistics.criteria import CRITERIA
@@ -642,7 +642,7 @@ def test_the_status_that_nothing_is_explained_is_everywhere(tmp_path):
     words = [text.get_text() for text in one.plot().texts]
     assert any(UNEXPLAINED[:20] in each for each in words)
     assert UNEXPLAINED in one.report(tmp_path / "page.html").read_text(encoding="utf-8")
-    assert UNEXPLAINED == table.UNEXPLAINED
+    assert UNEXPLAINED == criteria.UNEXPLAINED
     robust = cs.explain(Chaotic(), x, 1, objective="robust", **wanted)
     assert not any(UNEXPLAINED in status for status in robust.solution.status)
     clear = cs.explain(torch.nn.Linear(12, 2), x, 1, objective="faith", **wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from .entry import Entry, feature_names, top_features
 from .numbers import MISSING, minus, short
 from .pictures import front_of, hexadecimal, pictures
 from .plane import TITLES, plane, robust_criterion
-from .reading import mapping, number, part, text
+from .reading import Record, mapping, number, part, text
 from .sentences import warnings
 from .table import has_status, rows
 from .tableview import table_view
@@ -24,12 +24,13 @@ MOST_TOKENS = 600
 """A longer text is cut."""
 
 
-def article(entry: Entry, place: int, shared: Sequence[str] = ()) -> dict[str, Any]:
+def article(entry: Entry, place: int, count: int, shared: Sequence[str] = ()) -> dict[str, Any]:
     """The values for ``templates/article.html``.
 
     Args:
         entry: the input.
         place: its number on the page, from 1.
+        count: how many inputs the page has.
         shared: warnings that stand in the header.
     """
     record, table = entry.record, rows(entry.record)
@@ -37,6 +38,7 @@ def article(entry: Entry, place: int, shared: Sequence[str] = ()) -> dict[str, A
     score = number(record, "score")
     view: dict[str, Any] = {
         "number": place,
+        "alone": count == 1,
         "name": entry.name,
         "target": entry.target,
         "score_name": entry.score_name,
@@ -119,7 +121,7 @@ def _tokens(entry: Entry) -> dict[str, Any] | None:
 # -- certificate -------------------------------------------------------------------------------------------------------
 
 
-def _certificate(record: Mapping[str, Any]) -> dict[str, Any]:
+def _certificate(record: Record) -> dict[str, Any]:
     """How the weights were found, and how good they are."""
     place = ("measures", "relative_sensitivity_resolved")
     count = number(record, *place, "n") or 0
@@ -142,14 +144,14 @@ def _certificate(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _reasoned(record: Mapping[str, Any], key: str) -> dict[str, str]:
+def _reasoned(record: Record, key: str) -> dict[str, str]:
     """A number, or why there is none."""
     value = number(record, key)
     reason = "" if value is not None else text(record, "reasons", key) or "not recorded"
     return {"value": minus(short(value)), "reason": reason}
 
 
-def _missing(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def _missing(record: Record) -> list[tuple[str, list[str]]]:
     """(reason, places) of every number that is missing; failed methods stand in the header."""
     titles = {criterion.key: criterion.title for criterion in CRITERIA}
     grouped: dict[str, dict[str, None]] = {}

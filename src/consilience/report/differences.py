@@ -60,13 +60,17 @@ def differences(records: Sequence[Any]) -> list[Difference]:
 
 def _of_one(difference: Any) -> str:
     """One input: the difference, its standard error and interval over the draws, and the method."""
-    words = f"{number(difference, 'value'):+.3g}"
+    words = _signed(number(difference, "value") or 0.0)
     stderr, low, high = (number(difference, name) for name in ("stderr", "low", "high"))
     if stderr:
         words += f" ± {stderr:.2g}"
         if low is not None and high is not None:
             words += f" [{low:.3g}, {high:.3g}]"
     return f"{words} over {text(difference, 'n')} fresh draws, beside {text(difference, 'best_single')}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}" if value else "0"
 
 
 def _verdict(difference: Any, higher: bool) -> str:
@@ -83,7 +87,7 @@ def _of_several(known: Sequence[Any], higher: bool) -> str:
     """Several inputs: the mean difference with its standard error over inputs, and how many are decided."""
     values = [number(difference, "value") or 0.0 for difference in known]
     count = len(values)
-    words = f"{fmean(values):+.3g}"
+    words = _signed(fmean(values))
     if count >= FEWEST:
         words += f" ± {stdev(values) / math.sqrt(count):.2g}"
     words += f" over n = {count} inputs"

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-import textwrap
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ..errors import need
 from .colours import background, palette, robust_limit
+from .criteria import CRITERIA, UNEXPLAINED, Criterion
 from .entry import Entry, feature_names, surface, top_features
-from .table import UNEXPLAINED, Row, rows, short
+from .letters import drawable, fit, inches, wrapped
+from .numbers import MISSING, minus, short, with_error
+from .reading import number, text
+from .table import Row, best_single, has_status, rows, shown_criteria
 
 WIDTH = 13.0  # inches
-
-
 DPI = 110
-
-
 MARGIN, GAP = 0.35, 0.28
-
-
 COLUMNS = 5
-
-
 COMPARISON = 2.95  # height of the bars beside the pictures
+FLATTEST, TALLEST = 0.45, 1.6
+"""Height over width of a picture; what is beyond is stretched, such as the steps of a series beside its channels."""
 
+FAINT = 5e-4
+"""A weight below this counts as none."""
 
-INK, SOFT, FAINT, ACCENT, COOL = "#1b1b1f", "#5c5c66", "#e4e4ea", "#b3315b", "#2166ac"
+SHORT = {
+    "noise_over_signal": "noise/signal",
+    "relative_sensitivity": "sensitivity",
+    "faithfulness_correlation": "correlation",
+}
+"""Criteria below a small picture."""
+
+INK = "#1b1b1f"
+SOFT = "#5c5c66"
+FAINT_BAR = "#e4e4ea"
+ACCENT = "#b3315b"
+COOL = "#2166ac"
 
 
 def figure(entry: Entry) -> Any:
@@ -50,34 +59,54 @@ class _Sheet:
     """Panels placed in inches from the top left corner, so that nothing depends on a layout engine."""
 
     def __init__(self, matplotlib: Any, entry: Entry):
-        self.matplotlib, self.entry = matplotlib, entry
+        self.matplotlib = matplotlib
+        self.entry = entry
         self.colours = palette(entry.signed)
-        self.rows = {row.name: row for row in rows(entry.record)}
+        table = rows(entry.record)
+        self.rows = {row.name: row for row in table}
+        self.compared = _compared(table)
         k = len(entry.maps)
         self.columns = min(COLUMNS, max(k, 4))
         self.cell = (WIDTH - 2 * MARGIN - (self.columns - 1) * GAP) / self.columns
-        shape = self._shape()
-        self.aspect = float(np.clip(shape[0] / shape[1], 0.45, 1.6)) if shape else 1.25
-        self.hero = 2.95 if shape else 4.6
-        self.hero_height = self.hero * (self.aspect if shape else 0.95)
-        self.tile_height = self.cell * self.aspect
-        self.lines = -(-k // self.columns)
+        self._measure()
+        lines = -(-k // self.columns)
         self.step = self.tile_height + 1.22
         self.top = 1.42
         self.below = self.top + max(self.hero_height + 0.5, COMPARISON) + 0.3
-        self.height = self.below + self.lines * self.step + 0.4
+        self.height = self.below + lines * self.step + 0.4
         self.figure = matplotlib.figure.Figure(figsize=(WIDTH, self.height), dpi=DPI, facecolor="white")
         matplotlib.backends.backend_agg.FigureCanvasAgg(self.figure)
+
+    def _measure(self) -> None:
+        """The sizes of the large and the small pictures, or of the bars."""
+        shape = self._shape()
+        if shape is None:
+            count = len(top_features(self.entry))
+            self.hero = 4.6
+            self.hero_height = min(4.4, max(1.2, 0.3 * count))
+            self.tile_height = min(1.25 * self.cell, max(0.9, 0.16 * count))
+            self.stretched = False
+            return
+        ratio = shape[0] / shape[1]
+        aspect = min(max(ratio, FLATTEST), TALLEST)
+        self.stretched = aspect != ratio
+        self.hero = 2.95
+        self.hero_height = self.hero * aspect
+        self.tile_height = self.cell * aspect
 
     def _shape(self) -> tuple[int, ...] | None:
         if self.entry.image is not None and self.entry.pictured:
             return self.entry.image.shape[:2]
-        flat = surface(self.entry.attribution)
-        return None if flat is None else flat.shape
+        values = surface(self.entry.attribution)
+        return None if values is None else values.shape
 
     def draw(self) -> Any:
+        """Everything, from top to bottom."""
         self._heading()
-        (self._pictures if self.entry.pictured else self._bars)()
+        if self.entry.pictured:
+            self._pictures()
+        else:
+            self._bars()
         for place, j in enumerate(self.entry.order):
             line, column = divmod(place, self.columns)
             self._tile(j, MARGIN + column * (self.cell + GAP), self.below + line * self.step)
@@ -91,18 +120,20 @@ class _Sheet:
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _heading(self) -> None:
-        record, right = self.entry.record, WIDTH - MARGIN
-        self.text(MARGIN, 0.42, self.entry.name, size=17, weight="bold", width=0.74 * WIDTH)
-        said = f"{self.entry.target}, {self.entry.score_name} {short(record.get('score'))}"
-        other = record.get("predicted") != record.get("target")
-        if self.entry.predicted is not None:
-            said += f"; predicted: {self.entry.predicted}" if other else ", as predicted"
-        if UNEXPLAINED in str(record.get("status")):
-            said += f"; {UNEXPLAINED}"
-        self.text(MARGIN, 0.76, said, size=11, color=SOFT, width=0.74 * WIDTH)
-        self.text(right, 0.42, f"objective {record.get('objective')}", size=11, ha="right", width=0.22 * WIDTH)
-        if record.get("model"):
-            self.text(right, 0.76, str(record["model"]), size=9, color=SOFT, ha="right", width=0.24 * WIDTH)
+        entry, right = self.entry, WIDTH - MARGIN
+        self.text(MARGIN, 0.42, entry.name, size=17, weight="bold", width=0.74 * WIDTH)
+        verdict = f"{entry.target}, {entry.score_name} {minus(short(number(entry.record, 'score')))}"
+        if entry.predicted is not None:
+            verdict += ", as predicted" if entry.agrees else f"; predicted: {entry.predicted}"
+        self.text(MARGIN, 0.76, verdict, size=11, color=SOFT, width=0.74 * WIDTH)
+        if has_status(entry.record, UNEXPLAINED):
+            warning = f"{UNEXPLAINED}: weights, correlations and the combined map are noise"
+            self.text(MARGIN, 1.02, warning, size=10, color=ACCENT, weight="bold", width=0.74 * WIDTH)
+        objective = f"objective {text(entry.record, 'objective')}"
+        self.text(right, 0.42, objective, size=11, ha="right", width=0.22 * WIDTH)
+        model = text(entry.record, "model")
+        if model:
+            self.text(right, 0.76, model, size=9, color=SOFT, ha="right", width=0.24 * WIDTH)
 
     def _pictures(self) -> None:
         entry, x, wide = self.entry, MARGIN, self.hero
@@ -123,77 +154,85 @@ class _Sheet:
         self._comparison(x, min(4.2, WIDTH - MARGIN - x))
 
     def _bars(self) -> None:
-        wide = self.hero
-        self._caption(MARGIN + 1.7, "consensus")
-        axes = self.bars(MARGIN + 1.7, self.top, wide, self.hero_height, self.entry.attribution)
-        names = [fit(n, 1.6, 9) for n in np.array(feature_names(self.entry), dtype=object)[top_features(self.entry)]]
-        axes.set_yticks(range(len(names)), [drawable(name) for name in names], fontsize=9, parse_math=False)
+        left, wide = MARGIN + 1.7, self.hero
+        self._caption(left, "consensus")
+        axes = self.bars(left, self.top, wide, self.hero_height, self.entry.attribution)
+        every = feature_names(self.entry)
+        names = [drawable(fit(every[at], 1.6, 9)) for at in top_features(self.entry)]
+        axes.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
         axes.tick_params(length=0, pad=4)
-        x = MARGIN + 1.7 + wide + 2 * GAP
+        x = left + wide + 2 * GAP
         self._comparison(x, min(4.2, WIDTH - MARGIN - x))
 
     def _comparison(self, x: float, wide: float) -> None:
-        """Consensus, mean and the best single method by each of the two qualities: bars a reader compares at a glance."""
-        methods, y = [self.rows[name] for name in self.entry.record["methods"]], self.top
-        for key, title, sign in (
-            ("relative_sensitivity", "relative sensitivity", 1),
-            ("faithfulness_correlation", "correlation", -1),
-        ):
-            self.text(x, y - 0.11, title, size=10.5, weight="bold")
-            self.text(x + wide, y - 0.11, "less is better" if sign > 0 else "more is better", 9, color=SOFT, ha="right")
-            known = [row for row in methods if row.cells[key].fresh is not None]
-            best = min(known, key=lambda row: sign * (row.cells[key].fresh or 0.0), default=None)
-            shown = [("consensus", self.rows["consensus"]), ("mean", self.rows["mean"])]
-            shown += [("best: " + best.name, best)] if best else []
-            top = max([abs(row.cells[key].fresh or 0.0) for _, row in shown] + [1e-12])
-            for words, row in shown:
-                value, colour = row.cells[key].fresh, ACCENT if words == "consensus" else INK
-                said = _measured(row, key)
-                self.text(x, y + 0.16, words, size=9, color=colour, width=wide - inches(said, 9) - 0.12)
-                self.text(x + wide, y + 0.16, said, size=9, color=colour, ha="right")
-                self.rectangle(x, y + 0.23, wide, 0.09, FAINT)
-                if value is not None and value > 0:
-                    self.rectangle(x, y + 0.23, wide * min(value / top, 1), 0.09, colour)
-                y += 0.42
+        """Consensus, mean and the best single method by robustness and by faithfulness: bars to compare at a glance."""
+        y = self.top
+        for criterion in self.compared:
+            words = "more is better" if criterion.higher else "less is better"
+            self.text(x, y - 0.11, criterion.title, size=10.5, weight="bold")
+            self.text(x + wide, y - 0.11, words, size=9, color=SOFT, ha="right")
+            shown: list[tuple[str, Row]] = [
+                (name, self.rows[name]) for name in ("consensus", "mean") if name in self.rows
+            ]
+            best = best_single(list(self.rows.values()), criterion)
+            if best is not None:
+                shown.append((f"best: {best.name}", best))
+            sizes = [abs(row.cells[criterion.key].fresh or 0.0) for _, row in shown]
+            y = self._compare(x, y, wide, criterion, shown, max([*sizes, 1e-12]))
+
+    def _compare(
+        self, x: float, y: float, wide: float, criterion: Criterion, shown: list[tuple[str, Row]], longest: float
+    ) -> float:
+        """The bars of one criterion; the height below them."""
+        for words, row in shown:
+            value = row.cells[criterion.key].fresh
+            colour = ACCENT if words == "consensus" else INK
+            measured = _measured(row, criterion)
+            self.text(x, y + 0.16, words, size=9, color=colour, width=wide - inches(measured, 9) - 0.12)
+            self.text(x + wide, y + 0.16, measured, size=9, color=colour, ha="right")
+            self.rectangle(x, y + 0.23, wide, 0.09, FAINT_BAR)
+            if value is not None and value > 0:
+                self.rectangle(x, y + 0.23, wide * min(value / longest, 1), 0.09, colour)
             y += 0.42
+        return y + 0.42
 
     def _tile(self, j: int, x: float, y: float) -> None:
-        entry, name = self.entry, self.entry.record["methods"][j]
-        failed, weight = (entry.record.get("failed") or {}).get(name), entry.weights[j]
-        soft = failed is not None or weight is None or not abs(weight) > 5e-4
-        self.text(x, y, name, size=10.5, weight="bold", color=SOFT if soft else INK, width=self.cell)
+        """One method: name, map, weight, and what it is worth."""
+        entry, name = self.entry, self.entry.methods[j]
+        failed, weight = entry.failed.get(name), entry.weights[j]
+        idle = failed is not None or weight is None or abs(weight) <= FAINT
+        self.text(x, y, name, size=10.5, weight="bold", color=SOFT if idle else INK, width=self.cell)
         y += 0.1
         if failed is not None:
             self.rectangle(x, y, self.cell, self.tile_height, "#f5f5f8")
-            self._reason(x, y, str(failed))
+            self._reason(x, y, failed)
             return
-        flat = surface(entry.maps[j])
-        if flat is not None:
-            self.picture(x, y, self.cell, self.tile_height, self.colours.paint(flat))
+        values = surface(entry.maps[j])
+        if values is not None:
+            self.picture(x, y, self.cell, self.tile_height, self.colours.paint(values))
         else:
             self.bars(x, y, self.cell, self.tile_height, entry.maps[j])
         y += self.tile_height + 0.1
         if weight is not None:
-            room = self.cell - 0.5
-            self.rectangle(x, y, room, 0.11, FAINT)
-            self.rectangle(x, y, room * min(abs(weight), 1.0), 0.11, COOL if weight < 0 else ACCENT)
-            value = "0" if weight == 0 else f"{weight:.2f}"
-            self.text(x + self.cell, y + 0.115, value, size=10, color=SOFT if soft else INK, ha="right")
-        for offset, key, words in (
-            (0.38, "relative_sensitivity", "sensitivity"),
-            (0.57, "faithfulness_correlation", "correlation"),
-        ):
-            self.text(x, y + offset, words, size=9, color=SOFT)
-            best = self.rows[name].cells[key].best
-            value = _measured(self.rows[name], key)
+            self._weight(x, y, weight, self.rows[name].stderr, SOFT if idle else INK)
+        for offset, criterion in zip((0.38, 0.57), self.compared, strict=False):
+            self.text(x, y + offset, SHORT[criterion.key], size=9, color=SOFT)
+            best = self.rows[name].cells[criterion.key].best
+            value = _measured(self.rows[name], criterion)
             self.text(x + self.cell, y + offset, value, size=9, ha="right", weight="bold" if best else "normal")
 
+    def _weight(self, x: float, y: float, weight: float, stderr: float | None, colour: str) -> None:
+        words = "0" if abs(weight) < 0.005 else minus(f"{weight:.2f}")
+        if stderr and stderr >= 0.005:
+            words += f" ± {stderr:.2f}"
+        room = self.cell - 0.98
+        self.rectangle(x, y, room, 0.11, FAINT_BAR)
+        self.rectangle(x, y, room * min(abs(weight), 1.0), 0.11, COOL if weight < 0 else ACCENT)
+        self.text(x + self.cell, y + 0.115, words, size=10, color=colour, ha="right")
+
     def _reason(self, x: float, y: float, reason: str) -> None:
-        wide = max(10, int((self.cell - 0.3) / 0.078))
-        lines = textwrap.wrap(
-            "failed: " + reason, wide, max_lines=max(2, int(self.tile_height / 0.2) - 1), placeholder=" …"
-        )
-        for i, line in enumerate(lines):
+        most = max(2, int((self.tile_height - 0.2) / 0.19))
+        for i, line in enumerate(wrapped(f"failed: {reason}", self.cell - 0.28, 9, most)):
             self.text(x + 0.14, y + 0.28 + 0.19 * i, line, size=9, color=SOFT, width=self.cell - 0.2)
 
     def _legend(self, x: float, y: float, wide: float, values: np.ndarray) -> None:
@@ -220,9 +259,10 @@ class _Sheet:
 
     def picture(self, x: float, y: float, wide: float, high: float, rgb: np.ndarray, edge: str = "none") -> None:
         ratio = rgb.shape[0] / rgb.shape[1]
-        inner = (min(wide, high / ratio), min(high, wide * ratio))
+        inner = (wide, high) if self.stretched else (min(wide, high / ratio), min(high, wide * ratio))
         axes = self.axes(x, y, *inner)
-        axes.imshow(np.clip(rgb, 0, 1), aspect="auto", interpolation="antialiased")
+        # Places that are stretched stay places.
+        axes.imshow(np.clip(rgb, 0, 1), aspect="auto", interpolation="nearest" if self.stretched else "antialiased")
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set(visible=edge != "none", edgecolor=edge, linewidth=1.5)
@@ -264,62 +304,25 @@ class _Sheet:
         self.figure.text(x / WIDTH, 1 - y / self.height, words, fontsize=size, fontweight=weight, **style)
 
 
-def _measured(row: Row, key: str) -> str:
-    """Fresh ± standard error, with the error's two digits."""
-    cell = row.cells[key]
+def _measured(row: Row, criterion: Criterion) -> str:
+    """Fresh ± standard error."""
+    cell = row.cells[criterion.key]
     if cell.fresh is None:
-        return "–"
-    if not cell.stderr:
-        return short(cell.fresh)
-    decimals = int(np.clip(1 - np.floor(np.log10(cell.stderr)), 0, 4))
-    if abs(cell.fresh) >= 1e5 or cell.stderr < 1e-4:
-        return f"{cell.fresh:.1e} ± {cell.stderr:.0e}"
-    return f"{cell.fresh:.{decimals}f} ± {cell.stderr:.{decimals}f}".replace("-", "−")
+        return MISSING
+    if cell.exact:
+        return f"{minus(short(cell.fresh))} exact"
+    return minus(with_error(cell.fresh, cell.stderr))
+
+
+def _compared(table: list[Row]) -> list[Criterion]:
+    """One criterion of robustness, and the correlation."""
+    shown = {criterion.key: criterion for criterion in shown_criteria(table)}
+    known = {criterion.key: criterion for criterion in CRITERIA} | shown
+    robust = "noise_over_signal" if "noise_over_signal" in shown else "relative_sensitivity"
+    return [known[robust], known["faithfulness_correlation"]]
 
 
 def _stretch(flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The map on the picture's grid, by the nearest value."""
     down, across = (np.arange(shape[i]) * flat.shape[i] // shape[i] for i in (0, 1))
     return flat[down[:, None], across]
-
-
-@lru_cache(maxsize=4)
-def _font(weight: str) -> Any:
-    manager, ft2font = need("matplotlib.font_manager", "images"), need("matplotlib.ft2font", "images")
-    return ft2font.FT2Font(manager.findfont(manager.FontProperties(family="DejaVu Sans", weight=weight)))
-
-
-@lru_cache(maxsize=1)
-def _letters() -> frozenset[int]:
-    return frozenset(_font("normal").get_charmap())
-
-
-def drawable(words: str) -> str:
-    """Letters that the packaged font lacks become boxes, rather than warnings; line breaks become spaces."""
-    known = _letters()
-    return "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in " ".join(words.split()))
-
-
-def inches(words: str, size: float, weight: str = "normal") -> float:
-    """The width of a text, with a little room for hinting."""
-    font = _font(weight)
-    font.set_size(size, 72)
-    font.set_text(drawable(words), 0.0)
-    return 1.04 * float(font.get_width_height()[0]) / 64 / 72
-
-
-def fit(words: str, width: float, size: float, weight: str = "normal") -> str:
-    """The text, shortened in the middle with an ellipsis so that it is at most ``width`` inches wide."""
-    if inches(words, size, weight) <= width:
-        return words
-    low, high = 1, len(words) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = inches(_shortened(words, middle), size, weight) <= width
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return _shortened(words, low)
-
-
-def _shortened(words: str, keep: int) -> str:
-    head = -(-2 * keep // 3)
-    return words[:head] + "…" + words[len(words) - (keep - head) :]

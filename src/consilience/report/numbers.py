@@ -12,13 +12,21 @@ ROUNDING = 1e-12
 
 
 class Digits:
-    """Writes one column's numbers: as many decimals as its median needs for three digits, so that points align."""
+    """Writes one column's numbers with the same number of decimals, so that points align.
 
-    def __init__(self, values: Sequence[float | None], digits: int = 3):
-        sizes = [abs(value) for value in values if value]
-        middle = math.floor(math.log10(median(sizes))) if sizes else 0
-        self.decimals = max(0, digits - 1 - middle)
-        self.powers = self.decimals > 5 or middle > 6
+    Three digits of the median value, but no more than two of the median error: further ones say nothing.
+
+    Args:
+        values: of the column; None where one is missing.
+        errors: their standard errors, likewise.
+    """
+
+    def __init__(self, values: Sequence[float | None], errors: Sequence[float | None] = ()):
+        first = _first_digit(values)
+        self.decimals = max(0, 2 - first)
+        if any(errors):
+            self.decimals = min(self.decimals, max(1, 1 - _first_digit(errors)))
+        self.powers = self.decimals > 5 or first > 6
 
     def __call__(self, value: float | None) -> str:
         if value is None:
@@ -32,11 +40,19 @@ class Digits:
         return text if float(text) else f"{value:.0e}"
 
 
+def _first_digit(values: Sequence[float | None]) -> int:
+    """The place of the median size's first digit: 0 for 1 to 9, −1 for .1 to .9."""
+    sizes = [abs(value) for value in values if value]
+    return math.floor(math.log10(median(sizes))) if sizes else 0
+
+
 def short(value: float | None) -> str:
     """Three digits, for a number that stands alone."""
     if value is None:
         return MISSING
-    plain = value == 0 or 1e-3 <= abs(value) < 1e4
+    if abs(value) < ROUNDING:
+        return "0"
+    plain = 1e-3 <= abs(value) < 1e4
     return f"{value:.3g}" if plain else f"{value:.1e}"
 
 

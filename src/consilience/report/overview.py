@@ -12,15 +12,13 @@ from .entry import Entry, surface
 from .numbers import MISSING
 from .pictures import map_url
 from .pixels import data_url, photo_png, pool
-from .reading import mapping, number, part, text
+from .reading import Record, mapping, number, part, text
 from .sentences import draws, incomplete, promise, shares, warnings
 from .table import average, has_status
 from .tableview import table_view
 
 THUMB = 96
 """Pixels of a picture in the list of inputs."""
-
-Record = Mapping[str, Any]
 
 
 def overview(entries: Sequence[Entry], failures: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -134,7 +132,7 @@ def _meanings(record: Record) -> dict[str, Any]:
     near = text(settings, "sensitivity")
     if not near:
         near = f"radius {settings['radius']}" if "radius" in settings else "the same input"
-    fit, fresh = draws(dict(record), "fit"), draws(dict(record), "fresh")
+    fit, fresh = draws(record, "fit"), draws(record, "fresh")
     return {
         "score": text(settings, "score") or text(settings, "kind"),
         "outputs": text(settings, "outputs").replace("_", " "),
@@ -146,7 +144,7 @@ def _meanings(record: Record) -> dict[str, Any]:
         "exact": "exact" in mapping(record, "draws", "masks"),
         "fit": {"neighbours": fit[0], "masks": fit[1]},
         "fresh": {"neighbours": fresh[0], "masks": fresh[1]},
-        "promise": promise(dict(record)),
+        "promise": promise(record),
         "contrast": "contrast" in mapping(record, "criteria"),
     }
 

@@ -54,7 +54,7 @@ def pieces(entries: Sequence[Entry], title: str, failures: Iterable[tuple[str, s
         style=raw(_asset("page.css")),
         script=raw(script),
         overview=header,
-        articles=(article(entry, place, shared) for place, entry in enumerate(entries, 1)),
+        articles=(article(entry, place, len(entries), shared) for place, entry in enumerate(entries, 1)),
     )
 
 

@@ -15,7 +15,7 @@ from .entry import Entry, surface
 from .numbers import short
 from .pixels import data_url, indexed_png, photo_png, pool
 from .plane import FAITHFUL, ROBUST
-from .reading import listing, mapping, number
+from .reading import Record, listing, mapping, number
 from .tableview import weight_view
 
 SIDE = 224
@@ -113,7 +113,7 @@ def _tiles(entry: Entry, colours: Palette, lead: str) -> list[dict[str, Any]]:
 # -- the front ---------------------------------------------------------------------------------------------------------
 
 
-def front_of(record: Mapping[str, Any]) -> dict[str, Any] | None:
+def front_of(record: Record) -> dict[str, Any] | None:
     """The record's front with the chosen point replaced by what was chosen: its own weights and fitted values.
 
     None where there is no front of two points or more, or where it is damaged.

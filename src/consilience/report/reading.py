@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+Record = dict[str, Any]
+"""What ``explanation.json`` holds of one input."""
+
 
 def part(record: Any, *path: str) -> Any:
     """What lies at ``path``; None where there is nothing."""

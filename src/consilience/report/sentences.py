@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .criteria import PROMISES
-from .reading import listing, mapping, number, text
-
-Record = dict[str, Any]
+from .reading import Record, listing, mapping, number, text
 
 
 def promise(record: Record) -> str:

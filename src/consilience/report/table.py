@@ -9,13 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Any
 
 from .criteria import CRITERIA, Criterion
 from .differences import FEWEST
-from .reading import listing, mapping, number, part, text
-
-Record = dict[str, Any]
+from .reading import Record, listing, mapping, number, part, text
 
 
 @dataclass(frozen=True)
@@ -195,12 +192,13 @@ def _marked(table: list[Row]) -> list[Row]:
     for criterion in CRITERIA:
         cells = [row.cells[criterion.key] for row in table]
         values = [cell.fresh for cell in cells if cell.fresh is not None and cell.competes]
-        if values:
+        # Where all are the same, none is better.
+        if len(set(values)) > 1 or len(values) == 1:
             best[criterion.key] = max(values) if criterion.higher else min(values)
     marked = []
     for row in table:
         cells_of_row = {
-            key: replace(cell, best=cell.competes and cell.fresh == best[key]) for key, cell in row.cells.items()
+            key: replace(cell, best=cell.competes and cell.fresh == best.get(key)) for key, cell in row.cells.items()
         }
         marked.append(replace(row, cells=cells_of_row))
     return marked

@@ -16,14 +16,17 @@ def table_view(table: Sequence[Row]) -> dict[str, Any]:
         table: the rows of one input, or averaged ones.
     """
     criteria = shown_criteria(table)
-    digits = {c.key: Digits([r.cells[c.key].fresh for r in table if not r.cells[c.key].trivial]) for c in criteria}
+    digits = {}
+    for criterion in criteria:
+        cells = [row.cells[criterion.key] for row in table if not row.cells[criterion.key].trivial]
+        digits[criterion.key] = Digits([cell.fresh for cell in cells], [cell.stderr for cell in cells])
     groups = []
     for derived in (False, True):
-        group = [
-            _row(row, [_cell(row.cells[c.key], digits[c.key]) for c in criteria])
-            for row in table
-            if row.derived is derived
-        ]
+        group = []
+        for row in table:
+            if row.derived is derived:
+                cells_of_row = [_cell(row.cells[c.key], digits[c.key]) for c in criteria]
+                group.append(_row(row, cells_of_row))
         if group:
             groups.append(group)
     fewer = any(0 < row.cells[c.key].n < row.cells[c.key].of for row in table for c in criteria)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from .criteria import UNEXPLAINED, UNUSABLE, Criterion
 from .differences import FEWEST, differences
 from .entry import label
+from .letters import shortened
 from .numbers import MISSING, Digits, short
-from .reading import mapping, number, part, text
+from .reading import Record, mapping, number, part, text
 from .sentences import draws, incomplete, promise, shares, warnings
 from .table import Cell, Row, average, average_cell, has_status, shown_criteria
 
-NAME = 28
-"""The longest name of a row."""
+WIDTH = 120
+"""The table's, in characters."""
 
-Record = dict[str, Any]
+NAME = 14
+"""A row's name keeps at least so many letters, whatever the width."""
 
 
 def text_table(records: Sequence[Record]) -> str:
@@ -28,15 +29,17 @@ def text_table(records: Sequence[Record]) -> str:
     if not records:
         return "no inputs"
     table = average(records)
-    columns = [_names(table), _weights(table)]
+    columns = [_weights(table)]
     columns += [_column(criterion, [row.cells[criterion.key] for row in table]) for criterion in shown_criteria(table)]
+    taken = sum(1 + max(map(len, column)) for column in columns)
+    columns.insert(0, _names(table, max(NAME, WIDTH - taken)))
     widths = [max(map(len, column)) for column in columns]
     lines = []
     for first, *rest in zip(*columns, strict=True):
         padded = [first.ljust(widths[0])]
         padded += [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        lines.append("  ".join(padded).rstrip())
-    rule = "-" * (sum(widths) + 2 * len(widths) - 2)
+        lines.append(" ".join(padded).rstrip())
+    rule = "-" * (sum(widths) + len(widths) - 1)
     head, methods = 2, sum(not row.derived for row in table)
     lines = [*lines[:head], rule, *lines[head : head + methods], rule, *lines[head + methods :]]
 
@@ -46,9 +49,9 @@ def text_table(records: Sequence[Record]) -> str:
 # -- columns: two lines of head, then one text for each row ------------------------------------------------------------
 
 
-def _names(table: Sequence[Row]) -> list[str]:
+def _names(table: Sequence[Row], longest: int) -> list[str]:
     names = [" ".join(row.name.split()) for row in table]
-    return ["", "", *(name if len(name) <= NAME else name[: NAME - 1] + "…" for name in names)]
+    return ["", "", *(shortened(name, longest - 1) if len(name) > longest else name for name in names)]
 
 
 def _weights(table: Sequence[Row]) -> list[str]:
@@ -67,7 +70,8 @@ def _weights(table: Sequence[Row]) -> list[str]:
 
 
 def _column(criterion: Criterion, cells: Sequence[Cell]) -> list[str]:
-    digits = Digits([cell.fresh for cell in cells if not cell.trivial])
+    telling = [cell for cell in cells if not cell.trivial]
+    digits = Digits([cell.fresh for cell in telling], [cell.stderr for cell in telling])
     texts = [(digits(cell.fresh), _error(cell, digits), "*" if cell.best else " ") for cell in cells]
     widths = [max(len(each[i]) for each in texts) for i in range(2)]
     body = [f"{value.rjust(widths[0])} {error.ljust(widths[1])} {mark}" for value, error, mark in texts]

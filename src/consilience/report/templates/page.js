@@ -1,7 +1,12 @@
 "use strict";
 document.documentElement.classList.add("js");
 
-const number = (v) => v === null || v === undefined ? "–" : Math.abs(v) >= 1e-3 && Math.abs(v) < 1e4 ? Number(v.toPrecision(3)).toString() : v.toExponential(1);
+// Three digits, as the page's own numbers have.
+const number = (v) => {
+  if (v === null || v === undefined) return "–";
+  const plain = v === 0 || (Math.abs(v) >= 1e-3 && Math.abs(v) < 1e4);
+  return (plain ? Number(v.toPrecision(3)).toString() : v.toExponential(1)).replace(/^-/, "−");
+};
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
 for (const article of document.querySelectorAll("article[data-input]")) {
