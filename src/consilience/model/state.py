@@ -139,6 +139,8 @@ def _computed_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _unequal(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
     """The pairs of different tensors; one wait for an accelerator, whatever their number."""
+    # A tensor on the meta device has no values to move.
+    pairs = [pair for pair in pairs if not pair[0].is_meta]
     near = [pair for pair in pairs if pair[0].device.type == "cpu"]
     far = [pair for pair in pairs if pair[0].device.type != "cpu"]
     found = [pair for pair in near if not torch.equal(*pair)]
