@@ -587,3 +587,19 @@ def test_another_threads_calls_are_not_mistaken_for_ones_own():
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.parametrize(
+    "random",
+    [
+        lambda x: torch.rrelu(x, 0.1, 0.3, True),
+        lambda x: F.rrelu(x, 0.1, 0.3, training=True),
+        lambda x: torch.dropout(x, 0.5, True),
+        lambda x: torch.dropout(x, 0.5, train=True),
+        lambda x: F.dropout(x, 0.5, True),
+    ],
+)
+def test_rescale_refuses_noise_however_training_is_said(random):
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    with pytest.raises(UnsupportedOp, match="in training mode is random"), applied("rescale"):
+        random(x).sum()

@@ -8,6 +8,7 @@ from torch import nn
 
 def hidden(module: nn.Module) -> str:
     """Why the operations inside a module cannot be seen, or "" if they can."""
+    # Compiled in place (module.compile()), by its forward (torch.compile(module.forward)), or wrapped (torch.compile(module)).
     if isinstance(module, torch.jit.ScriptModule):
         return "TorchScript, whose operations cannot be seen"
     call = getattr(module, "_compiled_call_impl", None)

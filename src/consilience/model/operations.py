@@ -82,11 +82,49 @@ EMPTY = _words("zeros_like ones_like full_like empty_like rand_like randn_like n
 PROPERTIES = _words("T mT H mH real imag data")
 
 
+def identify(func: Any, kwargs: dict) -> tuple[str | None, bool]:
+    """The name of the operation that a torch function is, and whether it writes to its first argument.
+
+    Args:
+        func: what ``__torch_function__`` was given.
+        kwargs: the call's keyword arguments, of which ``inplace`` counts.
+
+    Returns:
+        (name without underscores, in-place); name None for a read of an attribute that is no tensor.
+    """
+    raw = getattr(func, "__name__", str(func))
+    if raw == "__get__":  # an attribute: its name is that of the descriptor
+        raw = func.__self__.__name__
+        if raw not in PROPERTIES:
+            return None, False
+    raw = raw.partition(".")[0]  # overloads: add.Tensor
+    return raw.strip("_").removeprefix("special_"), writes(raw, kwargs)
+
+
+def writes(raw: str, kwargs: dict) -> bool:
+    """Whether a function of this name, underscores and all, writes to its first argument."""
+    trailing = raw.endswith("_") and not raw.endswith("__")
+    return bool(kwargs.get("inplace")) or trailing or raw == "__setitem__"
+
+
+def argument(args: tuple, kwargs: dict, place: int, key: str, default: Any) -> Any:
+    """An argument of a call, given by keyword or at ``place``; else its default."""
+    if key in kwargs:
+        return kwargs[key]
+    return args[place] if len(args) > place else default
+
+
 def rectifies(name: str, args: tuple, kwargs: dict) -> bool:
-    """max(0, x), possibly with an upper bound."""
+    """Whether a call is max(0, x), possibly with an upper bound.
+
+    Args:
+        name: without underscores.
+        args: the call's positional arguments.
+        kwargs: its keyword arguments.
+    """
 
     def is_zero(place: int, key: str, default: float | None) -> bool:
-        bound = kwargs.get(key, args[place] if len(args) > place else default)
+        bound = argument(args, kwargs, place, key, default)
         return bound is not None and bool((torch.as_tensor(bound) == 0).all())
 
     if name in ("relu", "relu6"):
@@ -99,14 +137,18 @@ def rectifies(name: str, args: tuple, kwargs: dict) -> bool:
 
 
 def gated(x: Tensor, gate: Tensor) -> bool:
-    """gate = sigmoid(x) or a like, judged by the graph."""
-    node, parent = gate.grad_fn, x.grad_fn
-    if node is None or parent is None or not node.name().lower().startswith(("sigmoid", "tanh", "hardsigmoid")):
+    """Whether ``gate`` is sigmoid(x), tanh(x) or hardsigmoid(x), as its graph says."""
+    made_gate = gate.grad_fn
+    made_x = x.grad_fn
+    if made_gate is None or made_x is None:
         return False
-    return any(found is parent for found, _ in node.next_functions)
+    if not made_gate.name().lower().startswith(("sigmoid", "tanh", "hardsigmoid")):
+        return False
+    return any(parent is made_x for parent, _ in made_gate.next_functions)
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists, tuples and dicts."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, (list, tuple)):
@@ -117,8 +159,12 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
 
 
 def swapped(tree: Any, old: Any, new: Any) -> Any:
+    """Nested lists, tuples and dicts with ``new`` wherever the object ``old`` was; the original is not changed."""
     if tree is old:
         return new
+    # Named tuples (torch.Size, results) are left as they are: they are not made from one iterable.
     if type(tree) in (list, tuple):
         return type(tree)(swapped(item, old, new) for item in tree)
-    return {key: swapped(item, old, new) for key, item in tree.items()} if isinstance(tree, dict) else tree
+    if isinstance(tree, dict):
+        return {key: swapped(item, old, new) for key, item in tree.items()}
+    return tree

@@ -54,16 +54,19 @@ def readings(name: str, call: int, shape: torch.Size, spatial: tuple[int, int]) 
     """How an output of this shape may lie on an image of H × W, the likeliest reading first; none if it cannot.
 
     Args:
-        name, call: of the output.
+        name: of the submodule that gave it.
+        call: number of the submodule's call.
         shape: (N, C, h, w), (N, h, w, C) or (N, p + h·w, C).
         spatial: (H, W) of the input.
     """
     height, width = spatial
     if len(shape) == 4:
         layouts = {"NCHW": (shape[2], shape[3]), "NHWC": (shape[1], shape[2])}
-        fits = [(_distortion(grid, spatial), Layer(name, call, layout, grid)) for layout, grid in layouts.items()]
-        return [layer for misfit, layer in sorted(fits, key=_first) if misfit <= math.log(2)]
+        layers = [Layer(name, call, layout, grid) for layout, grid in layouts.items()]
+        layers = [layer for layer in layers if _distortion(layer.grid, spatial) <= math.log(2)]
+        return sorted(layers, key=lambda layer: _distortion(layer.grid, spatial))
     if len(shape) == 3 and shape[2] > 1:  # not (N, C, 1), the mean over tokens: C may well be a square
+        # Patches of every size, where the rest of the image is cut off or padded.
         strides = range(1, max(spatial) + 1)
         rounded_down = {(height // s, width // s) for s in strides}
         rounded_up = {(-(-height // s), -(-width // s)) for s in strides}
@@ -74,7 +77,12 @@ def readings(name: str, call: int, shape: torch.Size, spatial: tuple[int, int]) 
 
 
 def to_grid(tensor: Tensor, layer: Layer) -> Tensor:
-    """A layer's activation or gradient as (N, C, h, w)."""
+    """A layer's activation or gradient as (N, C, h, w).
+
+    Args:
+        tensor: (N, C, h, w), (N, h, w, C) or (N, prefix + h·w, C).
+        layer: says which.
+    """
     if layer.layout == "NHWC":
         return tensor.permute(0, 3, 1, 2)
     if layer.layout == "tokens":
@@ -97,10 +105,16 @@ _LOCAL = frozenset(
 
 
 def is_local(tensor: Tensor, layer: Layer) -> bool:
-    """Whether only local operations lead from the leaves of its graph to this activation (N, C, h, w)."""
+    """Whether only local operations lead from the leaves of its graph to this activation.
+
+    Args:
+        tensor: (N, C, h, w), with its graph.
+        layer: where its axes lie; False for any other layout than NCHW.
+    """
     if layer.layout != "NCHW" or tensor.grad_fn is None:
         return False
-    todo, seen = [tensor.grad_fn], set[Any]()
+    todo = [tensor.grad_fn]
+    seen = set[Any]()
     while todo:
         node = todo.pop()
         if node in seen:
@@ -109,10 +123,11 @@ def is_local(tensor: Tensor, layer: Layer) -> bool:
         parents = [parent for parent, _ in node.next_functions if parent is not None]
         if not parents:  # a leaf: the image, or a parameter
             continue
-        kind = node.name().rstrip("0123456789").removesuffix("Backward")
-        along_space = kind == "Cat" and node._saved_dim != 1  # type: ignore[attr-defined]
-        squeezed = kind == "Mean" and not node._saved_keepdim  # type: ignore[attr-defined]
-        if kind not in _LOCAL or along_space or squeezed:
+        operation = node.name().rstrip("0123456789").removesuffix("Backward")
+        along_space = operation == "Cat" and node._saved_dim != 1  # type: ignore[attr-defined]
+        # A mean that keeps its axes is a factor for all places alike (squeeze and excitation).
+        squeezed = operation == "Mean" and not node._saved_keepdim  # type: ignore[attr-defined]
+        if operation not in _LOCAL or along_space or squeezed:
             return False
         todo += parents
     return True
@@ -123,7 +138,12 @@ def is_local(tensor: Tensor, layer: Layer) -> bool:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The image in ``rows`` × ``columns`` equal parts, numbered row by row: its quarters, or halves of one that is a line."""
+    """The image in equal parts, numbered row by row: its quarters, or halves of one that is a line.
+
+    Args:
+        rows: how many parts lie above one another.
+        columns: how many lie side by side.
+    """
 
     rows: int
     columns: int
@@ -162,6 +182,8 @@ class Tiles:
 def follow(changes: Tensor, tiles: Tiles) -> tuple[int, int]:
     """(cells that follow their own tile, cells that could): see :func:`proved`.
 
+    A cell could, if its centre lies in one tile and it moves at all.
+
     Args:
         changes: (tiles, h, w), how far each cell moves when each tile is replaced.
         tiles: the tiles.
@@ -176,9 +198,16 @@ def follow(changes: Tensor, tiles: Tiles) -> tuple[int, int]:
 
 
 def proved(right: int, judged: int, tiles: Tiles) -> bool:
-    """Whether so many of the judged cells follow that their order is the image's."""
+    """Whether so many cells follow their tile that their order is the image's.
+
+    Args:
+        right: cells that follow.
+        judged: cells that could.
+        tiles: the tiles.
+    """
     if judged == 0 or right < SHARE * judged or len(tiles) < 2:
         return False
+    # In an arbitrary order each cell follows its own tile with this probability: a binomial tail.
     chance = 1 / len(tiles)
     tail = sum(math.comb(judged, k) * chance**k * (1 - chance) ** (judged - k) for k in range(right, judged + 1))
     return tail <= CHANCE
@@ -186,11 +215,8 @@ def proved(right: int, judged: int, tiles: Tiles) -> bool:
 
 def _distortion(grid: tuple[int, int], spatial: tuple[int, int]) -> float:
     """|log| of the ratio of the two aspects; infinite for a single cell or a grid finer than the image."""
-    (h, w), (height, width) = grid, spatial
+    h, w = grid
+    height, width = spatial
     if h * w <= 1 or h > height or w > width:
         return math.inf
     return abs(math.log(h * width / (w * height)))
-
-
-def _first(pair: tuple[float, Layer]) -> float:
-    return pair[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,22 +11,40 @@ from torch import Tensor, nn
 
 from ..errors import InputError, choose
 from ..statistics.tensors import exact
+from .hooks import attached
 from .score import Score
 from .state import borrowed
 
 
 def classifier(score: Score, rows: Tensor, owner: Tensor) -> str:
-    """The name of the last submodule to run that multiplies by weights of its own (linear, convolution, recurrent, …)."""
+    """The name of the last submodule to run that multiplies by weights of its own (linear, convolution, recurrent, …).
+
+    Args:
+        score: whose model is run.
+        rows: (N, *F), what it is run on.
+        owner: (N,), to which input each row belongs.
+
+    Raises:
+        InputError: for a plain callable, and where no such submodule runs.
+    """
     model = score.model
     if not isinstance(model, nn.Module):
         raise InputError("model: the layer before the classifier needs an nn.Module, not a plain callable")
     ran: list[str] = []
+
+    def recorder(name: str) -> Callable:
+        def record(*_: Any) -> None:
+            ran.append(name)
+
+        return record
+
+    hooks = [
+        (module, recorder(name))
+        for name, module in model.named_modules()
+        if _multiplies(module) and not isinstance(module, torch.jit.ScriptModule)
+    ]
     # Lent for as long as the hooks are there, so that no other thread's passes run through them.
-    with borrowed(model, freeze=True), contextlib.ExitStack() as stack:
-        for name, module in model.named_modules():
-            if _multiplies(module) and not isinstance(module, torch.jit.ScriptModule):
-                hook = module.register_forward_hook(lambda *_, name=name: ran.append(name))
-                stack.callback(hook.remove)
+    with borrowed(model, freeze=True), attached(after=hooks):
         score.outputs_of(rows, owner)
     if not ran:
         raise InputError('model: no submodule with weights ran; name the layer whose output is meant: layer="…"')
@@ -34,50 +52,68 @@ def classifier(score: Score, rows: Tensor, owner: Tensor) -> str:
 
 
 def _multiplies(module: nn.Module) -> bool:
-    """It has a weight matrix, or, without submodules, any matrix; not the position embeddings of a whole network."""
-    weight = getattr(module, "weight", None)
-    own = [] if next(module.children(), None) is not None else [*module.parameters(recurse=False)]
-    return any(isinstance(p, Tensor) and p.ndim > 1 for p in (weight, *own))
+    """Whether a module has a weight matrix, or, without submodules, any matrix of its own."""
+    parameters = [getattr(module, "weight", None)]
+    # Matrices beside submodules do not count: they are position embeddings of a whole network.
+    if next(module.children(), None) is None:
+        parameters += module.parameters(recurse=False)
+    return any(isinstance(parameter, Tensor) and parameter.ndim > 1 for parameter in parameters)
 
 
 def represent(score: Score, rows: Tensor, owner: Tensor, name: str, before: bool) -> Tensor:
-    """(N, *F) → (N, D) float64: what the named submodule gets (``before``) or gives. Of several runs in one forward pass the
-    last one counts."""
+    """What a submodule gets or gives for each row: (N, D) float64.
+
+    Of several runs in one forward pass the last one counts.
+
+    Args:
+        score: whose model is run.
+        rows: (N, *F).
+        owner: (N,), to which input each row belongs.
+        name: the submodule's qualified name.
+        before: what it gets; else what it gives.
+
+    Raises:
+        InputError: for a plain callable, an unknown name, and a submodule that does not run or not on one row per input.
+    """
     model = score.model
     if not isinstance(model, nn.Module):
         raise InputError("model: a layer's output needs an nn.Module, not a plain callable")
     modules = dict(model.named_modules())
     choose("layer", name, modules)
-    found: list[Tensor] = []
-    with borrowed(model, freeze=True), _watched(model, modules[name], before, found):
+    parts: list[Tensor] = []
+    with borrowed(model, freeze=True), _watched(model, modules[name], before, parts):
         score.outputs_of(rows, owner)
-    lengths = sum(len(part) for part in found)
+    lengths = sum(len(part) for part in parts)
     if lengths != len(rows):
         raise InputError(
             f"layer: {name or 'the model itself'!r} handles {lengths} rows for {len(rows)} inputs; name a layer that gives one "
             'row per input: layer="…"'
         )
-    return exact(torch.cat([part.flatten(1) for part in found]))
+    return exact(torch.cat([part.flatten(1) for part in parts]))
 
 
 @contextlib.contextmanager
-def _watched(model: nn.Module, module: nn.Module, before: bool, found: list[Tensor]) -> Iterator[None]:
+def _watched(model: nn.Module, module: nn.Module, before: bool, parts: list[Tensor]) -> Iterator[None]:
     """Append what ``module`` gets (``before``) or gives in each forward pass of the model."""
-    last: list[Any] = []
+    last: list[Any] = []  # empty, or what the module's latest run got or gave
 
-    def given(_: nn.Module, args: tuple, kwargs: dict) -> None:
+    def keep_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
         last[:] = [*args, *kwargs.values()][:1]
 
-    def made(_: nn.Module, args: Any, output: Any) -> None:
+    def keep_output(_: nn.Module, args: Any, output: Any) -> None:
         last[:] = [output[0] if isinstance(output, (tuple, list)) else output]
 
-    def over(*_: Any) -> None:
+    def end_of_pass(*_: Any) -> None:
         if not last or not isinstance(last[0], Tensor):
             raise InputError('layer: it did not run, or not on a tensor; name another: layer="…"')
-        found.append(last.pop().detach())
+        parts.append(last.pop().detach())
 
-    watch = module.register_forward_pre_hook(given, with_kwargs=True) if before else module.register_forward_hook(made)
-    end = model.register_forward_hook(over)
+    if before:
+        watch = module.register_forward_pre_hook(keep_input, with_kwargs=True)
+    else:
+        watch = module.register_forward_hook(keep_output)
+    # After the watch: where the module is the model itself, hooks run in the order in which they were registered.
+    end = model.register_forward_hook(end_of_pass)
     try:
         yield
     finally:

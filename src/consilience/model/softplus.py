@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError, UnsupportedOp
 from .inspection import hidden
-from .operations import rectifies
+from .operations import argument, rectifies, writes
 
 
 class Softplus(nn.Module):
@@ -24,7 +24,12 @@ class Softplus(nn.Module):
     (a z + (1 − a) softplus), prelu, and clamp, hardtanh and threshold where they are rectifiers. The model itself is
     neither copied nor changed: the copy shares its parameters.
 
+    Args:
+        model: the network.
+        beta: β, how sharp the bend is, per unit of a rectifier's input.
+
     Raises:
+        InputError: for a plain callable, and a β that is not positive.
         UnsupportedOp: for a compiled or scripted module, whose calls cannot be seen.
     """
 
@@ -35,19 +40,24 @@ class Softplus(nn.Module):
         if not beta > 0:
             raise InputError(f"beta: a positive number, got {beta}")
         for name, child in model.named_modules():
-            if kind := hidden(child):
+            kind = hidden(child)
+            if kind:
                 raise UnsupportedOp(
                     f"softplus: module {name or type(child).__name__!r} is {kind}; pass the original module"
                 )
-        self.model, self.beta = model, beta
+        self.model = model
+        self.beta = beta
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output for the same arguments, with softplus in place of its rectifiers."""
         with _Smooth(self.beta):
             return self.model(*args, **kwargs)
 
 
 class _Smooth(TorchFunctionMode):
+    """Replaces the rectifiers among the torch functions that run."""
+
     def __init__(self, beta: float) -> None:
         super().__init__()
         self.beta = beta
@@ -55,29 +65,41 @@ class _Smooth(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         raw = getattr(func, "__name__", "")
-        in_place = bool(kwargs.get("inplace")) or (raw.endswith("_") and not raw.endswith("__"))
         x = args[0] if args else kwargs.get("input")
-        smooth = self.smooth(raw.strip("_"), x, args, kwargs) if isinstance(x, Tensor) else None
+        smooth = None
+        if isinstance(x, Tensor):
+            smooth = self._smooth(raw.strip("_"), x, args, kwargs)
         if smooth is None:
             return func(*args, **kwargs)
-        return x.copy_(smooth) if in_place else smooth
+        return x.copy_(smooth) if writes(raw, kwargs) else smooth
 
-    def smooth(self, name: str, x: Tensor, args: tuple, kwargs: dict) -> Tensor | None:
-        def given(place: int, key: str, default: Any) -> Any:
-            return kwargs.get(key, args[place] if len(args) > place else default)
-
-        def soft(z: Tensor) -> Tensor:
-            # A copy: in-place calls write to x, which softplus keeps for its gradient.
-            return nnf.softplus(z.clone(), self.beta)
-
-        if name in ("leaky_relu", "prelu"):
-            slope = given(1, "negative_slope", 0.01) if name == "leaky_relu" else given(1, "weight", None)
-            if isinstance(slope, Tensor) and slope.numel() > 1:
+    def _smooth(self, name: str, x: Tensor, args: tuple, kwargs: dict) -> Tensor | None:
+        """The smooth version of an operation at x; None for an operation that has none."""
+        if name == "leaky_relu":
+            return self._leaky(x, argument(args, kwargs, 1, "negative_slope", 0.01))
+        if name == "prelu":
+            slope = argument(args, kwargs, 1, "weight", None)
+            if slope.numel() > 1:  # one for each channel, the second axis
                 slope = slope.view(1, -1, *[1] * (x.ndim - 2))
-            return slope * x + (1 - slope) * soft(x)
+            return self._leaky(x, slope)
         if not rectifies(name, args, kwargs):
             return None
-        top = {"relu6": 6.0, "hardtanh": given(2, "max_val", 1.0)}.get(name)
-        if name in ("clamp", "clip"):
-            top = given(2, "max", None)
-        return soft(x) if top is None else soft(x) - soft(x - top)
+        top = None
+        if name == "relu6":
+            top = 6.0
+        elif name == "hardtanh":
+            top = argument(args, kwargs, 2, "max_val", 1.0)
+        elif name in ("clamp", "clip"):
+            top = argument(args, kwargs, 2, "max", None)
+        if top is None:
+            return self._softplus(x)
+        # min(max(0, z), top) = max(0, z) − max(0, z − top): a second bend takes back what the first one adds.
+        return self._softplus(x) - self._softplus(x - top)
+
+    def _leaky(self, x: Tensor, slope: Any) -> Tensor:
+        """max(0, x) + slope · min(0, x), smoothed: slope · x + (1 − slope) · softplus(x)."""
+        return slope * x + (1 - slope) * self._softplus(x)
+
+    def _softplus(self, x: Tensor) -> Tensor:
+        # A copy: in-place calls write to x, which softplus keeps for its gradient.
+        return nnf.softplus(x.clone(), self.beta)

@@ -1,0 +1,292 @@
+"""The two backward rules, one operation at a time: guided backpropagation, and DeepLIFT's rescale rule.
+
+:mod:`.backward_rules` says what the rules are and shows them every torch function that a model calls. Here is what they do
+with one such call: run it as it is, run it with another gradient, or refuse it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from . import operations as ops
+
+if TYPE_CHECKING:
+    from .backward_rules import RuleMode
+
+LAST_SOFTMAX = (
+    "where it ends the model, explain the logits: a model without its last softmax, with kind='logit'; elsewhere leave "
+    "deeplift out, or use integrated_gradients"
+)
+OUTER_SOFTMAX = "explain the logits, with kind='logit'"
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One call of a torch function.
+
+    Args:
+        name: the operation's name without underscores, as in :mod:`.operations`.
+        func: the function that was called.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        in_place: whether it writes to its first argument.
+        live: the tensors among its arguments that depend on the input; at least one.
+    """
+
+    name: str
+    func: Any
+    args: tuple
+    kwargs: dict
+    in_place: bool
+    live: list[Tensor]
+
+    def run(self) -> Any:
+        """The call as it was made."""
+        return self.func(*self.args, **self.kwargs)
+
+    def argument(self, place: int, key: str, default: Any) -> Any:
+        """An argument, given by keyword or at ``place``; else its default."""
+        return ops.argument(self.args, self.kwargs, place, key, default)
+
+
+# -- guided backpropagation --------------------------------------------------------------------------------------------
+
+
+def guided(mode: RuleMode, call: Invocation) -> Any:
+    """Rectifiers let only positive gradients back; everything else keeps its derivative."""
+    _refuse_unguided(mode, call)
+    if not ops.rectifies(call.name, call.args, call.kwargs):
+        return call.run()
+    mode.rectifiers += 1
+    x = call.live[0]
+    y = as_function(mode, call, x)(x)
+
+    def positive(gradient: Tensor) -> Tensor:
+        if not mode.in_force():
+            return gradient
+        with mode.bypassed():
+            return gradient.clamp(min=0)
+
+    y.register_hook(positive)
+    return x.copy_(y) if call.in_place else y
+
+
+def _refuse_unguided(mode: RuleMode, call: Invocation) -> None:
+    """Refuse what may be a rectifier that is not recognised, or an activation for which the rule is not defined."""
+    name = call.name
+    if name in ops.LEAKY or (name == "threshold" and not ops.rectifies(name, call.args, call.kwargs)):
+        mode.refuse(f"{name!r} is no rectifier")
+    if name.startswith("rnn_relu"):
+        mode.refuse(f"{name!r} hides its rectifiers")
+    if name in ("maximum", "fmax") and len(call.live) == 1:
+        mode.refuse(f"{name!r} with a constant may be a rectifier in disguise", "write it as torch.relu")
+    if name in ("mul", "multiply") and len(call.live) == 2:
+        first, second = call.live
+        if ops.gated(first, second) or ops.gated(second, first):
+            mode.refuse(f"{name!r} of a tensor with its own gate (a swish written out) is no rectifier")
+
+
+# -- DeepLIFT's rescale rule -------------------------------------------------------------------------------------------
+
+
+def rescale(mode: RuleMode, call: Invocation) -> Any:
+    """Elementwise activations and max pooling get multipliers, affine operations run as they are, the rest is refused."""
+    name = call.name
+    x = call.live[0]
+    _refuse_training(mode, call)
+    one_input = all(tensor is x for tensor in call.live)
+    if one_input and _is_elementwise(call):
+        return _rescale_elementwise(mode, call, x)
+    if one_input and name in ops.MAX_POOLS:
+        return _rescale_max_pool(mode, call, x)
+    if name in ops.JOINS and mode.rows:  # before the model runs, [x; baseline] itself may be joined
+        axes = x.ndim + 1 if name == "stack" else x.ndim
+        if call.argument(1, "dim", 0) % axes == 0:
+            mode.refuse(f"{name!r} along the batch axis")
+    out = call.run()
+    if name in ops.LINEAR or (name in ops.MULTILINEAR and len(call.live) == 1):
+        # An axis that moves takes its stride along: a transposed square batch has the same shape, and another stride.
+        if name in ops.MOVES and (out.shape[0], out.stride(0)) != (x.shape[0], x.stride(0)):
+            mode.refuse(f"{name!r} moves the batch axis")
+        return out
+    if not any(tensor.requires_grad for tensor in ops.tensors_in(out)):
+        return out  # sizes, comparisons, argmax: no gradient to change
+    why = ""
+    if name in ops.MULTILINEAR or name in ops.ELEMENTWISE:
+        why = " of tensors that both depend on the input"
+    remedy = None
+    if "softm" in name:
+        remedy = LAST_SOFTMAX if mode.within_model else OUTER_SOFTMAX
+    mode.refuse(f"no rescale rule for {name!r}{why}", remedy)
+
+
+def _refuse_training(mode: RuleMode, call: Invocation) -> None:
+    """Refuse layers in training mode: the halves x and baseline would get other noise, or mix."""
+    name = call.name
+    random = False
+    if "dropout" in name:  # torch.dropout calls it "train", nn.functional "training"
+        training = call.argument(2, "training", call.kwargs.get("train", False))
+        random = training and call.kwargs.get("p", 1)
+    elif name == "rrelu":
+        random = call.argument(3, "training", False)
+    if random:
+        mode.refuse(f"{name!r} in training mode is random", "call model.eval()")
+    if name == "batch_norm" and call.argument(5, "training", False):
+        mode.refuse("'batch_norm' in training mode mixes the rows", "call model.eval()")
+
+
+def _is_elementwise(call: Invocation) -> bool:
+    """Whether a call with one live tensor works element by element and is not affine."""
+    if call.name in ops.ELEMENTWISE:
+        return True
+    if call.name in ("mul", "multiply"):
+        return len(call.live) == 2  # x · x
+    if call.name in ops.DIVISIONS and len(call.live) == 1:
+        return call.args[0] is not call.live[0] or bool(call.kwargs.get("rounding_mode"))  # 1 / x, or ⌊x / 2⌋
+    return False
+
+
+def _rescale_elementwise(mode: RuleMode, call: Invocation, x: Tensor) -> Tensor:
+    check_rows(mode, call.name, x)
+    function = as_function(mode, call, x)
+    before = x.clone() if call.in_place else x
+    y = function(before)
+    if y.shape != x.shape:
+        mode.refuse(f"{call.name!r} broadcasts its input")
+    # The multiplier evaluates the function at x and at the baseline alike, so a constant must be the same for both.
+    for other in ops.tensors_in((call.args, call.kwargs)):
+        if other is not x and other.ndim == x.ndim and len(other) > 1:
+            mode.refuse(f"{call.name!r} with a constant for each row")
+
+    def backward(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return gradient * _multiplier(function, x, y)
+
+    out = ReplacedGradient.apply(before, y, backward, mode)
+    return x.copy_(out) if call.in_place else out
+
+
+def _rescale_max_pool(mode: RuleMode, call: Invocation, x: Tensor) -> Any:
+    name = call.name
+    check_rows(mode, name, x)
+    base = name.removesuffix("_with_indices")
+    spatial_axes = int(base[-2])  # max_pool2d: 2
+    if x.ndim != spatial_axes + 2:
+        mode.refuse(f"{name!r} without a batch axis")
+    with_indices = call.kwargs.get("return_indices", False) or name != base
+    options = {key: value for key, value in call.kwargs.items() if key != "return_indices"}
+    pooled, index = getattr(nnf, f"{base}_with_indices")(*call.args, **options)
+
+    def backward(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return _max_pool_gradient(gradient, x, y, index)
+
+    out = ReplacedGradient.apply(x, pooled, backward, mode)
+    return (out, index) if with_indices else out
+
+
+def _max_pool_gradient(gradient: Tensor, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+    """Each window's Δy goes to the larger of its two winners, that at x and that at the baseline, divided by Δx there.
+
+    Captum 0.9 sends it to x's winner and the baseline's apart, and its sums over features do not come out.
+
+    Args:
+        gradient: ∂f/∂y, of the shape of y.
+        x: (2n, C, *spatial), what was pooled: inputs, then baselines.
+        y: (2n, C, *pooled), the maxima.
+        index: of each maximum, its place among the flattened spatial axes.
+    """
+    x_input, x_baseline = x.flatten(2).chunk(2)
+    y_input, y_baseline = y.flatten(2).chunk(2)
+    index_input, index_baseline = index.flatten(2).chunk(2)
+    winner = torch.where(y_input >= y_baseline, index_input, index_baseline)
+    delta_x = (x_input - x_baseline).gather(2, winner)
+    delta_y = y_input - y_baseline
+    # Where Δx = 0 at the larger winner, Δy = 0 too: any multiplier adds up, and max pooling's own is 1.
+    one = torch.ones_like(delta_y)
+    ratio = torch.where(delta_x == 0, one, delta_y / torch.where(delta_x == 0, one, delta_x))
+    shares = gradient.flatten(2) * torch.cat([ratio, ratio])
+    # Windows may overlap: an element that wins several gets the sum.
+    return torch.zeros_like(x).flatten(2).scatter_add(2, torch.cat([winner, winner]), shares).view(x.shape)
+
+
+def _multiplier(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Δy/Δx; the derivative at the midpoint where Δx is lost in rounding.
+
+    The bound √ε max(|x|, |x'|) is relative, so the two sides of a kink at 0 are never taken for the same point.
+
+    Args:
+        function: the elementwise operation.
+        x: (2n, …), inputs, then baselines.
+        y: its values there.
+    """
+    x_input, x_baseline = x.chunk(2)
+    y_input, y_baseline = y.chunk(2)
+    graph = torch.is_grad_enabled()
+    largest = torch.maximum(x_input.abs(), x_baseline.abs())
+    small = (x_input - x_baseline).abs() <= torch.finfo(x.dtype).eps ** 0.5 * largest
+    with torch.enable_grad():
+        middle = (x_input + x_baseline) / 2
+        if not graph:
+            middle = middle.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(function(middle).sum(), middle, create_graph=graph)
+    # torch.where passes zero times the gradient of the branch not taken: a division by zero there would give NaN.
+    delta_x = torch.where(small, torch.ones_like(x_input), x_input - x_baseline)
+    ratio = torch.where(small, slope, (y_input - y_baseline) / delta_x)
+    return torch.cat([ratio, ratio])
+
+
+def check_rows(mode: RuleMode, name: str, x: Tensor) -> None:
+    """Refuse a tensor whose first axis is not that of the batch, or a batch that is not two halves."""
+    if not mode.rows:
+        mode.rows = len(x) if x.ndim else 1
+    mode.require_halves()
+    if x.ndim == 0 or x.shape[0] % mode.rows:
+        mode.refuse(f"{name!r} of shape {tuple(x.shape)}, whose first axis is not the batch of {mode.rows} rows,")
+
+
+# -- both --------------------------------------------------------------------------------------------------------------
+
+
+class ReplacedGradient(torch.autograd.Function):
+    """y, whose gradient goes to x through ``back(gradient, x, y)`` while the rule is in force, and else to y as ever."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, back: Callable[..., Tensor], mode: RuleMode) -> Tensor:
+        ctx.save_for_backward(x, y)
+        ctx.back = back
+        ctx.mode = mode
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if not ctx.mode.in_force():
+            return None, gradient, None, None
+        # The multiplier is made here, from x and y as they stand in the graph: with create_graph it is differentiable.
+        with ctx.mode.bypassed():
+            return ctx.back(gradient, *ctx.saved_tensors), None, None, None
+
+
+def as_function(mode: RuleMode, call: Invocation, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """The call as a function of x alone that writes to nothing."""
+    func = call.func
+    in_place = call.in_place
+    if in_place and (not call.args or call.args[0] is not x):
+        mode.refuse(f"in-place {func.__name__!r} on a constant")
+
+    # The function must not hold x: after an in-place call x's graph leads to the function, a cycle that no garbage
+    # collector sees. So x's places among the arguments are held open by a marker.
+    marker = object()
+    args = ops.swapped(call.args, x, marker)
+    kwargs = ops.swapped(call.kwargs, x, marker)
+
+    def function(z: Tensor) -> Tensor:
+        if in_place:
+            z = z.clone()
+        return func(*ops.swapped(args, marker, z), **ops.swapped(kwargs, marker, z))
+
+    return function
