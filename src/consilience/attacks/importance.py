@@ -29,30 +29,49 @@ KINDS = ("top_k", "mass_centre", "random")
 def ig_map(score: Score, points: Points, steps: int = 100, baseline: Any = None, graph: bool = False) -> Tensor:
     """s(x) = Σ_c |IG_c(x)|, scaled to sum to the number of pixels, (N, *F) → (N, H, W); not images: |IG|, (N, *F).
 
-    IG_c is the integrated gradient of each row's own score from ``baseline`` (default: zero, black), by Gauss–Legendre
-    quadrature with ``steps`` points. A map of zeros stays one. ``graph``: differentiable in ``points.x``.
+    IG_c is the integrated gradient of each row's own score, by Gauss–Legendre quadrature. A map of zeros stays one.
+
+    Args:
+        score: what is explained.
+        points: x (N, *F).
+        steps: points of the quadrature.
+        baseline: where the path begins; None: zero, black.
+        graph: differentiable in ``points.x``.
     """
     cloud = Path(Baseline.of(baseline), steps).draw(points, range(steps), Key(0, "path"), steps)
     gradient = score.evaluate(cloud.points, cloud.owner, gradient=True, graph=graph).gradient
     assert gradient is not None and cloud.delta is not None
     mean = torch.einsum("s,ns...->n...", cloud.weights.double(), cloud.split(gradient).double())
     size = (mean * cloud.split(cloud.delta)[:, 0].double()).abs()
-    size = size.sum(1) if size.ndim == 4 else size
+    if size.ndim == 4:
+        size = size.sum(1)
     total = size.flatten(1).sum(1).view(-1, *[1] * (size.ndim - 1))
     return size * (size[0].numel() / torch.where(total == 0, 1.0, total))
 
 
 def top_k(maps: Tensor, k: int) -> Tensor:
-    """(B, *A) → (B, *A) bool: the k largest features of each map; of equal values the first counts."""
-    flat = maps.detach().flatten(1)
-    if not 1 <= k <= flat.shape[1]:
-        raise InputError(f"k: from 1 to the number of features, {flat.shape[1]}; got {k}")
-    order = flat.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True).view(maps.shape)
+    """The ``k`` largest features of each of the ``maps`` (B, *A), as (B, *A) bool; of equal values the first counts.
+
+    Raises:
+        InputError: k is not between 1 and the number of features.
+    """
+    values = maps.detach().flatten(1)
+    if not 1 <= k <= values.shape[1]:
+        raise InputError(f"k: from 1 to the number of features, {values.shape[1]}; got {k}")
+    order = values.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return torch.zeros_like(values, dtype=torch.bool).scatter_(1, order, True).view(maps.shape)
 
 
 def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
-    """|top-k(a) ∩ top-k(b)| / k, (B, *A) twice → (B,) float64.
+    """|top-k(a) ∩ top-k(b)| / k, (B,) float64.
+
+    Args:
+        a: (B, *A).
+        b: (B, *A).
+        k: number of features.
+
+    Raises:
+        InputError: maps of different shapes, or k beyond their features.
 
     >>> top_k_intersection(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[4.0, 1.0, 3.0, 5.0]]), 2)
     tensor([0.5000], dtype=torch.float64)
@@ -66,9 +85,12 @@ def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
 class Attacked:
     """What an attack on B attributions found in R restarts.
 
-    ``x`` (R, B, *F): the inputs; ``maps`` (R, B, *A) their attributions, ``original`` (B, *A) those of the clean inputs;
-    ``tau`` (R, B) Kendall's τ-b of the two; ``found`` (R, B): whether any step kept the label and lowered τ. Where none did,
-    x and the map are the clean ones and τ is 1.
+    Args:
+        x: (R, B, *F), the inputs; where no step kept the label and lowered τ, the clean ones.
+        maps: (R, B, *A), their attributions.
+        original: (B, *A), those of the clean inputs.
+        tau: (R, B), Kendall's τ-b of the two.
+        found: (R, B) bool, whether any step kept the label and lowered τ.
     """
 
     x: Tensor
@@ -132,17 +154,35 @@ class ImportanceAttack(Settings):
         ids: Any = None,
         max_batch: int = 1024,
     ) -> Attacked:
-        """Attack the maps of ``x`` (B, *F) towards their classes ``y`` (B,), the inputs taken a few at a time so that at
-        most ``max_batch`` rows (and one input's points, if these are more) are in flight."""
+        """Attack the maps of some inputs, a few at a time.
+
+        Args:
+            model: as for :func:`~consilience.attacks.pgd.pgd`, like all others.
+            x: (B, *F).
+            y: (B,) int64, the classes.
+            key: of the draws.
+            ids: (B,), which name the draws; None: 0 … B − 1.
+            max_batch: rows in flight at most; or one input's points, if these are more.
+
+        Raises:
+            InputError: x beyond the bounds, a model with one output, or k beyond the features.
+        """
         score = question(model, x, y, ids, max_batch)
         bounds_around(x, self.bounds)  # before the first evaluation
-        smooth = score if self.kind == "random" else score.using(Softplus(score.model, self.beta))  # type: ignore[arg-type]
+        smooth = score
+        if self.kind != "random":
+            smooth = score.using(Softplus(score.model, self.beta))  # type: ignore[arg-type]
         points = Points(x, torch.arange(len(x), device=x.device), score.ids, len(x))
         size = max(1, max_batch // max(self.points, self.attack_points or 0))
         with borrowed(score.model, freeze=True):
-            parts = [self._attack(score, smooth, points[at], key) for at in torch.arange(len(x)).split(size)]
-        tau, maps, found = (torch.cat([getattr(p, name) for p in parts], 1) for name in ("tau", "maps", "x"))
-        return Attacked(found, maps, torch.cat([p.original for p in parts]), tau, tau < 1)
+            parts = [self._attack(score, smooth, points[which], key) for which in torch.arange(len(x)).split(size)]
+        return Attacked(
+            x=torch.cat([part.x for part in parts], 1),
+            maps=torch.cat([part.maps for part in parts], 1),
+            original=torch.cat([part.original for part in parts]),
+            tau=torch.cat([part.tau for part in parts], 1),
+            found=torch.cat([part.found for part in parts], 1),
+        )
 
     def _attack(self, score: Score, smooth: Score, points: Points, key: Key) -> Attacked:
         original = ig_map(score, points, self.points, self.baseline)
@@ -161,7 +201,9 @@ class ImportanceAttack(Settings):
         key: Key,
         restart: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x, maps = points.x.clone(), original.clone()
+        """The best iterate of one restart: x (N, *F), its map (N, *A) and τ (N,)."""
+        x = points.x.clone()
+        maps = original.clone()
         tau = torch.ones(len(x), dtype=torch.float64, device=x.device)
         target = score.targets[points.owner]
         box = PGD(self.eps, self.steps, self.step_size, bounds_around(points.x, self.bounds))
@@ -177,21 +219,24 @@ class ImportanceAttack(Settings):
             if not len(kept):
                 continue
             moved = ig_map(score, Points(z, points.owner, points.ids)[kept], self.points, self.baseline)
-            found = kendall(original[kept].flatten(1), moved.flatten(1))
-            better = found < tau[kept]
-            at = kept[better]
-            x[at], maps[at], tau[at] = z[at], moved[better], found[better]
+            moved_tau = kendall(original[kept].flatten(1), moved.flatten(1))
+            better = moved_tau < tau[kept]
+            improved = kept[better]
+            x[improved] = z[improved]
+            maps[improved] = moved[better]
+            tau[improved] = moved_tau[better]
         return x, maps, tau
 
     def _gradient(self, smooth: Score, points: Points, z: Tensor, original: Tensor, chosen: Tensor) -> Tensor:
+        """∇_z D(s(z)), (N, *F)."""
         z = z.detach().requires_grad_()
         with torch.enable_grad():
-            at = Points(z, points.owner, points.ids)
-            s = ig_map(smooth, at, self.attack_points or self.points, self.baseline, graph=True)
+            moved = Points(z, points.owner, points.ids)
+            maps = ig_map(smooth, moved, self.attack_points or self.points, self.baseline, graph=True)
             if self.kind == "top_k":
-                distance = -(s * chosen).sum()
+                distance = -(maps * chosen).sum()
             else:
-                distance = (_centre(s) - _centre(original)).square().sum()
+                distance = (_centre(maps) - _centre(original)).square().sum()
             (gradient,) = torch.autograd.grad(distance, z)
         return gradient
 
@@ -200,6 +245,7 @@ def _centre(maps: Tensor) -> Tensor:
     """(N, H, W) → (N, 2): the centre of mass, in pixels."""
     if maps.ndim != 3:
         raise InputError(f"kind: 'mass_centre' needs images (N, C, H, W), got maps of shape {tuple(maps.shape[1:])}")
-    rows, columns = (torch.arange(n, dtype=maps.dtype, device=maps.device) for n in maps.shape[1:])
+    rows = torch.arange(maps.shape[1], dtype=maps.dtype, device=maps.device)
+    columns = torch.arange(maps.shape[2], dtype=maps.dtype, device=maps.device)
     mass = maps.sum((1, 2)).clamp(min=torch.finfo(maps.dtype).tiny)
     return torch.stack([maps.sum(2) @ rows, maps.sum(1) @ columns], 1) / mass[:, None]

@@ -13,7 +13,7 @@ from ..features.images import Patches
 from ..perturb.baseline import Baseline
 from .base import Direct, Explainer, Need
 from .cam import EigenCAM, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM
-from .captum import _class, captum
+from .captum import captum, class_of
 from .function import Function
 from .gradients import GuidedBackprop, InputXGradient, Saliency, SmoothGrad, SmoothGradSquared, UniformGrad, VarGrad
 from .mixture import Mixture
@@ -81,37 +81,56 @@ def resolve(
     """A preset's name, method names ("saliency,grad_cam" or a list), configured explainers, Captum's classes and instances,
     or callables (inputs, target=…) → explainers, in order.
 
-    ``baselines`` and ``features`` go to those that have them and leave them open (None), and rows of baselines to those that
-    need data.
+    Args:
+        methods: what is asked for.
+        baselines: for those that have some and leave them open (None); rows of a data set also as the ``data`` of those that
+            need some. None: they stay open.
+        features: for those that have some and leave them open. None: they stay open.
+
+    Raises:
+        InputError: an unknown name, nothing at all, or something that is no method.
     """
-    data = baselines.tensor if isinstance(baselines, Baseline) and baselines.kind == "samples" else None
-    pairs = (("baselines", baselines), ("features", features), ("data", data))
-    asked = {name: value for name, value in pairs if value is not None}
-    if not isinstance(methods, Iterable):
-        methods = [methods]
-    given = [part.strip() for part in methods.split(",")] if isinstance(methods, str) else list(methods)
-    found: list[Explainer] = []
-    for item in given:
+    settings: dict[str, Any] = {}
+    if baselines is not None:
+        settings["baselines"] = baselines
+    if features is not None:
+        settings["features"] = features
+    if isinstance(baselines, Baseline) and baselines.kind == "samples":
+        settings["data"] = baselines.tensor
+    explainers: list[Explainer] = []
+    for item in _items(methods):
         if isinstance(item, Explainer):
-            found.append(_with(item, asked))
+            explainers.append(_with(item, settings))
         elif not isinstance(item, str):
-            found.append(foreign(item))
+            explainers.append(foreign(item))
         elif item in PRESETS:
-            found.extend(_with(e, asked) for e in PRESETS[item])
+            explainers.extend(_with(member, settings) for member in PRESETS[item])
         else:
-            found.append(_with(METHODS[choose("method", item, [*METHODS, *PRESETS])](), asked))
-    if not found:
+            method = METHODS[choose("method", item, [*METHODS, *PRESETS])]
+            explainers.append(_with(method(), settings))
+    if not explainers:
         raise InputError("methods: at least one is needed")
-    return found
+    return explainers
 
 
-def _with(explainer: Explainer, asked: dict[str, Any]) -> Explainer:
+def _items(methods: Any) -> list[Any]:
+    """One method, several, or names with commas between them, as a list."""
+    if isinstance(methods, str):
+        return [part.strip() for part in methods.split(",")]
+    if isinstance(methods, Iterable):
+        return list(methods)
+    return [methods]
+
+
+def _with(explainer: Explainer, settings: dict[str, Any]) -> Explainer:
+    """The explainer with those of the settings that it has and leaves open."""
     if not is_dataclass(explainer):
         return explainer
-    mine = {f.name: asked[f.name] for f in fields(explainer) if f.name in asked and getattr(explainer, f.name) is None}
+    names = [field.name for field in fields(explainer)]
+    changes = {name: settings[name] for name in names if name in settings and getattr(explainer, name) is None}
     if isinstance(explainer, Mixture):
-        mine["explainers"] = tuple(_with(member, asked) for member in explainer.explainers)
-    return replace(explainer, **mine) if mine else explainer
+        changes["explainers"] = tuple(_with(member, settings) for member in explainer.explainers)
+    return replace(explainer, **changes) if changes else explainer
 
 
 def foreign(item: Any) -> Explainer:
@@ -122,6 +141,6 @@ def foreign(item: Any) -> Explainer:
     if isinstance(item, type) and issubclass(item, Explainer):
         return item()
     attr = sys.modules.get("captum.attr")  # whoever has a Captum object has imported it
-    if attr is not None and issubclass(_class(item), attr.Attribution):
+    if attr is not None and issubclass(class_of(item), attr.Attribution):
         return captum(item)
     return Function(item)

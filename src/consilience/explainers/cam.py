@@ -31,7 +31,8 @@ class GradCAM(Explainer):
 
     layer: str = "auto"
 
-    name, kind = "grad_cam", "relevance"
+    name = "grad_cam"
+    kind = "relevance"
     card = Card(
         formula="φ = relu Σ_c ḡ_c A_c, ḡ_c the mean over space of ∂f/∂A_c",
         source="Selvaraju et al. 2017, arXiv 1610.02391",
@@ -71,7 +72,8 @@ class GradCAMPlusPlus(Explainer):
 
     layer: str = "auto"
 
-    name, kind = "grad_cam_plus_plus", "relevance"
+    name = "grad_cam_plus_plus"
+    kind = "relevance"
     card = Card(
         formula="φ = relu Σ_c a_c A_c, a_c = Σ_hw α relu(g), α = g² / (2g² + g³ Σ_hw A)",
         source="Chattopadhay et al. 2018, arXiv 1710.11063; the score in place of its exponential, as in the released code",
@@ -114,7 +116,8 @@ class EigenCAM(Explainer):
 
     layer: str = "auto"
 
-    name, kind = "eigen_cam", "relevance"
+    name = "eigen_cam"
+    kind = "relevance"
     card = Card(
         formula="φ = relu(±A v), v the first right singular vector of A (hw × C), the sign that makes the mean positive",
         source="Muhammad & Yeasin 2020, arXiv 2008.00299",
@@ -152,7 +155,8 @@ class LayerCAM(Explainer):
 
     layer: str = "auto"
 
-    name, kind = "layer_cam", "relevance"
+    name = "layer_cam"
+    kind = "relevance"
     card = Card(
         formula="φ = relu Σ_c relu(∂f/∂A_c) ⊙ A_c",
         source="Jiang et al. 2021, IEEE Transactions on Image Processing, doi 10.1109/TIP.2021.3089943",
@@ -195,7 +199,8 @@ class ScoreCAM(Direct):
     layer: str = "auto"
     channels: int | None = setting(512, low=1)
 
-    name, kind = "score_cam", "relevance"
+    name = "score_cam"
+    kind = "relevance"
     card = Card(
         formula="φ = relu Σ_c α_c A_c, α = softmax over c of f(x ⊙ H_c), H_c = A_c upsampled, then min–max to 0…1",
         source="Wang et al. 2020, arXiv 1910.01279, algorithm 1",

@@ -31,12 +31,21 @@ from .hosted import hosted, shaped
 
 # By the class or its nearest known base.
 KINDS: dict[str, Kind] = {
-    **dict.fromkeys(("Saliency", "GuidedBackprop", "Deconvolution"), "gradient"),
-    **dict.fromkeys(("LayerAttribution", "Occlusion", "GuidedGradCam", "LRP"), "relevance"),
-    **dict.fromkeys(("InputXGradient", "IntegratedGradients", "DeepLift", "GradientShap"), "contribution"),
-    **dict.fromkeys(("FeatureAblation", "ShapleyValueSampling", "Lime"), "contribution"),
-}  # fmt: skip
-
+    "Saliency": "gradient",
+    "GuidedBackprop": "gradient",
+    "Deconvolution": "gradient",
+    "LayerAttribution": "relevance",
+    "Occlusion": "relevance",
+    "GuidedGradCam": "relevance",
+    "LRP": "relevance",
+    "InputXGradient": "contribution",
+    "IntegratedGradients": "contribution",
+    "DeepLift": "contribution",
+    "GradientShap": "contribution",
+    "FeatureAblation": "contribution",
+    "ShapleyValueSampling": "contribution",
+    "Lime": "contribution",
+}
 
 REFUSED = {
     "FeaturePermutation": "exchanges values between the inputs of a batch, so an attribution depends on its company; use "
@@ -46,11 +55,14 @@ REFUSED = {
     "BaseLLMAttribution": "explains generated text, not a score of rows",
 }
 
-
+# They hook submodules, which a plain callable does not have.
 NEEDS_MODULES = ("DeepLift", "ModifiedReluGradientAttribution", "LRP", "InternalAttribution", "GuidedGradCam")
 
+# Their baselines are a data set (n, *F), not a value for each input.
+DISTRIBUTION = ("GradientShap", "DeepLiftShap", "LayerGradientShap")
 
-DISTRIBUTION = ("GradientShap", "DeepLiftShap", "LayerGradientShap")  # their baselines are a data set
+# Arguments of ``attribute`` that the explanation itself gives.
+GIVEN = ("self", "inputs", "target", "additional_forward_args", "return_convergence_delta")
 
 
 def captum(method: Any, name: str | None = None, kind: Kind | None = None, layer: Any = None, **options: Any) -> Captum:
@@ -65,6 +77,10 @@ def captum(method: Any, name: str | None = None, kind: Kind | None = None, layer
         options: arguments of the method's ``attribute``. ``baselines`` as for
             :class:`~consilience.explainers.IntegratedGradients` (for GradientShap and DeepLiftShap a data set (n, *F));
             ``feature_mask`` labels of shape F, (1, *F) or (B, *F), or :class:`~consilience.features.base.Features`.
+
+    Raises:
+        InputError: for what is no Captum method or cannot be asked row by row, an unknown kind or option, and a layer beside
+            an instance. The explanation raises it for a model or a layer that the method does not fit.
 
     Example:
         >>> import torch, consilience as cs
@@ -86,6 +102,13 @@ class Captum(Direct):
     Methods that draw are asked point by point, each seeded by its id. Rows in flight follow ``max_batch`` where Captum has an
     argument for that (internal_batch_size, perturbations_per_eval); NoiseTunnel's nt_samples_batch_size is yours, since its
     draws depend on it.
+
+    Args:
+        method: as for :func:`captum`, like all others.
+        name: None for the default.
+        kind: None for the default.
+        layer: None where the method takes none.
+        options: arguments of the method's ``attribute``.
     """
 
     card = Card(
@@ -105,9 +128,11 @@ class Captum(Direct):
     def __init__(
         self, method: Any, name: str | None, kind: Kind | None, layer: Any, options: Mapping[str, Any]
     ) -> None:
-        self.method, self.layer, self.options = method, layer, dict(options)
+        self.method = method
+        self.layer = layer
+        self.options = dict(options)
         base = need("captum.attr", "captum").Attribution
-        self.cls: Any = _class(method)
+        self.cls: Any = class_of(method)
         if not issubclass(self.cls, base):
             raise InputError(
                 f"method: expected a Captum method, got {self.cls.__name__}; for a callable use Function(call)"
@@ -117,20 +142,25 @@ class Captum(Direct):
                 raise InputError(f"method: Captum's {self.cls.__name__} {why}")
         if layer is not None and not isinstance(method, type):
             raise InputError("layer: an instance has its own; give the class to name one")
-        known_options = inspect.signature(self.cls.attribute).parameters
-        taken = ("self", "inputs", "target", "additional_forward_args", "return_convergence_delta")
-        for option in self.options:
-            if option in taken:
-                raise InputError(f"{option}: set by the explanation, not here")
-            if not any(p.kind is p.VAR_KEYWORD for p in known_options.values()):
-                choose(
-                    f"argument of Captum's {self.cls.__name__}", option, [k for k in known_options if k not in taken]
-                )
-        self.defaults = {k: p.default for k, p in known_options.items() if p.default is not p.empty}
+        parameters = inspect.signature(self.cls.attribute).parameters
+        self._check_options(parameters)
+        self.defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+        self.inner: Captum | None = None
         inner = getattr(method, "attribution_method", None)  # NoiseTunnel's
-        self.inner = None if inner is None else Captum(inner, None, None, None, {})
+        if inner is not None:
+            self.inner = Captum(inner, None, None, None, {})
         self.name = name or self._name()  # type: ignore[misc]
         self.kind = _known(kind) if kind else self._kind()  # type: ignore[misc]
+
+    def _check_options(self, parameters: Mapping[str, inspect.Parameter]) -> None:
+        """Raise InputError for an option that ``attribute`` does not take, or that the explanation gives."""
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        known = [name for name in parameters if name not in GIVEN]
+        for option in self.options:
+            if option in GIVEN:
+                raise InputError(f"{option}: set by the explanation, not here")
+            if not takes_any:
+                choose(f"argument of Captum's {self.cls.__name__}", option, known)
 
     def __repr__(self) -> str:
         settings = "".join(f", {key}={describe(value)}" for key, value in self.options.items())
@@ -146,31 +176,31 @@ class Captum(Direct):
         return hosted(lambda part: self._ask(score, part), score, points, key, self.name)
 
     def rows(self, shape: Sequence[int]) -> dict[str, int]:
-        """Rows for one point, from the method's arguments: exact for Captum's own input methods, else a guess."""
-        setting = self.defaults | self.options
+        """Rows for one point, from the method's arguments: exact for Captum's own input methods, else a guess.
+
+        Args:
+            shape: the axes F of one input.
+        """
+        arguments = self.defaults | self.options
         loops = [name for name in ("n_steps", "n_samples", "nt_samples") if name in self.defaults]
-        count = math.prod(setting[name] or 1 for name in loops)
+        count = math.prod(arguments[name] or 1 for name in loops)
         if self.inner is not None:
-            options = {k: v for k, v in self.options.items() if k not in self.defaults}
+            # NoiseTunnel hands on the options that are not its own.
+            options = {name: value for name, value in self.options.items() if name not in self.defaults}
             inner = Captum(self.inner.method, None, None, None, options)
             return {kind: count * rows for kind, rows in inner.rows(shape).items()}
+        if self._is("DeepLiftShap"):
+            return {"gradient": 2 * count * len(_data(arguments["baselines"]))}
+        if self._is("DeepLift") or self._is("LRP"):
+            return {"gradient": 2 * count}  # the baseline's row beside the input's; two passes
         if not self._is("PerturbationAttribution"):
-            spread = len(_data(setting["baselines"])) if self._is("DeepLiftShap") else 1
-            return {"gradient": count * (2 * spread if self._is("DeepLift") or self._is("LRP") else 1)}
+            return {"gradient": count}
         if self._is("LimeBase"):
             return {"forward": count}
         if self._is("Occlusion"):
-            window = setting["sliding_window_shapes"]
-            strides = setting.get("strides") or 1
-            steps = strides if isinstance(strides, tuple) else (strides,) * len(shape)
-            return {
-                "forward": 1 + math.prod(-(-(n - w) // s) + 1 for n, w, s in zip(shape, window, steps, strict=True))
-            }
-        mask = setting.get("feature_mask")
-        if isinstance(mask, Features):
-            features = math.prod(mask.shape(shape))
-        else:
-            features = math.prod(shape) if mask is None else int(torch.as_tensor(mask).max()) + 1
+            return {"forward": 1 + _windows(shape, arguments["sliding_window_shapes"], arguments.get("strides") or 1)}
+        features = _count_features(arguments.get("feature_mask"), shape)
+        # All orders; of more than 12 features there are too many to be meant.
         orders = math.factorial(features) if self._is("ShapleyValues") and features <= 12 else count
         return {"forward": 1 + features * orders}
 
@@ -182,49 +212,66 @@ class Captum(Direct):
         options = self._fitted(score, points)
         x = points.x.detach().clone(memory_format=score.layout)
         maps = method.attribute(x, additional_forward_args=(points.owner,), **options)
-        if self._is("LayerAttribution") or (self.inner is not None and self.inner._is("LayerAttribution")):
-            if not isinstance(maps, Tensor) or maps.ndim != 4 or x.ndim != 4:
-                shown = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
-                raise InputError(
-                    f"layer: {self.name} gives {shown}, not (N, C, h, w) over an image; name a convolution"
-                )
-            return upsample(maps.detach().sum(1), points).to(torch.promote_types(x.dtype, torch.float32))
-        found = shaped(maps, points, self.name)
-        return found if options.get("feature_mask") is None else found / _sizes(options["feature_mask"]).to(found)
+        of_layer = self._is("LayerAttribution") or (self.inner is not None and self.inner._is("LayerAttribution"))
+        if of_layer:
+            return self._to_input(maps, points)
+        maps = shaped(maps, points, self.name)
+        labels = options.get("feature_mask")
+        if labels is None:
+            return maps
+        return maps / _sizes(labels).to(maps)
+
+    def _to_input(self, maps: Any, points: Points) -> Tensor:
+        """A layer's maps (N, C, h, w), summed over its channels, on the input (N, *F)."""
+        if not isinstance(maps, Tensor) or maps.ndim != 4 or points.x.ndim != 4:
+            shown = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+            raise InputError(f"layer: {self.name} gives {shown}, not (N, C, h, w) over an image; name a convolution")
+        return upsample(maps.detach().sum(1), points).to(torch.promote_types(points.x.dtype, torch.float32))
 
     def _fitted(self, score: Score, points: Points) -> dict[str, Any]:
         """The options for these points: what there is for each input is gathered, the rows in flight are bounded."""
-        found = dict(self.options)
-        given = found.get("baselines")
-        if given is not None and self._from_data():
-            found["baselines"] = _data(given).to(points.x)
-        elif given is not None:
-            # Captum's own convention: rows (B, *F) are one for each input.
-            each = getattr(given, "ndim", 0) == points.x.ndim and len(given) > 1
-            found["baselines"] = (Baseline.per_input(given) if each else Baseline.of(given)).at(points)
-        if found.get("feature_mask") is not None:
-            found["feature_mask"] = _labels(found["feature_mask"], score, points)
+        options = dict(self.options)
+        if options.get("baselines") is not None:
+            options["baselines"] = self._baselines(options["baselines"], points)
+        if options.get("feature_mask") is not None:
+            options["feature_mask"] = _labels(options["feature_mask"], score, points)
         size = score.batch.size(not self._is("PerturbationAttribution"))
         bounds = {"internal_batch_size": max(size, len(points)), "perturbations_per_eval": max(1, size // len(points))}
-        return {name: value for name, value in bounds.items() if name in self.defaults} | found
+        taken = {name: value for name, value in bounds.items() if name in self.defaults}
+        return taken | options
+
+    def _baselines(self, baselines: Any, points: Points) -> Tensor:
+        """(n, *F) for a method whose baselines are a data set, else (N, *F)."""
+        if self._from_data():
+            return _data(baselines).to(points.x)
+        # Captum's own convention, which is not ours: rows (B, *F) are one for each input.
+        if getattr(baselines, "ndim", 0) == points.x.ndim and len(baselines) > 1:
+            return Baseline.per_input(baselines).at(points)
+        return Baseline.of(baselines).at(points)
 
     def _bound(self, module: nn.Module, score: Score, points: Points) -> Any:
         """The Captum method, asking ``module``."""
         if not isinstance(self.method, type):
             return _rebound(self.method, module, score.model)
-        takes = dict(inspect.signature(self.method).parameters)
-        asks = [name for name, p in takes.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-        if not {"forward_func", "model"} & set(asks) or set(asks) - {"forward_func", "model", "layer"}:
+        parameters = dict(inspect.signature(self.method).parameters)
+        required = [
+            name
+            for name, parameter in parameters.items()
+            if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        ]
+        takes_model = bool({"forward_func", "model"} & set(required))
+        if not takes_model or set(required) - {"forward_func", "model", "layer"}:
             raise InputError(
-                f"method: Captum's {self.cls.__name__} is made of {', '.join(asks)}; give an instance of it"
+                f"method: Captum's {self.cls.__name__} is made of {', '.join(required)}; give an instance of it"
             )
-        if "layer" in takes:
+        if "layer" in parameters:
             return self.method(module, self._layer(score, points))
         if self.layer is not None:
             raise InputError(f"layer: Captum's {self.cls.__name__} takes none")
         return self.method(module)
 
     def _layer(self, score: Score, points: Points) -> nn.Module:
+        """The submodule of the explained model that is meant."""
         if isinstance(self.layer, nn.Module):
             if any(self.layer is module for module in score.model.modules()):  # type: ignore[attr-defined]
                 return self.layer
@@ -240,24 +287,37 @@ class Captum(Direct):
     # -- what kind of method -------------------------------------------------------------------------------------------
 
     def _is(self, known: str) -> bool:
+        """Whether the method is Captum's class of this name, or derived from it."""
+        # By name, so that no module of Captum is imported for a question.
         return any(base.__name__ == known for base in self.cls.__mro__)
 
     def _from_data(self) -> bool:
+        """Whether the method's baselines are a data set."""
         if self.inner is not None:
             return bool(self.options.get("draw_baseline_from_distrib")) or self.inner._from_data()
         return any(self._is(known) for known in DISTRIBUTION)
 
     def _kind(self) -> Kind:
+        """What the class, or its nearest known base, is known for."""
         if self.inner is not None:
-            return self.inner._kind() if self.options.get("nt_type", "smoothgrad") == "smoothgrad" else "relevance"
-        found: Kind = next((KINDS[base.__name__] for base in self.cls.__mro__ if base.__name__ in KINDS), "relevance")
-        local = not isinstance(self.method, type) and not getattr(self.method, "multiplies_by_inputs", True)
-        return "gradient" if local and found == "contribution" and not self._is("PerturbationAttribution") else found
+            if self.options.get("nt_type", "smoothgrad") == "smoothgrad":
+                return self.inner._kind()
+            return "relevance"  # squares and variances have other units
+        known = [KINDS[base.__name__] for base in self.cls.__mro__ if base.__name__ in KINDS]
+        kind: Kind = known[0] if known else "relevance"
+        # multiply_by_inputs=False makes gradients of contributions; perturbation methods have the switch and ignore it.
+        is_local = not isinstance(self.method, type) and not getattr(self.method, "multiplies_by_inputs", True)
+        if is_local and kind == "contribution" and not self._is("PerturbationAttribution"):
+            return "gradient"
+        return kind
 
     def _name(self) -> str:
-        inner = "" if self.inner is None else f"_{_snake(self.inner.cls.__name__)}"
-        plain = {k: v for k, v in self.options.items() if isinstance(v, str | int | float)}
-        return f"captum_{_snake(self.cls.__name__)}{inner}" + "".join(f"_{k}_{v}" for k, v in plain.items())
+        """captum, the class, of NoiseTunnel that inside, and the options that are numbers or words."""
+        words = ["captum", _snake(self.cls.__name__)]
+        if self.inner is not None:
+            words.append(_snake(self.inner.cls.__name__))
+        words += [f"{name}_{value}" for name, value in self.options.items() if isinstance(value, str | int | float)]
+        return "_".join(words)
 
 
 # -- small parts -------------------------------------------------------------------------------------------------------
@@ -266,26 +326,29 @@ class Captum(Direct):
 def _rebound(method: Any, module: nn.Module, model: Any) -> Any:
     """A copy of a Captum instance that asks ``module``; its layer, if it has one, looked up in ``model``."""
     base = need("captum.attr", "captum").Attribution
-    mine = copy.copy(method)
+    rebound = copy.copy(method)
     for name, value in vars(method).items():
         if isinstance(value, base):
-            setattr(mine, name, _rebound(value, module, model))
+            setattr(rebound, name, _rebound(value, module, model))
         elif name in ("forward_func", "model"):
-            setattr(mine, name, module)
+            setattr(rebound, name, module)
         elif name == "layer":
-            setattr(mine, name, _same(value, method.forward_func, model))
+            setattr(rebound, name, _same_layer(value, method.forward_func, model))
         elif isinstance(value, list | dict):
-            setattr(mine, name, copy.copy(value))
-    return mine
+            # Hooks and the like, which Captum writes to while it runs.
+            setattr(rebound, name, copy.copy(value))
+    return rebound
 
 
-def _same(layer: Any, old: Any, model: Any) -> nn.Module:
-    """The submodule of ``model`` that ``layer`` is, by identity or, in a copy of the model, by name."""
-    modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
+def _same_layer(layer: Any, instance_model: Any, model: Any) -> nn.Module:
+    """The submodule of ``model`` that ``layer`` is, by identity or, in a copy of the instance's model, by name."""
+    modules: dict[str, nn.Module] = {}
+    if isinstance(model, nn.Module):
+        modules = dict(model.named_modules())
     if any(layer is module for module in modules.values()):
         return layer
-    if isinstance(old, nn.Module) and type(old) is type(model):
-        for name, module in old.named_modules():
+    if isinstance(instance_model, nn.Module) and type(instance_model) is type(model):
+        for name, module in instance_model.named_modules():
             if module is layer and name in modules:
                 return modules[name]
     raise InputError(
@@ -301,30 +364,55 @@ def _labels(mask: Any, score: Score, points: Points) -> Tensor:
         numbers = torch.arange(math.prod(axes), device=points.x.device).view(1, *axes).expand(len(points), *axes)
         return mask.expand(numbers, points.owner, shape).contiguous()
     labels = torch.as_tensor(mask, device=points.x.device).long()
-    labels = labels[None] if labels.ndim == len(shape) else labels
+    if labels.ndim == len(shape):
+        labels = labels[None]
     if labels.ndim != points.x.ndim or len(labels) not in (1, score.size):
         raise InputError(
             f"feature_mask: shape {tuple(labels.shape)} for {score.size} inputs {tuple(shape)}; give {tuple(shape)} or one each"
         )
-    labels = labels[points.owner] if len(labels) > 1 else labels
+    if len(labels) > 1:
+        labels = labels[points.owner]
     return labels.expand(len(points), *shape).contiguous()
 
 
 def _sizes(labels: Tensor) -> Tensor:
     """(N, *F): how many elements share each element's label."""
-    flat = labels.flatten(1)
-    counts = torch.zeros(len(flat), int(flat.max()) + 1, dtype=torch.int64, device=flat.device)
-    return counts.scatter_add(1, flat, torch.ones_like(flat)).gather(1, flat).view_as(labels)
+    columns = labels.flatten(1)
+    counts = torch.zeros(len(columns), int(columns.max()) + 1, dtype=torch.int64, device=columns.device)
+    counts.scatter_add_(1, columns, torch.ones_like(columns))
+    return counts.gather(1, columns).view_as(labels)
+
+
+def _count_features(mask: Any, shape: Sequence[int]) -> int:
+    """How many features a mask of labels has on one input with axes ``shape``; without one, every element."""
+    if isinstance(mask, Features):
+        return math.prod(mask.shape(shape))
+    if mask is None:
+        return math.prod(shape)
+    return int(torch.as_tensor(mask).max()) + 1
+
+
+def _windows(shape: Sequence[int], window: Sequence[int], strides: int | tuple[int, ...]) -> int:
+    """At how many places Captum's Occlusion puts its window; the last one of an axis may hang over."""
+    steps = strides if isinstance(strides, tuple) else (strides,) * len(shape)
+    places = [math.ceil((n - w) / step) + 1 for n, w, step in zip(shape, window, steps, strict=True)]
+    return math.prod(places)
 
 
 def _data(baselines: Any) -> Tensor:
     """A data set of baselines, (n, *F)."""
-    return torch.as_tensor(baselines.tensor if isinstance(baselines, Baseline) else baselines)
+    if isinstance(baselines, Baseline):
+        baselines = baselines.tensor
+    return torch.as_tensor(baselines)
 
 
-def _class(item: Any) -> Any:
+def class_of(item: Any) -> Any:
+    """The class that ``item`` is, or is an instance of."""
     return item if isinstance(item, type) else type(item)
 
 
 def describe(value: Any) -> str:
-    return f"array{tuple(value.shape)}" if hasattr(value, "shape") and hasattr(value, "dtype") else repr(value)
+    """A setting in short: an array by its shape."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"array{tuple(value.shape)}"
+    return repr(value)

@@ -28,7 +28,8 @@ STDEV = "σ is in units of the input (stdevs): relative=False here, and stdev of
 class Saliency(Explainer):
     """φ = ∇f(x). Signed here; the absolute value is the stage after (Simonyan et al. 2014, arXiv 1312.6034)."""
 
-    name, kind = "saliency", "gradient"
+    name = "saliency"
+    kind = "gradient"
     card = Card(
         formula="φ = ∇f(x)",
         source="Simonyan et al. 2014, arXiv 1312.6034",
@@ -52,7 +53,8 @@ class Saliency(Explainer):
 class InputXGradient(Explainer):
     """φ = x ⊙ ∇f(x) (Shrikumar et al. 2016, arXiv 1605.01713)."""
 
-    name, kind = "input_x_gradient", "contribution"
+    name = "input_x_gradient"
+    kind = "contribution"
     card = Card(
         formula="φ = x ⊙ ∇f(x)",
         source="Shrikumar et al. 2016, arXiv 1605.01713",
@@ -72,7 +74,8 @@ class InputXGradient(Explainer):
 class GuidedBackprop(Explainer):
     """The gradient, with negative gradients stopped at every rectifier (Springenberg et al. 2015, arXiv 1412.6806)."""
 
-    name, kind = "guided_backprop", "gradient"
+    name = "guided_backprop"
+    kind = "gradient"
     card = Card(
         formula="φ = ∇f(x), with negative gradients set to zero at every rectifier on the way back",
         source="Springenberg et al. 2015, arXiv 1412.6806",
@@ -104,7 +107,8 @@ class SmoothGrad(Explainer):
     stdev: float = setting(0.15, low=0)
     relative: bool = True
 
-    name, kind = "smoothgrad", "gradient"
+    name = "smoothgrad"
+    kind = "gradient"
     card = Card(
         formula="φ = E ∇f(x + ε), ε ~ N(0, σ²)",
         source="Smilkov et al. 2017, arXiv 1706.03825",
@@ -131,7 +135,8 @@ class SmoothGradSquared(Explainer):
     stdev: float = setting(0.15, low=0)
     relative: bool = True
 
-    name, kind = "smoothgrad_squared", "relevance"
+    name = "smoothgrad_squared"
+    kind = "relevance"
     card = Card(
         formula="φ = E (∇f(x + ε))², ε ~ N(0, σ²)",
         source="Hooker et al. 2019, arXiv 1806.10758",
@@ -161,7 +166,8 @@ class VarGrad(Explainer):
     stdev: float = setting(0.15, low=0)
     relative: bool = True
 
-    name, kind = "vargrad", "relevance"
+    name = "vargrad"
+    kind = "relevance"
     card = Card(
         formula="φ = Var ∇f(x + ε), ε ~ N(0, σ²), divided by n",
         source="Adebayo et al. 2018, arXiv 1810.03292",
@@ -201,7 +207,8 @@ class UniformGrad(Explainer):
     n_samples: int = setting(20, low=1)
     radius: float = setting(0.1, low=0)
 
-    name, kind = "uniformgrad", "gradient"
+    name = "uniformgrad"
+    kind = "gradient"
     card = Card(
         formula="φ = E ∇f(x + u), u ~ U[−r, r] for each element",
         source="the gradient averaged over a box, as used by AGG, arXiv 2406.05090, for neighbours",

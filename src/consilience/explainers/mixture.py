@@ -32,7 +32,8 @@ class Mixture(Direct):
     sign: str | None = None
     scale: str = "max"
 
-    name, kind = "mixture", "relevance"
+    name = "mixture"
+    kind = "relevance"
     card = Card(
         formula="φ = Σ w_j φ_j, each φ_j reduced, signed and scaled first",
         source="Decker et al. 2024 (AGG), arXiv 2406.05090",

@@ -36,7 +36,8 @@ class NoiseGrad(Direct):
     n_samples: int = 10
     stdev: float = 0.2
 
-    name, kind = "noisegrad", "gradient"
+    name = "noisegrad"
+    kind = "gradient"
     card = Card(
         formula="φ = E ∇f(x; θη), η ~ N(1, σ²) for each parameter",
         source="Bykov et al. 2022, arXiv 2106.10185",
@@ -82,7 +83,8 @@ class FusionGrad(Direct):
     input_stdev: float = 0.15
     relative: bool = True
 
-    name, kind = "fusiongrad", "gradient"
+    name = "fusiongrad"
+    kind = "gradient"
     card = Card(
         formula="φ = E ∇f(x + ξ; θη), η ~ N(1, σ²) for each parameter, ξ ~ N(0, σ_x²) for each element",
         source="Bykov et al. 2022, arXiv 2106.10185",

@@ -28,7 +28,9 @@ class IntegratedGradients(Explainer):
     n_steps: int = setting(16, low=1)
     baselines: Any = None
 
-    name, kind, complete = "integrated_gradients", "contribution", True
+    name = "integrated_gradients"
+    kind = "contribution"
+    complete = True
     card = Card(
         formula="φ = (x − b) ⊙ ∫₀¹ ∇f(b + α(x − b)) dα; Σφ = f(x) − f(b)",
         source="Sundararajan et al. 2017, arXiv 1703.01365",
@@ -58,7 +60,9 @@ class ExpectedGradients(Explainer):
     stdev: float = setting(0.0, low=0)
     baselines: Any = None
 
-    name, kind, complete = "expected_gradients", "contribution", True
+    name = "expected_gradients"
+    kind = "contribution"
+    complete = True
     card = Card(
         formula="φ = E (x − b) ⊙ ∇f(b + α(x − b)), α ~ U(0, 1), b from a data set; EΣφ = f(x) − E f(b)",
         source="Erion et al. 2021, arXiv 1906.10670",
@@ -88,7 +92,8 @@ class GradientSHAP(Explainer):
     stdev: float = setting(0.09, low=0)
     baselines: Any = None
 
-    name, kind = "gradient_shap", "contribution"
+    name = "gradient_shap"
+    kind = "contribution"
     card = Card(
         formula="φ = E (x̃ − b) ⊙ ∇f(b + α(x̃ − b)), x̃ = x + N(0, σ²), α ~ U(0, 1)",
         source="Lundberg & Lee 2017, arXiv 1705.07874, as Captum's GradientShap has it",
@@ -120,7 +125,9 @@ class DeepLIFT(Explainer):
 
     baselines: Any = None
 
-    name, kind, complete = "deeplift", "contribution", True
+    name = "deeplift"
+    kind = "contribution"
+    complete = True
     card = Card(
         formula="φ = m ⊙ (x − b), m the gradient with every non-linearity's slope replaced by Δout/Δin; Σφ = f(x) − f(b)",
         source="Shrikumar et al. 2017, arXiv 1704.02685 (rescale rule)",

@@ -45,7 +45,8 @@ class FeatureAblation(Explainer):
     features: Features | None = None
     baselines: Any = None
 
-    name, kind = "feature_ablation", "contribution"
+    name = "feature_ablation"
+    kind = "contribution"
     card = Card(
         formula="φ_a = f(x) − f(x without a), divided among the elements of a",
         source="leave one out; Zeiler & Fergus 2014, arXiv 1311.2901, §4.2",
@@ -92,7 +93,8 @@ class Occlusion(Explainer):
     features: Features | None = None
     baselines: Any = None
 
-    name, kind = "occlusion", "contribution"
+    name = "occlusion"
+    kind = "contribution"
     card = Card(
         formula="φ_a = mean over windows w that cover a of (f(x) − f(x without w)) / |w|, divided among the elements of a",
         source="Zeiler & Fergus 2014, arXiv 1311.2901, §4.2; mean over overlapping windows as in Captum",
@@ -147,7 +149,8 @@ class RISE(Explainer):
     baselines: Any = None
     features: Features | None = None
 
-    name, kind = "rise", "relevance"
+    name = "rise"
+    kind = "relevance"
     card = Card(
         formula="φ = (1 / (N p)) Σ_m f(x ⊙ M_m + b ⊙ (1 − M_m)) M_m",
         source="Petsiuk, Das & Saenko 2018, arXiv 1806.07421, §3",

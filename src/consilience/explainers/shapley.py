@@ -53,7 +53,9 @@ class KernelSHAP(Explainer):
     features: Features | None = None
     baselines: Any = None
 
-    name, kind, complete = "kernel_shap", "contribution", True
+    name = "kernel_shap"
+    kind = "contribution"
+    complete = True
     card = Card(
         formula="argmin Σ_S w_S (v(S) − v(∅) − φ·z_S)², Σφ = f(x) − f(b); w = (A − 1) / (C(A, s) s (A − s))",
         source="Lundberg & Lee 2017, arXiv 1705.07874; pairs: Covert & Lee 2021, arXiv 2012.01536",
@@ -133,7 +135,9 @@ class ShapleySampling(Explainer):
     features: Features | None = None
     baselines: Any = None
 
-    name, kind, complete = "shapley_sampling", "contribution", True
+    name = "shapley_sampling"
+    kind = "contribution"
+    complete = True
     card = Card(
         formula="φ_a = mean over orders of v(before a, and a) − v(before a), divided among the elements of a",
         source="Castro, Gómez & Tejada 2009, doi 10.1016/j.cor.2008.04.004; Štrumbelj & Kononenko 2014, "

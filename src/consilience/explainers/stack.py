@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -61,14 +62,24 @@ class Stack:
         return groups
 
     def rows(self, shape: Sequence[int] = ()) -> dict[str, int]:
-        """Model evaluations for one point with axes ``shape``, in rows: a closed formula, the floor of any implementation.
+        """Model evaluations for one point, in rows: a closed formula, the floor of any implementation.
 
-        The shape matters to methods that go through all features or windows."""
+        Args:
+            shape: the axes F of an input; they matter to methods that go through all features or windows.
+
+        Returns:
+            {"forward": rows without a gradient, "gradient": rows with one}.
+        """
         cost = {"forward": 0, "gradient": 0}
         for members in self.clouds().values():
-            need = self.explainers[members[0]].need
-            gradient = any(self._gradient(self.explainers[i].need) for i in members)
-            cost["gradient" if gradient else "forward"] += need.total(shape) * (2 if need.rule == "rescale" else 1)
+            needs = [self.explainers[index].need for index in members]
+            rows = needs[0].total(shape)
+            if needs[0].rule == "rescale":
+                rows *= 2  # each row has its baseline beside it
+            if any(_takes_gradient(need) for need in needs):
+                cost["gradient"] += rows
+            else:
+                cost["forward"] += rows
         for explainer in self.explainers:
             if isinstance(explainer, Direct):
                 for kind, count in explainer.rows(shape).items():
@@ -76,14 +87,23 @@ class Stack:
         return cost
 
     def attribute(self, score: Score, points: Points, graph: bool = False) -> Tensor:
-        """(N, k, *F), everything at once."""
+        """The attributions of all explainers at all points, (N, k, *F).
+
+        Args:
+            score: what is explained.
+            points: x (N, *F).
+            graph: keep the graph, for a loss of the attributions.
+
+        Raises:
+            InputError: for a graph through an explainer that has none.
+        """
         return torch.cat([maps for _, maps in self.stream(score, points, graph)])
 
     def stream(self, score: Score, points: Points, graph: bool = False) -> Iterator[tuple[slice, Tensor]]:
-        """Groups of points as they are done: (which, (n, k, *F))."""
-        size = score.batch.size(True)
-        groups = -(-len(points) // size)
-        step = -(-len(points) // groups)
+        """Groups of points as they are done: (which, (n, k, *F)). Arguments as for :meth:`attribute`."""
+        # As many groups as the rows in flight ask for, all of about the same size.
+        groups = math.ceil(len(points) / score.batch.size(True))
+        step = math.ceil(len(points) / groups)
         for start in range(0, len(points), step):
             part = slice(start, min(start + step, len(points)))
             yield part, self._group(score, points[part], graph)
@@ -101,7 +121,7 @@ class Stack:
                 if graph:
                     raise InputError(f"methods: {explainer.name} has no graph; train with gradient or path methods")
                 with self._failing(score, points, graph, [index], maps):
-                    maps[index] = explainer.attribute(score, points, Key(self.seed, "explainer") / explainer.name)
+                    maps[index] = explainer.attribute(score, points, self._key / explainer.name)
         return torch.stack([maps[index] for index in range(len(self))], 1)
 
     @contextlib.contextmanager
@@ -137,17 +157,22 @@ class Stack:
         part.failures = self.failures
         return part
 
+    @property
+    def _key(self) -> Key:
+        return Key(self.seed, "explainer")
+
     def _fold(self, score: Score, points: Points, members: list[int], graph: bool) -> list[Any]:
         """The folded states of explainers that share a cloud."""
         needs = [self.explainers[index].need for index in members]
         need = needs[0]
-        layers = tuple(dict.fromkeys(n.layer for n in needs if n.layer))
-        gradient = any(n.gradient for n in needs)
-        back = any(self._gradient(n) for n in needs)
-        key = Key(self.seed, "explainer") / need.stream
+        layers = tuple(dict.fromkeys(each.layer for each in needs if each.layer))
+        gradient = any(each.gradient for each in needs)
+        backward = any(_takes_gradient(each) for each in needs)
+        key = self._key / need.stream
         states: list[Any] = [None] * len(members)
         total = need.total(points.x.shape[1:])
-        step = max(1, 4 * score.batch.size(back) // len(points))
+        # Rows are made four batches at a time; evaluate runs them batch by batch.
+        step = max(1, 4 * score.batch.size(backward) // len(points))
         for start in range(0, total, step):
             cloud = need.where.draw(points, range(start, min(start + step, total)), key, total)
             values = score.evaluate(
@@ -159,16 +184,16 @@ class Stack:
                 origin=cloud.origin,
                 graph=graph,
             )
-            for at, index in enumerate(members):
-                states[at] = self.explainers[index].fold(states[at], cloud, values)
+            for position, index in enumerate(members):
+                states[position] = self.explainers[index].fold(states[position], cloud, values)
         return states
-
-    @staticmethod
-    def _gradient(need: Need) -> bool:
-        return need.gradient or need.layer is not None
 
     def usable(self, score: Score, points: Points) -> tuple[Stack, dict[str, str]]:
         """Try each explainer on the first point, with one sample of its cloud.
+
+        Args:
+            score: what is explained.
+            points: x (N, *F), N at least 1.
 
         Returns:
             The stack of those that work, which is tolerant, and {name: why not} of the others, whatever they raised.
@@ -177,42 +202,37 @@ class Stack:
             InputError: none works; says why.
         """
         failed: dict[str, str] = {}
-        tried: dict[Any, str] = {}
+        reasons: dict[Any, str] = {}  # what was tried → why it failed, "" if it did not
         for index, (name, explainer) in enumerate(zip(self.names, self.explainers, strict=True)):
-            if isinstance(explainer, Direct):
-                what: Any = index
-            else:
-                # One trial for all that want the same evaluations.
-                need = explainer.need
-                what = need.cloud, need.gradient, need.layer, type(explainer) if need.layer else None
-            if what not in tried:
-                try:
-                    self._probe(score, points[:1], explainer)
-                    tried[what] = ""
-                except Exception as error:
-                    if _is_fatal(error):
-                        raise
-                    tried[what] = reason(error)
-            if tried[what]:
-                failed[name] = tried[what]
-        left = [i for i, name in enumerate(self.names) if name not in failed]
+            trial = _trial(index, explainer)
+            if trial not in reasons:
+                reasons[trial] = self._reason(score, points[:1], explainer)
+            if reasons[trial]:
+                failed[name] = reasons[trial]
+        left = [index for index, name in enumerate(self.names) if name not in failed]
         if not left:
-            alike: dict[str, list[str]] = {}
-            for name, why in failed.items():
-                alike.setdefault(why, []).append(name)
-            reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in alike.items())
-            raise InputError(f"methods: none works on this model. {reasons}")
-        names = [self.names[i] for i in left]
-        return Stack([self.explainers[i] for i in left], self.seed, names, tolerant=True), failed
+            raise InputError(f"methods: none works on this model. {_by_reason(failed)}")
+        explainers = [self.explainers[index] for index in left]
+        names = [self.names[index] for index in left]
+        return Stack(explainers, self.seed, names, tolerant=True), failed
+
+    def _reason(self, score: Score, points: Points, explainer: Explainer) -> str:
+        """Why an explainer does not work at these points; "" if it does."""
+        try:
+            self._probe(score, points, explainer)
+        except Exception as error:
+            if _is_fatal(error):
+                raise
+            return reason(error)
+        return ""
 
     def _probe(self, score: Score, points: Points, explainer: Explainer) -> None:
         """One sample, folded; a fold of outputs needs more than one, so it is left to the real run."""
         if isinstance(explainer, Direct):
-            explainer.check(score, points, Key(self.seed, "explainer") / explainer.name)
+            explainer.check(score, points, self._key / explainer.name)
             return
         need = explainer.need
-        key = Key(self.seed, "explainer") / need.stream
-        cloud = need.where.draw(points, range(1), key, need.total(points.x.shape[1:]))
+        cloud = need.where.draw(points, range(1), self._key / need.stream, need.total(points.x.shape[1:]))
         values = score.evaluate(
             cloud.points,
             cloud.owner,
@@ -221,16 +241,41 @@ class Stack:
             layers=(need.layer,) if need.layer else (),
             origin=cloud.origin,
         )
-        if self._gradient(need):
+        if _takes_gradient(need):
             explainer.finish(explainer.fold(None, cloud, values), points)
+
+
+def _takes_gradient(need: Need) -> bool:
+    """Whether it costs a backward pass: for the rows, or for a layer."""
+    return need.gradient or need.layer is not None
+
+
+def _trial(index: int, explainer: Explainer) -> Any:
+    """What is tried of an explainer: those with equal trials want the same evaluations, and work or fail together."""
+    if isinstance(explainer, Direct):
+        return index
+    need = explainer.need
+    # What is done with a layer's activations may fail in one method and not in another.
+    reduction = type(explainer) if need.layer else None
+    return need.cloud, need.gradient, need.layer, reduction
+
+
+def _by_reason(failed: dict[str, str]) -> str:
+    """{name: reason} as "name, name: reason; name: reason"."""
+    alike: dict[str, list[str]] = {}
+    for name, why in failed.items():
+        alike.setdefault(why, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in alike.items())
 
 
 def reason(error: Exception) -> str:
     """Why a method failed, for people: our own messages and PyTorch's as they are, others with the name of the error."""
     text = str(error)
-    if text and isinstance(error, ConsilienceError | RuntimeError):
+    if not text:
+        return type(error).__name__
+    if isinstance(error, ConsilienceError | RuntimeError):
         return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text}"
 
 
 def _is_fatal(error: Exception) -> bool:
@@ -240,9 +285,11 @@ def _is_fatal(error: Exception) -> bool:
 
 def unique(names: Sequence[str]) -> tuple[str, ...]:
     """Names made distinct: the second ``saliency`` becomes ``saliency_2``."""
-    seen: dict[str, int] = {}
-    out = []
+    counts: dict[str, int] = {}
+    distinct = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        out.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return tuple(out)
+        counts[name] = counts.get(name, 0) + 1
+        if counts[name] > 1:
+            name = f"{name}_{counts[name]}"
+        distinct.append(name)
+    return tuple(distinct)

@@ -46,7 +46,8 @@ class LIME(Explainer):
     l1: float = setting(0.0, low=0)
     kernel_width: float = setting(0.25, above=0)
 
-    name, kind = "lime", "contribution"
+    name = "lime"
+    kind = "contribution"
     card = Card(
         formula="β of argmin Σ w (f − β₀ − β·z)² + ridge ‖β‖², or Σ w (f − β₀ − β·z)² / (2 Σ w) + l1 ‖β‖₁",
         source="Ribeiro, Singh & Guestrin 2016, arXiv 1602.04938",
@@ -109,7 +110,8 @@ class MAPLE(Direct):
     validation: Any = field(default=None, compare=False)
     forest: Maple = Maple()
 
-    name, kind = "maple", "gradient"
+    name = "maple"
+    kind = "gradient"
     card = Card(
         formula="c of argmin Σ_i w_i (f(x_i) − c₀ − c·x_i)² + .001 ‖c‖², w_i = Σ_trees 1[x_i in the leaf of x] / rows in it",
         source="Plumb, Molitor & Talwalkar 2018, arXiv 1807.02910",

@@ -85,25 +85,40 @@ __all__ = ["MEASURES", "SETS", "Measure", "Task", "resolve", *(cls.__name__ for 
 def resolve(measures: str | Measure | Iterable[str | Measure], baseline: Any = None) -> list[Measure]:
     """A set's name, names ("road,gini_sparseness" or a list) or configured measures → measures, in order.
 
-    ``baseline`` goes to those that have one and leave it open (None)."""
-    measures = [measures] if isinstance(measures, Measure) else measures
-    given = [part.strip() for part in measures.split(",")] if isinstance(measures, str) else list(measures)
-    found: list[Measure] = []
-    for item in given:
+    Args:
+        measures: what is asked for.
+        baseline: for those that have one and leave it open (None). None: it stays open.
+
+    Raises:
+        InputError: an unknown name, nothing at all, or something that is no measure.
+    """
+    items: list[Any]
+    if isinstance(measures, str):
+        items = [part.strip() for part in measures.split(",")]
+    elif isinstance(measures, Measure):
+        items = [measures]
+    else:
+        items = list(measures)
+    resolved: list[Measure] = []
+    for item in items:
         if isinstance(item, Measure):
-            found.append(item)
+            resolved.append(item)
         elif not isinstance(item, str):
             raise InputError(f"measures: names or configured measures, got {type(item).__name__}")
+        elif item in SETS:
+            resolved.extend(MEASURES[name]() for name in SETS[item])
         else:
-            names = SETS.get(item) or (choose("measure", item, [*MEASURES, *SETS]),)
-            found.extend(MEASURES[name]() for name in names)
-    if not found:
+            resolved.append(MEASURES[choose("measure", item, [*MEASURES, *SETS])]())
+    if not resolved:
         raise InputError("measures: at least one is needed")
-    return [_with(measure, baseline) for measure in found]
+    return [_with(measure, baseline) for measure in resolved]
 
 
 def _with(measure: Measure, baseline: Any) -> Measure:
-    left = is_dataclass(measure) and any(
-        f.name == "baseline" and getattr(measure, f.name) is None for f in fields(measure)
-    )
-    return replace(measure, baseline=baseline) if left else measure  # type: ignore[type-var]
+    """The measure with this baseline, if it has one and leaves it open."""
+    if not is_dataclass(measure):
+        return measure
+    for field in fields(measure):
+        if field.name == "baseline" and getattr(measure, field.name) is None:
+            return replace(measure, baseline=baseline)
+    return measure

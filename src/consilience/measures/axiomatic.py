@@ -40,10 +40,13 @@ class Completeness(Measure):
         perturbation="everything replaced by the baseline b, zero in units of the model's input",
         cost="1 forward for each input, or as many as the data set has rows",
         differences=(
-            ("quantus", "Completeness asks floating-point numbers to be equal: False for integrated gradients that "
-             "are complete to 1 %; here an error"),
+            (
+                "quantus",
+                "Completeness asks floating-point numbers to be equal: False for integrated gradients that "
+                "are complete to 1 %; here an error",
+            ),
         ),
-    )  # fmt: skip
+    )
     undefined = "no contribution, whose sum would mean something, or the score at the baseline is that at the input"
     needs = ("raw",)
 

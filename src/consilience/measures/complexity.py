@@ -29,10 +29,13 @@ class GiniSparseness(Measure):
         normalisation="by Σ|φ|: free of the map's scale",
         cost="0",
         differences=(
-            ("quantus", "Sparseness adds a small constant to every |φ|: the same number for maps divided by their maximum (to "
-             "1e-6), .387 instead of .442 for a map of values about 1e-6; a map of zeros raises"),
+            (
+                "quantus",
+                "Sparseness adds a small constant to every |φ|: the same number for maps divided by their maximum (to "
+                "1e-6), .387 instead of .442 for a map of values about 1e-6; a map of zeros raises",
+            ),
         ),
-    )  # fmt: skip
+    )
 
     def __call__(self, task: Task) -> Tensor:
         v = flat(task.maps).abs()

@@ -20,12 +20,11 @@ from ..statistics.ranks import pearson, spearman
 from ..statistics.tensors import exact
 from ..task import Task
 from .base import Measure
-from .removal import blurred, chosen, on_units, settled
+from .removal import blurred, chosen, on_features, settled
 
 PATCHES = (
     "patches, about 14 to the short side, or the map's own features if they are none of pixels and elements (features)"
 )
-
 
 BLUR = "replaced by x blurred by σ = 10 pixels, zero where inputs are no images (baseline)"
 
@@ -57,47 +56,61 @@ class Subsets(Measure):
     def responses(self, task: Task, share: float, raw: bool = False) -> Responses:
         """a (B, S, R), the attribution of each subset, and y (B, S), by how much the score falls without it.
 
-        int(share · K) of the K features that the input has; the masks are those of
-        :class:`~consilience.perturb.masks.Masked`, hence those of the metric Infidelity with this one share and the same key.
-        ``raw``: of the signed, unscaled maps, where the task has them.
+        The masks are those of :class:`~consilience.perturb.masks.Masked`, hence those of the metric Infidelity with this one
+        share and the same key.
+
+        Args:
+            task: what is judged.
+            share: int(share · K) of the K features that the input has are in each subset.
+            raw: of the signed, unscaled maps, where the task has them.
         """
-        features, replaced = chosen(task, self.features), imputer(blurred(task, self.baseline, self.usual))
-        task = replace(task, maps=task.raw) if raw and task.raw is not None else task
+        features = chosen(task, self.features)
+        replaced = imputer(blurred(task, self.baseline, self.usual))
+        if raw and task.raw is not None:
+            task = replace(task, maps=task.raw)
         asked = ("responses", features, replaced, self.draws, share, raw)
         return task.once(asked, lambda: _responses(task, features, replaced, self.draws, share))
 
 
 def _responses(task: Task, features: Features, replaced: Imputer, draws: int, share: float) -> Responses:
-    points, score, key = task.points, task.score, task.stream("masks")
-    units, where = units_of(task, features), Masked(features, share)
+    points = task.points
+    score = task.score
+    key = task.stream("masks")
+    attributions = all_on_features(task, features)
+    where = Masked(features, share)
     shape = points.x.shape[1:]
     axes = features.shape(shape)
     clean = exact(score.clean)[points.owner][:, None]
-    a, y = [], []
+    a: list[Tensor] = []
+    y: list[Tensor] = []
     step = max(1, 4 * score.batch.size(False) // len(points))
     for start in range(0, draws, step):
         part = range(start, min(start + step, draws))
-        masks, owner = where.masks(points, part, key)[0], points.owner.repeat_interleave(len(part))
+        masks = where.masks(points, part, key)[0]
+        owner = points.owner.repeat_interleave(len(part))
         mask = features.mask(masks.flatten(0, 1).unflatten(1, axes), owner, shape)
         rows = replaced.fill(points.x.repeat_interleave(len(part), 0), mask, replaced.reference(points, part, key))
         y.append(clean - exact(score(rows, owner)).unflatten(0, (-1, len(part))))
-        a.append(exact(masks) @ units.mT)
+        a.append(exact(masks) @ attributions.mT)
     return Responses(torch.cat(a, 1), torch.cat(y, 1))
 
 
-def units_of(task: Task, features: Features) -> Tensor:
-    """(B, R, K) float64: every map on these features."""
+def all_on_features(task: Task, features: Features) -> Tensor:
+    """(B, R, K) float64: every map of the ``task``, summed over the elements of other ``features``."""
     inputs, rows = task.maps.shape[:2]
+    # 32 maps at a time: in between each feature is spread over its elements in float64.
     parts = torch.arange(inputs * rows, device=exact(task.maps[:0]).device).split(32)
-    return torch.cat([on_units(task, features, pairs) for pairs in parts]).unflatten(0, (inputs, rows))
+    return torch.cat([on_features(task, features, pairs) for pairs in parts]).unflatten(0, (inputs, rows))
 
 
-def _each(criterion: Any, found: Responses) -> Tensor:
-    """(B, R): a criterion of :mod:`~consilience.statistics.evidence` for every row; NaN where it is not finite."""
-    evidence = Evidence(responses=found)
-    w = torch.eye(found.a.shape[2], dtype=torch.float64, device=found.a.device).expand(len(found.a), -1, -1)
-    finite = found.a.isfinite().all(1) & found.y.isfinite().all(1)[:, None]
-    return torch.where(finite, criterion(evidence.clean(), w).value, torch.nan)
+def _each(criterion: Any, responses: Responses) -> Tensor:
+    """(B, R): a criterion of :mod:`~consilience.statistics.criteria` for every row; NaN where it is not finite."""
+    a = responses.a
+    finite = a.isfinite().all(1) & responses.y.isfinite().all(1)[:, None]
+    # Criteria are of weights over rows: each row alone is a unit vector.
+    alone = torch.eye(a.shape[2], dtype=torch.float64, device=a.device).expand(len(a), -1, -1)
+    value = criterion(Evidence(responses=responses).clean(), alone).value
+    return torch.where(finite, value, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -123,11 +136,14 @@ class FaithfulnessCorrelation(Subsets):
         draws="256 subsets without replacement, stream 'masks': those of the metric Infidelity(share=0.2) with the same key",
         cost="256 forward for each input, whatever the number of maps; shared with infidelity",
         differences=(
-            ("quantus", "FaithfulnessCorrelation draws subset_size elements from NumPy's global state: "
-             "features=Elements(), share=subset_size / K, baseline=perturb_baseline; the same number on the same "
-             "subsets"),
+            (
+                "quantus",
+                "FaithfulnessCorrelation draws subset_size elements from NumPy's global state: "
+                "features=Elements(), share=subset_size / K, baseline=perturb_baseline; the same number on the same "
+                "subsets",
+            ),
         ),
-    )  # fmt: skip
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,10 +151,10 @@ class FaithfulnessCorrelation(Subsets):
         _check(self.share)
 
     def __call__(self, task: Task) -> Tensor:
-        found = self.responses(task, self.share)
+        responses = self.responses(task, self.share)
         if self.method == "pearson":
-            return _each(faithfulness_correlation, found)
-        return spearman(settled(found.a.mT), found.y[:, None])
+            return _each(faithfulness_correlation, responses)
+        return spearman(settled(responses.a.mT), responses.y[:, None])
 
 
 @dataclass(frozen=True)
@@ -167,11 +183,14 @@ class SensitivityN(Subsets):
         draws="64 subsets of each size without replacement, stream 'masks'",
         cost="5 · 64 = 320 forward for each input, whatever the number of maps",
         differences=(
-            ("quantus", "SensitivityN correlates over inputs, one number for each n; its subsets are the most "
-             "relevant features, and it compares the fall after all steps so far with the attribution of the last "
-             "step alone"),
+            (
+                "quantus",
+                "SensitivityN correlates over inputs, one number for each n; its subsets are the most "
+                "relevant features, and it compares the fall after all steps so far with the attribution of the last "
+                "step alone",
+            ),
         ),
-    )  # fmt: skip
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -211,18 +230,24 @@ class Infidelity(Subsets):
         source="Yeh, Hsieh, Suggala, Inouye & Ravikumar 2019, arXiv 1901.09392",
         better="lower",
         normalisation="by Var y, and β ≥ 0 fits the map's scale: 1 for a uniform map on patches of one size, where taking "
-                      "features away lowers the score; yeh: β of either sign; raw: none",
+        "features away lowers the score; yeh: β of either sign; raw: none",
         perturbation=f"20 % of the {PATCHES}, {BLUR}; 'zero', 'mean', 'noise' likewise",
         draws="256 subsets without replacement, stream 'masks': those of the metric Infidelity(share=0.2) with the same key",
         cost="256 forward for each input, whatever the number of maps; shared with faithfulness_correlation",
         differences=(
-            ("quantus", "Infidelity never puts a block back before it takes the next, so its masks are the first "
-             "block, the first two, …, all, the same at every repetition; it multiplies φ by the change of the input, "
-             "and fails where blocks do not divide the image"),
-            ("captum", "infidelity takes gradients: with φ = gradient ⊙ x and perturbations mask ⊙ x its number is "
-             "scaling='raw', baseline='zero', features=Elements() on the same masks"),
+            (
+                "quantus",
+                "Infidelity never puts a block back before it takes the next, so its masks are the first "
+                "block, the first two, …, all, the same at every repetition; it multiplies φ by the change of the input, "
+                "and fails where blocks do not divide the image",
+            ),
+            (
+                "captum",
+                "infidelity takes gradients: with φ = gradient ⊙ x and perturbations mask ⊙ x its number is "
+                "scaling='raw', baseline='zero', features=Elements() on the same masks",
+            ),
         ),
-    )  # fmt: skip
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -230,14 +255,16 @@ class Infidelity(Subsets):
         _check(self.share)
 
     def __call__(self, task: Task) -> Tensor:
-        if self.scaling != "raw":
-            criterion = infidelity if self.scaling == "free" else infidelity_of_either_sign
-            return _each(criterion, self.responses(task, self.share))
-        found = self.responses(task, self.share, raw=True)
-        return ((found.a - found.y[..., None]) ** 2).mean(1)
+        if self.scaling == "free":
+            return _each(infidelity, self.responses(task, self.share))
+        if self.scaling == "yeh":
+            return _each(infidelity_of_either_sign, self.responses(task, self.share))
+        responses = self.responses(task, self.share, raw=True)
+        return ((responses.a - responses.y[..., None]) ** 2).mean(1)
 
 
 def _check(share: float) -> None:
+    """Raise InputError for a share beyond the open interval from 0 to 1."""
     if not 0 < share < 1:
         raise InputError(f"share: above 0 and below 1, got {share!r}")
 
@@ -247,7 +274,13 @@ def _check(share: float) -> None:
 
 @dataclass(frozen=True)
 class Singles(Measure):
-    """Interface: each feature taken away alone, the same for every map. Arguments as for :class:`Subsets`."""
+    """Interface: each feature taken away alone, the same for every map.
+
+    Args:
+        draws: S, baselines for each feature, where these are drawn.
+        baseline: see :class:`Subsets`.
+        features: see :class:`Subsets`.
+    """
 
     draws: int = 1
     baseline: Any = None
@@ -261,39 +294,48 @@ class Singles(Measure):
             raise InputError(f"draws: at least 1, got {self.draws!r}")
 
     def falls(self, task: Task) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, R, K) attributions, (B, S, K) by how much the score falls without each feature (zero for features that the
-        input lacks), (B, 1, K) which it has."""
-        features, replaced = chosen(task, self.features), imputer(blurred(task, self.baseline, self.usual))
+        """What taking each feature of the ``task``'s inputs away does.
+
+        Returns:
+            attributions (B, R, K); by how much the score falls without each feature (B, S, K), zero for features that the
+            input lacks; which it has (B, 1, K) bool.
+        """
+        features = chosen(task, self.features)
+        replaced = imputer(blurred(task, self.baseline, self.usual))
         has = present(features, task.points)[:, None]
         asked = ("singles", features, replaced, self.draws)
         falls = task.once(asked, lambda: _falls(task, features, replaced, self.draws))
-        return settled(units_of(task, features)), falls, has
+        return settled(all_on_features(task, features)), falls, has
 
     @staticmethod
     def even(task: Task, falls: Tensor) -> Tensor:
-        """Falls that differ by less than 1e-6 of the score, which may be rounding, made equal."""
+        """The ``task``'s ``falls`` (B, S, K); those that differ by less than 1e-6 of the score, maybe rounding, made equal."""
         size = exact(task.score.clean)[task.points.owner].abs()[:, None, None]
         return settled(falls, 1e-6 * size.maximum(falls.abs().amax((1, 2), keepdim=True)))
 
 
 def _falls(task: Task, features: Features, replaced: Imputer, draws: int) -> Tensor:
-    points, score = task.points, task.score
+    """(B, S, K): by how much the score falls without each feature."""
+    points = task.points
+    score = task.score
     shape = points.x.shape[1:]
     has = present(features, points)
     count = has.shape[1]
-    which = has.flatten().nonzero()[:, 0]
+    # Pairs of an input and a feature that it has, numbered input · K + feature.
+    pairs = has.flatten().nonzero()[:, 0]
     clean = exact(score.clean)[points.owner]
-    found = torch.zeros(draws, has.numel(), dtype=torch.float64, device=clean.device)
+    falls = torch.zeros(draws, has.numel(), dtype=torch.float64, device=clean.device)
     for sample in range(draws):
         reference = replaced.reference(points, range(sample, sample + 1), task.stream("singles"))
-        for part in which.split(4 * score.batch.size(False)):
-            b, owner = part // count, points.owner[part // count]
+        for part in pairs.split(4 * score.batch.size(False)):
+            inputs = part // count
+            owner = points.owner[inputs]
             alone = torch.zeros(len(part), count, dtype=torch.bool, device=part.device)
             alone[torch.arange(len(part), device=part.device), part % count] = True
             mask = features.mask(alone.unflatten(1, features.shape(shape)), owner, shape)
-            rows = replaced.fill(points.x[b], mask, reference[b])
-            found[sample, part] = clean[b] - exact(score(rows, owner))
-    return found.unflatten(1, has.shape).transpose(0, 1)
+            rows = replaced.fill(points.x[inputs], mask, reference[inputs])
+            falls[sample, part] = clean[inputs] - exact(score(rows, owner))
+    return falls.unflatten(1, has.shape).transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -301,7 +343,8 @@ class FaithfulnessEstimate(Singles):
     """Correlation over features of φ_i with f(x) − f(x without i) (Alvarez-Melis & Jaakkola 2018, arXiv 1806.07538).
 
     Args:
-        method: "pearson" or "spearman". draws: mean over as many baselines, where these are drawn.
+        method: "pearson" or "spearman".
+        draws: the mean over so many baselines, where these are drawn.
         baseline, features: see :class:`Subsets`.
     """
 
@@ -317,20 +360,26 @@ class FaithfulnessEstimate(Singles):
         draws="none with a fixed baseline; drawn ones from stream 'singles'",
         cost="K forward for each input, 196 for the patches of 224 × 224 pixels, whatever the number of maps",
         differences=(
-            ("quantus", "FaithfulnessEstimate(features_in_step=1) takes elements away: features=Elements(), "
-             "baseline=perturb_baseline"),
+            (
+                "quantus",
+                "FaithfulnessEstimate(features_in_step=1) takes elements away: features=Elements(), "
+                "baseline=perturb_baseline",
+            ),
         ),
-    )  # fmt: skip
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         choose("method", self.method, ("pearson", "spearman"))
 
     def __call__(self, task: Task) -> Tensor:
-        units, falls, has = self.falls(task)
+        attributions, falls, has = self.falls(task)
         falls = falls.mean(1, keepdim=True)
-        ranked = spearman(units, self.even(task, falls), has)
-        return ranked if self.method == "spearman" else pearson(units, falls, has).where(ranked.isfinite(), torch.nan)
+        by_rank = spearman(attributions, self.even(task, falls), has)
+        if self.method == "spearman":
+            return by_rank
+        # Falls that differ by rounding alone have a Pearson correlation, of noise; the ranks know that there is none.
+        return pearson(attributions, falls, has).where(by_rank.isfinite(), torch.nan)
 
 
 @dataclass(frozen=True)
@@ -355,16 +404,20 @@ class MonotonicityCorrelation(Singles):
         better="higher",
         normalisation="none: of |φ| only the order counts",
         perturbation=f"one at a time of the {PATCHES}, replaced by uniform noise between the channel's smallest and "
-                     f"largest value",
+        f"largest value",
         draws="4 noise images for each input, stream 'singles'",
         cost="4 K forward for each input, 784 for the patches of 224 × 224 pixels, whatever the number of maps",
         differences=(
-            ("quantus", "MonotonicityCorrelation takes elements away, features=Elements(), and draws from 0 … 1, "
-             "baseline=Noise(0.0, 1.0); with baseline=0.0 and draws=nr_samples=1 the same numbers. It fails on "
-             "batches in which some outputs are below its eps"),
+            (
+                "quantus",
+                "MonotonicityCorrelation takes elements away, features=Elements(), and draws from 0 … 1, "
+                "baseline=Noise(0.0, 1.0); with baseline=0.0 and draws=nr_samples=1 the same numbers. It fails on "
+                "batches in which some outputs are below its eps",
+            ),
         ),
-    )  # fmt: skip
+    )
 
     def __call__(self, task: Task) -> Tensor:
-        units, falls, has = self.falls(task)
-        return spearman(units.abs(), self.even(task, falls).square().mean(1, keepdim=True), has)
+        attributions, falls, has = self.falls(task)
+        effect = self.even(task, falls).square().mean(1, keepdim=True)
+        return spearman(attributions.abs(), effect, has)

@@ -92,12 +92,15 @@ class PixelFlipping(Curve):
         "the map's features replaced by zero in units of the model's input (baseline)",
         "steps + 1 = 21 forward for each map",
         (
-            ("quantus", "PixelFlipping takes single elements away, of pixel maps too: give it maps of elements, and "
-             "features=Elements() here, for the same curve (softmax=True is value='probability'). Its area leaves out "
-             "x itself and is as wide as the number of steps, np.trapezoid(curve(task).probability[..., 1:]); on "
-             "NumPy 2.4 it fails"),
+            (
+                "quantus",
+                "PixelFlipping takes single elements away, of pixel maps too: give it maps of elements, and "
+                "features=Elements() here, for the same curve (softmax=True is value='probability'). Its area leaves out "
+                "x itself and is as wide as the number of steps, np.trapezoid(curve(task).probability[..., 1:]); on "
+                "NumPy 2.4 it fails",
+            ),
         ),
-    )  # fmt: skip
+    )
 
     def removal(self, task: Task) -> Removal:
         return Removal(self.features or task.features, imputer(self.baseline), self.steps)
@@ -157,10 +160,15 @@ class RegionPerturbation(Curve):
         "higher",
         "9 × 9 pixels replaced by uniform noise between the channel's smallest and largest value (features, baseline)",
         "L + 1 = 31 forward for each map",
-        (("quantus", "RegionPerturbation gives the falls along the curve, not their mean; the same falls with regions=100, "
-          "features=Patches(patch_size) and one baseline value in both"),),
+        (
+            (
+                "quantus",
+                "RegionPerturbation gives the falls along the curve, not their mean; the same falls with regions=100, "
+                "features=Patches(patch_size) and one baseline value in both",
+            ),
+        ),
         "none: of the map only the order of its sums over regions counts",
-    )  # fmt: skip
+    )
 
     def removal(self, task: Task) -> Removal:
         shape = task.points.x.shape[1:]
@@ -220,9 +228,14 @@ class Insertion(Curve):
         "higher",
         "the map's features put into x blurred by σ = 5 pixels (zero where inputs are no images)",
         "steps + 1 = 21 forward for each map",
-        (("the RISE code", "takes 224 pixels a step, steps=224 for images of 224 × 224, and cuts its kernel of σ = 5 at "
-                           "11 × 11: give that blur as baseline"),),
-    )  # fmt: skip
+        (
+            (
+                "the RISE code",
+                "takes 224 pixels a step, steps=224 for images of 224 × 224, and cuts its kernel of σ = 5 at "
+                "11 × 11: give that blur as baseline",
+            ),
+        ),
+    )
 
     def removal(self, task: Task) -> Removal:
         return _inserted(task, self)
@@ -250,9 +263,14 @@ class EffectiveComplexity(Curve):
         "lower",
         "the map's features put into x blurred by σ = 5 pixels (zero where inputs are no images)",
         "steps + 1 = 21 forward for each map, none after insertion",
-        (("quantus", "EffectiveComplexity counts the attributions above eps times the largest one of the batch, and asks "
-                     "the model nothing"),),
-    )  # fmt: skip
+        (
+            (
+                "quantus",
+                "EffectiveComplexity counts the attributions above eps times the largest one of the batch, and asks "
+                "the model nothing",
+            ),
+        ),
+    )
     undefined = "the score does not change when everything is taken away"
 
     def removal(self, task: Task) -> Removal:
@@ -303,10 +321,15 @@ class IROF(Curve):
         "higher",
         "about 50 SLIC superpixels, ordered by mean attribution, replaced by the channels' means (segments, baseline)",
         "number of segments + 1 forward for each map",
-        (("quantus", "IROF fails on inputs of several channels and on NumPy 2.4; for one channel it gives L minus the "
-                     "trapezoidal sum over l = 1 … L of curve(task), which grows with the number L of segments"),),
+        (
+            (
+                "quantus",
+                "IROF fails on inputs of several channels and on NumPy 2.4; for one channel it gives L minus the "
+                "trapezoidal sum over l = 1 … L of curve(task), which grows with the number L of segments",
+            ),
+        ),
         "by p(x)",
-    )  # fmt: skip
+    )
     undefined = "p(x) is zero, or regression has no probability; then use value='score'"
 
     def removal(self, task: Task) -> Removal:
@@ -358,9 +381,14 @@ class Monotonicity(Curve):
         "higher",
         "patches, about 14 to the short side, put into x blurred by σ = 10 pixels (zero where inputs are no images)",
         "steps + 1 = 21 forward for each map",
-        (("quantus", "Monotonicity replaces features of the baseline by the baseline: the input never changes and the "
-                     "answer is always True"),),
-    )  # fmt: skip
+        (
+            (
+                "quantus",
+                "Monotonicity replaces features of the baseline by the baseline: the input never changes and the "
+                "answer is always True",
+            ),
+        ),
+    )
     undefined = "the value never changes, or regression has no probability; then use value='score'"
 
     def removal(self, task: Task) -> Removal:

@@ -68,10 +68,13 @@ class LocalModels(Settings):
         draws='`samples` neighbours, stream "neighbours"; LIME\'s samples, stream "lime"; MAPLE\'s forest, stream "maple"',
         cost="LIME: 1000 outputs around the mean, or 1000 · (1 + samples) around x; MAPLE: the rows of data once; 1 + samples",
         differences=(
-            ("the authors' code", "its LIME stability explains x itself again in place of x_s, so it is LIME's sampling error; "
-             "here the local model is that at x_s"),
+            (
+                "the authors' code",
+                "its LIME stability explains x itself again in place of x_s, so it is LIME's sampling error; "
+                "here the local model is that at x_s",
+            ),
         ),
-    )  # fmt: skip
+    )
 
     def coefficients(self, score: Score, points: Points, key: Key) -> Tensor:
         """(N, d + 1): the local models at the points, intercept first."""

@@ -61,9 +61,14 @@ class RelevanceMass(Localised):
         "Σ_G v / Σ v",
         "Arras, Osman & Samek 2022, arXiv 2003.07258 (relevance mass accuracy)",
         "by Σ v: free of the map's scale",
-        (("quantus", "RelevanceMassAccuracy sums φ as it is: with maps of both signs the ratio has no bounds; abs=True gives "
-          "magnitude=True"),),
-    )  # fmt: skip
+        (
+            (
+                "quantus",
+                "RelevanceMassAccuracy sums φ as it is: with maps of both signs the ratio has no bounds; abs=True gives "
+                "magnitude=True",
+            ),
+        ),
+    )
 
     def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
         return (values * inside).sum(-1) / values.sum(-1)
@@ -82,9 +87,15 @@ class AttributionLocalisation(Localised):
         "Σ_G v / Σ v, times d/|G| if weighted",
         "Kohlbrenner et al. 2020, arXiv 1910.09840 (inside-total relevance ratio)",
         "by Σ v: free of the map's scale",
-        (("quantus", "AttributionLocalisation takes |φ| unless abs=False, positive_attributions=True; its default is "
-          "magnitude=True here. weighted=True multiplies by |G| over a number that depends on the batch (inf for 2 inputs)"),),
-    )  # fmt: skip
+        (
+            (
+                "quantus",
+                "AttributionLocalisation takes |φ| unless abs=False, positive_attributions=True; its default is "
+                "magnitude=True here. weighted=True multiplies by |G| over a number that depends on the batch "
+                "(inf for 2 inputs)",
+            ),
+        ),
+    )
 
     def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
         ratio = (values * inside).sum(-1) / values.sum(-1)
@@ -104,8 +115,13 @@ class RelevanceRank(Localised):
         "|top-|G|(v) ∩ G| / |G|",
         "Arras, Osman & Samek 2022, arXiv 2003.07258 (relevance rank accuracy)",
         "free of the map's scale",
-        (("quantus", "RelevanceRankAccuracy breaks ties by place in the array; without ties abs=True gives this number"),),
-    )  # fmt: skip
+        (
+            (
+                "quantus",
+                "RelevanceRankAccuracy breaks ties by place in the array; without ties abs=True gives this number",
+            ),
+        ),
+    )
 
     def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
         size = inside.sum(-1, keepdim=True)
@@ -124,9 +140,14 @@ class TopKLocalisation(Localised):
         "|top-k(v) ∩ G| / k",
         "Theiner, Müller-Budack & Ewerth 2022, arXiv 2104.14995",
         "free of the map's scale",
-        (("quantus", "TopKIntersection has k=1000 of all elements and takes φ as it is; k=…, abs=True gives this number "
-          "without ties"),),
-    )  # fmt: skip
+        (
+            (
+                "quantus",
+                "TopKIntersection has k=1000 of all elements and takes φ as it is; k=…, abs=True gives this number "
+                "without ties",
+            ),
+        ),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,10 +172,13 @@ class PointingGame(Localised):
         "Zhang et al. 2018, arXiv 1608.00507 (15 pixels of tolerance)",
         "free of the map's scale",
         (
-            ("quantus", "PointingGame has no tolerance and counts a hit if any of several largest lies inside; weighted=True "
-             "raises TypeError"),
+            (
+                "quantus",
+                "PointingGame has no tolerance and counts a hit if any of several largest lies inside; weighted=True "
+                "raises TypeError",
+            ),
         ),
-    )  # fmt: skip
+    )
 
     def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
         if self.tolerance:

@@ -27,23 +27,35 @@ from .base import Measure, flat, ordered, present, some
 
 ROOM = 2**25  # numbers of maps in a chunk of neighbours
 
-
 ZERO = "the map is zero everywhere"
 
 
 class Chunk:
     """n inputs and s neighbours of each, with what is known of them, evaluated when it is asked for.
 
-    ``memory``: what is known of the inputs, for all chunks of their neighbours."""
+    Args:
+        task: what is judged.
+        which: n of its inputs.
+        near: their neighbours (n·s, *F), those of one input in a row.
+        memory: what is known of the inputs, for all chunks of their neighbours.
+    """
 
     def __init__(self, task: Task, which: slice, near: Points, memory: dict[str, Tensor]):
-        self.task, self.near, self.memory = task, near, memory
+        self.task = task
+        self.near = near
+        self.memory = memory
         self.points = task.points[which]
         self.maps = task.maps[which]
         self.here = flat(self.maps)[:, None]
         self.present = some(present(task), which)
 
+    @property
+    def present_near(self) -> Tensor | None:
+        """(n, 1, 1, A): which features the inputs have, to be broadcast over neighbours and rows; None: all."""
+        return None if self.present is None else self.present[:, None]
+
     def _split(self, values: Tensor) -> Tensor:
+        """(n·s, …) → (n, s, …)."""
         return values.unflatten(0, (len(self.points), -1))
 
     @cached_property
@@ -75,40 +87,50 @@ class Chunk:
 
     def representation(self, layer: str) -> tuple[Tensor, Tensor]:
         """(n, 1, D) and (n, s, D): what the classifier gets, or what ``layer`` gives."""
-        score, x, owner, auto = self.task.score, self.points.x, self.points.owner, layer == "auto"
-        find = lambda: classifier(score, x[:1], owner[:1])  # noqa: E731
-        name = self.task.once("classifier", find) if auto else layer
+        score = self.task.score
+        points = self.points
+
+        def find() -> str:
+            return classifier(score, points.x[:1], points.owner[:1])
+
+        before = layer == "auto"
+        name = self.task.once("classifier", find) if before else layer
         if layer not in self.memory:
-            self.memory[layer] = represent(score, x, owner, name, auto)
-        there = represent(score, self.near.x, self.near.owner, name, auto)
+            self.memory[layer] = represent(score, points.x, points.owner, name, before)
+        there = represent(score, self.near.x, self.near.owner, name, before)
         return self.memory[layer][:, None], self._split(there)
 
 
-Statistic = Callable[[Chunk], Tensor]  # → (n, s, R), or (n, s) for what is the same in every row; equality is sharing
+# → (n, s, R), or (n, s) for what is the same in every row. They are compared by equality: equal ones are evaluated once.
+Statistic = Callable[[Chunk], Tensor]
 
 
 @dataclass(frozen=True)
 class Change:
     """‖φ(x') − φ(x)‖₂."""
 
-    def __call__(self, c: Chunk) -> Tensor:
-        return (c.there - c.here).norm(dim=-1)
+    def __call__(self, chunk: Chunk) -> Tensor:
+        return (chunk.there - chunk.here).norm(dim=-1)
 
 
 @dataclass(frozen=True)
 class Distance:
     """‖x' − x‖₂."""
 
-    def __call__(self, c: Chunk) -> Tensor:
-        x, near = c.inputs
+    def __call__(self, chunk: Chunk) -> Tensor:
+        x, near = chunk.inputs
         return (near - x).norm(dim=-1)
 
 
 @dataclass(frozen=True)
 class RelativeChange:
-    """How much ``of`` (the maps, the inputs, the outputs or a representation) changes relative to what it is at x.
+    """How much something changes relative to what it is at x.
 
-    ``elementwise``: ‖(v' − v)/v‖₂, with ``eps`` in place of a v that is zero; else ‖v' − v‖₂ / ‖v‖₂.
+    Args:
+        of: "maps", "inputs", "outputs" or "representation".
+        elementwise: ‖(v' − v)/v‖₂; else ‖v' − v‖₂ / ‖v‖₂, NaN where v is zero.
+        eps: in place of an element of v that is zero.
+        layer: of a representation: a submodule's name, or "auto" for what the classifier gets.
     """
 
     of: str
@@ -116,25 +138,30 @@ class RelativeChange:
     eps: float
     layer: str = ""
 
-    def __call__(self, c: Chunk) -> Tensor:
-        if self.of == "representation":
-            here, there = c.representation(self.layer)
-        else:
-            here, there = {"maps": lambda: (c.here, c.there), "inputs": lambda: c.inputs, "outputs": lambda: c.outputs}[
-                self.of
-            ]()
+    def __call__(self, chunk: Chunk) -> Tensor:
+        here, there = self._values(chunk)
         if self.elementwise:
             return ((there - here) / torch.where(here == 0, self.eps, here)).norm(dim=-1)
         size = here.norm(dim=-1)
         return (there - here).norm(dim=-1) / torch.where(size == 0, torch.nan, size)
+
+    def _values(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """What it is at the inputs and at their neighbours; the last axis is that of the norm."""
+        if self.of == "maps":
+            return chunk.here, chunk.there
+        if self.of == "inputs":
+            return chunk.inputs
+        if self.of == "outputs":
+            return chunk.outputs
+        return chunk.representation(self.layer)
 
 
 @dataclass(frozen=True)
 class OutputChange:
     """‖h(x') − h(x)‖₂ over all outputs."""
 
-    def __call__(self, c: Chunk) -> Tensor:
-        here, there = c.outputs
+    def __call__(self, chunk: Chunk) -> Tensor:
+        here, there = chunk.outputs
         return (there - here).norm(dim=-1)
 
 
@@ -142,50 +169,79 @@ class OutputChange:
 class SameClass:
     """1 where the model decides as at x (:meth:`~consilience.model.outputs.Outputs.decision`)."""
 
-    def __call__(self, c: Chunk) -> Tensor:
-        here, there = c.outputs
-        score = c.task.score
-        target = score.targets[c.points.owner].to(here.device)[:, None]
-        then, now = score.meaning.decision(here, target), score.meaning.decision(there, target)
-        return (now == then).double()
+    def __call__(self, chunk: Chunk) -> Tensor:
+        here, there = chunk.outputs
+        score = chunk.task.score
+        target = score.targets[chunk.points.owner].to(here.device)[:, None]
+        decision = score.meaning.decision(here, target)
+        moved = score.meaning.decision(there, target)
+        return (moved == decision).double()
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """|top-k(x) ∩ top-k(x')| / k, of φ or of |φ|."""
+    """|top-k(x) ∩ top-k(x')| / k.
+
+    Args:
+        k: number of features, or below 1 a share of them.
+        signed: of φ; else of |φ|.
+    """
 
     k: int | float
     signed: bool
 
-    def __call__(self, c: Chunk) -> Tensor:
-        there = None if c.present is None else c.present[:, None]
-        one, two = (top(v if self.signed else v.abs(), self.k, there) for v in c.ordered)
-        return torch.minimum(one, two).sum(-1) / one.sum(-1)
+    def __call__(self, chunk: Chunk) -> Tensor:
+        here, there = _signed(chunk.ordered, self.signed)
+        top_here = top(here, self.k, chunk.present_near)
+        top_there = top(there, self.k, chunk.present_near)
+        # Features that tie for the last place share it, each with a part of one: the minimum is the intersection of parts.
+        return torch.minimum(top_here, top_there).sum(-1) / top_here.sum(-1)
 
 
 @dataclass(frozen=True)
 class Tau:
-    """Kendall's τ-b of the maps at x and x', of φ or of |φ|; 0 where the neighbour's map is constant and that at x is not."""
+    """Kendall's τ-b of the maps at x and x'; 0 where the neighbour's map is constant and that at x is not.
+
+    Args:
+        signed: of φ; else of |φ|.
+    """
 
     signed: bool
 
-    def __call__(self, c: Chunk) -> Tensor:
-        there = None if c.present is None else c.present[:, None]
-        one, two = (v if self.signed else v.abs() for v in c.ordered)
-        return zero_if_only_other_constant(kendall(one, two, there), one, two, there)
+    def __call__(self, chunk: Chunk) -> Tensor:
+        here, there = _signed(chunk.ordered, self.signed)
+        present = chunk.present_near
+        return zero_if_only_other_constant(kendall(here, there, present), here, there, present)
+
+
+def _signed(maps: tuple[Tensor, Tensor], signed: bool) -> tuple[Tensor, Tensor]:
+    """The maps at the inputs and at their neighbours, or their absolute values."""
+    here, there = maps
+    if signed:
+        return here, there
+    return here.abs(), there.abs()
 
 
 def zero_if_only_other_constant(value: Tensor, one: Tensor, two: Tensor, present: Tensor | None) -> Tensor:
-    """A correlation (…) of maps (…, n): 0 in place of NaN where ``two`` is constant but ``one`` is not; a constant has no
-    covariance with anything."""
+    """A correlation with 0 in place of NaN where only the second map is constant: that has no covariance with anything.
+
+    Args:
+        value: (…), the correlation.
+        one: (…, A), the first map.
+        two: (…, A), the second.
+        present: (…, A) bool, which features there are; None: all.
+    """
     lone = constant(two, present) & ~constant(one, present)
     return torch.where(lone & one.isfinite().all(-1), 0.0, value)
 
 
 def constant(values: Tensor, present: Tensor | None) -> Tensor:
-    """(…): all present features have the same finite value."""
-    low = values if present is None else values.masked_fill(~present, torch.inf)
-    high = values if present is None else values.masked_fill(~present, -torch.inf)
+    """(…) bool: all features of a map (…, A) that are present (…, A) have the same finite value."""
+    low = values
+    high = values
+    if present is not None:
+        low = values.masked_fill(~present, torch.inf)
+        high = values.masked_fill(~present, -torch.inf)
     return (low.amin(-1) == high.amax(-1)) & values.isfinite().all(-1)
 
 
@@ -198,6 +254,9 @@ class Nearby(Measure):
         where: any other neighbourhood in place of it, e.g. ``Ball(1.0)`` (L2) or ``Gaussian(0.1)``.
         samples: neighbours of each input.
         redraw: draw an explainer's own noise anew at each neighbour (see :class:`~consilience.AverageSensitivity`).
+
+    Raises:
+        InputError: ``where`` is no neighbourhood.
     """
 
     radius: float = setting(0.1, low=0)
@@ -235,41 +294,53 @@ class Nearby(Measure):
         missing = [statistic for statistic, value in shared.items() if value is None]
         if any(shared[statistic] is None for statistic in self.statistics):
             shared.update(self._pass(task, missing))
-        found = [shared[statistic] for statistic in self.statistics]
-        for value in found:
+        values = [shared[statistic] for statistic in self.statistics]
+        for value in values:
             if isinstance(value, ConsilienceError):
                 raise value
-        return [value for value in found if isinstance(value, Tensor)]
+        return [value for value in values if isinstance(value, Tensor)]
 
     def _pass(self, task: Task, wanted: list[Statistic]) -> dict[Statistic, Tensor | ConsilienceError]:
         """All statistics over all neighbours; one that this model does not allow is its error, and the others go on."""
-        rows: dict[Statistic, list[Tensor]] = {statistic: [] for statistic in wanted}
-        wrong: dict[Statistic, Tensor | ConsilienceError] = {}
+        groups: dict[Statistic, list[Tensor]] = {statistic: [] for statistic in wanted}
+        errors: dict[Statistic, ConsilienceError] = {}
         for chunks in self._chunks(task):
-            parts: dict[Statistic, list[Tensor]] = {statistic: [] for statistic in rows if statistic not in wrong}
+            parts: dict[Statistic, list[Tensor]] = {statistic: [] for statistic in groups}
             for chunk in chunks:
-                for statistic in [statistic for statistic in parts if statistic not in wrong]:
+                for statistic in wanted:
+                    if statistic in errors:
+                        continue
                     try:
                         parts[statistic].append(statistic(chunk))
                     except ConsilienceError as error:
-                        wrong[statistic] = error.with_traceback(None)  # whose frames would keep the chunk's maps
+                        # Without its traceback, whose frames would keep the chunk's maps.
+                        errors[statistic] = error.with_traceback(None)
             for statistic, part in parts.items():
-                if statistic not in wrong:
-                    rows[statistic].append(torch.cat(part, 1))
-        return {**{statistic: torch.cat(part) for statistic, part in rows.items() if statistic not in wrong}, **wrong}
+                if statistic not in errors:
+                    groups[statistic].append(torch.cat(part, 1))
+        results: dict[Statistic, Tensor | ConsilienceError] = dict(errors)
+        for statistic, group in groups.items():
+            if statistic not in errors:
+                results[statistic] = torch.cat(group)
+        return results
 
     def _chunks(self, task: Task) -> Iterator[Iterator[Chunk]]:
         """Groups of inputs, and for each its neighbours in chunks: bounded by rows in flight and by memory."""
-        key, numbers, start = task.stream("neighbours"), task.maps[0].numel(), 0
+        key = task.stream("neighbours")
+        room = max(1, ROOM // max(1, task.maps[0].numel()))
+        start = 0
         while start < len(task.points):
-            room = max(1, ROOM // max(1, numbers))
             which = slice(start, start + min(room, task.score.batch.size(True)))
             yield self._around(task, which, key, room)
             start = which.stop
 
     def _around(self, task: Task, which: slice, key: Key, room: int) -> Iterator[Chunk]:
-        points, memory, start = task.points[which], dict[str, Tensor](), 0
+        """The neighbours of some inputs, at most ``room`` maps at a time."""
+        points = task.points[which]
+        memory: dict[str, Tensor] = {}
+        start = 0
         while start < self.samples:
+            # The batch may have shrunk since the last chunk, when memory ran out: ask each time.
             step = max(1, min(room, task.score.batch.size(True)) // len(points))
             part = range(start, min(start + step, self.samples))
             near = neighbours(self.neighbourhood, points, part, key, self.samples, self.redraw)
@@ -277,20 +348,18 @@ class Nearby(Measure):
             start = part.stop
 
 
-DRAWS = '`samples` neighbours of each input, stream "neighbours", the same for all measures at neighbours'
+# -- for the measures' cards -------------------------------------------------------------------------------------------
 
+DRAWS = '`samples` neighbours of each input, stream "neighbours", the same for all measures at neighbours'
 
 MOVED = "x + ε, ε ~ U[−radius, radius] per element (units of the model's input), or `where`"
 
-
 COST = "`samples` explanations, shared by all measures with the same neighbours"
-
 
 SCALES = (
     "normalise=True divides the map by the largest value of all inputs and a neighbour's by that of its batch, so a number "
     "depends on batch_size"
 )
-
 
 ONE_SIDED = (
     "with the same neighbours this number; its own noise is one-sided, U(.02, .2), and one neighbour of another class makes "

@@ -28,15 +28,14 @@ from .neighbour_pass import constant, zero_if_only_other_constant
 
 ORDERS = ("top_down", "bottom_up", "independent")
 
-
 SIMILARITIES = ("spearman", "pearson", "ssim")
 
+# -- for the measures' cards -------------------------------------------------------------------------------------------
 
 WEIGHTS = (
     "keyed draws, the same for all inputs: each submodule's reset_parameters; normal with the parameter's own mean and "
     "deviation where it has none; through weight norm, masks and other parametrisations, so that the weight in use is random"
 )
-
 
 QUANTUS = (
     "redraws with torch.manual_seed and reset_parameters only, so that parameters outside such modules stay trained"
@@ -47,45 +46,94 @@ QUANTUS = (
 
 
 def similarity(kind: str, a: Tensor, b: Tensor, present: Tensor | None) -> Tensor:
-    """(N, R, *A), (N, R, *A) → (N, R). Correlations are 0 where only ``b`` is constant, NaN where ``a`` is."""
+    """How like two attributions are, (N, R). Correlations are 0 where only ``b`` is constant, NaN where ``a`` is.
+
+    Args:
+        kind: "spearman", "pearson" or "ssim".
+        a: (N, R, *A).
+        b: (N, R, *A).
+        present: (N, 1, A) bool, which features the inputs have; None: all. SSIM looks at all.
+    """
     if kind == "ssim":
         return ssim(a, b)
-    one, two = ordered(a), ordered(b)
-    value = (spearman if kind == "spearman" else pearson)(one, two, present)
+    one = ordered(a)
+    two = ordered(b)
+    correlation = spearman if kind == "spearman" else pearson
+    value = correlation(one, two, present)
     return torch.where(constant(one, present), torch.nan, zero_if_only_other_constant(value, one, two, present))
 
 
 def ssim(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
-    """Mean structural similarity of maps (N, R, H, W), each divided by its largest absolute value (Wang et al. 2004, doi
-    10.1109/TIP.2003.819861): a square window (at most the map's size), unbiased moments, K = (.01, .03), and the range 1 of
-    maps without negative values, else 2. Windows lie inside the map."""
+    """Mean structural similarity of maps, each divided by its largest absolute value: (N, R).
+
+    Unbiased moments over square windows inside the map, K = (.01, .03), and the range 1 of maps without negative values,
+    else 2 (Wang et al. 2004, doi 10.1109/TIP.2003.819861).
+
+    Args:
+        a: (N, R, H, W).
+        b: (N, R, H, W).
+        window: side of the window in pixels; at most the map's.
+
+    Raises:
+        InputError: for maps that are not on a grid.
+    """
     if a.ndim != 4:
         raise InputError(f"similarity: 'ssim' is for maps on a grid (H, W), these have shape {tuple(a.shape[2:])}")
     n, rows, height, width = a.shape
     side = min(window, height, width)
-    one, two = flat(a), flat(b)
+
+    def mean(pictures: Tensor) -> Tensor:
+        return nnf.avg_pool2d(pictures, side, stride=1)[:, 0]
+
+    one = flat(a)
+    two = flat(b)
     signed = (one < 0).any(-1) | (two < 0).any(-1)
-    one, two = (v / torch.where(m > 0, m, 1.0) for v in (one, two) for m in (v.abs().amax(-1, keepdim=True),))
     span = torch.where(signed, 2.0, 1.0).double().reshape(-1, 1, 1)
-    one, two = (v.reshape(n * rows, 1, height, width) for v in (one, two))
-    mean = lambda v: nnf.avg_pool2d(v, side, stride=1)[:, 0]  # noqa: E731
+    one = _by_largest(one).reshape(n * rows, 1, height, width)
+    two = _by_largest(two).reshape(n * rows, 1, height, width)
     unbiased = side**2 / max(1, side**2 - 1)
-    ma, mb = mean(one), mean(two)
-    va, vb = (unbiased * (mean(v * v) - m * m) for v, m in ((one, ma), (two, mb)))
-    vab = unbiased * (mean(one * two) - ma * mb)
-    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
-    value = (2 * ma * mb + c1) * (2 * vab + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
+    mean_one = mean(one)
+    mean_two = mean(two)
+    variance_one = unbiased * (mean(one * one) - mean_one * mean_one)
+    variance_two = unbiased * (mean(two * two) - mean_two * mean_two)
+    covariance = unbiased * (mean(one * two) - mean_one * mean_two)
+    # Wang's constants: they decide where a window is nearly empty in both maps.
+    c1 = (0.01 * span) ** 2
+    c2 = (0.03 * span) ** 2
+    luminance = (2 * mean_one * mean_two + c1, mean_one**2 + mean_two**2 + c1)
+    structure = (2 * covariance + c2, variance_one + variance_two + c2)
+    value = luminance[0] * structure[0] / (luminance[1] * structure[1])
     return value.mean((1, 2)).reshape(n, rows)
 
 
+def _by_largest(values: Tensor) -> Tensor:
+    """(…, A): divided by the largest absolute value; zeros stay."""
+    largest = values.abs().amax(-1, keepdim=True)
+    return values / torch.where(largest > 0, largest, 1.0)
+
+
 def histogram_entropy(maps: Tensor, bins: int, present: Tensor | None) -> Tensor:
-    """(N, R, A) → (N, R): entropy (nats) of the histogram of a map's values in ``bins`` equal bins from least to largest."""
-    low = (maps if present is None else maps.masked_fill(~present, torch.inf)).amin(-1, keepdim=True)
-    high = (maps if present is None else maps.masked_fill(~present, -torch.inf)).amax(-1, keepdim=True)
-    span = high - low
-    place = ((maps - low) / torch.where(span > 0, span, 1.0) * bins).nan_to_num(0).long().clamp(0, bins - 1)
-    ones = torch.ones_like(maps) if present is None else present.expand_as(maps).double()
-    counts = torch.zeros(*maps.shape[:-1], bins, dtype=torch.float64, device=maps.device).scatter_add_(-1, place, ones)
+    """Entropy (nats) of the histogram of a map's values, (N, R); NaN where the map is not finite.
+
+    Args:
+        maps: (N, R, A).
+        bins: number of equal bins from the least to the largest value.
+        present: (N, 1, A) bool, which features count; None: all.
+    """
+    lower = maps
+    upper = maps
+    ones = torch.ones_like(maps)
+    if present is not None:
+        lower = maps.masked_fill(~present, torch.inf)
+        upper = maps.masked_fill(~present, -torch.inf)
+        ones = present.expand_as(maps).double()
+    low = lower.amin(-1, keepdim=True)
+    span = upper.amax(-1, keepdim=True) - low
+    place = (maps - low) / torch.where(span > 0, span, 1.0) * bins
+    # The largest value lies at the upper edge of the last bin and belongs to it.
+    bin_number = place.nan_to_num(0).long().clamp(0, bins - 1)
+    counts = torch.zeros(*maps.shape[:-1], bins, dtype=torch.float64, device=maps.device)
+    counts.scatter_add_(-1, bin_number, ones)
     entropy = torch.special.entr(counts / counts.sum(-1, keepdim=True)).sum(-1)
     return none_is_nan(entropy, maps.isfinite().all(-1))
 
@@ -118,9 +166,14 @@ class MPRT(Measure):
         perturbation=WEIGHTS,
         draws='one random model, stream "randomisation"',
         cost="`steps` explanations (by default one for each submodule with parameters), for all similarities together",
-        differences=(("quantus", f"MPRT: {QUANTUS}; return_average_correlation=True counts the trained model, of similarity 1, "
-                      "as one of the layers, and fails with its SSIM"),),
-    )  # fmt: skip
+        differences=(
+            (
+                "quantus",
+                f"MPRT: {QUANTUS}; return_average_correlation=True counts the trained model, of similarity 1, "
+                "as one of the layers, and fails with its SSIM",
+            ),
+        ),
+    )
 
     def curve(self, task: Task) -> Tensor:
         """(B, R, L): the similarity after each layer, in the order in which they are drawn anew."""
@@ -130,32 +183,41 @@ class MPRT(Measure):
         return self.curve(task).mean(-1)
 
     def _curves(self, task: Task) -> dict[str, Tensor]:
+        """The curves (B, R, L) of all similarities that fit the maps: the explanations are dear, the similarities are not."""
         kinds = [kind for kind in SIMILARITIES if kind != "ssim" or task.maps.ndim == 4]
         if self.similarity not in kinds:
             raise InputError(
                 f"similarity: 'ssim' is for maps on a grid (H, W), not of shape {tuple(task.maps.shape[2:])}; use 'spearman'"
             )
+        return task.once(("mprt", type(self), *self._setting), lambda: self._compare(task, kinds))
 
-        def make() -> dict[str, Tensor]:
-            trained = self._maps(task, task.score, slice(None))
-            layers = []
-            for model in randomised(task.score.model, self.order, task.stream("randomisation"), self.steps):
-                other, parts, random = _asking(task.score, model), [], []
-                for p in _groups(task):
-                    maps, there = self._maps(task, other, p), some(present(task), p)
-                    parts.append({kind: similarity(kind, trained[p], maps, there) for kind in kinds})
-                    random.append({bins: histogram_entropy(ordered(maps), bins, there) for bins in _entropies(task)})
-                layers.append({kind: torch.cat([part[kind] for part in parts]) for kind in kinds})
-            if self.order != "independent":
-                _check_changed(task, other)
-            if self._ends_random:  # whichever order, and a seed of its own for each submodule: the same model
-                _entropies(task).update({bins: torch.cat([part[bins] for part in random]) for bins in _entropies(task)})
-            return {kind: torch.stack([layer[kind] for layer in layers], -1) for kind in kinds}
-
-        return task.once(("mprt", type(self), *self._setting), make)
+    def _compare(self, task: Task, kinds: list[str]) -> dict[str, Tensor]:
+        """Each similarity in ``kinds`` after each layer, (B, R, L)."""
+        trained = self._maps(task, task.score, slice(None))
+        entropies = _entropies(task)
+        layers = []
+        for model in randomised(task.score.model, self.order, task.stream("randomisation"), self.steps):
+            random = _asking(task.score, model)
+            similarities: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+            complexities: dict[int, list[Tensor]] = {bins: [] for bins in entropies}
+            for part in _groups(task):
+                maps = self._maps(task, random, part)
+                there = some(present(task), part)
+                for kind in kinds:
+                    similarities[kind].append(similarity(kind, trained[part], maps, there))
+                for bins in entropies:
+                    complexities[bins].append(histogram_entropy(ordered(maps), bins, there))
+            layers.append({kind: torch.cat(parts) for kind, parts in similarities.items()})
+        if self.order != "independent":
+            _check_changed(task, random)
+        if self._ends_random:
+            # The last model is the same from either end, since each submodule has a seed of its own: EfficientMPRT's.
+            entropies.update({bins: torch.cat(parts) for bins, parts in complexities.items()})
+        return {kind: torch.stack([layer[kind] for layer in layers], -1) for kind in kinds}
 
     @property
     def _setting(self) -> tuple:
+        """The fields on which the curves depend."""
         return self.order, self.steps
 
     @property
@@ -165,7 +227,9 @@ class MPRT(Measure):
 
     def _maps(self, task: Task, score: Score, which: slice) -> Tensor:
         """(n, R, *A): what is compared."""
-        return task.maps[which] if score is task.score else task.explain(score, task.points[which])
+        if score is task.score:
+            return task.maps[which]
+        return task.explain(score, task.points[which])
 
 
 @dataclass(frozen=True)
@@ -174,7 +238,11 @@ class SmoothMPRT(MPRT):
     the parameters (Hedström et al. 2024, arXiv 2401.06465; bottom-up).
 
     Args:
-        samples: copies. sigma: of the Gaussian noise, as a share of the input's range max x − min x.
+        order: as for :class:`MPRT`.
+        similarity: as for :class:`MPRT`.
+        steps: as for :class:`MPRT`.
+        samples: copies.
+        sigma: of the Gaussian noise, as a share of the input's range max x − min x.
     """
 
     order: str = setting("bottom_up", choices=ORDERS)
@@ -209,8 +277,10 @@ class SmoothMPRT(MPRT):
 
     def _smooth(self, task: Task, score: Score, points: Points) -> Tensor:
         """(n, R, *A): the mean map over the noisy copies."""
-        where, key = Gaussian(self.sigma, relative=True), task.stream("smoothing")
-        total, start = torch.zeros(()), 0
+        where = Gaussian(self.sigma, relative=True)
+        key = task.stream("smoothing")
+        total = torch.zeros(())
+        start = 0
         while start < self.samples:
             step = max(1, score.batch.size(True) // len(points))
             part = range(start, min(start + step, self.samples))
@@ -222,8 +292,14 @@ class SmoothMPRT(MPRT):
 
 @dataclass(frozen=True)
 class EfficientMPRT(Measure):
-    """(H(φ_f̃) − H(φ_f)) / H(φ_f): how much more complex the map gets when all parameters are drawn anew, H the entropy of the
-    histogram of its values (Hedström et al. 2024, arXiv 2401.06465; 100 bins). One explanation in place of one per layer."""
+    """(H(φ_f̃) − H(φ_f)) / H(φ_f): how much more complex the map gets when all parameters are drawn anew.
+
+    H is the entropy of the histogram of its values (Hedström et al. 2024, arXiv 2401.06465; 100 bins). One explanation in
+    place of one per layer.
+
+    Args:
+        bins: of the histogram.
+    """
 
     bins: int = setting(100, low=2, high=10**6)
 
@@ -259,8 +335,14 @@ class EfficientMPRT(Measure):
 
 @dataclass(frozen=True)
 class RandomLogit(Measure):
-    """The similarity of the map with that of another output, drawn at random: a map that is the same for every class explains
-    none (Sixt, Granz & Landgraf 2020, arXiv 1912.09818). ``samples``: so many draws, whose mean is taken."""
+    """The similarity of the map with that of another output, drawn at random.
+
+    A map that is the same for every class explains none (Sixt, Granz & Landgraf 2020, arXiv 1912.09818).
+
+    Args:
+        similarity: "spearman", "pearson" or "ssim", of the maps as shown (with or without sign).
+        samples: so many other outputs are drawn, and the mean is taken.
+    """
 
     similarity: str = setting("spearman", choices=SIMILARITIES)
     samples: int = setting(1, low=1)
@@ -275,33 +357,37 @@ class RandomLogit(Measure):
         perturbation="the output asked about",
         draws='`samples` other outputs for each input, stream "random_logit"',
         cost="`samples` explanations",
-        differences=(("quantus", "RandomLogit draws among num_classes=1000 outputs, whatever the model has; its default SSIM "
-                      "flattens the maps and compares windows of 7 consecutive values"),),
-    )  # fmt: skip
+        differences=(
+            (
+                "quantus",
+                "RandomLogit draws among num_classes=1000 outputs, whatever the model has; its default SSIM "
+                "flattens the maps and compares windows of 7 consecutive values",
+            ),
+        ),
+    )
 
     def __call__(self, task: Task) -> Tensor:
-        score, points = task.score, task.points
-        classes = score.outputs.shape[1]
+        classes = task.score.outputs.shape[1]
         if classes < 2:
             raise InputError("model: the random-logit test needs at least two outputs")
-        found = []
-        for sample in range(self.samples):
-            drawn = (task.stream("random_logit").uniform(points.ids, sample, ()) * (classes - 1)).long()
-            drawn = drawn.clamp(max=classes - 2)
-            targets = score.targets.clone()
-            targets[points.owner] = drawn + (drawn >= targets[points.owner])
-            other = score.towards(targets)
-            found.append(
-                torch.cat(
-                    [
-                        similarity(
-                            self.similarity, task.maps[p], task.explain(other, points[p]), some(present(task), p)
-                        )
-                        for p in _groups(task)
-                    ]
-                )
-            )
-        return torch.stack(found).mean(0)
+        return torch.stack([self._similarity(task, sample) for sample in range(self.samples)]).mean(0)
+
+    def _similarity(self, task: Task, sample: int) -> Tensor:
+        """(B, R): with the map of the ``sample``-th other output."""
+        score = task.score
+        points = task.points
+        classes = score.outputs.shape[1]
+        drawn = (task.stream("random_logit").uniform(points.ids, sample, ()) * (classes - 1)).long()
+        drawn = drawn.clamp(max=classes - 2)  # a number just below 1 may round up to it
+        targets = score.targets.clone()
+        # One of classes − 1 numbers, of which those from the target on are moved up by one: never the target.
+        targets[points.owner] = drawn + (drawn >= targets[points.owner])
+        other = score.towards(targets)
+        parts = []
+        for part in _groups(task):
+            maps = task.explain(other, points[part])
+            parts.append(similarity(self.similarity, task.maps[part], maps, some(present(task), part)))
+        return torch.cat(parts)
 
 
 def _entropies(task: Task) -> dict[int, Tensor | None]:
@@ -329,7 +415,9 @@ def _check_changed(task: Task, random: Score) -> None:
 
 def _groups(task: Task, count: int | None = None) -> Iterator[slice]:
     """The inputs (or ``count`` points), as many at a time as rows may be in flight."""
-    start, count = 0, len(task.points) if count is None else count
+    if count is None:
+        count = len(task.points)
+    start = 0
     while start < count:
         part = slice(start, start + task.score.batch.size(True))
         yield part

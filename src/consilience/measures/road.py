@@ -29,15 +29,21 @@ def _road(formula: str, better: Literal["lower", "higher"], cost: str) -> Card:
         "weights 1/6 and 1/12, plus sigma · N(0, 1), 0.01 in units of the model's input",
         cost,
         (
-            ("quantus", "ROAD gives the accuracy over the first batch only and fails on inputs of several channels; "
-             "for one channel and one batch its numbers are the means over inputs of percentages=(p,), "
-             "value='accuracy'"),
-            ("pytorch-grad-cam", "its percentile is the share that is kept: percentile=80 is percentages=(20,). All "
-             "pixels tied with the threshold go: of a map that is zero on 60 % of the pixels LeRF removes 60 % for "
-             "20, and MoRF the whole image for 80. Its noise has no seed. Without ties and noise (sigma=0) the "
-             "numbers and averages are these"),
+            (
+                "quantus",
+                "ROAD gives the accuracy over the first batch only and fails on inputs of several channels; "
+                "for one channel and one batch its numbers are the means over inputs of percentages=(p,), "
+                "value='accuracy'",
+            ),
+            (
+                "pytorch-grad-cam",
+                "its percentile is the share that is kept: percentile=80 is percentages=(20,). All "
+                "pixels tied with the threshold go: of a map that is zero on 60 % of the pixels LeRF removes 60 % for "
+                "20, and MoRF the whole image for 80. Its noise has no seed. Without ties and noise (sigma=0) the "
+                "numbers and averages are these",
+            ),
         ),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,12 @@ class LocalLipschitz(Nearby):
         cost=COST,
         differences=(
             ("the paper", "the supremum over the ball, by Bayesian optimisation; draws give a lower bound of it"),
-            ("quantus", "LocalLipschitzEstimate with normalise=False: where=Gaussian(0.1), samples=200; by default " + SCALES),
+            (
+                "quantus",
+                "LocalLipschitzEstimate with normalise=False: where=Gaussian(0.1), samples=200; by default " + SCALES,
+            ),
         ),
-    )  # fmt: skip
+    )
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
@@ -174,7 +177,7 @@ class RIS(RelativeStability):
             ("openxai", "changes relative to norms, ‖v' − v‖/‖v‖: elementwise=False"),
             ("quantus", ONE_SIDED),
         ),
-    )  # fmt: skip
+    )
 
     @property
     def _change(self) -> Statistic:
@@ -192,10 +195,13 @@ class RRS(RelativeStability):
     card = _stability(
         "‖(L(x_s) − L(x))/L(x)‖₂",
         (
-            ("openxai", "changes relative to norms (elementwise=False), L the first hidden layer: layer=… of its activation"),
+            (
+                "openxai",
+                "changes relative to norms (elementwise=False), L the first hidden layer: layer=… of its activation",
+            ),
             ("quantus", "the outputs of all layers at once, or of those named: layer=…; else " + ONE_SIDED),
         ),
-    )  # fmt: skip
+    )
 
     @property
     def _change(self) -> Statistic:
@@ -216,7 +222,7 @@ class ROS(RelativeStability):
             ("openxai", "relative to ‖h(x)‖, and changes relative to norms: elementwise=False, relative=True"),
             ("quantus", ONE_SIDED),
         ),
-    )  # fmt: skip
+    )
 
     @property
     def _change(self) -> Statistic:

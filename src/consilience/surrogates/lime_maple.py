@@ -21,7 +21,7 @@ from ..settings import Settings, setting
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
 
-PROBE = 16
+PROBE = 16  # rows of the data at which a model's values are compared, to see whether it is still the same
 
 
 # -- solvers -----------------------------------------------------------------------------------------------------------
@@ -30,14 +30,24 @@ PROBE = 16
 def moments(rows: Tensor, weights: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Gram matrix Σ w z zᵀ (N, p + 1, p + 1) and Σ w z y (N, p + 1) of z = [1, row]; they add over samples.
 
-    ``rows`` (N or 1, s, p), ``weights`` (N, s), ``values`` (N or 1, s)."""
+    Args:
+        rows: (N or 1, s, p).
+        weights: w (N, s).
+        values: y (N or 1, s).
+    """
     design = torch.cat([torch.ones_like(rows[..., :1]), rows], -1)
     weighted = design * weights[..., None]
     return weighted.mT @ design, (weighted.mT @ values[..., None])[..., 0]
 
 
 def ridge(gram: Tensor, cross: Tensor, penalty: float) -> Tensor:
-    """argmin Σ w (y − c₀ − c · row)² + penalty ‖c‖², (N, p + 1): the intercept is not penalised."""
+    """argmin Σ w (y − c₀ − c · row)² + penalty ‖c‖², (N, p + 1): the intercept is not penalised.
+
+    Args:
+        gram: (N, p + 1, p + 1), of :func:`moments`.
+        cross: (N, p + 1), of :func:`moments`.
+        penalty: of the slopes; above 0 where the rows may be collinear.
+    """
     mean, covariance, with_y = _centred(gram, cross)
     eye = torch.eye(covariance.shape[-1], dtype=gram.dtype, device=gram.device)
     slopes = torch.linalg.solve(covariance + penalty * eye, with_y[..., None])[..., 0]
@@ -49,10 +59,18 @@ def lasso(gram: Tensor, cross: Tensor, penalty: float, sweeps: int = 1000, toler
 
     Cyclic coordinate descent on the Gram matrix, all inputs at once; an input rests when no coefficient has moved by more
     than ``tolerance`` of its largest in a sweep, so that others do not matter to it.
+
+    Args:
+        gram: (N, p + 1, p + 1), of :func:`moments`.
+        cross: (N, p + 1), of :func:`moments`.
+        penalty: of the slopes.
+        sweeps: at most so many passes over the coefficients.
+        tolerance: see above.
     """
     total = gram[..., 0, 0]
     mean, covariance, with_y = _centred(gram, cross)
-    covariance, residual = covariance / total[..., None, None], with_y / total[..., None]
+    covariance = covariance / total[..., None, None]
+    residual = with_y / total[..., None]  # the covariance of each row element with what is not yet explained
     square = covariance.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(square > 0, 1 / square.clamp(min=1e-300), 0)
     slopes = torch.zeros_like(residual)
@@ -61,8 +79,8 @@ def lasso(gram: Tensor, cross: Tensor, penalty: float, sweeps: int = 1000, toler
         before = slopes.clone()
         for j in range(slopes.shape[-1]):
             pull = residual[:, j] + square[:, j] * slopes[:, j]
-            there = (pull.abs() - penalty).clamp(min=0) * pull.sign() * scale[:, j]
-            change = (there - slopes[:, j]) * moving
+            best = (pull.abs() - penalty).clamp(min=0) * pull.sign() * scale[:, j]
+            change = (best - slopes[:, j]) * moving
             slopes[:, j] += change
             residual = residual - change[:, None] * covariance[:, j]
         change = (slopes - before).abs().amax(1)
@@ -80,13 +98,15 @@ def _centred(gram: Tensor, cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _with_intercept(mean: Tensor, slopes: Tensor, level: Tensor) -> Tensor:
+    """[c₀, c] (N, p + 1) of the model that has the value ``level`` (N,) at the mean row (N, p)."""
     return torch.cat([(level - (mean * slopes).sum(-1))[..., None], slopes], -1)
 
 
 def predict(coefficients: Tensor, rows: Tensor) -> Tensor:
-    """g(row): (N, d + 1), (N, …, d) → (N, …)."""
-    flat = rows.reshape(len(rows), -1, rows.shape[-1])
-    return (coefficients[:, :1] + (flat @ coefficients[:, 1:, None])[..., 0]).reshape(rows.shape[:-1])
+    """g(row), (N, …): ``coefficients`` (N, d + 1) with the intercept first, ``rows`` (N, …, d)."""
+    columns = rows.reshape(len(rows), -1, rows.shape[-1])
+    slopes = coefficients[:, 1:, None]
+    return (coefficients[:, :1] + (columns @ slopes)[..., 0]).reshape(rows.shape[:-1])
 
 
 # -- LIME for tables ---------------------------------------------------------------------------------------------------
@@ -104,38 +124,60 @@ def lime_tabular(
 ) -> Tensor:
     """Ridge regression of the score on standardised Gaussian samples, weighted by exp(−‖z − z_x‖² / (2 width²)): (N, d + 1).
 
-    The lime package's ``LimeTabularExplainer`` without discretisation (Ribeiro et al. 2016, arXiv 1602.04938). μ, σ: mean and
-    standard deviation of the columns of ``data`` (n, *F); z = (x' − μ) / σ. ``around``: "mean", samples μ + σ N(0, I) wherever
-    x is, as lime does by default, or "x", samples x + σ N(0, I), which are where the weights are. The first of ``n_samples``
-    is x itself. ``width``: .75 √d by default. ``penalty`` acts on the slopes of z.
+    The lime package's ``LimeTabularExplainer`` without discretisation (Ribeiro et al. 2016, arXiv 1602.04938). z = (x' − μ) / σ
+    with the mean μ and the standard deviation σ of the columns of the data.
+
+    Args:
+        score: what is explained.
+        points: x (N, *F).
+        data: (n, *F), rows of the training set.
+        key: of the samples.
+        n_samples: so many for each input; the first is x itself.
+        penalty: of the squared slopes of z.
+        width: of the weights, in standard deviations; None: .75 √d, d the elements of an input.
+        around: "mean", samples μ + σ N(0, I) wherever x is, as lime does by default; "x", samples x + σ N(0, I), which are
+            where the weights are.
+
+    Raises:
+        InputError: data of another number of columns.
     """
     choose("around", around, ("mean", "x"))
     here = exact(points.x).flatten(1)
     table = exact(torch.as_tensor(data)).to(here.device).flatten(1)
-    owner, ids = points.owner.to(here.device), points.ids.to(here.device)
+    owner = points.owner.to(here.device)
+    ids = points.ids.to(here.device)
     if table.shape[1] != here.shape[1]:
         raise InputError(f"data: rows of {table.shape[1]} columns for inputs of {here.shape[1]}")
-    mu, sigma = table.mean(0), table.std(0, correction=0)
+    mu = table.mean(0)
+    sigma = table.std(0, correction=0)
     sigma = torch.where(sigma > 0, sigma, torch.ones_like(sigma))
-    width = 0.75 * here.shape[1] ** 0.5 if width is None else width
+    if width is None:
+        width = 0.75 * here.shape[1] ** 0.5
     centre = (here - mu) / sigma
-    first = where = torch.arange(len(here), device=here.device)
-    if around == "mean":  # points of one input share their samples: each is evaluated once
-        names, group = torch.stack([owner, ids], 1).unique(dim=0, return_inverse=True)
-        first, where = where.new_zeros(len(names)).scatter_reduce(0, group, where, "amin", include_self=False), group
+    # Samples are drawn for the points ``first``; each point's are those of number ``source`` among them.
+    first = torch.arange(len(here), device=here.device)
+    source = first
+    if around == "mean":
+        # They do not depend on where a point is: points of one input share their samples, evaluated once.
+        names, source = torch.stack([owner, ids], 1).unique(dim=0, return_inverse=True)
+        first = first.new_zeros(len(names)).scatter_reduce(0, source, first, "amin", include_self=False)
     gram, cross = moments(centre[:, None], torch.ones_like(here[:, :1]), exact(score(points.x, points.owner))[:, None])
     step = max(1, 4 * score.batch.size(False) // len(first))
     for start in range(1, n_samples, step):
-        s = min(start + step, n_samples) - start
-        numbers = torch.arange(start, start + s, device=here.device).repeat(len(first))
-        noise = key.normal(ids[first].repeat_interleave(s), numbers, here.shape[1:]).to(here).unflatten(0, (-1, s))
-        z = noise if around == "mean" else centre[first][:, None] + noise
+        count = min(start + step, n_samples) - start
+        numbers = torch.arange(start, start + count, device=here.device).repeat(len(first))
+        z = key.normal(ids[first].repeat_interleave(count), numbers, here.shape[1:]).to(here).unflatten(0, (-1, count))
+        if around == "x":
+            z = centre[first][:, None] + z
         rows = (mu + sigma * z).flatten(0, 1).unflatten(1, points.x.shape[1:]).to(points.x)
-        values = exact(score(rows, owner[first].repeat_interleave(s).to(rows.device))).unflatten(0, (-1, s))
-        z, values = z[where], values[where]
+        row_owner = owner[first].repeat_interleave(count).to(rows.device)
+        values = exact(score(rows, row_owner)).unflatten(0, (-1, count))[source]
+        z = z[source]
         weights = torch.exp(-((z - centre[:, None]) ** 2).sum(2) / (2 * width**2))
-        more = moments(z, weights, values)
-        gram, cross = gram + more[0], cross + more[1]
+        more_gram, more_cross = moments(z, weights, values)
+        gram = gram + more_gram
+        cross = cross + more_cross
+    # From slopes of z back to slopes of x.
     standard = ridge(gram, cross, penalty)
     slopes = standard[:, 1:] / sigma
     return torch.cat([standard[:, :1] - (slopes * mu).sum(1, keepdim=True), slopes], 1)
@@ -150,7 +192,14 @@ class Maple(Settings):
     regression on them is the local model.
 
     w_i(x) = Σ_trees 1[row i is in the leaf of x] / (rows in that leaf). Columns are ranked by the fall of impurity at the
-    roots; as many are used as give the least error on the validation rows, or ``columns``.
+    roots of the trees.
+
+    Args:
+        trees: of the forest.
+        leaf: the least number of rows in a leaf.
+        max_features: share of the columns among which a tree looks for a split.
+        penalty: of the ridge regression.
+        columns: the regression uses so many, the first ranked; None: as many as give the least error on the validation rows.
     """
 
     trees: int = setting(200, low=1)
@@ -160,23 +209,31 @@ class Maple(Settings):
     columns: int | None = setting(None, low=1)
 
     def fit(self, rows: Tensor, values: Tensor, key: Key, validation: tuple[Tensor, Tensor] | None = None) -> Forest:
-        """The forest of ``values`` (n,) at ``rows`` (n, d). ``validation``: rows and values that choose the number of columns;
-        None: a quarter of the rows, drawn by the key, which then are in no leaf."""
+        """The forest of a function.
+
+        Args:
+            rows: (n, d) float64.
+            values: (n,), the function at the rows.
+            key: of the forest's draws.
+            validation: rows and values that choose the number of columns; None: a quarter of the rows, drawn by the key,
+                which then are in no leaf.
+
+        Raises:
+            MissingExtra: without scikit-learn.
+        """
         if validation is None and self.columns is None:
             order = key.bits(torch.zeros(1), 0, len(rows))[0].argsort(stable=True).to(rows.device)
-            held, kept = order[: len(rows) // 4], order[len(rows) // 4 :].sort()[0]
-            rows, values, validation = rows[kept], values[kept], (rows[held], values[held])
+            quarter = len(rows) // 4
+            held = order[:quarter]
+            kept = order[quarter:].sort()[0]
+            validation = rows[held], values[held]
+            rows = rows[kept]
+            values = values[kept]
         grown = need("sklearn.ensemble", "tables").RandomForestRegressor(
             self.trees, min_samples_leaf=self.leaf, max_features=self.max_features, random_state=key.words[0]
         )
         grown.fit(rows.cpu().numpy(), values.cpu().numpy())
-        gain = torch.zeros(rows.shape[1], dtype=torch.float64)
-        for tree in (one.tree_ for one in grown.estimators_):
-            if tree.feature[0] >= 0:
-                sides = [tree.children_left[0], tree.children_right[0]]
-                weights = tree.weighted_n_node_samples[sides] / tree.weighted_n_node_samples[0]
-                gain[tree.feature[0]] += tree.impurity[0] - (weights * tree.impurity[sides]).sum()
-        ranked = gain.argsort(descending=True, stable=True).to(rows.device)
+        ranked = _root_gains(grown, rows.shape[1]).argsort(descending=True, stable=True).to(rows.device)
         leaves = torch.from_numpy(grown.apply(rows.cpu().numpy())).to(rows.device)
         forest = Forest(self, grown, rows, values, leaves, ranked)
         count = self.columns
@@ -186,9 +243,31 @@ class Maple(Settings):
         return replace(forest, columns=ranked[:count])
 
 
+def _root_gains(grown: Any, columns: int) -> Tensor:
+    """(d,) float64: by how much the splits at the roots of scikit-learn's trees lower the impurity, by column."""
+    gains = torch.zeros(columns, dtype=torch.float64)
+    for estimator in grown.estimators_:
+        tree = estimator.tree_
+        if tree.feature[0] < 0:
+            continue  # a tree of one leaf
+        sides = [tree.children_left[0], tree.children_right[0]]
+        weights = tree.weighted_n_node_samples[sides] / tree.weighted_n_node_samples[0]
+        gains[tree.feature[0]] += tree.impurity[0] - (weights * tree.impurity[sides]).sum()
+    return gains
+
+
 @dataclass(frozen=True)
 class Forest:
-    """A fitted MAPLE: ``coefficients(rows)`` (N, d) → (N, d + 1)."""
+    """A fitted MAPLE.
+
+    Args:
+        settings: it was fitted with.
+        grown: scikit-learn's forest.
+        rows: (n, d) float64, those in its leaves.
+        values: (n,), the function at them.
+        leaves: (n, trees) int64, the leaf of each row in each tree.
+        columns: those that the local models use, the best first.
+    """
 
     settings: Maple
     grown: Any
@@ -199,19 +278,22 @@ class Forest:
 
     def weights(self, rows: Tensor) -> Tensor:
         """(N, d) → (N, n): how near the forest holds each of its rows to be."""
-        found = torch.from_numpy(self.grown.apply(rows.cpu().numpy())).to(rows.device)
+        leaves = torch.from_numpy(self.grown.apply(rows.cpu().numpy())).to(rows.device)
         near = torch.zeros(len(rows), len(self.rows), dtype=torch.float64, device=rows.device)
-        for mine, theirs in zip(found.T, self.leaves.T, strict=True):
-            share = 1 / theirs.bincount(minlength=int(max(mine.max(), theirs.max())) + 1).clamp(min=1).double()
-            near += (mine[:, None] == theirs) * share[mine][:, None]
+        for asked, known in zip(leaves.T, self.leaves.T, strict=True):  # tree by tree
+            numbers = int(max(asked.max(), known.max())) + 1
+            share = 1 / known.bincount(minlength=numbers).clamp(min=1).double()
+            near += (asked[:, None] == known) * share[asked][:, None]
         return near
 
     def coefficients(self, rows: Tensor) -> Tensor:
-        """The local models at ``rows`` (N, d)."""
-        found = torch.cat([ridge(gram, cross, self.settings.penalty) for gram, cross in self._moments(rows)])
-        full = found.new_zeros(len(rows), 1 + rows.shape[1])
-        full[:, 1 + self.columns] = found[:, 1:]
-        full[:, 0] = found[:, 0] - found[:, 1:] @ self.rows.mean(0)[self.columns]
+        """The local models at ``rows`` (N, d): (N, d + 1), the intercept first; 0 for columns that are not used."""
+        models = torch.cat([ridge(gram, cross, self.settings.penalty) for gram, cross in self._moments(rows)])
+        slopes = models[:, 1:]
+        full = models.new_zeros(len(rows), 1 + rows.shape[1])
+        full[:, 1 + self.columns] = slopes
+        # The models are of centred columns: their intercept is the value at the mean row.
+        full[:, 0] = models[:, 0] - slopes @ self.rows.mean(0)[self.columns]
         return full
 
     def _moments(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -223,20 +305,29 @@ class Forest:
     def _best(self, rows: Tensor, values: Tensor) -> int:
         """The number of columns with the least squared error at ``rows``; of equals, the least."""
         errors = torch.zeros(len(self.columns), dtype=torch.float64)
-        at = (rows - self.rows.mean(0))[:, self.columns]
+        centred = (rows - self.rows.mean(0))[:, self.columns]
         start = 0
         for gram, cross in self._moments(rows):
-            stop = start + len(gram)
+            part = slice(start, start + len(gram))
             for count in range(1, len(self.columns) + 1):
-                found = ridge(gram[:, : count + 1, : count + 1], cross[:, : count + 1], self.settings.penalty)
-                errors[count - 1] += ((predict(found, at[start:stop, :count]) - values[start:stop]) ** 2).sum().cpu()
-            start = stop
+                # The moments of fewer columns are a corner of those of all.
+                model = ridge(gram[:, : count + 1, : count + 1], cross[:, : count + 1], self.settings.penalty)
+                error = predict(model, centred[part, :count]) - values[part]
+                errors[count - 1] += (error**2).sum().cpu()
+            start = part.stop
         return 1 + int(errors.argmin())
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """A forest, the model and data it was learnt from, and the model's values at the first rows."""
+    """A forest and what it was learnt from.
+
+    Args:
+        model: whose score it is.
+        data: the rows it was given.
+        probe: the score at the first of them.
+        forest: the forest.
+    """
 
     model: Any
     data: Any
@@ -258,9 +349,18 @@ def maple(
 ) -> Tensor:
     """MAPLE's local models of the score at the points: (N, d + 1), d the elements of an input.
 
-    The forest learns the score's values on ``data`` (n, *F), once for each target among the points; inputs with keyword
-    tensors of their own have no common score to learn. ``memory`` keeps the forests of the last model between calls; a model
-    whose values at the first rows have changed is learnt anew.
+    The forest learns the score's values on the data, once for each target among the points; inputs with keyword tensors of
+    their own have no common score to learn.
+
+    Args:
+        score: what is explained.
+        points: x (N, *F).
+        data: (n, *F).
+        key: of the forests' draws.
+        settings: of MAPLE.
+        validation: (m, *F), rows that choose the number of columns; None: a quarter of the data.
+        memory: keeps the forests of the last model between calls; a model whose values at the first rows have changed is
+            learnt anew. None: nothing is kept.
 
     Raises:
         InputError: data of another shape, fewer than 4 rows, or keyword tensors that follow their input.
@@ -274,24 +374,28 @@ def maple(
             raise InputError(
                 f"{name}: at least 4 rows of shape {tuple(points.x.shape[1:])}, got an array of {tuple(rows.shape)}"
             )
-    memory = {} if memory is None else memory
-    at = exact(points.x).flatten(1)
-    owner = points.owner.to(at.device)
-    runner_up = score.runner_up if score.kind == "margin" else torch.zeros_like(score.targets)
-    asked = torch.stack([score.targets, runner_up], 1).to(at.device)[owner]
-    found = at.new_zeros(len(at), 1 + at.shape[1])
-    for pair in asked.unique(dim=0):
-        mine = (asked == pair).all(1)
-        who = int(owner[mine][0])
-        asks = score.kind, *pair.tolist(), key, settings
-        forest = _forest(score, who, points.x, data, key, settings, validation, memory, asks)
-        found[mine] = forest.coefficients(at[mine])
-    return found
+    if memory is None:
+        memory = {}
+    x = exact(points.x).flatten(1)
+    owner = points.owner.to(x.device)
+    # Points ask for the same function if they have the same target and, for a margin, the same runner-up.
+    runner_up = torch.zeros_like(score.targets)
+    if score.kind == "margin":
+        runner_up = score.runner_up
+    functions = torch.stack([score.targets, runner_up], 1).to(x.device)[owner]
+    coefficients = x.new_zeros(len(x), 1 + x.shape[1])
+    for function in functions.unique(dim=0):
+        asking = (functions == function).all(1)
+        example = int(owner[asking][0])
+        question = score.kind, *function.tolist(), key, settings
+        forest = _forest(score, example, points.x, data, key, settings, validation, memory, question)
+        coefficients[asking] = forest.coefficients(x[asking])
+    return coefficients
 
 
 def _forest(
     score: Score,
-    who: int,
+    example: int,
     like: Tensor,
     data: Any,
     key: Key,
@@ -300,20 +404,24 @@ def _forest(
     memory: Memory,
     name: tuple,
 ) -> Forest:
-    """The forest of the score as it is asked for input ``who``: the one remembered, or a new one."""
+    """The forest of the score as it is asked for input ``example``: the one remembered as ``name``, or a new one."""
 
     def ask(rows: Tensor) -> Tensor:
-        return exact(score(rows, torch.full((len(rows),), who, device=rows.device)))
+        return exact(score(rows, torch.full((len(rows),), example, device=rows.device)))
 
-    table, model = torch.as_tensor(data).to(like), getattr(score.model, "__self__", score.model)
-    probe, known = ask(table[:PROBE]), memory.get(name)
+    table = torch.as_tensor(data).to(like)
+    # A bound method is another object at each access; what it is bound to is not.
+    model = getattr(score.model, "__self__", score.model)
+    probe = ask(table[:PROBE])
+    known = memory.get(name)
     if known and known.model is model and known.data is data:
+        # Parameters may have changed in place. Rounding, of another batch size, is no change.
         if torch.allclose(known.probe, probe, rtol=1e-4, atol=1e-6 * float(probe.abs().max())):
             return known.forest
-    check = None
+    held_out = None
     if validation is not None:
-        held = torch.as_tensor(validation).to(like)
-        check = exact(held).flatten(1), ask(held)
-    forest = settings.fit(exact(table).flatten(1), ask(table), key, check)
+        rows = torch.as_tensor(validation).to(like)
+        held_out = exact(rows).flatten(1), ask(rows)
+    forest = settings.fit(exact(table).flatten(1), ask(table), key, held_out)
     memory[name] = Learnt(model, data, probe, forest)
     return forest

@@ -21,17 +21,21 @@ from ..statistics.tensors import exact
 
 Output = Callable[[Tensor, Tensor], Tensor]
 
-ROOM = 2**24
-"""Numbers of rows that are made at once."""
+ROOM = 2**24  # numbers of rows that are made at once
 
 
 @dataclass(frozen=True)
 class Local(Settings):
-    """Points near x, moved one feature at a time by ε ~ N(0, radius²), one number for each feature.
+    """Points near x, whose features are moved by ε ~ N(0, radius²), one number for each feature.
 
-    ``kind`` "gradient": x′ = x + ε, in the points' unit of noise, and a = −Σ ε_i φ_i, φ_i the sum of the gradient over the
-    feature's elements. "contribution": x′ − b = (1 + ε)(x − b), and a = −Σ ε_i φ_i, φ_i the feature's share of f(x) − f(b): a
-    contribution moves in proportion. What noise leaves as it is (one-hot blocks, padding) stays in both.
+    What noise leaves as it is (one-hot blocks, padding) stays.
+
+    Args:
+        kind: "gradient": x′ = x + ε, in the points' unit of noise, and a = −Σ ε_i φ_i, φ_i the sum of the gradient over the
+            feature's elements. "contribution": x′ − b = (1 + ε)(x − b), and a = −Σ ε_i φ_i, φ_i the feature's share of
+            f(x) − f(b): a contribution moves in proportion.
+        radius: standard deviation of ε.
+        baseline: b, of contributions.
     """
 
     kind: str = setting("gradient", choices=("gradient", "contribution"))
@@ -41,17 +45,28 @@ class Local(Settings):
     def responses(
         self, output: Output, points: Points, maps: Tensor, features: Features, samples: range, key: Key, step: int
     ) -> Responses:
-        """a (B, S, R) and y (B, S) for maps (B, R, *A); ``output``: rows and owners → scores; ``step``: rows at once."""
-        flat = exact(maps.flatten(2))
+        """What the maps say and what the score does at the points near x: a (B, S, R) and y (B, S).
+
+        Args:
+            output: rows and owners → scores.
+            points: x (B, *F).
+            maps: φ (B, R, *A).
+            features: what the maps attribute.
+            samples: numbers of the points, S of them.
+            key: of the points.
+            step: rows at once.
+        """
+        values = exact(maps.flatten(2))
         clean = exact(output(points.x, points.owner))[:, None]
-        a, y = [], []
+        a: list[Tensor] = []
+        y: list[Tensor] = []
         size = max(1, step // len(points))
         for start in range(samples.start, samples.stop, size):
             part = range(start, min(start + size, samples.stop))
             rows, moves = self._move(points, features, part, key)
             owner = points.owner.repeat_interleave(len(part))
             y.append(clean - exact(output(rows, owner)).unflatten(0, (-1, len(part))))
-            a.append(-exact(moves).unflatten(0, (-1, len(part))) @ flat.mT)
+            a.append(-exact(moves).unflatten(0, (-1, len(part))) @ values.mT)
         return Responses(torch.cat(a, 1), torch.cat(y, 1))
 
     def _move(self, points: Points, features: Features, samples: range, key: Key) -> tuple[Tensor, Tensor]:
@@ -61,12 +76,16 @@ class Local(Settings):
         x = points.x.repeat_interleave(len(samples), 0)
         sizes = features.sizes(owner, shape).clamp(min=1).to(x)
         noise = (self.radius * shared(key.normal, points, samples, features.shape(shape))).to(x)
-        offset = points.scaled(features.expand(noise, owner, shape))
         if self.kind == "contribution":
             origin = self.baseline.at(points).repeat_interleave(len(samples), 0)
-            moved = features.expand(noise, owner, shape) * (points.scaled(torch.ones_like(x)) != 0)
-            return x + moved * (x - origin), (features.reduce(moved, owner) / sizes).flatten(1)
-        return x + offset, (features.reduce(offset, owner) / sizes).flatten(1)
+            movable = points.scaled(torch.ones_like(x)) != 0
+            moved = features.expand(noise, owner, shape) * movable
+            rows = x + moved * (x - origin)
+        else:
+            moved = points.scaled(features.expand(noise, owner, shape))
+            rows = x + moved
+        # A feature's ε is the mean over its elements: some of them may have stayed.
+        return rows, (features.reduce(moved, owner) / sizes).flatten(1)
 
 
 def completeness(
@@ -98,9 +117,11 @@ def score_of_nothing(
         features: what is replaced; elements that belong to none (special tokens, padding) stay. None: every element.
         most: rows of a data set that are enough; None: all.
     """
-    x, shape = points.x, points.x.shape[1:]
+    x = points.x
+    shape = x.shape[1:]
     rows = baseline.count(len(shape))
-    rows = rows if most is None else min(rows, most)
+    if most is not None:
+        rows = min(rows, most)
     step = max(1, ROOM // x.numel())
     total: Tensor | float = 0.0
     for start in range(0, rows, step):
