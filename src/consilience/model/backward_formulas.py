@@ -51,7 +51,13 @@ class Invocation:
         return self.func(*self.args, **self.kwargs)
 
     def argument(self, place: int, key: str, default: Any) -> Any:
-        """An argument, given by keyword or at ``place``; else its default."""
+        """One of its arguments.
+
+        Args:
+            place: where it stands among the positional ones.
+            key: its keyword.
+            default: its value where it is not given.
+        """
         return ops.argument(self.args, self.kwargs, place, key, default)
 
 
@@ -59,13 +65,24 @@ class Invocation:
 
 
 def guided(mode: RuleMode, call: Invocation) -> Any:
-    """Rectifiers let only positive gradients back; everything else keeps its derivative."""
+    """Rectifiers let only positive gradients back; everything else keeps its derivative.
+
+    Args:
+        mode: the mode that has seen the call.
+        call: what was called.
+
+    Returns:
+        what the call returns.
+
+    Raises:
+        UnsupportedOp: the operation may hide a rectifier, or the rule is not defined for it.
+    """
     _refuse_unguided(mode, call)
     if not ops.rectifies(call.name, call.args, call.kwargs):
         return call.run()
     mode.rectifiers += 1
     x = call.live[0]
-    y = as_function(mode, call, x)(x)
+    y = _as_function(mode, call, x)(x)
 
     def positive(gradient: Tensor) -> Tensor:
         if not mode.in_force():
@@ -96,7 +113,18 @@ def _refuse_unguided(mode: RuleMode, call: Invocation) -> None:
 
 
 def rescale(mode: RuleMode, call: Invocation) -> Any:
-    """Elementwise activations and max pooling get multipliers, affine operations run as they are, the rest is refused."""
+    """Elementwise activations and max pooling get multipliers, affine operations run as they are, the rest is refused.
+
+    Args:
+        mode: the mode that has seen the call.
+        call: what was called.
+
+    Returns:
+        what the call returns.
+
+    Raises:
+        UnsupportedOp: there is no rule for the operation, or it moves or mixes the rows.
+    """
     name = call.name
     x = call.live[0]
     _refuse_training(mode, call)
@@ -153,8 +181,8 @@ def _is_elementwise(call: Invocation) -> bool:
 
 
 def _rescale_elementwise(mode: RuleMode, call: Invocation, x: Tensor) -> Tensor:
-    check_rows(mode, call.name, x)
-    function = as_function(mode, call, x)
+    _check_rows(mode, call.name, x)
+    function = _as_function(mode, call, x)
     before = x.clone() if call.in_place else x
     y = function(before)
     if y.shape != x.shape:
@@ -167,13 +195,13 @@ def _rescale_elementwise(mode: RuleMode, call: Invocation, x: Tensor) -> Tensor:
     def backward(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return gradient * _multiplier(function, x, y)
 
-    out = ReplacedGradient.apply(before, y, backward, mode)
+    out = _ReplacedGradient.apply(before, y, backward, mode)
     return x.copy_(out) if call.in_place else out
 
 
 def _rescale_max_pool(mode: RuleMode, call: Invocation, x: Tensor) -> Any:
     name = call.name
-    check_rows(mode, name, x)
+    _check_rows(mode, name, x)
     base = name.removesuffix("_with_indices")
     spatial_axes = int(base[-2])  # max_pool2d: 2
     if x.ndim != spatial_axes + 2:
@@ -185,7 +213,7 @@ def _rescale_max_pool(mode: RuleMode, call: Invocation, x: Tensor) -> Any:
     def backward(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return _max_pool_gradient(gradient, x, y, index)
 
-    out = ReplacedGradient.apply(x, pooled, backward, mode)
+    out = _ReplacedGradient.apply(x, pooled, backward, mode)
     return (out, index) if with_indices else out
 
 
@@ -240,7 +268,7 @@ def _multiplier(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> T
     return torch.cat([ratio, ratio])
 
 
-def check_rows(mode: RuleMode, name: str, x: Tensor) -> None:
+def _check_rows(mode: RuleMode, name: str, x: Tensor) -> None:
     """Refuse a tensor whose first axis is not that of the batch, or a batch that is not two halves."""
     if not mode.rows:
         mode.rows = len(x) if x.ndim else 1
@@ -252,7 +280,7 @@ def check_rows(mode: RuleMode, name: str, x: Tensor) -> None:
 # -- both --------------------------------------------------------------------------------------------------------------
 
 
-class ReplacedGradient(torch.autograd.Function):
+class _ReplacedGradient(torch.autograd.Function):
     """y, whose gradient goes to x through ``back(gradient, x, y)`` while the rule is in force, and else to y as ever."""
 
     @staticmethod
@@ -271,7 +299,7 @@ class ReplacedGradient(torch.autograd.Function):
             return ctx.back(gradient, *ctx.saved_tensors), None, None, None
 
 
-def as_function(mode: RuleMode, call: Invocation, x: Tensor) -> Callable[[Tensor], Tensor]:
+def _as_function(mode: RuleMode, call: Invocation, x: Tensor) -> Callable[[Tensor], Tensor]:
     """The call as a function of x alone that writes to nothing."""
     func = call.func
     in_place = call.in_place

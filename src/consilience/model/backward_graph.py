@@ -37,11 +37,11 @@ class InputGraph:
         self._reaches_input = {}
 
     def older(self, node: Any) -> bool:
-        """Whether a graph node was made before this object."""
+        """Whether a graph ``node`` was made before this object."""
         return node._sequence_nr() < self._start
 
     def depends(self, tensor: Tensor) -> bool:
-        """Whether a gradient can reach the input from a tensor: through a leaf other than a parameter, or an older graph."""
+        """Whether a gradient can reach the input from ``tensor``: through a leaf other than a parameter, or an older graph."""
         if tensor.grad_fn is None:
             return tensor.requires_grad and not isinstance(tensor, nn.Parameter)
         # Depth first with a stack of our own: the graph of a deep network exceeds Python's limit of recursion.
@@ -66,7 +66,7 @@ class InputGraph:
         return self.older(node) or any(self._reaches_input[parent] for parent in parents)
 
     def unseen(self, tensor: Tensor) -> bool:
-        """Whether a tensor depends on the input but came out of no call that was seen."""
+        """Whether ``tensor`` depends on the input but came out of no call that was seen."""
         node = tensor.grad_fn
         if node is None or node in self.made or self.older(node) or not self.depends(tensor):
             return False
@@ -75,7 +75,7 @@ class InputGraph:
         return base is None or base.grad_fn not in self.made
 
     def add(self, tensor: Tensor) -> None:
-        """Remember a tensor that came out of a call."""
+        """Remember ``tensor``, which came out of a call."""
         if tensor.grad_fn is not None:
             self.made.add(tensor.grad_fn)
             if tensor._is_view():

@@ -110,8 +110,11 @@ def survey(module: nn.Module, run: Callable[[], Any]) -> list[Call]:
 class RuleMode(TorchFunctionMode):
     """Sees every torch function that runs, and lets a rule answer for those that depend on the input.
 
-    Attributes:
+    Args:
         rule: "guided", "rescale", or None to observe only.
+        module: the model that runs; None: unknown.
+
+    Attributes:
         calls: the activations seen so far.
         running: (name, module) of the modules executing, the innermost last.
         rows: of the batch, 0 before it is known.
@@ -157,7 +160,13 @@ class RuleMode(TorchFunctionMode):
         return hook
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """A forward hook that says that a submodule has ended, and refuses outputs made by operations unseen."""
+        """A forward hook that says that a submodule has ended, and refuses outputs made by operations unseen.
+
+        Args:
+            module: the submodule.
+            args: its inputs.
+            output: what it returned.
+        """
         if self.rule is not None and self._active:
             for tensor in ops.tensors_in(output):
                 self._check_seen(tensor)
@@ -207,7 +216,7 @@ class RuleMode(TorchFunctionMode):
             raise InputError(f"rescale: rows must be cat([x; baseline]) in two halves, got {self.rows} rows")
 
     def refuse(self, what: str, remedy: str | None = None) -> NoReturn:
-        """Raise UnsupportedOp: ``what`` is wrong, in the module that is executing, and the remedy (default: the rule's)."""
+        """Raise UnsupportedOp: ``what`` is wrong in the module that is executing, and ``remedy`` helps (None: the rule's)."""
         where = ""
         if self.running:
             name, module = self.running[-1]

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def hidden(module: nn.Module) -> str:
-    """Why the operations inside a module cannot be seen, or "" if they can."""
+    """Why the operations inside a ``module`` cannot be seen, or "" if they can."""
     # Compiled in place (module.compile()), by its forward (torch.compile(module.forward)), or wrapped (torch.compile(module)).
     if isinstance(module, torch.jit.ScriptModule):
         return "TorchScript, whose operations cannot be seen"
@@ -19,5 +19,5 @@ def hidden(module: nn.Module) -> str:
 
 
 def quantised(module: nn.Module) -> bool:
-    """Whether its weights are packed integers: no gradient passes, and nothing can be written to them."""
+    """Whether the weights of a ``module`` are packed integers: no gradient passes, and nothing can be written to them."""
     return "quantized" in type(module).__module__ and hasattr(module, "_packed_params")

@@ -102,13 +102,21 @@ def identify(func: Any, kwargs: dict) -> tuple[str | None, bool]:
 
 
 def writes(raw: str, kwargs: dict) -> bool:
-    """Whether a function of this name, underscores and all, writes to its first argument."""
+    """Whether a function of the name ``raw``, underscores and all, called with ``kwargs``, writes to its first argument."""
     trailing = raw.endswith("_") and not raw.endswith("__")
     return bool(kwargs.get("inplace")) or trailing or raw == "__setitem__"
 
 
 def argument(args: tuple, kwargs: dict, place: int, key: str, default: Any) -> Any:
-    """An argument of a call, given by keyword or at ``place``; else its default."""
+    """One argument of a call.
+
+    Args:
+        args: the call's positional arguments.
+        kwargs: its keyword arguments.
+        place: where it stands among the positional ones.
+        key: its keyword.
+        default: its value where it is not given.
+    """
     if key in kwargs:
         return kwargs[key]
     return args[place] if len(args) > place else default
@@ -137,7 +145,7 @@ def rectifies(name: str, args: tuple, kwargs: dict) -> bool:
 
 
 def gated(x: Tensor, gate: Tensor) -> bool:
-    """Whether ``gate`` is sigmoid(x), tanh(x) or hardsigmoid(x), as its graph says."""
+    """Whether ``gate`` is sigmoid, tanh or hardsigmoid of ``x``, as its graph says."""
     made_gate = gate.grad_fn
     made_x = x.grad_fn
     if made_gate is None or made_x is None:
@@ -148,7 +156,7 @@ def gated(x: Tensor, gate: Tensor) -> bool:
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:
-    """The tensors in nested lists, tuples and dicts."""
+    """The tensors in a ``tree`` of nested lists, tuples and dicts."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, (list, tuple)):
@@ -159,7 +167,13 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
 
 
 def swapped(tree: Any, old: Any, new: Any) -> Any:
-    """Nested lists, tuples and dicts with ``new`` wherever the object ``old`` was; the original is not changed."""
+    """Nested lists, tuples and dicts with one object in place of another; the original is not changed.
+
+    Args:
+        tree: the lists, tuples and dicts.
+        old: the object that goes, by identity.
+        new: the object in its place.
+    """
     if tree is old:
         return new
     # Named tuples (torch.Size, results) are left as they are: they are not made from one iterable.
