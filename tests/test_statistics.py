@@ -526,7 +526,8 @@ def drawn_until_sure(every: Responses, tolerance: float = 0.02):
 
 
 def test_the_regret_of_masks_is_the_share_of_what_is_explained():
-    """The definition: folds by hand, ρ² of the pooled moments."""
+    """The definition: folds by hand, each block's answers in units of their deviation over all masks, ρ² of the pooled
+    moments."""
     e = Evidence(responses=answers(np.random.default_rng(0), 3, 100, 0.6))
     rule = Minimise(aim("faith"))
     w = rule.fit(e).weights
@@ -538,11 +539,21 @@ def test_the_regret_of_masks_is_the_share_of_what_is_explained():
             inside = torch.arange(100) // 20 == block
             outside = Evidence(responses=Responses(a[None, ~inside], y[None, ~inside]))
             for name, weights in (("cross-fitted", rule.fit(outside).weights[0]), ("fitted", w[i])):
-                answer, fall = a[inside] @ weights, y[inside]
+                answer, fall = (a @ weights / (a @ weights).std(correction=0))[inside], y[inside]
                 moments[name] = moments[name] + torch.cov(torch.stack([answer, fall]), correction=0) / 5
         squares = {name: float(m[0, 1] ** 2 / (m[0, 0] * m[1, 1])) for name, m in moments.items()}
         lost = (squares["fitted"] - squares["cross-fitted"]) * 4 / 9
         assert float(found[i]) == pytest.approx(lost / (squares["fitted"] - lost), rel=1e-6)
+
+
+def test_the_regret_of_masks_does_not_depend_on_the_methods_scales():
+    """Folds that choose methods of other scales are pooled as correlations, not as raw answers."""
+    plain = answers(np.random.default_rng(0), 4, 100, 0.3)
+    scaled = Responses(plain.a * torch.tensor([1.0, 10, 100, 1e3, 1e4]).double(), plain.y)
+    rule = Minimise(aim("faith"))
+    both = [Evidence(responses=responses) for responses in (plain, scaled)]
+    one, other = (regret(rule, e, rule.fit(e).weights)["responses"] for e in both)
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("rho", [0.1, 0.2, 0.5, 0.9])

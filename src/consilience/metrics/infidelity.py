@@ -217,14 +217,21 @@ class Infidelity(Metric, Settings):
         return 1 - (share * cross.sign() if self.scaling == "free" else share)
 
     def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
-        """For the correlation, moments are summed over the blocks before they are divided: ρ² of a few masks is biased."""
+        """For the correlation, moments are summed over the blocks before they are divided: ρ² of a few masks is biased.
+
+        Each block's answers are in units of their deviation over all draws. Mixtures of different methods answer on different
+        scales, which a correlation of each does not see, and one of all together would.
+        """
         if self.scaling != "correlation":
             return super().over_blocks(whole, blocks, weights)
+        covariance = whole["responses"].covariances()[0]
         parts = []
         for (share, block), w in zip(blocks, weights, strict=True):
             r = block.responses
             assert r is not None
-            a = torch.einsum("bsr,br->bs", r.a, w)
+            deviation = torch.einsum("br,brt,bt->b", w, covariance, w).clamp(min=0).sqrt()
+            unit = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+            a = torch.einsum("bsr,br->bs", r.a, w) / unit[:, None]
             da = r.centred(a)
             dy = r.centred(r.y)
             moments = [r.mean(values) for values in (da**2, dy**2, a**2, da * dy)]
