@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -712,13 +710,3 @@ def test_explain_a_series_by_windows(cell):
 def test_arrays_are_packed_too():
     packed = pack({"image": np.ones((2, 3, 4, 4)), "row": np.ones((2, 5))})
     assert packed.x.shape == (2, 53) and isinstance(Baseline.of(None), Baseline)
-
-
-@pytest.mark.slow
-def test_the_examples_of_the_documentation_run(capsys):
-    pytest.importorskip("transformers")
-    page = (Path(__file__).parents[1] / "docs" / "inputs.md").read_text(encoding="utf-8")
-    scope: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(compile(block, "docs/inputs.md", "exec"), scope)
-    assert "gripping" in capsys.readouterr().out and scope["r"].attribution.shape == (2, 32, 32)
