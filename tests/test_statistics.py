@@ -631,6 +631,23 @@ def test_the_best_correlation_is_cross_fitted():
     assert float(best.stderr.square().mean().sqrt()) == pytest.approx(float(best.value.std()), rel=0.15)
 
 
+def test_what_explains_is_not_doubted_where_folds_choose_different_methods():
+    """Two methods say nearly the same given the size of the mask; one of them grows with it: chance decides in each fold."""
+    rng = np.random.default_rng(4)
+    inputs, masks = 40, 250
+    size = torch.from_numpy(rng.uniform(0.1, 0.6, (inputs, masks)))
+    signal, noise, first, second = torch.from_numpy(rng.normal(size=(4, inputs, masks)))
+    shared = 0.5 * signal + noise
+    answered = torch.stack([shared + 0.01 * first, shared + 0.01 * second + 50 * size], -1)
+    evidence = Evidence(responses=Responses(answered, signal + 2 * size, None, None, size))
+    best = best_correlation(evidence)
+    assert float(best.value.min()) > 0.2
+    assert float(best.value.mean()) == pytest.approx(0.5 / 1.25**0.5, abs=0.02)
+    rule = Minimise(aim("faith"))
+    status = say_if_unexplained(rule, evidence, rule.fit(evidence)[0]).status
+    assert not any(UNEXPLAINED in each for each in status)
+
+
 class Chaotic(torch.nn.Module):
     """Two methods say nearly the same given the size of the mask; one of them grows with it: chance decides in each fold."""
 

@@ -37,10 +37,15 @@ def best_correlation(evidence: Evidence) -> Estimate:
     most_faithful = Minimise(Objective(((1.0, Infidelity()),)))
     weights = solved_apart(most_faithful, [outside for outside, _ in folds])
     answers = Evidence()
-    for w, (_, inside) in zip(weights, folds, strict=True):
-        responses = inside["responses"]
-        mixed = torch.einsum("bsr,br->bs", responses.a, w)[..., None]
-        answers = answers + Evidence(responses=replace(responses, a=mixed))
+    for w, (outside, inside) in zip(weights, folds, strict=True):
+        # The mixtures of two folds differ in scale, and in how much a larger mask takes away of them. Beside each other their
+        # raw answers would vary for that reason alone, so each block's are centred given the size, on one scale.
+        known, asked = outside["responses"], inside["responses"]
+        scale = known.centred(torch.einsum("bsr,br->bs", known.a, w)).square().mean(1).sqrt()
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        mixed = asked.centred(torch.einsum("bsr,br->bs", asked.a, w)) / scale[:, None]
+        block = replace(asked, a=mixed[..., None], y=asked.centred(asked.y), size=None)
+        answers = answers + Evidence(responses=block)
     one = torch.ones_like(answers.like[:, None])
     return faithfulness_correlation(answers, one)
 
