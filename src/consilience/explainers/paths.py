@@ -137,8 +137,8 @@ class DeepLIFT(Explainer):
         differences=(
             (
                 "Captum",
-                "equal for networks of linear layers and activation modules; its max-pooling overwrites where windows overlap "
-                "and its sums missed f(x) − f(b) by up to .18 even where they do not, here contributions are added; functional "
+                "equal for networks of linear layers and activation modules; its maps around max-pooling do not add up to "
+                "f(x) − f(b), here contributions are added; functional "
                 "activations and operations without a rule pass silently, here they are seen, or refused by name",
             ),
             ("shap", "DeepExplainer averages over a background data set: one baseline here"),

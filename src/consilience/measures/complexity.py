@@ -32,7 +32,7 @@ class GiniSparseness(Measure):
             (
                 "quantus",
                 "Sparseness adds a small constant to every |φ|: the same number for maps divided by their maximum (to "
-                "1e-6), .387 instead of .442 for a map of values about 1e-6; a map of zeros raises",
+                "1e-6), another for maps of tiny values",
             ),
         ),
     )

@@ -96,8 +96,7 @@ class PixelFlipping(Curve):
                 "quantus",
                 "PixelFlipping takes single elements away, of pixel maps too: give it maps of elements, and "
                 "features=Elements() here, for the same curve (softmax=True is value='probability'). Its area leaves out "
-                "x itself and is as wide as the number of steps, np.trapezoid(curve(task).probability[..., 1:]); on "
-                "NumPy 2.4 it fails",
+                "x itself and is as wide as the number of steps, np.trapezoid(curve(task).probability[..., 1:])",
             ),
         ),
     )
@@ -324,7 +323,7 @@ class IROF(Curve):
         (
             (
                 "quantus",
-                "IROF fails on inputs of several channels and on NumPy 2.4; for one channel it gives L minus the "
+                "IROF is for inputs of one channel, and gives L minus the "
                 "trapezoidal sum over l = 1 … L of curve(task), which grows with the number L of segments",
             ),
         ),

@@ -91,8 +91,7 @@ class AttributionLocalisation(Localised):
             (
                 "quantus",
                 "AttributionLocalisation takes |φ| unless abs=False, positive_attributions=True; its default is "
-                "magnitude=True here. weighted=True multiplies by |G| over a number that depends on the batch "
-                "(inf for 2 inputs)",
+                "magnitude=True here. weighted=True multiplies by |G| over a number that depends on the batch",
             ),
         ),
     )
@@ -174,8 +173,7 @@ class PointingGame(Localised):
         (
             (
                 "quantus",
-                "PointingGame has no tolerance and counts a hit if any of several largest lies inside; weighted=True "
-                "raises TypeError",
+                "PointingGame has no tolerance and counts a hit if any of several largest lies inside",
             ),
         ),
     )

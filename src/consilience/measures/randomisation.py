@@ -170,7 +170,7 @@ class MPRT(Measure):
             (
                 "quantus",
                 f"MPRT: {QUANTUS}; return_average_correlation=True counts the trained model, of similarity 1, "
-                "as one of the layers, and fails with its SSIM",
+                "as one of the layers",
             ),
         ),
     )

@@ -31,8 +31,8 @@ def _road(formula: str, better: Literal["lower", "higher"], cost: str) -> Card:
         (
             (
                 "quantus",
-                "ROAD gives the accuracy over the first batch only and fails on inputs of several channels; "
-                "for one channel and one batch its numbers are the means over inputs of percentages=(p,), "
+                "ROAD gives the accuracy over the first batch, for inputs of one channel; "
+                "for one batch its numbers are the means over inputs of percentages=(p,), "
                 "value='accuracy'",
             ),
             (

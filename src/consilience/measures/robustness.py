@@ -51,7 +51,7 @@ class MaxSensitivity(Nearby):
             ("the paper", "absolute: relative=False. The supremum over the ball; draws give a lower bound of it"),
             (
                 "captum",
-                "sensitivity_max is relative too, though the paper it cites is not; radius=0.02. It fails on bfloat16",
+                "sensitivity_max is relative too, though the paper it cites is not; radius=0.02",
             ),
             ("quantus", "MaxSensitivity: radius=0.2, samples=200; " + SCALES),
         ),
