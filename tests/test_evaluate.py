@@ -407,3 +407,20 @@ def test_update_and_compute_and_repeated_names():
     assert found.ids == [0, 1, 2, 3] and (found.values["peak"] == found.values["peak_2"]).all()
     with pytest.raises(cs.InputError, match="unknown row"):
         Evaluator(Small(), methods="saliency", measures=Peak(), rows=["nothing"]).update(images(1))
+
+
+def test_a_method_that_fails_later_has_its_reason_in_the_evaluation():
+    """It works on the point that it is tried on, and raises on another one."""
+    x = images(3)
+
+    def fragile(model, inputs, target):
+        if bool((inputs == x[1]).flatten(1).all(1).any()):
+            raise KeyError("not this one")
+        return inputs
+
+    found = cs.evaluate(
+        Small(), x, methods=["saliency", fragile], objective=None, measures="gini_sparseness", max_batch=1
+    )
+    values = found["gini_sparseness"]["fragile"]
+    assert np.isnan(values[1]) and np.isfinite(values[[0, 2]]).all()
+    assert "not this one" in found.left_out["methods.fragile"]
