@@ -133,8 +133,8 @@ class Evaluator:
             reasons[label] = {**reasons.get(label, {}), **why}
         left_out = {f"id {int(ids[i])}": why for i, why in ready.out.items()}
         left_out |= {f"methods.{name}": why for name, why in ready.failed.items()}
-        for name, why in ready.measurement.stack.stack.failures.items():
-            left_out[f"methods.{name}"] = f"NaN where it failed after it was tried: {why}"
+        for name, reason in ready.measurement.stack.stack.failures.items():
+            left_out[f"methods.{name}"] = f"NaN where it failed after it was tried: {reason}"
         counts = ready.score.counts
         # One assignment takes the batch in: a measure that raises, or an interrupt, leaves what was there before.
         self.result = replace(
