@@ -1,17 +1,43 @@
-"""Settings: what each type of field takes, and that nonsense is refused by name."""
+"""Settings: what each type of field takes, and that nonsense is refused by name, whatever class it is given to."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
 from dataclasses import dataclass
-from typing import Literal
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
+import consilience as cs
+from consilience import train
+from consilience.attacks.importance import ImportanceAttack
+from consilience.combine.aggregations import AGGREGATIONS, Given
+from consilience.combine.aggregations import Uniform as UniformMap
+from consilience.combine.draws import Draws
+from consilience.combine.weights import Minimise
 from consilience.errors import InputError
+from consilience.explain.options import Options
+from consilience.explainers import METHODS, Mixture
+from consilience.explainers.gradients import Saliency
+from consilience.features.base import Features
+from consilience.measures import MEASURES
+from consilience.measures.local_models import LocalModels
+from consilience.metrics import METRICS, AverageSensitivity, Infidelity
+from consilience.metrics.front import Front
+from consilience.metrics.objective import Objective
+from consilience.model.outputs import Kind
+from consilience.perturb.baseline import Baseline
+from consilience.perturb.imputation import Imputer
+from consilience.perturb.neighbourhoods import Neighbourhood
 from consilience.settings import Settings, setting
+from consilience.surrogates.lime_maple import Maple
+from consilience.surrogates.local_linear import Local
 
 
 @dataclass(frozen=True)
@@ -60,3 +86,240 @@ def test_what_a_field_takes_is_a_plain_value(name):
 def test_nonsense_is_refused_by_name(name, value):
     with pytest.raises(InputError, match=f"Every: {name} "):
         Every(**{name: value})
+
+
+# -- the law over the tables -------------------------------------------------------------------------------------------
+
+
+def subclasses(base: type) -> list[type]:
+    """Every configuration of the package that inherits ``base``."""
+    found = []
+    for each in base.__subclasses__():
+        own = each.__module__.startswith("consilience.") and dataclasses.is_dataclass(each)
+        found += ([each] if own else []) + subclasses(each)
+    return found
+
+
+CLASSES: list[type] = list(
+    dict.fromkeys(
+        [
+            *METHODS.values(), *METRICS.values(), *MEASURES.values(), *map(type, AGGREGATIONS.values()), UniformMap, Given,
+            Minimise, *subclasses(Features), *subclasses(Neighbourhood), *subclasses(Imputer), Baseline, Draws, Front,
+            Objective, Kind, Options, Mixture, Maple, Local, LocalModels, ImportanceAttack, train.PGD, train.WarmUp,
+            train.Balanced,
+        ]
+    )
+)  # fmt: skip
+
+NEEDED: dict[tuple[str, str], Any] = {
+    ("Alignment", "region"): torch.ones(1, 4, dtype=torch.bool),
+    ("Front", "robust"): AverageSensitivity(relative=True),
+    ("Front", "faithful"): Infidelity(),
+    ("Given", "weights"): [1.0],
+    ("ImportanceAttack", "eps"): 0.1,
+    ("ImportanceAttack", "k"): 3,
+    ("ImportanceAttack", "step_size"): 0.1,
+    ("ImportanceAttack", "steps"): 2,
+    ("LocalModels", "data"): torch.rand(4, 3),
+    ("Minimise", "goal"): Objective(((1.0, Infidelity()),)),
+    ("Mixture", "explainers"): (Saliency(),),
+    ("Mixture", "weights"): (1.0,),
+    ("Objective", "terms"): ((1.0, Infidelity()),),
+    ("Parts", "each"): [],
+    ("Balanced", "c"): 1.0,
+    ("PGD", "eps"): 0.1,
+    ("WarmUp", "steps"): 3,
+}
+"""Of fields that have no default, a value that is fine, so that the others can be tried."""
+
+ODD: dict[str, Any] = {
+    "nan": math.nan, "inf": math.inf, "-inf": -math.inf, "-1": -1, "1.5": 1.5, "1e30": 10**30, "x": "x", "None": None,
+    "True": True, "an object": object(), "a complex number": 1j, "bytes": b"x", "an array with NaN": torch.tensor([math.nan]),
+}  # fmt: skip
+
+FREE = {
+    ("Baseline", "tag"),  # whatever names a tensor
+    ("Baseline", "tensor"),  # held against the data when it is used, where the message can say which rows
+    ("LocalModels", "memory"),
+}
+
+ALSO = {
+    ("Columns", "categorical", "x"),  # a column's name
+    ("LocalModels", "around", "x"),  # one of the choices
+    ("Options", "fit_draws", "None"),
+    ("Options", "fresh_draws", "None"),
+}
+"""What is valid although the annotation does not say so."""
+
+SELDOM = {("Options", name) for name in ("baselines", "kwargs", "kind", "methods", "objective", "features", "weights")}
+"""Of the entry points; they have a law of their own below."""
+
+
+def configured(cls: type, **given: Any) -> Any:
+    needed = {name: value for (owner, name), value in NEEDED.items() if owner == cls.__name__}
+    return cls(**{**needed, **given})
+
+
+def may_stand(odd: str, annotation: str, rule: Any) -> bool:
+    """Whether something odd is a valid value of a field, by its annotation alone."""
+    kinds = {part.strip() for part in annotation.split("|")}
+    number = bool(kinds & {"int", "float", "AnyBaseline", "AnyImputer", "Size", "Bound"}) or annotation.startswith(
+        "tuple[float"
+    )
+    if odd == "None":
+        return "None" in kinds or annotation in ("AnyBaseline", "AnyImputer", "AnyRows")
+    if odd == "x":
+        return "str" in kinds and not (rule and rule.choices)
+    if odd == "True":
+        return "bool" in kinds
+    if odd == "-1":
+        return number and (rule is None or rule.allows(-1))
+    if odd in ("1.5", "1e30"):
+        whole = "int" in kinds and "float" not in kinds
+        return number and not whole and (rule is None or rule.allows(float(ODD[odd])))
+    return False
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}")
+def test_every_field_of_every_class_refuses_nonsense_by_name(cls):
+    assert issubclass(cls, Settings)
+    configured(cls)
+    for field in dataclasses.fields(cls):
+        if (cls.__name__, field.name) in FREE | SELDOM:
+            continue
+        for odd, value in ODD.items():
+            try:
+                made = configured(cls, **{field.name: value})
+            except InputError as error:
+                assert field.name in str(error), (
+                    f"{cls.__name__}({field.name}={odd}) is refused without its name: {error}"
+                )
+                continue
+            kept = getattr(made, field.name)
+            fine = may_stand(odd, str(field.type), field.metadata.get("rule"))
+            fine |= (cls.__name__, field.name, odd) in ALSO
+            assert fine, f"{cls.__name__}({field.name}={odd}) is taken, as {kept!r}"
+
+
+# -- training objectives, which are modules and no dataclasses ---------------------------------------------------------
+
+OBJECTIVES = [
+    each for each in vars(train).values() if isinstance(each, type) and issubclass(each, train.TrainingObjective)
+]
+OPTIONS = inspect.signature(train.TrainingObjective.__init__).parameters
+REQUIRED = {"eps": 0.1, "metric": Infidelity(), "explainers": "saliency", "explainer": "saliency", "prior": "gini"}
+ALIAS = {"explainers": "method", "explainer": "method"}
+REQUIRED["background"] = torch.rand(3, 4)
+
+
+def arguments(cls: type) -> dict[str, inspect.Parameter]:
+    """Every argument of an objective, those that all objectives have too."""
+    own = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    return {name: given for name, given in {**OPTIONS, **own}.items() if name not in ("self", "common")}
+
+
+@pytest.mark.parametrize("cls", OBJECTIVES, ids=lambda cls: cls.__name__)
+def test_every_argument_of_every_training_objective_refuses_nonsense_by_name(cls):
+    if cls in (train.TrainingObjective, train.Regulariser):
+        return
+    known = arguments(cls)
+    needed = {name: value for name, value in REQUIRED.items() if name in known}
+    cls(**needed)
+    for name, given in known.items():
+        for odd, value in ODD.items():
+            try:
+                cls(**{**needed, name: value})
+            except InputError as error:
+                said = ALIAS.get(name, name) in str(error) or name in str(error)
+                assert said, f"{cls.__name__}({name}={odd}) is refused without its name: {error}"
+                continue
+            kind = str(given.annotation).replace("Weight", "float").replace("float | Tensor", "Size")
+            number = (cls.__name__, name) == ("InsertionDeletion", "baseline") and odd in ("-1", "1.5", "1e30", "None")
+            fine = number or may_stand(odd, kind, None)
+            assert fine, f"{cls.__name__}({name}={odd}) is taken"
+
+
+class Classifier(torch.nn.Module):
+    """As much of a classifier of transformers as the adapter looks at before it has a text."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(pad_token_id=0)
+        self.embedding = torch.nn.Embedding(10, 4)
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return self.embedding
+
+
+class Tokenizer:
+    model_max_length = 16
+    mask_token_id = 3
+
+    def __call__(self, *text: str) -> None:
+        raise NotImplementedError
+
+
+# -- entry points ------------------------------------------------------------------------------------------------------
+
+torch.manual_seed(0)
+NET = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).eval()
+X = torch.randn(2, 4)
+FEW = {"methods": "saliency,input_x_gradient", "fit_draws": 4, "fresh_draws": 4, "resolved_draws": 0}
+
+ENTRIES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "explain": (cs.explain, {"model": NET, "x": X, **FEW}),
+    "evaluate": (cs.evaluate, {"model": NET, "data": X, "measures": "gini_sparseness", **FEW}),
+    "Consensus": (cs.Consensus, {"model": NET, **FEW}),
+    "Evaluator": (cs.Evaluator, {"model": NET, "measures": "gini_sparseness", **FEW}),
+    "doctor": (cs.doctor, {"model": NET, "x": X, "methods": "saliency"}),
+    "pack": (cs.pack, {"inputs": (torch.rand(2, 3), torch.rand(2, 4))}),
+    "segmentation": (cs.segmentation, {"model": torch.nn.Conv2d(3, 2, 1)}),
+    "text": (cs.text, {"model": Classifier(), "tokenizer": Tokenizer()}),
+    "load": (cs.load, {"path": "nowhere"}),
+}
+if find_spec("captum"):
+    from captum.attr import Saliency as CaptumSaliency
+
+    ENTRIES["captum"] = (cs.captum, {"method": CaptumSaliency})
+"""Entry point → (it, arguments with which it works, but for those that have no default)."""
+
+SINGULAR = {
+    "methods": "method",
+    "measures": "measure",
+    "rows": "row",
+    "baselines": "baseline",
+    "data": "x:",
+    "path": "no such file",
+}
+"""What a message may call an argument."""
+
+VALID = {
+    ("seed", "-1"), ("tolerance", "1.5"), ("tolerance", "1e30"), ("baselines", "-1"), ("baselines", "1.5"),
+    ("baselines", "1e30"), ("pooled", "True"), ("path", "x"), ("objective", "None"), ("name", "x"), ("layer", "x"),
+    ("baseline", "None"), ("max_length", "None"),
+}  # fmt: skip
+"""What is valid, of all entry points; None is where it is the default."""
+
+
+def options_of(entry: str) -> dict[str, inspect.Parameter]:
+    """Every argument of an entry point, with those of ``explain`` where it takes these as further options."""
+    own = inspect.signature(ENTRIES[entry][0]).parameters
+    more = inspect.signature(cs.explain).parameters if "options" in own else {}
+    without = () if entry == "explain" else ("x", "ids", "progress", "target")
+    return {**{k: v for k, v in more.items() if k not in without}, **{k: v for k, v in own.items() if k != "options"}}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_argument_of_every_entry_point_refuses_nonsense_by_name(entry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call, given = ENTRIES[entry]
+    for name, parameter in options_of(entry).items():
+        for odd, value in ODD.items():
+            try:
+                call(**{**given, name: value})
+            except InputError as error:
+                known = SINGULAR.get(name, name) in str(error).lower() or name in str(error)
+                assert known, f"{entry}({name}={odd}) is refused without its name: {error}"
+                continue
+            fine = (name, odd) in VALID or (value is None and parameter.default is None)
+            assert fine, f"{entry}({name}={odd}) is taken"

@@ -5,7 +5,9 @@ Data frames have a room of their own, :mod:`consilience.features.frames`.
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -67,6 +69,43 @@ def as_tensor(what: str, given: Any) -> Tensor:
     if given.is_meta:
         raise InputError(f"{what}: a tensor on the meta device has no values; make it on a real one")
     return given
+
+
+def integers(what: str, given: Any) -> list[int]:
+    """``given``, a tensor, an array or a sequence, as a list of whole numbers.
+
+    Raises:
+        InputError: it is something else, or a number is out of the range of 64 bits.
+    """
+    listed = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
+    try:
+        found = [operator.index(number) for number in listed]
+    except TypeError as error:
+        raise InputError(f"{what}: expected whole numbers, one for each input, got {given!r:.60}") from error
+    if any(not -(2**63) <= number < 2**63 for number in found):
+        raise InputError(f"{what}: expected whole numbers of 64 bits, got {max(found, key=abs):.3g}")
+    return found
+
+
+def usable_rows(given: Any) -> None:
+    """The check of :data:`AnyRows`: None, or rows (n, *F) of finite numbers.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if given is None:
+        return
+    if isinstance(given, str | bytes | Mapping):
+        raise InputError(f"expected rows (n, *F), got {type(given).__name__}")
+    rows = as_tensor("rows", given)
+    if rows.ndim < 2 or not rows.numel() or rows.is_complex():
+        raise InputError(f"expected rows (n, *F) of real numbers, got shape {tuple(rows.shape)} of {rows.dtype}")
+    if not bool(rows.isfinite().all()):
+        raise InputError("NaN or infinite values; fill the missing values as the model's training data were")
+
+
+AnyRows = Annotated[Any, usable_rows]
+"""The type of settings that hold rows of data, or None."""
 
 
 def _numbers(what: str, array: np.ndarray) -> np.ndarray:

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .adapters.batch import batch_of
 from .explainers import METHODS, Direct, Explainer, Stack, resolve
 from .model.backward_rules import Call, survey
 from .model.score import Score
 from .model.state import borrowed
 from .perturb.points import Points
+from .settings import checked
 from .statistics.keys import Key
 
 SATURATED = 1 - 1e-4
@@ -87,7 +89,9 @@ def doctor(
     norm left in training mode, saturated or non-finite outputs, outputs that depend on the other rows of a batch or are drawn
     at random. ``progress`` is called with each method's :class:`Check`.
     """
-    x = x.detach()
+    x, _ = batch_of(x, model)
+    progress = checked("progress", progress, Callable | None)
+    seed = checked("seed", seed, int, low=-(2**63), high=2**63 - 1)
     explainers: list[Explainer] = resolve(list(METHODS) if methods is None else methods)
     warnings = _modes(model)
     score = Score(model, target).at(x, check_rows=True)

@@ -2,8 +2,9 @@
 
 A configuration is a frozen dataclass that inherits :class:`Settings`. Each field is checked against its annotation:
 ``int`` takes whole numbers, ``float`` finite real numbers, ``bool`` truth values, ``str`` and ``Literal`` strings,
-``tuple[X, ...]`` sequences, ``X | None`` either. :func:`setting` adds a range or a list of choices. Fields of any other
-type are checked by the class itself, in a ``__post_init__`` that calls this one first.
+``tuple[X, ...]`` sequences, a class its instances, ``X | None`` either. :func:`setting` adds a range or a list of choices.
+``Annotated[X, check]`` brings a function that raises for what cannot be used. Anything else is checked by the class itself,
+in a ``__post_init__`` that calls this one first. :func:`checked` does the same for arguments of what is no dataclass.
 
 >>> @dataclass(frozen=True)
 ... class Noise(Settings):
@@ -22,7 +23,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -42,6 +43,8 @@ class Rule:
         low, high: the smallest and largest value allowed.
         above, below: bounds that are not allowed themselves.
         choices: the strings allowed.
+        empty: whether a sequence may have nothing in it.
+        finite: whether tensors have finite numbers only; False where the class says so later, in better words.
     """
 
     low: float | None = None
@@ -49,6 +52,8 @@ class Rule:
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    empty: bool = True
+    finite: bool = True
 
     def allows(self, value: float) -> bool:
         """Whether a number is within the bounds."""
@@ -78,14 +83,15 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     choices: Sequence[str] = (),
+    empty: bool = True,
 ) -> Any:
     """A dataclass field with a :class:`Rule`.
 
     Args:
         default: the field's default; left out, the field is required.
-        low, high, above, below, choices: see :class:`Rule`.
+        low, high, above, below, choices, empty: see :class:`Rule`.
     """
-    rule = Rule(low, high, above, below, tuple(choices))
+    rule = Rule(low, high, above, below, tuple(choices), empty)
     return field(default=default, metadata={"rule": rule})
 
 
@@ -112,7 +118,7 @@ _KNOWN: WeakKeyDictionary[type, dict[str, tuple[Any, Rule]]] = WeakKeyDictionary
 
 def _found(cls: type) -> dict[str, tuple[Any, Rule]]:
     try:
-        hints = typing.get_type_hints(cls)
+        hints = typing.get_type_hints(cls, include_extras=True)
     except NameError:  # an annotation that only type checkers see: resolve the others one by one
         hints = {}
         for base in reversed(cls.__mro__):
@@ -123,6 +129,27 @@ def _found(cls: type) -> dict[str, tuple[Any, Rule]]:
         rule = each.metadata.get("rule", Rule())
         found[each.name] = (hints.get(each.name, Any), rule)
     return found
+
+
+def checked(what: str, value: Any, kind: Any, **bounds: Any) -> Any:
+    """An argument of what is no dataclass, checked as a field of :class:`Settings` is.
+
+    Args:
+        what: the argument's name, for errors.
+        value: what was given.
+        kind: the type: ``int``, ``float | None``, a ``Literal``, a class, …
+        bounds: of a :class:`Rule`: low, high, above, below, choices, empty.
+
+    Returns:
+        The value, as a plain Python object where it is a number or a sequence.
+
+    Raises:
+        InputError: it is not of that type, or out of bounds.
+
+    >>> checked("steps", 10, int, low=1)
+    10
+    """
+    return _checked(value, kind, Rule(**bounds), what)
 
 
 def _checked(value: Any, kind: Any, rule: Rule, what: str) -> Any:
@@ -137,37 +164,111 @@ def _checked(value: Any, kind: Any, rule: Rule, what: str) -> Any:
         return _whole(value, rule, what)
     if kind is float:
         return _real(value, rule, what)
-    origin = typing.get_origin(kind)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is str or origin is typing.Literal:
-        return _word(value, rule.choices or typing.get_args(kind), what)
+        return _word(value, rule.choices or arguments, what)
+    if origin is Annotated:
+        return _by(value, arguments[1:], _checked(value, arguments[0], rule, what), what)
     if origin in (typing.Union, types.UnionType):
-        return _either(value, typing.get_args(kind), rule, what)
-    arguments = typing.get_args(kind)
-    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis and arguments[0] in (int, float, bool, str):
-        if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
-            raise InputError(f"{what} is a sequence, got {_shown(value)}")
-        return tuple(_checked(each, arguments[0], rule, what) for each in value)
+        return _either(value, arguments, rule, what)
+    if kind is tuple or origin is tuple:
+        return _sequence(value, arguments, rule, what)
+    wanted = origin or kind
+    if kind is Any or not isinstance(wanted, type):
+        return value  # a type that only type checkers understand
+    if not isinstance(value, wanted):
+        raise InputError(f"{what} is {_named(kind)}, got {_shown(value)}")
+    if isinstance(value, Tensor) and rule.finite:
+        _elements(value, rule, what)
     return value
+
+
+def _by(value: Any, checks: Sequence[Any], found: Any, what: str) -> Any:
+    """A value of an ``Annotated`` type, which brings its own checks: functions that raise an InputError."""
+    for check in checks:
+        try:
+            check(value)
+        except InputError as error:
+            raise InputError(f"{what}: {error}") from error
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InputError(f"{what} cannot be {_shown(value)}: {error}") from error
+    return found
 
 
 def _either(value: Any, kinds: Sequence[Any], rule: Rule, what: str) -> Any:
-    """A value of one of several types; those that are not checked here are left to the class."""
+    """A value of one of several types: checked as the first that it can be."""
     if value is None and type(None) in kinds:
         return None
-    kinds = [kind for kind in kinds if kind is not type(None)]
-    plain = [kind for kind in kinds if kind in (bool, int, float, str)]
-    if len(kinds) == len(plain) == 1:
-        return _checked(value, plain[0], rule, what + (" is None, or it" if value is not None else ""))
-    if bool in plain and isinstance(value, bool):
-        return value
-    if isinstance(value, numbers.Number | np.number) and (int in plain or float in plain):
-        return _checked(value, float if float in plain else int, rule, what)
-    if isinstance(value, str) and str in plain:
-        return _checked(value, str, rule, what)
-    if len(kinds) == len(plain):
-        names = " or ".join(kind.__name__ for kind in plain)
-        raise InputError(f"{what} is {names}, got {_shown(value)}")
-    return value
+    left = [kind for kind in kinds if kind is not type(None)]
+    if len(left) == 1:
+        return _checked(value, left[0], rule, f"{what} is None, or it" if value is not None else what)
+    for kind in left:
+        if _may_be(value, kind):
+            return _checked(value, kind, rule, what)
+    raise InputError(f"{what} is {' or '.join(map(_named, left))}, got {_shown(value)}")
+
+
+def _may_be(value: Any, kind: Any) -> bool:
+    """Whether a value looks like a type, so that what is wrong with it is said in that type's words."""
+    number = _number(value)
+    origin = typing.get_origin(kind)
+    if kind is bool or isinstance(number, bool):
+        return kind is bool and isinstance(number, bool)
+    if kind in (int, float):
+        return isinstance(number, numbers.Integral if kind is int else numbers.Real)
+    if kind is str or origin is typing.Literal:
+        return isinstance(value, str)
+    if kind is tuple or origin is tuple:
+        return _is_sequence(value)
+    wanted = origin or kind
+    return kind is Any or not isinstance(wanted, type) or isinstance(value, wanted)
+
+
+def _sequence(value: Any, kinds: Sequence[Any], rule: Rule, what: str) -> tuple:
+    """A tuple: of any length, ``(X, ...)``, or of one value for each of ``kinds``."""
+    if not _is_sequence(value):
+        raise InputError(f"{what} is a sequence, got {_shown(value)}")
+    values = list(value)
+    if not (values or rule.empty):
+        raise InputError(f"{what} is a sequence of at least one; got {_shown(value)}")
+    if not kinds:
+        return tuple(values)
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = [kinds[0]] * len(values)
+    if len(kinds) != len(values):
+        raise InputError(f"{what} is a sequence of {len(kinds)}, got {_shown(value)}")
+    return tuple(_checked(each, kind, rule, what) for each, kind in zip(values, kinds, strict=True))
+
+
+def _is_sequence(value: Any) -> bool:
+    arrays = isinstance(value, np.ndarray | Tensor) and value.ndim > 0
+    return arrays or (isinstance(value, Sequence) and not isinstance(value, str | bytes))
+
+
+def _elements(value: Tensor, rule: Rule, what: str) -> None:
+    """The elements of a tensor: finite numbers within the bounds."""
+    if value.is_complex() or not bool(value.isfinite().all()):
+        raise InputError(f"{what} has finite numbers{rule}; got {_shown(value)} with others")
+    for element in (value.min(), value.max()) if value.numel() else ():
+        if not rule.allows(float(element)):
+            raise InputError(f"{what} has numbers{rule}; got {float(element):g}")
+
+
+def _named(kind: Any) -> str:
+    """A type in words."""
+    words = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
+    if kind in words:
+        return words[kind]
+    wanted = typing.get_origin(kind) or kind
+    if wanted is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    return {"Callable": "a function", "tuple": "a sequence"}.get(
+        getattr(wanted, "__name__", ""), f"{_article(wanted)} {getattr(wanted, '__name__', wanted)}"
+    )
+
+
+def _article(kind: Any) -> str:
+    return "an" if getattr(kind, "__name__", "x")[0] in "AEIOU" else "a"
 
 
 def _flag(value: Any, what: str) -> bool:
@@ -197,7 +298,9 @@ def _whole(value: Any, rule: Rule, what: str) -> int:
 
 def _real(value: Any, rule: Rule, what: str) -> float:
     number = _number(value)
-    if isinstance(number, bool) or not isinstance(number, numbers.Real) or not math.isfinite(number):
+    # Of whole numbers that no float holds, isfinite would raise.
+    whole = isinstance(number, numbers.Integral) and abs(int(number)) > 10**300
+    if isinstance(number, bool) or not isinstance(number, numbers.Real) or whole or not math.isfinite(number):
         raise InputError(f"{what} is a finite number{rule}; got {_shown(value)}")
     if not rule.allows(float(number)):
         raise InputError(f"{what} is a number{rule}; got {_shown(value)}")

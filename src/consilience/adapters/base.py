@@ -50,6 +50,17 @@ class Inputs:
         raise NotImplementedError
 
 
+def a_model(model: Any) -> Any:
+    """``model``, if it can be one.
+
+    Raises:
+        InputError: it is neither a function nor an adapter.
+    """
+    if isinstance(model, Adapter) or callable(model):
+        return model
+    raise InputError(f"model: an nn.Module, a function or an adapter, got {type(model).__name__}")
+
+
 def adapted(
     model: Any,
     x: Any,

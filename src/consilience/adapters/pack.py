@@ -23,6 +23,10 @@ class Packed(Inputs):
     """See :func:`pack`. ``x`` (B, Σ elements), ``features`` a :class:`Parts`, ``baselines`` a :class:`Baseline` or None."""
 
     def __init__(self, inputs: Any, features: Any = None, baselines: Any = None):
+        if not isinstance(inputs, list | tuple | Mapping):
+            raise InputError(
+                f"inputs: a tuple or a mapping of tensors (B, …), got {type(inputs).__name__}; one input needs no pack"
+            )
         self.names: tuple[str, ...] | None = tuple(inputs) if isinstance(inputs, Mapping) else None
         tensors = []
         for name, given in inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs):

@@ -34,6 +34,8 @@ class Segmentation(Adapter):
         if outputs is not None:
             choose("outputs", outputs, MEANINGS)
         self.model, self.region, self.reduce, self.outputs = model, region, reduce, outputs
+        if region is not None:
+            self._whole()
 
     def prepare(self, inputs: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
         """The target and its region, found at ``inputs`` (B, C, …) and kept at every neighbour."""
@@ -76,13 +78,21 @@ class Segmentation(Adapter):
         found = interpret(places, "logit", said=self.outputs, last_layer=last_layer)
         return replace(found, told=True)  # one map is a foreground's
 
+    def _whole(self) -> Tensor:
+        """The caller's region as a tensor of truth values or of classes."""
+        region = as_tensor("region", self.region)
+        if region.is_floating_point() or region.is_complex() or not region.ndim:
+            raise InputError(
+                f"region: bool, or classes as integers, of shape F or (B, *F), got {region.dtype} {tuple(region.shape)}"
+            )
+        return region
+
     def _given(self, count: int, size: torch.Size) -> Tensor:
         """The caller's region at the model's resolution, (B, …) bool or classes."""
-        region = as_tensor("region", self.region)
+        region = self._whole()
         asked = tuple(region.shape)
-        whole = region.dtype == torch.bool or not (region.is_floating_point() or region.is_complex())
         region = region[None] if region.ndim == len(size) else region
-        if not whole or region.ndim != len(size) + 1 or len(region) not in (1, count):
+        if region.ndim != len(size) + 1 or len(region) not in (1, count):
             raise InputError(
                 f"region: bool, or classes as integers, of shape F or (B, *F) with {len(size)} axes and {count} inputs, got "
                 f"{region.dtype} {asked}"

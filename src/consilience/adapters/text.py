@@ -13,6 +13,7 @@ from ..errors import InputError, choose
 from ..features.sequences import Tokens
 from ..model.state import borrowed
 from ..perturb.baseline import Baseline
+from ..settings import checked
 from .base import Adapter, Prepared
 
 BASELINES = ("mask", "pad", "zero")
@@ -38,8 +39,9 @@ class Text(Adapter):
         self.model, self.tokenizer = model, tokenizer
         if baseline is None:
             baseline = "mask" if getattr(tokenizer, "mask_token_id", None) is not None else "zero"
-        self.baseline = choose("baseline", baseline, BASELINES)
-        self.max_length = min(tokenizer.model_max_length, _places(model)) if max_length is None else max_length
+        self.baseline = checked("baseline", baseline, str, choices=BASELINES)
+        usual = min(tokenizer.model_max_length, _places(model))
+        self.max_length = usual if max_length is None else checked("max_length", max_length, int, low=1)
 
     def prepare(self, inputs: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
         """Texts (a string, strings, or pairs of strings) as embeddings (B, T, D)."""

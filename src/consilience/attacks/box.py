@@ -75,11 +75,6 @@ class PGD(Settings):
     step_size: Bound | None = None
     bounds: Bounds | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not bool((torch.as_tensor(self.eps) >= 0).all()):
-            raise InputError(f"PGD: eps is not negative, got {self.eps!r}")
-
     def start(self, x: Tensor, key: Key, ids: Tensor, sample: int | Tensor) -> Tensor:
         """(B, *F): x + U(−ε, ε), projected.
 

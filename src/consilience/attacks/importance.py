@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..model.score import Score
 from ..model.softplus import Softplus
 from ..model.state import borrowed
-from ..perturb.baseline import Baseline
+from ..perturb.baseline import AnyBaseline, Baseline
 from ..perturb.neighbourhoods import Path
 from ..perturb.points import Points
 from ..settings import Settings, setting
@@ -142,7 +142,7 @@ class ImportanceAttack(Settings):
     attack_points: int | None = setting(None, low=1)
     beta: float = setting(10.0, above=0)
     bounds: tuple[float, float] = (0.0, 1.0)
-    baseline: Any = None
+    baseline: AnyBaseline = None
 
     def __call__(
         self,

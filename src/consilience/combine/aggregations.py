@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arrays import as_tensor
 from ..errors import InputError
 from ..metrics import AverageSensitivity, Infidelity
 from ..metrics.base import Metric
@@ -138,13 +139,16 @@ class Given(Aggregation):
         weights: (k,), or (B, k) for the inputs that are explained.
     """
 
-    weights: Any = field(default=None, compare=False)
+    weights: Any = field(compare=False)
 
     name = "given"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = torch.as_tensor(self.weights, dtype=torch.float64)
+        given = as_tensor("weights", self.weights)
+        if given.is_complex() or given.ndim not in (1, 2) or not given.numel():
+            raise InputError(f"weights: real numbers, (k,) or (B, k), got {tuple(given.shape)} of {given.dtype}")
+        given = given.double()
         if not bool(given.isfinite().all()) or not bool((given != 0).any(-1).all()):
             raise InputError("weights: finite, and not all zero")
         object.__setattr__(self, "weights", given)

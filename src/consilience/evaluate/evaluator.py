@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ..adapters import Packed
+from ..adapters.base import a_model
+from ..arrays import integers
 from ..combine.aggregation import mix
 from ..combine.aggregations import Weighted
 from ..combine.draws import KINDS
@@ -32,6 +33,7 @@ from ..results.describe import describe
 from ..results.evaluation import Evaluation
 from ..results.files import output
 from ..results.fingerprint import digest, digests, plain
+from ..settings import checked
 from ..statistics.keys import Key
 from .saving import GrowingFile
 
@@ -56,9 +58,9 @@ class Evaluator:
         objective: Any = "opt",
         **options: Any,
     ):
-        self.model = model
+        self.model = a_model(model)
         self.measures = resolve_measures(measures)
-        self.wanted = rows
+        self.wanted = checked("rows", rows.split(",") if isinstance(rows, str) else rows, tuple[str, ...] | None)
         self.consensus = objective is not None
         self.options = Options.of(objective=objective if self.consensus else "mean", **options)
         self.result: Evaluation | None = None
@@ -324,6 +326,7 @@ def evaluate(
         InputError: an argument cannot be used, ``data`` gave no batch, ``path`` holds another evaluation, cannot be written,
             or another process writes to it.
     """
+    progress = checked("progress", progress, Callable | None)
     evaluator = Evaluator(model, measures=measures, rows=rows, methods=methods, objective=objective, **options)
     target = plain(plain_array(target, "target"))
     evaluator.settings["target"] = "given" if isinstance(target, list) else target
@@ -344,7 +347,7 @@ def _judge(
 ) -> Evaluation:
     """Every batch of ``data``. ``target`` plain; ``file``: where the evaluation grows."""
     total = _count(data) if isinstance(data, Tensor | np.ndarray | Packed) or is_frame(data) else _length(data)
-    names = None if ids is None else [operator.index(i) for i in plain(ids)]
+    names = None if ids is None else integers("ids", ids)
     start, done = 0, 0 if evaluator.result is None else len(evaluator.result.digests)
     for batch in _batches(data, evaluator.options):
         x, y, regions = parts_of(batch)
@@ -382,6 +385,10 @@ def _batches(data: Any, options: Options, size: int = 8) -> Iterable[Any]:
     if isinstance(data, Packed):
         return [data]
     if not isinstance(data, Tensor | np.ndarray) and not is_frame(data):
+        if isinstance(data, str | bytes) or not isinstance(data, Iterable):
+            raise InputError(
+                f"data: a batch of inputs, or an iterable of batches such as a DataLoader, got {type(data).__name__}"
+            )
         return data
     return [data] if options.kwargs else [data[i : i + size] for i in range(0, len(data), size)]
 

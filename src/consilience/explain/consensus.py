@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adapters.base import a_model
 from ..combine.draws import FIT
 from ..errors import InputError
 from ..explainers import Mixture, resolve, unique
@@ -54,7 +55,7 @@ class Consensus:
     """
 
     def __init__(self, model: Any, methods: Any = "standard", objective: Any = "opt", **options: Any):
-        self.model = model
+        self.model = a_model(model)
         self.options = Options.of(methods=methods, objective=objective, **options)
         self.weights: Tensor | None = None
 

@@ -16,10 +16,12 @@ from ..explainers import Explainer
 from ..explainers import resolve as resolve_methods
 from ..features import Features
 from ..features.frames import plain_array
+from ..model.outputs import KINDS
+from ..perturb.baseline import AnyBaseline
 from ..perturb.per_input import taken
 from ..results.describe import describe
 from ..results.fingerprint import digest
-from ..settings import Settings, setting
+from ..settings import Settings, checked, setting
 
 SIGNS = ("abs", "keep")
 SCALES = ("max", "l2", "none")
@@ -67,7 +69,7 @@ class Options(Settings):
     draws: Literal["auto", "paper"] | None = None
     tolerance: float = setting(0.02, above=0)
     kind: str | Callable = "logit"
-    features: Features | str | None = None
+    features: Features | str | None = setting(None, choices=("pixels", "patches", "elements"))
     baselines: Any = None
     sign: Literal["abs", "keep"] | None = None
     scale: Literal["max", "l2", "none"] | None = None
@@ -95,6 +97,11 @@ class Options(Settings):
         super().__post_init__()
         if isinstance(self.methods, Iterable) and not isinstance(self.methods, str):
             object.__setattr__(self, "methods", tuple(self.methods))  # an iterator can be read once
+        if isinstance(self.kind, str):
+            choose("kind", self.kind, KINDS)
+        # An adapter may have a meaning of its own for words and sequences.
+        if not isinstance(self.baselines, Mapping | list | tuple | str):
+            checked("baselines", self.baselines, AnyBaseline)
         object.__setattr__(self, "baselines", plain_array(self.baselines, "baselines"))
         if isinstance(self.max_batch, str) and self.max_batch != "auto":
             raise InputError(f"Options: max_batch is a whole number, at least 1, or 'auto'; got {self.max_batch!r}")

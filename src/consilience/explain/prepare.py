@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ..adapters import adapted
 from ..adapters.batch import batch_of
+from ..arrays import integers
 from ..combine.measurement import Measurement, metrics_of
 from ..errors import InputError
 from ..explainers import Explainer, Normalised, Stack, resolve
@@ -192,13 +192,9 @@ def _configured(
 
 def _integers(ids: Any, count: int) -> list[int]:
     """``ids`` as one integer for each input."""
-    listed = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
-    try:
-        found = [operator.index(i) for i in listed]
-    except TypeError:
-        found = []
+    found = integers("ids", ids)
     if len(found) != count:
-        raise InputError(f"ids: expected {count} integers, one for each input, got {len(listed)}: {listed[:4]}")
+        raise InputError(f"ids: expected {count} integers, one for each input, got {len(found)}: {found[:4]}")
     return found
 
 

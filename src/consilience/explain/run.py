@@ -22,6 +22,7 @@ from ..features.base import Features
 from ..model.batching import Counts
 from ..perturb.baseline import Baseline
 from ..perturb.coalitions import Coalitions, Permutations, unit
+from ..settings import checked
 from ..simplex import Solution
 from .options import Options
 from .prepare import Ready, prepare
@@ -225,6 +226,7 @@ def begin(
     progress: Progress | None = None,
 ) -> Job:
     """Check everything, evaluate the model once, try every method. Arguments as for :func:`consilience.explain`."""
+    progress = checked("progress", progress, Callable | None)
     with torch.inference_mode(False):
         ready = prepare(model, x, target, options, ids)
     aggregation = options.aggregation

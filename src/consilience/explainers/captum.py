@@ -23,6 +23,7 @@ from ..features.base import Features
 from ..model.score import Score
 from ..perturb.baseline import Baseline
 from ..perturb.points import Points
+from ..settings import checked
 from ..statistics.keys import Key
 from .base import Direct, Kind
 from .cam import upsample
@@ -129,8 +130,10 @@ class Captum(Direct):
         self, method: Any, name: str | None, kind: Kind | None, layer: Any, options: Mapping[str, Any]
     ) -> None:
         self.method = method
-        self.layer = layer
         self.options = dict(options)
+        self.layer = checked("layer", layer, str | nn.Module | None)
+        name = checked("name", name, str | None)
+        kind = checked("kind", kind, Kind | None)
         base = need("captum.attr", "captum").Attribution
         self.cls: Any = class_of(method)
         if not issubclass(self.cls, base):

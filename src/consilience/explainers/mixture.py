@@ -10,6 +10,7 @@ from ..card import Card
 from ..errors import InputError
 from ..features.base import Features
 from ..features.images import features_for
+from ..settings import setting
 from .base import Direct, Explainer
 from .normalised import Normalised
 from .stack import Stack
@@ -29,8 +30,8 @@ class Mixture(Direct):
     explainers: tuple[Explainer, ...]
     weights: tuple[float, ...]
     features: Features | None = None
-    sign: str | None = None
-    scale: str = "max"
+    sign: str | None = setting(None, choices=("abs", "keep"))
+    scale: str = setting("max", choices=("max", "l2", "none"))
 
     name = "mixture"
     kind = "relevance"
@@ -43,10 +44,11 @@ class Mixture(Direct):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.weights) != len(self.explainers):
             raise InputError(f"weights: {len(self.weights)} for {len(self.explainers)} explainers; one for each")
-        if not any(self.weights) or not all(w == w and abs(w) != float("inf") for w in self.weights):
-            raise InputError(f"weights: finite, and not all zero, got {self.weights}")
+        if not any(self.weights):
+            raise InputError(f"weights: not all zero, got {self.weights}")
 
     @property
     def _used(self) -> tuple[list[Explainer], list[float]]:

@@ -17,6 +17,7 @@ from ..model.score import Score
 from ..model.state import duplicate
 from ..perturb.neighbourhoods import Gaussian, Neighbourhood, Point
 from ..perturb.points import Points
+from ..settings import setting
 from ..statistics.keys import Key
 from .base import Direct, mean
 
@@ -33,8 +34,8 @@ class NoiseGrad(Direct):
         stdev: σ, a share of each parameter; the paper raises it until the accuracy falls by about 5 %.
     """
 
-    n_samples: int = 10
-    stdev: float = 0.2
+    n_samples: int = setting(10, low=1)
+    stdev: float = setting(0.2, low=0)
 
     name = "noisegrad"
     kind = "gradient"
@@ -77,10 +78,10 @@ class FusionGrad(Direct):
         relative: see ``input_stdev``.
     """
 
-    n_samples: int = 10
-    m_samples: int = 10
-    stdev: float = 0.2
-    input_stdev: float = 0.15
+    n_samples: int = setting(10, low=1)
+    m_samples: int = setting(10, low=1)
+    stdev: float = setting(0.2, low=0)
+    input_stdev: float = setting(0.15, low=0)
     relative: bool = True
 
     name = "fusiongrad"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..card import Card
-from ..perturb.baseline import Baseline
+from ..perturb.baseline import AnyBaseline, Baseline
 from ..perturb.neighbourhoods import Anchored, Path
 from ..settings import setting
 from .base import Explainer, Need
@@ -26,7 +26,7 @@ class IntegratedGradients(Explainer):
     """
 
     n_steps: int = setting(16, low=1)
-    baselines: Any = None
+    baselines: AnyBaseline = None
 
     name = "integrated_gradients"
     kind = "contribution"
@@ -58,7 +58,7 @@ class ExpectedGradients(Explainer):
 
     n_samples: int = setting(20, low=1)
     stdev: float = setting(0.0, low=0)
-    baselines: Any = None
+    baselines: AnyBaseline = None
 
     name = "expected_gradients"
     kind = "contribution"
@@ -90,7 +90,7 @@ class GradientSHAP(Explainer):
 
     n_samples: int = setting(20, low=1)
     stdev: float = setting(0.09, low=0)
-    baselines: Any = None
+    baselines: AnyBaseline = None
 
     name = "gradient_shap"
     kind = "contribution"
@@ -123,7 +123,7 @@ class DeepLIFT(Explainer):
     Completeness: Σφ = f(x) − f(b) up to rounding.
     """
 
-    baselines: Any = None
+    baselines: AnyBaseline = None
 
     name = "deeplift"
     kind = "contribution"

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..card import Card
 from ..features.base import Features
 from ..model.score import Values
-from ..perturb.baseline import Baseline
+from ..perturb.baseline import AnyBaseline, Baseline
 from ..perturb.coalitions import AUTO, Singles, Sliding, unit
 from ..perturb.points import Cloud, Points
 from ..perturb.soft_masks import Grids
@@ -43,7 +43,7 @@ class FeatureAblation(Explainer):
     """
 
     features: Features | None = None
-    baselines: Any = None
+    baselines: AnyBaseline = None
 
     name = "feature_ablation"
     kind = "contribution"
@@ -88,10 +88,10 @@ class Occlusion(Explainer):
         InputError: the features have no order (segments, the columns of a table), and windows are of more than one.
     """
 
-    window: int | tuple[int, ...] = 2
-    stride: int | tuple[int, ...] = 1
+    window: int | tuple[int, ...] = setting(2, low=1, empty=False)
+    stride: int | tuple[int, ...] = setting(1, low=1, empty=False)
     features: Features | None = None
-    baselines: Any = None
+    baselines: AnyBaseline = None
 
     name = "occlusion"
     kind = "contribution"
@@ -146,7 +146,7 @@ class RISE(Explainer):
     n_samples: int = setting(4000, low=1)
     grid: int = setting(7, low=1)
     keep: float = setting(0.5, above=0, high=1)
-    baselines: Any = None
+    baselines: AnyBaseline = None
     features: Features | None = None
 
     name = "rise"

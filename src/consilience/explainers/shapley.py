@@ -7,12 +7,12 @@ all orders of joining. Σφ = f(x) − f(b) exactly, whatever the number of samp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ..card import Card
 from ..features.base import Features
+from ..perturb.baseline import AnyBaseline
 from ..perturb.coalitions import Coalitions, Permutations
 from ..settings import setting
 from ..statistics.tensors import exact
@@ -51,7 +51,7 @@ class KernelSHAP(Explainer):
 
     n_samples: int | None = setting(None, low=0)
     features: Features | None = None
-    baselines: Any = None
+    baselines: AnyBaseline = None
 
     name = "kernel_shap"
     kind = "contribution"
@@ -133,7 +133,7 @@ class ShapleySampling(Explainer):
 
     n_samples: int = setting(25, low=1)
     features: Features | None = None
-    baselines: Any = None
+    baselines: AnyBaseline = None
 
     name = "shapley_sampling"
     kind = "contribution"

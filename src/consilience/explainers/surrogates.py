@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..arrays import AnyRows
 from ..card import Card
 from ..errors import InputError
 from ..features.base import Features
 from ..model.score import Score
+from ..perturb.baseline import AnyBaseline
 from ..perturb.coalitions import Halves
 from ..perturb.points import Points
 from ..settings import setting
@@ -41,7 +42,7 @@ class LIME(Explainer):
 
     n_samples: int = setting(1000, low=1)
     features: Features | None = None
-    baselines: Any = None
+    baselines: AnyBaseline = None
     ridge: float = setting(1.0, above=0)
     l1: float = setting(0.0, low=0)
     kernel_width: float = setting(0.25, above=0)
@@ -106,8 +107,8 @@ class MAPLE(Direct):
         forest: trees, leaves and penalty, see :class:`~consilience.surrogates.lime_maple.Maple`.
     """
 
-    data: Any = field(default=None, compare=False)
-    validation: Any = field(default=None, compare=False)
+    data: AnyRows = field(default=None, compare=False)
+    validation: AnyRows = field(default=None, compare=False)
     forest: Maple = Maple()
 
     name = "maple"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..settings import setting
+from ..settings import LARGEST, setting
 from .base import Features
 
 
@@ -52,9 +52,11 @@ class Columns(Features):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.blocks, str | bytes) or not isinstance(self.blocks, Iterable):
+            raise InputError(f"Columns: blocks are labels, lists of column numbers or a mapping, got {self.blocks!r}")
         labels = not isinstance(self.blocks, Mapping) and all(isinstance(label, str) for label in self.blocks)
         object.__setattr__(self, "blocks", tuple(self.blocks) if labels else _blocks(self.blocks))
-        given = [self.categorical] if isinstance(self.categorical, str | int) else self.categorical
+        given = self.categorical if _several(self.categorical) else [self.categorical]
         object.__setattr__(self, "categorical", tuple(_code(column) for column in given))
 
     @classmethod
@@ -211,14 +213,21 @@ def _blocks(spec: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple(found)
 
 
+def _several(given: Any) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, str | bytes)
+
+
 def _code(column: Any) -> int | str:
     """A column's number or name."""
     if isinstance(column, str):
         return column
     try:
-        return index(column)
-    except TypeError as error:
-        raise InputError(f"categorical: expected column numbers or names, got {column!r}") from error
+        number = -1 if isinstance(column, bool) else index(column)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= LARGEST:
+        raise InputError(f"Columns: categorical has column numbers (0, 1, …) or names, got {column!r}")
+    return number
 
 
 def _bare(name: str) -> str:

@@ -97,8 +97,10 @@ def resolve(measures: str | Measure | Iterable[str | Measure], baseline: Any = N
         items = [part.strip() for part in measures.split(",")]
     elif isinstance(measures, Measure):
         items = [measures]
-    else:
+    elif isinstance(measures, Iterable):
         items = list(measures)
+    else:
+        raise InputError(f"measures: names or configured measures, got {measures!r}")
     resolved: list[Measure] = []
     for item in items:
         if isinstance(item, Measure):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..card import Card
 from ..errors import InputError
-from ..perturb.baseline import Baseline
+from ..perturb.baseline import AnyBaseline, Baseline
 from ..settings import setting
 from ..surrogates.local_linear import Local, completeness
 from ..task import Task
@@ -29,7 +28,7 @@ class Completeness(Measure):
         baseline: b; None: evaluate's ``baselines``, which the methods were given, else "zero".
     """
 
-    baseline: Any = None
+    baseline: AnyBaseline = None
 
     name = "completeness"
     card = Card(
@@ -73,7 +72,7 @@ class LocalFidelity(Measure):
 
     radius: float = setting(0.1, above=0)
     draws: int = setting(32, low=1)
-    baseline: Any = None
+    baseline: AnyBaseline = None
 
     name = "local_fidelity"
     card = Card(

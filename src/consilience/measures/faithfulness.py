@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..card import Card
-from ..errors import InputError, choose
 from ..features.base import Features
-from ..perturb.imputation import Imputer, imputer
+from ..perturb.imputation import AnyImputer, Imputer, imputer
 from ..perturb.masks import Masked
 from ..perturb.points import present
+from ..settings import setting
 from ..statistics.criteria import faithfulness_correlation, infidelity, infidelity_of_either_sign
 from ..statistics.evidence import Evidence, Responses
 from ..statistics.ranks import pearson, spearman
@@ -42,16 +42,12 @@ class Subsets(Measure):
             images, square patches, about 14 to the short side.
     """
 
-    draws: int = 256
-    baseline: Any = None
+    draws: int = setting(256, low=2)
+    baseline: AnyImputer = None
     features: Features | None = None
 
     usual: ClassVar[Any] = None
     undefined = "the attributions of the subsets, or the falls of the score, do not vary"
-
-    def __post_init__(self) -> None:
-        if self.draws < 2:
-            raise InputError(f"draws: at least 2, got {self.draws!r}")
 
     def responses(self, task: Task, share: float, raw: bool = False) -> Responses:
         """a (B, S, R), the attribution of each subset, and y (B, S), by how much the score falls without it.
@@ -123,8 +119,8 @@ class FaithfulnessCorrelation(Subsets):
         draws, baseline, features: see :class:`Subsets`.
     """
 
-    share: float = 0.2
-    method: str = "pearson"
+    share: float = setting(0.2, above=0, below=1)
+    method: str = setting("pearson", choices=("pearson", "spearman"))
 
     name = "faithfulness_correlation"
     card = Card(
@@ -145,11 +141,6 @@ class FaithfulnessCorrelation(Subsets):
         ),
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choose("method", self.method, ("pearson", "spearman"))
-        _check(self.share)
-
     def __call__(self, task: Task) -> Tensor:
         responses = self.responses(task, self.share)
         if self.method == "pearson":
@@ -169,8 +160,8 @@ class SensitivityN(Subsets):
         draws, baseline, features: see :class:`Subsets`; ``draws`` subsets of each size. Baseline None: "zero" here.
     """
 
-    draws: int = 64
-    shares: tuple[float, ...] = (0.02, 0.1, 0.2, 0.4, 0.8)
+    draws: int = setting(64, low=2)
+    shares: tuple[float, ...] = setting((0.02, 0.1, 0.2, 0.4, 0.8), above=0, below=1, empty=False)
 
     name = "sensitivity_n"
     usual = "zero"
@@ -191,13 +182,6 @@ class SensitivityN(Subsets):
             ),
         ),
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.shares, tuple) or not self.shares:
-            raise InputError(f"shares: a tuple of numbers between 0 and 1, got {self.shares!r}")
-        for share in self.shares:
-            _check(share)
 
     def curve(self, task: Task) -> Tensor:
         """(B, R, sizes): the correlation for each size."""
@@ -221,8 +205,8 @@ class Infidelity(Subsets):
     ``raw`` takes the task's signed, unscaled maps where there are any, else the maps as shown.
     """
 
-    share: float = 0.2
-    scaling: str = "free"
+    share: float = setting(0.2, above=0, below=1)
+    scaling: str = setting("free", choices=("free", "yeh", "raw"))
 
     name = "infidelity"
     card = Card(
@@ -248,11 +232,6 @@ class Infidelity(Subsets):
         ),
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choose("scaling", self.scaling, ("free", "yeh", "raw"))
-        _check(self.share)
-
     def __call__(self, task: Task) -> Tensor:
         if self.scaling == "free":
             return _each(infidelity, self.responses(task, self.share))
@@ -260,12 +239,6 @@ class Infidelity(Subsets):
             return _each(infidelity_of_either_sign, self.responses(task, self.share))
         responses = self.responses(task, self.share, raw=True)
         return ((responses.a - responses.y[..., None]) ** 2).mean(1)
-
-
-def _check(share: float) -> None:
-    """Raise InputError for a share beyond the open interval from 0 to 1."""
-    if not 0 < share < 1:
-        raise InputError(f"share: above 0 and below 1, got {share!r}")
 
 
 # -- one feature at a time ---------------------------------------------------------------------------------------------
@@ -281,16 +254,12 @@ class Singles(Measure):
         features: see :class:`Subsets`.
     """
 
-    draws: int = 1
-    baseline: Any = None
+    draws: int = setting(1, low=1)
+    baseline: AnyImputer = None
     features: Features | None = None
 
     usual: ClassVar[Any] = None
     undefined = "the attributions, or the changes of the score, are the same for all features"
-
-    def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise InputError(f"draws: at least 1, got {self.draws!r}")
 
     def falls(self, task: Task) -> tuple[Tensor, Tensor, Tensor]:
         """What taking each feature of the ``task``'s inputs away does.
@@ -347,7 +316,7 @@ class FaithfulnessEstimate(Singles):
         baseline, features: see :class:`Subsets`.
     """
 
-    method: str = "pearson"
+    method: str = setting("pearson", choices=("pearson", "spearman"))
 
     name = "faithfulness_estimate"
     card = Card(
@@ -366,10 +335,6 @@ class FaithfulnessEstimate(Singles):
             ),
         ),
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choose("method", self.method, ("pearson", "spearman"))
 
     def __call__(self, task: Task) -> Tensor:
         attributions, falls, has = self.falls(task)
@@ -393,7 +358,7 @@ class MonotonicityCorrelation(Singles):
         features: see :class:`Subsets`.
     """
 
-    draws: int = 4
+    draws: int = setting(4, low=1)
 
     name = "monotonicity_correlation"
     usual = "noise"

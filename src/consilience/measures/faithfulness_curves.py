@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ..card import Card
 from ..features.base import Elements, Features
 from ..features.images import Patches, Pixels, Segments
 from ..perturb.baseline import Baseline
-from ..perturb.imputation import imputer
+from ..perturb.imputation import AnyImputer, imputer
 from ..settings import setting
 from ..task import Task
 from .base import Measure
@@ -80,7 +80,7 @@ class PixelFlipping(Curve):
     """
 
     steps: int | None = setting(20, low=1)
-    baseline: Any = None
+    baseline: AnyImputer = None
     value: str = setting("score", choices=VALUES)
     features: Features | None = None
 
@@ -112,7 +112,7 @@ class Selectivity(Curve):
     the short side, unless the map has few features of its own."""
 
     steps: int | None = setting(20, low=1)
-    baseline: Any = None
+    baseline: AnyImputer = None
     value: str = setting("score", choices=VALUES)
     features: Features | None = None
 
@@ -148,7 +148,7 @@ class RegionPerturbation(Curve):
     """
 
     regions: int = setting(30, low=1)
-    baseline: Any = None
+    baseline: AnyImputer = None
     value: str = setting("score", choices=VALUES)
     features: Features | None = None
 
@@ -190,7 +190,7 @@ class Deletion(Curve):
     Arguments as for :class:`PixelFlipping`, with which it shares its evaluations."""
 
     steps: int | None = setting(20, low=1)
-    baseline: Any = None
+    baseline: AnyImputer = None
     value: str = setting("probability", choices=VALUES)
     features: Features | None = None
 
@@ -216,7 +216,7 @@ class Insertion(Curve):
     images, zero for anything else."""
 
     steps: int | None = setting(20, low=1)
-    baseline: Any = None
+    baseline: AnyImputer = None
     value: str = setting("probability", choices=VALUES)
     features: Features | None = None
 
@@ -250,7 +250,7 @@ class EffectiveComplexity(Curve):
 
     tolerance: float = setting(0.1, low=0)
     steps: int | None = setting(20, low=1)
-    baseline: Any = None
+    baseline: AnyImputer = None
     value: str = setting("score", choices=VALUES)
     features: Features | None = None
 
@@ -309,7 +309,7 @@ class IROF(Curve):
 
     segments: int = setting(50, low=1)
     steps: int | None = setting(None, low=1)
-    baseline: Any = None
+    baseline: AnyImputer = None
     value: str = setting("probability", choices=VALUES)
     features: Features | None = None
 
@@ -368,7 +368,7 @@ class Monotonicity(Curve):
 
     strict: bool = True
     steps: int | None = setting(20, low=1)
-    baseline: Any = None
+    baseline: AnyImputer = None
     value: str = setting("probability", choices=VALUES)
     features: Features | None = None
 

@@ -6,11 +6,12 @@ These judge a model by the explanations it admits, not a map: one number for eac
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..arrays import AnyRows
 from ..card import Card
 from ..model.score import Score
 from ..perturb.neighbourhoods import Gaussian, neighbours
@@ -47,7 +48,7 @@ class LocalModels(Settings):
     A local model at x' uses the draws of the one at x, so that S is not its sampling error.
     """
 
-    data: Any = field(compare=False)
+    data: AnyRows = field(compare=False)
     kind: str = setting("lime", choices=("lime", "maple"))
     samples: int = setting(5, low=1)
     sigma: float = setting(0.1, low=0)
@@ -56,7 +57,7 @@ class LocalModels(Settings):
     width: float | None = setting(None, above=0)
     around: str = setting("mean", choices=("mean", "x"))
     forest: Maple = Maple()
-    validation: Any = field(default=None, compare=False)
+    validation: AnyRows = field(default=None, compare=False)
     memory: Memory = field(default_factory=dict, compare=False, repr=False)
 
     card: ClassVar[Card] = Card(

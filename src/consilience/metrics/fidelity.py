@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,8 @@ from torch import Tensor
 from .. import simplex
 from ..card import Card
 from ..errors import InputError
-from ..perturb.baseline import Baseline
+from ..perturb.baseline import AnyBaseline, Baseline
+from ..settings import setting
 from ..statistics.evidence import Evidence, Responses
 from ..surrogates.local_linear import Local, completeness
 from ..task import Task
@@ -54,9 +54,9 @@ class LocalFidelity(Squares):
     Maps must be signed and unscaled: sign="keep", scale="none".
     """
 
-    kind: str = "gradient"
-    radius: float = 0.1
-    baseline: Any = None
+    kind: str = setting("gradient", choices=("gradient", "contribution"))
+    radius: float = setting(0.1, above=0)
+    baseline: AnyBaseline = None
 
     card = Card(
         formula="E (f(x) + Σ ε_i φ_i − f(x′))², x′ = x + ε for gradients, x′ − b = (1 + ε)(x − b) for contributions",
@@ -70,9 +70,6 @@ class LocalFidelity(Squares):
     name = "local_fidelity"
     stream = "local"
     statistic = "local_fidelity"
-
-    def __post_init__(self) -> None:
-        self._where()
 
     def _where(self) -> Local:
         return Local(self.kind, self.radius, Baseline.of(self.baseline))
@@ -91,7 +88,7 @@ class Completeness(Squares):
     ``baseline``: b. Maps must be signed, unscaled contributions: sign="keep", scale="none". Nothing is drawn: one response.
     """
 
-    baseline: Any = None
+    baseline: AnyBaseline = None
 
     card = Card(
         formula="(Σφ − (f(x) − f(b)))²",

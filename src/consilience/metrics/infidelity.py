@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from ..errors import InputError
 from ..features.base import Features
 from ..features.images import coarse
 from ..model.score import Score, precision_of
-from ..perturb.baseline import Baseline
+from ..perturb.baseline import AnyBaseline, Baseline
 from ..perturb.mask_order import SHARES
 from ..perturb.masks import Masked, mask_units
 from ..perturb.points import Points, present
@@ -62,8 +61,8 @@ class Infidelity(Metric, Settings):
     """
 
     features: Features | None = None
-    share: float | tuple[float, ...] = SHARES
-    baseline: Any = None
+    share: float | tuple[float, ...] = setting(SHARES, above=0, below=1, empty=False)
+    baseline: AnyBaseline = None
     scaling: str = setting("correlation", choices=SCALINGS)
 
     card = Card(
@@ -103,12 +102,6 @@ class Infidelity(Metric, Settings):
     def drawn(self) -> Infidelity:
         baseline = None if self.baseline is None else Baseline.of(self.baseline)
         return replace(self, scaling="correlation", baseline=baseline)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        shares = self.share if isinstance(self.share, tuple) else (self.share,)
-        if not shares or not all(isinstance(share, float | int) and 0 < share < 1 for share in shares):
-            raise InputError(f"share: a number above 0 and below 1, or several, got {self.share!r}")
 
     def neighbourhood(self, shape: Sequence[int]) -> Masked:
         """The masked neighbourhood of inputs with axes ``shape``."""

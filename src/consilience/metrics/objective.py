@@ -5,7 +5,6 @@ Scores, solutions and values follow from :class:`~consilience.statistics.evidenc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,18 +13,26 @@ from torch import Tensor
 
 from .. import simplex
 from ..errors import InputError
+from ..settings import Settings, checked, setting
 from ..simplex import Solution, even
 from ..statistics.evidence import Evidence
 from .base import Block, Metric
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Settings):
     """Σ λ_i · loss_i(w) / s_i. ``balance``: s_i is the best corner's loss ("best": unchanged when a method is listed twice
     or a bad one is added), the matrix' Frobenius norm ("frobenius", AGG App. C.2), or 1 ("none")."""
 
     terms: tuple[tuple[float, Metric], ...]
-    balance: str = "best"
+    balance: str = setting("best", choices=("best", "frobenius", "none"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.terms or not all(weight > 0 for weight, _ in self.terms):
+            raise InputError(
+                f"Objective: terms are pairs (a weight above 0, a metric), at least one; got {self.terms!r}"
+            )
 
     def __add__(self, other: Metric | Objective) -> Objective:
         more = other if isinstance(other, Objective) else other._objective()
@@ -41,8 +48,7 @@ class Objective:
         return {kind for _, term in self.terms for kind in term.statistics}
 
     def __mul__(self, weight: float) -> Objective:
-        if not 0 < weight < math.inf:
-            raise InputError(f"objective: weights are positive numbers, got {weight}")
+        weight = checked("objective: a weight", weight, float, above=0)
         return replace(self, terms=tuple((weight * w, term) for w, term in self.terms))
 
     __rmul__ = __mul__

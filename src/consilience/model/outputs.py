@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..arrays import as_tensor
 from ..errors import InputError, choose
+from ..settings import Settings, setting
 
 KINDS = ("logit", "probability", "log_probability", "margin", "output")
 
@@ -36,7 +37,7 @@ PROPER = (-1e-4, 1 + 1e-4)
 
 
 @dataclass(frozen=True)
-class Kind:
+class Kind(Settings):
     """Which number of the output is explained, and what the outputs mean.
 
     ``kind="probability"`` is short for ``kind=Kind("probability")``, which leaves the meaning to the model:
@@ -55,13 +56,8 @@ class Kind:
     Kind('probability', outputs='label_logits')
     """
 
-    name: str = "logit"
-    outputs: str | None = None
-
-    def __post_init__(self) -> None:
-        choose("kind", self.name, KINDS)
-        if self.outputs is not None:
-            choose("outputs", self.outputs, MEANINGS)
+    name: str = setting("logit", choices=KINDS)
+    outputs: str | None = setting(None, choices=tuple(MEANINGS))
 
     def __repr__(self) -> str:
         meaning = "" if self.outputs is None else f", outputs={self.outputs!r}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from ..arrays import as_tensor
 from ..errors import InputError, choose
 from ..features.base import check_rows, chosen_rows
-from ..settings import Settings, setting
+from ..features.frames import plain_array
+from ..settings import Rule, Settings, setting
 from ..statistics.keys import Key
 from .points import Points, shared
 
@@ -47,7 +48,7 @@ class Baseline(Settings):
     kind: str = setting("zero", choices=KINDS)
     value: float = 0.0
     sigma: float = setting(10.0, above=0)
-    tensor: Tensor | None = field(default=None, compare=False)
+    tensor: Tensor | None = field(default=None, compare=False, metadata={"rule": Rule(finite=False)})
     tag: Any = field(default=0, repr=False)
 
     @classmethod
@@ -211,6 +212,29 @@ class Baseline(Settings):
                 f"baselines: {int((~rows.isfinite()).sum())} of {rows.numel()} values are NaN or infinite; fill the "
                 "missing values as the model's training data were"
             )
+
+
+def usable_baseline(spec: Any) -> None:
+    """The check of :data:`AnyBaseline`.
+
+    Raises:
+        InputError: it is nothing that stands for "absent", or has values that are no finite numbers.
+    """
+    if spec is None or isinstance(spec, Baseline):
+        return
+    if isinstance(spec, bool | bytes | Mapping):
+        raise InputError(f"a number, a name, an array or a Baseline, got {spec!r}")
+    rows = Baseline.of(plain_array(spec, "baselines")).tensor
+    if rows is None:
+        return
+    if not rows.numel() or rows.is_complex():
+        raise InputError(f"real numbers, got an array of shape {tuple(rows.shape)} of {rows.dtype}")
+    if not bool(rows.isfinite().all()):
+        raise InputError("NaN or infinite values; fill the missing values as the model's training data were")
+
+
+AnyBaseline = Annotated[Any, usable_baseline]
+"""The type of settings that :meth:`Baseline.of` reads: None, a number, a name, an array, or a Baseline."""
 
 
 def _coprime(count: int) -> int:

@@ -133,8 +133,8 @@ class Sliding(Neighbourhood):
 
     features: Features | None = None
     baseline: Baseline = AUTO
-    window: int | tuple[int, ...] = 2
-    stride: int | tuple[int, ...] = 1
+    window: int | tuple[int, ...] = setting(2, low=1, empty=False)
+    stride: int | tuple[int, ...] = setting(1, low=1, empty=False)
 
     def axes(self, shape: Sequence[int]) -> list[Tensor]:
         """For each axis of A, (positions, length) bool: what the windows cover.

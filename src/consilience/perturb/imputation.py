@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..settings import Settings, setting
 from ..statistics.keys import Key
-from .baseline import COMPUTED, Baseline
+from .baseline import COMPUTED, Baseline, usable_baseline
 from .inpaint import inpaint
 from .points import Points, shared
 
@@ -120,3 +120,14 @@ def imputer(spec: Any) -> Imputer:
     if isinstance(spec, str) and spec in ("noise", "linear"):
         return Noise() if spec == "noise" else NoisyLinear()
     return Replacement(Baseline.of(spec))
+
+
+def _usable(spec: Any) -> None:
+    """The check of :data:`AnyImputer`; raises InputError."""
+    known = isinstance(spec, Imputer) or (isinstance(spec, str) and spec in ("noise", "linear"))
+    if not known:
+        usable_baseline(spec)
+
+
+AnyImputer = Annotated[Any, _usable]
+"""The type of settings that :func:`imputer` reads, or None."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..features.base import Elements, Features
 from ..features.images import Patches
+from ..settings import setting
 from ..statistics.keys import Key
 from .baseline import Baseline
 from .mask_order import KEYED, Order, permuted, unranked
@@ -39,9 +40,9 @@ class Masked(Neighbourhood):
     """
 
     features: Features = Patches(16)
-    share: float | tuple[float, ...] = 0.2
+    share: float | tuple[float, ...] = setting(0.2, above=0, below=1, empty=False)
     baseline: Baseline = Baseline("blur")
-    scales: tuple[int, ...] = (1,)
+    scales: tuple[int, ...] = setting((1,), low=1, empty=False)
 
     @property
     def unit(self) -> str:

@@ -51,6 +51,8 @@ def output(path: str | os.PathLike[str], argument: str = "path") -> Path:
     Raises:
         InputError: it is the empty string, which would stand for the current folder.
     """
+    if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
+        raise InputError(f"{argument}: expected the name of a file, got {path!r:.60}")
     if not os.fspath(path):
         raise InputError(f"{argument}: the empty string names no file; give a name, or '.' for the current folder")
     return Path(path)

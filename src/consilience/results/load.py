@@ -19,7 +19,7 @@ from ..statistics.evidence import Evidence, Quadratic, Responses
 from .difference import PairedDifference
 from .evaluation import Evaluation
 from .explanation import ROWS, Explanation, FrontPoints, Measured
-from .files import reading
+from .files import output, reading
 from .runs import index_of
 from .stored import RECORD, StoredInput, read_input
 
@@ -39,7 +39,7 @@ def load(path: str | Path) -> Any:
     Raises:
         InputError: a file is missing or damaged; names it.
     """
-    path = Path(path)
+    path = output(path)
     if path.is_file():
         return Evaluation.load(path)
     folders, reasons = index_of(path)

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from ..errors import InputError, choose
+from ..errors import InputError
 from ..model.outputs import SUM_OF_PROBABILITIES, are_probabilities, last_layer_of
+from ..settings import Settings, checked, setting
 from ..statistics.keys import Key
 from .passes import Passes
 
@@ -108,7 +109,7 @@ def _log(probabilities: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class WarmUp:
+class WarmUp(Settings):
     """A schedule: in equal steps from 0 to ``to``, then ``to``. Any callable from the step to a weight will do.
 
     Args:
@@ -116,7 +117,7 @@ class WarmUp:
         to: the weight from then on.
     """
 
-    steps: int
+    steps: int = setting(low=1)
     to: float = 1.0
 
     def __call__(self, step: int) -> float:
@@ -124,7 +125,7 @@ class WarmUp:
 
 
 @dataclass(frozen=True)
-class Balanced:
+class Balanced(Settings):
     """c · L₀ / |R₀|: the task loss over the unweighted part, at the first call in training (ExpO's rule, arXiv 1902.06787).
 
     The ratio is kept in the objective's state.
@@ -183,15 +184,11 @@ class TrainingObjective(nn.Module):
         max_batch: int = 256,
     ):
         super().__init__()
-        if not (isinstance(max_batch, int) and max_batch > 0):
-            raise InputError(f"max_batch: a positive integer, got {max_batch!r}")
-        if not (callable(weight) or isinstance(weight, Balanced | int | float)):
-            raise InputError(f"weight: a number, a schedule or Balanced(c), got {weight!r}")
-        self.weight = weight
-        self.loss_fn = loss_fn
-        self.reduction = choose("reduction", reduction, ("mean", "sum"))
-        self.seed = seed
-        self.max_batch = max_batch
+        self.weight = checked("weight", weight, Weight)
+        self.loss_fn = checked("loss_fn", loss_fn, Callable)
+        self.reduction = checked("reduction", reduction, str, choices=("mean", "sum"))
+        self.seed = checked("seed", seed, int, low=-(2**63), high=2**63 - 1)
+        self.max_batch = checked("max_batch", max_batch, int, low=1)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("ratio", torch.full((), torch.nan))
 

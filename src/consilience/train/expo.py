@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..settings import checked
 from ..statistics.tensors import exact
 from .base import Regulariser
 from .passes import Passes
@@ -41,9 +42,9 @@ class Fidelity(Regulariser):
 
     def __init__(self, sigma: float = 0.5, samples: int | None = None, shared: bool = False, **common: Any):
         super().__init__(**common)
-        self.sigma = sigma
-        self.samples = samples
-        self.shared = shared
+        self.sigma = checked("sigma", sigma, float, above=0)
+        self.samples = checked("samples", samples, int | None, low=1)
+        self.shared = checked("shared", shared, bool)
 
     def dimensions(self, d: int) -> int:
         """r, the number of coordinates that z has for inputs of ``d`` elements."""
@@ -139,8 +140,8 @@ class Stability(Regulariser):
 
     def __init__(self, radius: float = 0.05, samples: int = 1, **common: Any):
         super().__init__(**common)
-        self.radius = radius
-        self.samples = samples
+        self.radius = checked("radius", radius, float, low=0)
+        self.samples = checked("samples", samples, int, low=1)
 
     def value(self, passes: Passes) -> Tensor:
         rows_each = 1 + self.samples

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError, choose
+from ..arrays import AnyRows, as_tensor
+from ..errors import InputError
+from ..settings import checked
 from .attack import PGD, Bounds, Size, loss_gradient, maximise
 from .base import Regulariser
 from .passes import Passes, like, per_row
@@ -19,7 +21,7 @@ from .passes import Passes, like, per_row
 class _OfGradients(Regulariser):
     def __init__(self, of: str, **common: Any):
         super().__init__(**common)
-        self.of = choose("of", of, ("loss", "output"))
+        self.of = checked("of", of, str, choices=("loss", "output"))
 
 
 class InputGradientPenalty(_OfGradients):
@@ -68,10 +70,10 @@ class LocalGradientAlignment(_OfGradients):
         self, eps: Size, l2: float = 1.0, cosine: float = 1.0, hold: bool = True, of: str = "output", **common: Any
     ):
         super().__init__(of, **common)
-        self.eps = eps
-        self.l2 = l2
-        self.cosine = cosine
-        self.hold = hold
+        self.eps = checked("eps", eps, Size, low=0)
+        self.l2 = checked("l2", l2, float, low=0)
+        self.cosine = checked("cosine", cosine, float, low=0)
+        self.hold = checked("hold", hold, bool)
 
     def value(self, passes: Passes) -> Tensor:
         neighbours = passes.around(self.eps, 1, "alignment")
@@ -124,8 +126,8 @@ class IGCosine(_OfGradients):
     ):
         super().__init__(of, **common)
         self.attack = PGD(eps, steps, step_size, bounds)
-        self.points = points
-        self.baseline = baseline
+        self.points = checked("points", points, int, low=1)
+        self.baseline = checked("baseline", baseline, Size)
 
     def value(self, passes: Passes) -> Tensor:
         near = maximise(self.attack, passes, loss_gradient(passes))
@@ -166,9 +168,12 @@ class AttributionPrior(_OfGradients):
 
     def __init__(self, prior: str, background: Tensor, samples: int = 1, of: str = "output", **common: Any):
         super().__init__(of, **common)
-        self.prior = choose("prior", prior, ("total_variation", "gini"))
-        self.samples = samples
-        self.register_buffer("background", torch.as_tensor(background), persistent=False)
+        self.prior = checked("prior", prior, str, choices=("total_variation", "gini"))
+        self.samples = checked("samples", samples, int, low=1)
+        if background is None:
+            raise InputError("background: rows (n, *F) of data are needed, got None")
+        rows = as_tensor("background", checked("background", background, AnyRows))
+        self.register_buffer("background", rows, persistent=False)
 
     @property
     def name(self) -> str:  # type: ignore[override]

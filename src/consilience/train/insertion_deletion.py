@@ -14,7 +14,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..explainers import Explainer
 from ..features.base import Features
-from ..perturb.baseline import Baseline
+from ..perturb.baseline import AnyBaseline, Baseline
+from ..settings import checked
 from .maps import MapRegulariser
 from .passes import Passes
 
@@ -57,18 +58,18 @@ class InsertionDeletion(MapRegulariser):
         temperature: float = 1.0,
         baseline: Any = 0.0,
         features: Features | str | None = None,
-        sign: str = "keep",
+        sign: str | None = "keep",
         kind: str = "logit",
         **common: Any,
     ):
         super().__init__(explainer, features=features, sign=sign, scale="none", kind=kind, **common)
         if len(self.explainers) > 1:
             raise InputError(f"explainer: one map makes one curve, got {len(self.explainers)} explainers")
-        self.steps = steps
-        self.insertion = insertion
-        self.deletion = deletion
-        self.temperature = temperature
-        self.baseline = Baseline.of(baseline)
+        self.steps = checked("steps", steps, int, low=1)
+        self.insertion = checked("insertion", insertion, float, low=0)
+        self.deletion = checked("deletion", deletion, float, low=0)
+        self.temperature = checked("temperature", temperature, float, above=0)
+        self.baseline = Baseline.of(checked("baseline", baseline, AnyBaseline))
 
     def value(self, passes: Passes) -> Tensor:
         stack = self._stack(passes)

@@ -12,9 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..explainers import Explainer, Normalised, Stack, resolve
 from ..features.base import Features
 from ..features.images import features_for
-from ..model.outputs import Kind
+from ..model.outputs import KINDS, Kind
 from ..model.score import Score
 from ..perturb.points import Points
+from ..settings import checked
 from ..statistics.keys import fold
 from .accumulation import chunks, sum_with_gradients, with_gradients
 from .base import Regulariser, logistic
@@ -47,10 +48,10 @@ class MapRegulariser(Regulariser):
     ):
         super().__init__(**common)
         self.explainers = resolve(explainers)
-        self.features = features
-        self.sign = sign
-        self.scale = scale
-        self.kind = kind
+        self.features = checked("features", features, Features | str | None, choices=("pixels", "patches", "elements"))
+        self.sign = checked("sign", sign, str | None, choices=("abs", "keep"))
+        self.scale = checked("scale", scale, str | None, choices=("max", "l2", "none"))
+        self.kind = checked("kind", kind, str, choices=KINDS)
 
     def _stack(self, passes: Passes) -> Normalised:
         """The explainers with sign and scale for inputs of this shape."""

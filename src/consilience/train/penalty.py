@@ -19,6 +19,7 @@ from ..metrics.base import Metric
 from ..metrics.objective import Objective
 from ..model.score import Score
 from ..perturb.points import Points
+from ..settings import checked
 from ..statistics.evidence import Evidence, Part
 from ..task import Task
 from .base import Loss
@@ -82,10 +83,8 @@ class Penalty(MapRegulariser):
                 f"metric: a metric, or a sum of metrics of different kinds, got {metric!r}; "
                 "two of one kind would share their draws"
             )
-        if not (isinstance(draws, int) and draws > 0):
-            raise InputError(f"draws: a positive integer, got {draws!r}")
         self.objective = metric
-        self.draws = draws
+        self.draws = checked("draws", draws, int, low=1)
 
     def loss(self, passes: Passes) -> Loss:
         # No slope of 0 takes a NaN out of a backward pass (0 · NaN is NaN), so that of an input must not get into one.

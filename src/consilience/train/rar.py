@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import InputError, choose
+from ..settings import checked
 from .attack import PGD, Bounds, Size, loss_gradient, maximise, of_input, start
 from .base import Loss, TrainingObjective, parts
 from .passes import Passes
@@ -82,13 +82,10 @@ class _Integrated(TrainingObjective):
         **common: Any,
     ):
         super().__init__(**common)
-        for name, value in (("points", points), ("attack_points", attack_points)):
-            if not (isinstance(value, int) and value > 0):
-                raise InputError(f"{name}: a positive integer, got {value!r}")
         self.attack = PGD(eps, steps, step_size, bounds)
-        self.points = points
-        self.attack_points = attack_points
-        self.size = choose("size", size, ("l1", "sum"))
+        self.points = checked("points", points, int, low=1)
+        self.attack_points = checked("attack_points", attack_points, int, low=1)
+        self.size = checked("size", size, str, choices=("l1", "sum"))
 
     def _sizes(self, gradients: Tensor, way: Tensor) -> Tensor:
         """Σ over inputs of the size of IG; gradients (b, m, *F), way = x' − x (b, *F)."""
