@@ -295,10 +295,11 @@ SINGULAR = {
 
 VALID = {
     ("seed", "-1"), ("tolerance", "1.5"), ("tolerance", "1e30"), ("baselines", "-1"), ("baselines", "1.5"),
-    ("baselines", "1e30"), ("pooled", "True"), ("path", "x"), ("objective", "None"), ("name", "x"), ("layer", "x"),
+    ("baselines", "1e30"), ("baselines", "x"), ("pooled", "True"),
+    ("path", "x"), ("objective", "None"), ("name", "x"), ("layer", "x"),
     ("baseline", "None"), ("max_length", "None"),
 }  # fmt: skip
-"""What is valid, of all entry points; None is where it is the default."""
+"""What is valid, of all entry points; None, where it is the default, is not tried."""
 
 
 def options_of(entry: str) -> dict[str, inspect.Parameter]:
@@ -315,11 +316,12 @@ def test_every_argument_of_every_entry_point_refuses_nonsense_by_name(entry, tmp
     call, given = ENTRIES[entry]
     for name, parameter in options_of(entry).items():
         for odd, value in ODD.items():
+            if value is None and parameter.default is None:
+                continue
             try:
                 call(**{**given, name: value})
             except InputError as error:
                 known = SINGULAR.get(name, name) in str(error).lower() or name in str(error)
                 assert known, f"{entry}({name}={odd}) is refused without its name: {error}"
                 continue
-            fine = (name, odd) in VALID or (value is None and parameter.default is None)
-            assert fine, f"{entry}({name}={odd}) is taken"
+            assert (name, odd) in VALID, f"{entry}({name}={odd}) is taken"
