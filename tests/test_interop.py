@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,10 +40,42 @@ def test_complete_methods_start_from_the_score_at_the_baseline():
 
 
 def test_what_does_not_add_up_has_no_base_value():
-    for options in ({}, {"sign": "abs", "scale": "none"}, {"sign": "keep"}):
+    for options in ({"sign": "abs"}, {"sign": "abs", "scale": "none"}):
         assert np.isnan(to_shap(explain(["deeplift"], **options)).base_values).all()
     r = explain(["deeplift", "input_x_gradient"], sign="keep", scale="none", weights=[[1.0, 0], [0.5, 0.5], [0, 1.0]])
     assert np.isnan(to_shap(r).base_values).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("scale", ["max", "l2"])
+def test_scaled_maps_are_shown_in_units_of_the_score(scale, tmp_path):
+    methods = ["integrated_gradients", "deeplift"]
+    plain = explain(methods, sign="keep", scale="none", weights=[0.5, 0.5])
+    scaled = explain(methods, sign="keep", scale=scale, weights=[0.5, 0.5])
+    scaled.save(tmp_path / "run")
+    for row in (*methods, "mean", "consensus"):
+        shown, again = to_shap(scaled, row), to_shap(cs.load(tmp_path / "run"), row)
+        # Whatever the shares are, contributions that add up still do.
+        np.testing.assert_allclose(shown.base_values, to_shap(plain, row).base_values, atol=1e-5)
+        np.testing.assert_allclose(again.values, shown.values, rtol=1e-6, atol=1e-7)
+        if row in methods:
+            np.testing.assert_allclose(shown.values, to_shap(plain, row).values, atol=1e-9)
+
+
+def test_features_are_ranked_by_what_they_do_to_the_score():
+    # The first input has a score a thousand times as large, and its feature is the most important of all.
+    x = torch.tensor([[1000.0, 1.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+    model = nn.Linear(2, 3).double()
+    r = explain(["integrated_gradients", "deeplift"], model, x, sign="keep", objective="mean")
+    importance = np.abs(to_shap(r).values).mean(0)
+    expected = (x * model.weight[1].detach()).abs().mean(0).numpy()
+    np.testing.assert_allclose(importance, expected, rtol=1e-6)
+
+
+def test_results_without_scales_are_shown_as_they_are_with_a_warning(tmp_path):
+    r = explain(["deeplift"], sign="keep")
+    old = replace(r, scales=torch.full_like(r.scales, torch.nan))
+    with pytest.warns(UserWarning, match="did not keep the scales"):
+        np.testing.assert_array_equal(to_shap(old).values, r.attribution)
 
 
 def test_only_contributions():

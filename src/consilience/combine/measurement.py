@@ -73,13 +73,17 @@ class Measurement:
         """(N, k [+ derived], *A): every method in order (NaN where one failed), then the derived maps."""
         return self.complete(self.stack.attribute(score, points), points, derived)
 
-    def base(self, score: Score, points: Points, derived: bool = True) -> tuple[Tensor, Tensor]:
-        """:meth:`maps`, and Σφ (N, working k) of each attribution before it is reduced and scaled."""
-        maps, sums = [], []
+    def base(self, score: Score, points: Points, derived: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`maps`; Σφ (N, working k) of each attribution before it is reduced and scaled; and what its map was divided
+        by, (N, k), NaN where a method failed."""
+        maps, sums, sizes = [], [], []
         for part, raw in self.stack.stack.stream(score, points):
-            maps.append(self.stack.apply(raw, points.owner[part]))
+            found, size = self.stack.scaled(raw, points.owner[part])
+            maps.append(found)
+            sizes.append(size)
             sums.append(exact(raw.flatten(2)).sum(2))
-        return self.complete(torch.cat(maps), points, derived), torch.cat(sums)
+        scales = self.complete(torch.cat(sizes), points, derived=False)
+        return self.complete(torch.cat(maps), points, derived), torch.cat(sums), scales
 
     def complete(self, found: Tensor, points: Points, derived: bool) -> Tensor:
         """(N, working k, *A) → (N, k [+ derived], *A)."""

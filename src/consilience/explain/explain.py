@@ -174,6 +174,7 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
         differences=judgement.differences,
         evidence=evidence,
         mixing=combined.mixing,
+        scales=combined.scales,
         resolved=judgement.resolved,
         completeness=judgement.completeness,
         failed=ready.failed,

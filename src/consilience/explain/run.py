@@ -89,11 +89,11 @@ class Job:
         measurement, score, points = ready.measurement, ready.score, ready.points
         self._follow(every)
         derived = every or not self.aggregation.linear
-        base, sums = measurement.base(score, points, derived)
+        base, sums, scales = measurement.base(score, points, derived)
         kinds = tuple(measurement.metrics) if every else self.kinds
         drawn = base if every else base[:, : measurement.rows]
         groups = fit(self.aggregation, measurement, score, points, drawn, self.options.fitting, self.tolerance, kinds)
-        return Combined(self.aggregation, measurement, base, sums, groups)
+        return Combined(self.aggregation, measurement, base, sums, scales, groups)
 
     def planned(self, every: bool = True) -> dict[str, tuple[Rows, Rows]]:
         """Model evaluations after the preparation, by what they are for: (at least, at most), in closed form.
@@ -175,6 +175,7 @@ class Combined:
         measurement: of the job.
         base: maps (N, R, *A) of the methods and the derived ones.
         sums: Σφ (N, working k) of raw attributions.
+        scales: (N, k), what the methods' maps were divided by.
         groups: inputs with as many draws each.
     """
 
@@ -182,6 +183,7 @@ class Combined:
     measurement: Measurement
     base: Tensor
     sums: Tensor
+    scales: Tensor
     groups: list[Fitted]
 
     @cached_property

@@ -39,6 +39,10 @@ class Normalised:
 
     def apply(self, raw: Tensor, owner: Tensor) -> Tensor:
         """(n, k, *F) → (n, k, *A)."""
+        return self.scaled(raw, owner)[0]
+
+    def scaled(self, raw: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, k, *F) → maps (n, k, *A), and what each of them was divided by, (n, k)."""
         count, k = raw.shape[:2]
         flat, who = raw.flatten(0, 1), owner.repeat_interleave(k)
         maps = self.features.reduce(flat, who).unflatten(0, (count, k))
@@ -49,8 +53,8 @@ class Normalised:
         if self.sign == "abs":
             maps = maps.abs()
         if self.scale == "none":
-            return maps
+            return maps, torch.ones_like(maps.flatten(2)[..., 0])
         flat = maps.flatten(2)
         size = flat.abs().amax(2) if self.scale == "max" else flat.norm(dim=2)
         size = torch.where(size == 0, torch.ones_like(size), size)  # keeps zeros, and lets NaN through to be seen
-        return (flat / size[..., None]).unflatten(2, maps.shape[2:])
+        return (flat / size[..., None]).unflatten(2, maps.shape[2:]), size

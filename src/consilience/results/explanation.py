@@ -87,6 +87,8 @@ class Explanation:
         criteria: criterion → row → :class:`Measured`.
         evidence: "fit" and "fresh" → what the draws say, B entries, since inputs may have different numbers of draws.
         mixing: (B, R), the combined map's coefficients on the methods and the derived maps.
+        scales: (B, k), what each method's map was divided by: maps · scales are in the method's own units; NaN where it
+            failed, and where an earlier version saved them.
         resolved: sensitivity of weights that are solved anew at every neighbour, "value" and "stderr" (B,); or None.
         completeness: method → (B,), how far its sum is from f(x) − f(baseline), as a share.
         failed: method → why it does not work on this model.
@@ -116,6 +118,7 @@ class Explanation:
     criteria: dict[str, dict[str, Measured]]
     evidence: dict[str, list[Evidence]]
     mixing: Tensor
+    scales: Tensor
     resolved: dict[str, Tensor] | None
     completeness: dict[str, Tensor]
     failed: dict[str, str]
@@ -313,6 +316,7 @@ class Explanation:
         """What a file holds of input ``i`` beside its entry: the input, weights, and the evidence, so that tables and fronts
         can be made again."""
         tensors = {"weights": self.weights[i], "mixing": self.mixing[i], "uniform": self["uniform"][i].float()}
+        tensors["scales"] = self.scales[i].double()
         if self.inputs is not None:
             # NumPy has no bfloat16.
             tensors["inputs"] = self.inputs[i].float() if self.inputs.dtype == torch.bfloat16 else self.inputs[i]

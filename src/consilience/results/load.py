@@ -87,6 +87,7 @@ def _explanation(inputs: Sequence[StoredInput], reasons: Mapping[str, str]) -> E
         criteria=_criteria(records),
         evidence={stream: [_evidence(each, stream, weights.dtype) for each in arrays] for stream in ("fit", "fresh")},
         mixing=_mixing(first, arrays, weights),
+        scales=_scales(first, arrays, weights),
         resolved=_resolved(records),
         completeness={
             name: _numbers([record["completeness_error"][name] for record in records])
@@ -199,6 +200,14 @@ def _mixing(record: Mapping[str, Any], arrays: Sequence[Mapping[str, np.ndarray]
     else:
         mixing[:, k + ROWS.index(aggregation.name)] = 1
     return mixing
+
+
+def _scales(record: Mapping[str, Any], arrays: Sequence[Mapping[str, np.ndarray]], weights: Tensor) -> Tensor:
+    """(B, k); NaN of earlier versions, unless nothing was divided."""
+    if all("scales" in each for each in arrays):
+        return _stack([each["scales"] for each in arrays])
+    known = 1.0 if record["settings"].get("scale") == "none" else torch.nan
+    return torch.full_like(weights, known, dtype=torch.float64)
 
 
 def _weights_stderr(records: Records) -> Tensor:

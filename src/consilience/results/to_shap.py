@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,22 +17,31 @@ def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Seq
     """One row of a result as a ``shap.Explanation``, for shap's plots.
 
     Only for contributions: a method of that kind, "mean" of such methods, or a consensus that puts weight on no others.
-    ``values`` are the row's maps (B, *A), ``data`` the inputs where they have the same axes; for pixels, values
-    (B, H, W, 1) and data (B, H, W, C), as ``shap.image_plot`` wants them.
 
-    ``base_values`` (B,) is what the sum starts from: score(x) − Σ values. For complete methods, signed and unscaled
-    (``explain(…, sign="keep", scale="none")``), that is the score at their baselines up to their completeness error. Where
-    values are scaled, absolute, or from a method that adds up to nothing, there is no such number, and it is NaN: plots
-    that add up (waterfall, force) need it, the others (bar, beeswarm, image) do not.
+    ``values`` are the row's maps (B, *A) in units of the score: what :func:`consilience.explain` divided them by
+    (``scale="max"``) is multiplied again. Of a mixture Σ w_j φ_j / s_j that is a division by Σ w_j / s_j, which makes it a
+    mean of contributions; so importances over many inputs rank features by what they move the score by, each input counting
+    as much as its score does. ``data``: the inputs where they have the same axes; for pixels, values (B, H, W, 1) and data
+    (B, H, W, C), as ``shap.image_plot`` wants them.
+
+    ``base_values`` (B,) is what the sum starts from: score(x) − Σ values. For signed maps (``explain(…, sign="keep")``) of
+    complete methods, and mixtures of these, that is the score at their baseline, or the mean score over a data set, up to
+    their completeness error. Where values are absolute, or from a method that adds up to nothing, there is no such number,
+    and it is NaN: plots that add up (waterfall, force) need it, the others (bar, beeswarm, image) do not.
+
+    Args:
+        explanation: live or loaded.
+        row: a method, "mean" or "consensus".
+        feature_names: of the features; None: the result's own.
 
     Raises:
-        InputError: a row or a method whose values are no contributions; says which.
+        InputError: a row or a method whose values are no contributions, or whose weights cancel; says which.
 
     Example:
         >>> import torch, consilience as cs
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
         >>> r = cs.explain(
-        ...     net, torch.ones(2, 4), methods=["integrated_gradients", "deeplift"], sign="keep", scale="none",
+        ...     net, torch.ones(2, 4), methods=["integrated_gradients", "deeplift"], sign="keep",
         ...     objective="robust", fit_draws=4, fresh_draws=4)
         >>> shown = to_shap(r, feature_names=["age", "height", "weight", "pulse"])  # doctest: +SKIP
         >>> shap.plots.waterfall(shown[0])  # doctest: +SKIP
@@ -45,10 +55,12 @@ def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Seq
             "that do (integrated_gradients, deeplift, input_x_gradient, …)"
         )
     values = explanation[row].detach().cpu().double()
+    unit = _unit(explanation, weights)
+    values = values * unit.view(-1, *[1] * (values.ndim - 1))
     base = explanation.score.detach().cpu().double() - values.flatten(1).sum(1)
-    adds_up = explanation.settings["sign"] == "keep" and explanation.settings["scale"] == "none"
     loose = torch.tensor([name not in explanation.completeness for name in explanation.methods])
-    base[(weights[:, loose] != 0).any(1) if adds_up else slice(None)] = torch.nan
+    unknown = (weights[:, loose] != 0).any(1) | (explanation.settings["sign"] != "keep")
+    base[unknown] = torch.nan
     if explanation.inputs is None:
         raise InputError("explanation: was saved by a version that did not keep the inputs; explain them again")
     x, data = explanation.inputs.detach(), None
@@ -59,6 +71,30 @@ def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Seq
     array = lambda t: None if t is None else t.cpu().double().numpy()  # noqa: E731
     names = explanation.feature_names if feature_names is None else list(feature_names)
     return need("shap", "shap").Explanation(array(values), array(base), array(data), feature_names=names)
+
+
+def _unit(explanation: Explanation, weights: Tensor) -> Tensor:
+    """(B,): by what a row's map is multiplied to be in units of the score; 1 where that is not known.
+
+    Args:
+        explanation: the result.
+        weights: (B, k), of the methods in the row.
+    """
+    scales = explanation.scales.detach().cpu().double()
+    share = torch.where(weights != 0, weights.double() / scales, 0.0)
+    total = share.sum(1)
+    if bool(total.isnan().any()):
+        warnings.warn(
+            "to_shap: the result was saved by a version that did not keep the scales of its maps, so values are scaled for "
+            "each input by itself; explain again for values in units of the score",
+            stacklevel=3,
+        )
+        return torch.ones_like(total)
+    if bool((total.abs() <= 1e-9 * share.abs().sum(1)).any()):
+        raise InputError(
+            "row: its weights cancel in units of the score, so that it is no mean of contributions; use signed=False"
+        )
+    return 1 / total
 
 
 def _weights(explanation: Explanation, row: str) -> Tensor:
