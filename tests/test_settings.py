@@ -296,7 +296,7 @@ SINGULAR = {
 VALID = {
     ("seed", "-1"), ("tolerance", "1.5"), ("tolerance", "1e30"), ("baselines", "-1"), ("baselines", "1.5"),
     ("baselines", "1e30"), ("baselines", "x"), ("pooled", "True"),
-    ("path", "x"), ("objective", "None"), ("name", "x"), ("layer", "x"),
+    ("path", "x"), ("rows", "x"), ("objective", "None"), ("name", "x"), ("layer", "x"),
     ("baseline", "None"), ("max_length", "None"),
 }  # fmt: skip
 """What is valid, of all entry points; None, where it is the default, is not tried."""
