@@ -285,7 +285,7 @@ def test_a_layer_is_found_in_the_model_that_is_asked():
         (lambda: captum(nn.ReLU), "Function"),
         (lambda: captum(attr.IntegratedGradients, nsteps=3), "n_steps"),
         (lambda: captum(attr.Saliency, target=3), "set by the explanation"),
-        (lambda: captum(attr.Saliency, kind="heat"), "unknown kind"),
+        (lambda: captum(attr.Saliency, kind="heat"), "kind is None, or it is one of"),
         (lambda: captum(attr.LayerGradCam(Small(), None), layer="act2"), "has its own"),
         (lambda: found(captum(attr.NoiseTunnel), *neighbours()), "instance"),
         (lambda: found(captum(attr.GradientShap), *neighbours()), "TypeError"),

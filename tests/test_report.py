@@ -20,6 +20,7 @@ from consilience.report.numbers import Digits, short, with_error
 from consilience.report.page import page
 from consilience.report.pictures import finite_json
 from consilience.report.pixels import indexed_png, photo_png, pool
+from consilience.report.sentences import incomplete, nearly_complete
 from consilience.report.table import CRITERIA, average, rows
 from consilience.report.text import text_table
 
@@ -347,3 +348,20 @@ def test_pictures_are_small():
         png = base64.b64decode(data)
         width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
         assert max(width, height) <= 224 and zlib.crc32(png[12:29]) == int.from_bytes(png[29:33], "big")
+
+
+def test_what_scaled_maps_miss_of_a_sum_is_said_without_alarm():
+    # Sixteen steps of a quadrature miss a fifth of the sum and have the map right: a warning only where sums are shown.
+    def lines(error: float, scale: str) -> tuple[list[str], list[str]]:
+        explainers = {"integrated_gradients": "IntegratedGradients(n_steps=16)"}
+        settings = {"sign": "keep", "scale": scale, "explainers": explainers}
+        record = {"completeness_error": {"integrated_gradients": error}, "settings": settings}
+        return incomplete([record]), nearly_complete([record])
+
+    assert lines(0.05, "max") == lines(0.05, "none") == ([], [])
+    warned, said = lines(0.2, "none")
+    assert "within 20% only" in warned[0] and "IntegratedGradients(n_steps=64)" in warned[0] and not said
+    warned, said = lines(0.2, "max")
+    assert not warned and "integrated_gradients 20%" in said[0]
+    warned, said = lines(0.6, "max")
+    assert "within 60% only" in warned[0] and not said

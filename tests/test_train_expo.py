@@ -221,9 +221,9 @@ ERRORS = {
     "Balanced divides": lambda m: train.Stability(weight=train.Balanced(1.0))(
         Function(lambda x: x[:, :2, 0, 0] * 0), X, Y % 2
     ),
-    "max_batch: a positive": lambda m: train.NaturalTraining(max_batch=0),
-    "unknown reduction 'avg'": lambda m: train.NaturalTraining(reduction="avg"),
-    "unknown size": lambda m: train.IGNorm(0.1, size="l2"),
+    "max_batch is a whole number": lambda m: train.NaturalTraining(max_batch=0),
+    "reduction is one of 'mean', 'sum'; got 'avg'": lambda m: train.NaturalTraining(reduction="avg"),
+    "size is one of": lambda m: train.IGNorm(0.1, size="l2"),
     "eps is": lambda m: train.AdversarialTraining(-0.1),
     "metric: a metric, or a sum": lambda m: train.Penalty(Front(AverageSensitivity(), Infidelity()), Saliency()),
     "does not fit": lambda m: train.NaturalTraining(loss_fn=train.squared_error)(m, X, Y),

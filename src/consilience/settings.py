@@ -17,6 +17,7 @@ consilience.errors.InputError: Noise: n_samples is a whole number, at least 1, a
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 import types
@@ -84,14 +85,15 @@ def setting(
     below: float | None = None,
     choices: Sequence[str] = (),
     empty: bool = True,
+    finite: bool = True,
 ) -> Any:
     """A dataclass field with a :class:`Rule`.
 
     Args:
         default: the field's default; left out, the field is required.
-        low, high, above, below, choices, empty: see :class:`Rule`.
+        low, high, above, below, choices, empty, finite: see :class:`Rule`.
     """
-    rule = Rule(low, high, above, below, tuple(choices), empty)
+    rule = Rule(low, high, above, below, tuple(choices), empty, finite)
     return field(default=default, metadata={"rule": rule})
 
 
@@ -138,7 +140,7 @@ def checked(what: str, value: Any, kind: Any, **bounds: Any) -> Any:
         what: the argument's name, for errors.
         value: what was given.
         kind: the type: ``int``, ``float | None``, a ``Literal``, a class, …
-        bounds: of a :class:`Rule`: low, high, above, below, choices, empty.
+        bounds: of a :class:`Rule`: low, high, above, below, choices, empty, finite.
 
     Returns:
         The value, as a plain Python object where it is a number or a sequence.
@@ -312,7 +314,9 @@ def _word(value: Any, choices: Sequence[str], what: str) -> str:
         raise InputError(f"{what} is a string, got {_shown(value)}")
     if choices and value not in choices:
         known = ", ".join(map(repr, choices))
-        raise InputError(f"{what} is one of {known}; got {value!r}")
+        near = difflib.get_close_matches(value, choices)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{what} is one of {known}; got {value!r}{hint}")
     return value
 
 

@@ -73,7 +73,7 @@ class PGD(Settings):
     eps: Bound = setting(low=0)
     steps: int = setting(10, low=0)
     step_size: Bound | None = None
-    bounds: Bounds | None = None
+    bounds: Bounds | None = setting(None, finite=False)
 
     def start(self, x: Tensor, key: Key, ids: Tensor, sample: int | Tensor) -> Tensor:
         """(B, *F): x + U(−ε, ε), projected.

@@ -16,7 +16,7 @@ from ..explainers import Explainer
 from ..explainers import resolve as resolve_methods
 from ..features import Features
 from ..features.frames import plain_array
-from ..model.outputs import KINDS
+from ..model.outputs import KINDS, Kind
 from ..perturb.baseline import AnyBaseline
 from ..perturb.per_input import taken
 from ..results.describe import describe
@@ -68,7 +68,7 @@ class Options(Settings):
     resolved_draws: int = setting(2, low=0)
     draws: Literal["auto", "paper"] | None = None
     tolerance: float = setting(0.02, above=0)
-    kind: str | Callable = "logit"
+    kind: str | Kind | Callable = "logit"
     features: Features | str | None = setting(None, choices=("pixels", "patches", "elements"))
     baselines: Any = None
     sign: Literal["abs", "keep"] | None = None

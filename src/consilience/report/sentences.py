@@ -43,19 +43,51 @@ def warnings(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(str(warning) for record in records for warning in listing(record, "warnings")))
 
 
+SUMS, SHAPES = 0.1, 0.5
+"""By how much of f(x) − f(baseline) a map's sum may be off, before that is a warning: where the numbers are contributions in
+units of the score, and where they are scaled, so that only the map's shape is shown. A quadrature converges sooner in its shape
+than in its sum: on four photographs integrated gradients of 16 steps miss 0 to 39 % of the sum, and correlate .94 to .99 with
+those of 100 steps (50 steps: 3 to 13 %, and .99)."""
+
+
 def incomplete(records: Sequence[Record]) -> list[str]:
-    """A line for each method that claims to add up to the score's change and misses it by more than a tenth somewhere."""
+    """A warning for each method that claims to add up to the score's change and misses it by too much somewhere."""
+    allowed = SUMS if _in_units(records[0]) else SHAPES
+    return [
+        f"{name}: its map adds up to f(x) − f(baseline) within {error:.0%} only; "
+        f"{_completing(text(records[0], 'settings', 'explainers', name), error)}"
+        for name, error in _largest_errors(records).items()
+        if error > allowed
+    ]
+
+
+def nearly_complete(records: Sequence[Record]) -> list[str]:
+    """A line that says how far maps are from adding up where that is no warning, because no sum is shown."""
+    if _in_units(records[0]):
+        return []
+    errors = {name: error for name, error in _largest_errors(records).items() if SUMS < error <= SHAPES}
+    if not errors:
+        return []
+    shown = ", ".join(f"{name} {error:.0%}" for name, error in errors.items())
+    return [
+        f"before scaling, sums are off f(x) − f(baseline) by up to: {shown}; this is no matter for scaled maps, for "
+        "contributions in units of the score raise n_steps or n_samples"
+    ]
+
+
+def _in_units(record: Record) -> bool:
+    """Whether maps are signed and unscaled, so that their sums mean something."""
+    return text(record, "settings", "sign") == "keep" and text(record, "settings", "scale") == "none"
+
+
+def _largest_errors(records: Sequence[Record]) -> dict[str, float]:
+    """Method → its largest completeness error over the records."""
     worst: dict[str, float] = {}
     for record in records:
         for name in mapping(record, "completeness_error"):
             error = number(record, "completeness_error", name) or 0.0
             worst[name] = max(worst.get(name, 0.0), error)
-    return [
-        f"{name}: its map adds up to f(x) − f(baseline) within {error:.0%} only; "
-        f"{_completing(text(records[0], 'settings', 'explainers', name), error)}"
-        for name, error in worst.items()
-        if error > 0.1
-    ]
+    return worst
 
 
 def _completing(configured: str, error: float) -> str:

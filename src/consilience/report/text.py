@@ -10,7 +10,7 @@ from .entry import label
 from .letters import shortened
 from .numbers import MISSING, Digits, short
 from .reading import Record, mapping, number, part, text
-from .sentences import draws, incomplete, promise, shares, warnings
+from .sentences import draws, incomplete, nearly_complete, promise, shares, warnings
 from .table import Cell, Row, average, average_cell, has_status, shown_criteria
 
 WIDTH = 120
@@ -112,7 +112,7 @@ def _notes(records: Sequence[Record], table: Sequence[Row]) -> list[str]:
     notes += _solved(records)
     notes += [line for line in (promise(records[0]), setting(records[0]), _resolved(records)) if line]
     notes += [f"warning: {warning}" for warning in warnings(records)]
-    notes += incomplete(records)
+    notes += [*incomplete(records), *nearly_complete(records)]
     notes += _absent(records, table)
     return notes
 
