@@ -17,8 +17,8 @@ from .model.score import Score
 from .model.state import borrowed
 from .perturb.neighbourhoods import Path
 from .perturb.points import Points
-from .report.sentences import SHAPES, SUMS
 from .settings import checked
+from .statistics.completeness import SHAPES, SUMS
 from .statistics.keys import Key
 
 SATURATED = 1 - 1e-4
