@@ -9,11 +9,13 @@ import re
 import warnings
 import zlib
 from html.parser import HTMLParser
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 from consilience import InputError
+from consilience.report import sentences
 from consilience.report.colours import LEVELS, palette, robust_limit
 from consilience.report.entry import Entry, feature_names, top_features
 from consilience.report.numbers import Digits, short, with_error
@@ -351,6 +353,8 @@ def test_pictures_are_small():
 
 
 def test_what_scaled_maps_miss_of_a_sum_is_said_without_alarm():
+    lines_of_doctor = import_module("consilience.doctor")  # whose name in the package is the function
+
     # Sixteen steps of a quadrature miss a fifth of the sum and have the map right: a warning only where sums are shown.
     def lines(error: float, scale: str) -> tuple[list[str], list[str]]:
         explainers = {"integrated_gradients": "IntegratedGradients(n_steps=16)"}
@@ -358,6 +362,7 @@ def test_what_scaled_maps_miss_of_a_sum_is_said_without_alarm():
         record = {"completeness_error": {"integrated_gradients": error}, "settings": settings}
         return incomplete([record]), nearly_complete([record])
 
+    assert (lines_of_doctor.SUMS, lines_of_doctor.SHAPES) == (sentences.SUMS, sentences.SHAPES)
     assert lines(0.05, "max") == lines(0.05, "none") == ([], [])
     warned, said = lines(0.2, "none")
     assert "within 20% only" in warned[0] and "IntegratedGradients(n_steps=64)" in warned[0] and not said

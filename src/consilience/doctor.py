@@ -18,10 +18,13 @@ from .model.state import borrowed
 from .perturb.neighbourhoods import Path
 from .perturb.points import Points
 from .settings import checked
-from .statistics.completeness import SHAPES, SUMS
 from .statistics.keys import Key
 
 SATURATED = 1 - 1e-4
+
+SUMS, SHAPES = 0.1, 0.5
+"""Completeness errors that are too large: of methods that add up exactly, and of quadratures, whose map is right long before
+its sum is. :mod:`.report.sentences` has the same lines, and the measurement."""
 
 
 FEW = 256

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..statistics.completeness import SHAPES, SUMS
 from .criteria import PROMISES
 from .reading import Record, listing, mapping, number, text
 
@@ -42,6 +41,13 @@ def draws(record: Record, stream: str) -> tuple[str, str]:
 def warnings(records: Sequence[Record]) -> list[str]:
     """What speaks against the numbers, each sentence once."""
     return list(dict.fromkeys(str(warning) for record in records for warning in listing(record, "warnings")))
+
+
+SUMS, SHAPES = 0.1, 0.5
+"""By how much of f(x) − f(baseline) a map's sum may be off, before that is a warning: where the numbers are contributions in
+units of the score, and where they are scaled, so that only the map's shape is shown. A quadrature converges sooner in its shape
+than in its sum: on four photographs integrated gradients of 16 steps miss 0 to 39 % of the sum, and correlate .94 to .99 with
+those of 100 steps (50 steps: 3 to 13 %, and .99)."""
 
 
 def incomplete(records: Sequence[Record]) -> list[str]:
