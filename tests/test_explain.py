@@ -183,7 +183,7 @@ def test_a_nan_output_is_reported_and_the_others_are_explained():
         ({"fit_draws": "average_sensitivty=3"}, "did you mean 'average_sensitivity'"),
         ({"fit_draws": "average_sensitivity=three"}, "expected e.g."),
         ({"max_batch": 0}, "max_batch is a whole number"),
-        ({"sign": "positive"}, "sign: one of"),
+        ({"sign": "positive"}, "sign is None, or it is one of"),
         ({"kind": "logits"}, "did you mean 'logit'"),
         ({"signed": True}, "signed"),
         ({"choice": "cross_validated"}, "neither signed"),
