@@ -424,3 +424,36 @@ def test_a_method_that_fails_later_has_its_reason_in_the_evaluation():
     values = found["gini_sparseness"]["fragile"]
     assert np.isnan(values[1]) and np.isfinite(values[[0, 2]]).all()
     assert "not this one" in found.left_out["methods.fragile"]
+
+
+MEASURED = (
+    "avg_sensitivity",
+    "faithfulness_correlation",
+    "infidelity",
+    "random_logit",
+    "mprt",
+    "gini_sparseness",
+    "deletion",
+    "kendall_tau",
+)
+SHARDS = 1e-3
+"""How far a part of the data, with the data's ids, may be from the whole in float32: ranks may swap near ties."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["opt", "robust", "faith"])
+@pytest.mark.parametrize("methods", ["standard", "black_box"])
+def test_parts_with_their_ids_give_the_numbers_of_the_whole(methods, objective):
+    net = Small().float()
+    x = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    target = [0, 1, 2, 0, 1, 2, 0, 1]
+    options = {"methods": methods, "objective": objective, "fit_draws": 8, "measures": MEASURED}
+    whole = cs.evaluate(net, x, target=target, ids=range(10, 18), **options)
+    for size in (1, 3):
+        for start in range(0, 8, size):
+            here = slice(start, min(8, start + size))
+            ids = range(10, 18)[here]
+            part = cs.evaluate(net, x[here], target=target[here], ids=ids, **options)
+            assert part.rows == whole.rows
+            for measure in whole.measures:
+                np.testing.assert_allclose(part.values[measure], whole.values[measure][here], atol=SHARDS, rtol=SHARDS)
