@@ -153,7 +153,7 @@ class Consensus:
             raise InputError(f"objective: {aggregation.name!r} has no weights to fit")
         usual = {} if self.options.draws == "paper" else {"draws": None, "fit_draws": self.options.fit_draws or FIT}
         options = self.options.but(weights=None, pooled=False, **usual)
-        parts: list[Evidence] = []
+        pooled: list[Evidence] = []
         start = 0
         for batch in loader:
             x = parts_of(batch)[0]
@@ -166,12 +166,12 @@ class Consensus:
             except NothingLeft:
                 continue
             (group,) = job.combine(every=False).groups
-            parts.append(group.evidence.pooled())
+            pooled.append(group.evidence.pooled())
         if not start:
             raise InputError("loader: gave no batch")
-        if not parts:
+        if not pooled:
             raise InputError("loader: no input can be explained; each has NaN or infinite values")
-        self.weights = options.aggregation.fit(_join(parts)).weights[0]
+        self.weights = options.aggregation.fit(_join(pooled)).weights[0]
         return self
 
     def mixture(self) -> Mixture:

@@ -20,6 +20,7 @@ CRITERION = {
     ("quadratic", False): "average_sensitivity",
     ("responses", True): "faithfulness_correlation",
     ("responses", False): "infidelity",
+    ("contrast", False): "contrast",
 }
 """A metric's kind of draw, and whether it is free of scale → the criterion in which tables show it."""
 
@@ -30,13 +31,16 @@ def criteria_of(aggregation: Aggregation) -> tuple[str, ...]:
     """The criteria that an objective is about; both usual ones where nothing is solved."""
     if not aggregation.solves:
         return USUAL
-    found: list[str | None] = []
+    # A metric that only stands beside another one, as the contrast in noise over signal, is no aim of its own.
+    beside = {other.statistic for metric in aggregation.metrics for other in metric.beside}
+    criteria: list[str] = []
     for metric in aggregation.metrics:
+        kind = (metric.statistic, metric.scale_free)
         if metric.beside:
-            found.append("noise_over_signal")
-        else:
-            found.append(CRITERION.get((metric.statistic, metric.scale_free)))
-    return tuple(dict.fromkeys(name for name in found if name is not None))
+            criteria.append("noise_over_signal")
+        elif metric.statistic not in beside and kind in CRITERION:
+            criteria.append(CRITERION[kind])
+    return tuple(dict.fromkeys(criteria))
 
 
 def paired_differences(

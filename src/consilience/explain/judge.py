@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ from .run import Combined, Job, baselines_of
 PARTS = ("fit", "fresh", "stderr")
 BLOCKS = 20
 """Of the jackknife, for metrics that have no closed form of their error."""
+
+OF_CONTRAST = ("contrast", "noise_over_signal")
+"""Criteria that look at the maps of other outputs, which may fail where the map that is explained does not."""
 
 Criteria = dict[str, dict[str, Measured]]
 
@@ -118,27 +121,32 @@ def measure(
     """Every criterion for every row of ``rows`` (B, M, R), on the fitting and on the fresh draws.
 
     The criteria of :data:`CRITERIA`, and the loss of every other metric that was measured."""
-    broken_before, broken_after = _broken(fit, rows), _broken(fresh, rows)
-    fit, fresh = fit.clean(), fresh.clean()
+    before = _estimates(fit, rows, metrics)
+    after = _estimates(fresh, rows, metrics)
     table: Criteria = {}
-    for criterion, estimate in CRITERIA.items():
-        before, after = estimate(fit, rows), estimate(fresh, rows)
-        table[criterion] = _measured(before, after, broken_before, broken_after, names)
-    for kind, metric in metrics.items():
-        if kind not in KINDS and metric.name not in CRITERIA:
-            before, after = _jackknife(metric, fit, rows), _jackknife(metric, fresh, rows)
-            table[metric.name] = _measured(before, after, broken_before, broken_after, names)
+    for criterion, fitted in before.items():
+        judged = after[criterion]
+        # Also where all masks were seen and nothing is estimated: what has no value has no error.
+        error = judged.stderr.masked_fill(judged.value.isnan(), torch.nan)
+        table[criterion] = {
+            name: Measured(fitted.value[:, at], judged.value[:, at], error[:, at]) for at, name in enumerate(names)
+        }
     return table
 
 
-def _measured(
-    before: Estimate, after: Estimate, broken_before: Tensor, broken_after: Tensor, names: Sequence[str]
-) -> dict[str, Measured]:
-    """One criterion, row by row; NaN where a row is broken."""
-    fitted = before.value.masked_fill(broken_before, torch.nan)
-    value = after.value.masked_fill(broken_after, torch.nan)
-    error = after.stderr.masked_fill(broken_after, torch.nan)
-    return {name: Measured(fitted[:, i], value[:, i], error[:, i]) for i, name in enumerate(names)}
+def _estimates(evidence: Evidence, rows: Tensor, metrics: Mapping[str, Metric]) -> dict[str, Estimate]:
+    """Criterion → its estimate for every row (B, M, R), NaN where the row is broken."""
+    clean = evidence.clean()
+    estimates = {criterion: estimate(clean, rows) for criterion, estimate in CRITERIA.items()}
+    for kind, metric in metrics.items():
+        if kind not in KINDS and metric.name not in CRITERIA:
+            estimates[metric.name] = _jackknife(metric, clean, rows)
+    broken = _broken(evidence, rows)
+    mute = broken | _touched(~evidence["contrast"].finite(), rows)
+    for criterion, estimate in estimates.items():
+        bad = mute if criterion in OF_CONTRAST else broken
+        estimates[criterion] = replace(estimate, value=estimate.value.masked_fill(bad, torch.nan))
+    return estimates
 
 
 def _jackknife(metric: Metric, evidence: Evidence, rows: Tensor) -> Estimate:
@@ -157,10 +165,14 @@ def _broken(evidence: Evidence, rows: Tensor) -> Tensor:
     """(B, M): rows that put weight on an attribution that is not finite, and maps that are zero: they explain nothing."""
     # A fall that is not finite spoils the masks, not the map: its criteria are NaN by themselves.
     bad = ~evidence["quadratic"].finite() | ~evidence["responses"].a.isfinite().all(1)
-    touched = torch.einsum("bmr,br->bm", (rows != 0).double(), bad.double()) > 0
     norm = evidence.clean()["quadratic"].norm
     zero = torch.einsum("bmr,brt,bmt->bm", rows, norm, rows) == 0
-    return touched | zero
+    return _touched(bad, rows) | zero
+
+
+def _touched(bad: Tensor, rows: Tensor) -> Tensor:
+    """(B, R), (B, M, R) → (B, M): which mixtures put weight on a row that is bad."""
+    return torch.einsum("bmr,br->bm", (rows != 0).double(), bad.double()) > 0
 
 
 def _joined(parts: Sequence[Criteria], combined: Combined) -> Criteria:

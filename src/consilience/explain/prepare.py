@@ -139,7 +139,7 @@ def prepare(
         stack=Normalised(stack, attributed, *options.presented(x.ndim == 4)),
         working=tuple(everything.names.index(name) for name in stack.names),
         rows=len(everything),
-        metrics=_metrics(options, features, attributed, baseline),
+        metrics=_metrics(options, features, attributed, baseline, score),
         derived=options.derived,
         seed=options.seed,
     )
@@ -214,13 +214,13 @@ def _usable(score: Score, good: Tensor, out: dict[int, str]) -> Tensor:
 
 
 def _metrics(
-    options: Options, asked: Features | str | None, attributed: Features, baseline: Baseline | None
+    options: Options, asked: Features | str | None, attributed: Features, baseline: Baseline | None, score: Score
 ) -> dict[str, Metric]:
     """The metrics that are measured, with the baselines of the call, and its features where masks can be made of them."""
     maskable = asked is not None and not isinstance(attributed, Pixels | Elements)
     features = attributed if maskable else None
     metrics = metrics_of(options.aggregation)
-    return {kind: metric.completed(baseline, features) for kind, metric in metrics.items()}
+    return {kind: metric.completed(baseline, features).of_model(score) for kind, metric in metrics.items()}
 
 
 def _named(unit: Tensor | None, baseline: Baseline | None, x: Tensor) -> str:

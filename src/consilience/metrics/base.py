@@ -15,6 +15,7 @@ from ..statistics.evidence import Evidence, Part
 from ..task import Measure, Task
 
 if TYPE_CHECKING:
+    from ..model.score import Score
     from .objective import Objective
 
 Block = tuple[float, Evidence]
@@ -79,6 +80,14 @@ class Metric(Measure):
         filled = {name: value for name, value in given.items() if value is not None and name in mine}
         return replace(self, **filled) if filled else self  # type: ignore[type-var]
 
+    def of_model(self, score: Score) -> Metric:
+        """With what depends on the model, such as how many outputs there are to ask about.
+
+        Args:
+            score: the model, resolved at the inputs.
+        """
+        return self
+
     def measure(self, task: Task, samples: range, total: int) -> Part:
         """The statistics of the draws ``samples`` out of ``total``, for all rows of the task; with a graph if it keeps one."""
         raise NotImplementedError
@@ -110,8 +119,9 @@ class Metric(Measure):
         """(B, R): the loss of each row, on draws of its own; NaN for zero maps and maps that are not finite."""
         parts = {}
         for metric in (self, *self.beside):
-            count = metric.draws if metric.fixed is None else metric.fixed
-            parts[metric.statistic] = metric.measure(task, range(count), count)
+            own = metric.of_model(task.score)
+            count = own.draws if own.fixed is None else own.fixed
+            parts[own.statistic] = own.measure(task, range(count), count)
         evidence = Evidence.of(parts)
         valid = evidence.valid()
         corners = torch.eye(valid.shape[1], dtype=torch.float64, device=valid.device).expand(len(valid), -1, -1)

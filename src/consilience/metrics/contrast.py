@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,6 +54,12 @@ class Contrast(Metric):
     @property
     def fixed(self) -> int:
         return self.count
+
+    def of_model(self, score: Score) -> Contrast:
+        """This contrast with as many other outputs as the model has: none is asked about twice."""
+        if not has_other_outputs(score):
+            return self
+        return replace(self, count=min(self.count, score.outputs.shape[1] - 1))
 
     def measure(self, task: Task, samples: range, total: int) -> Quadratic:
         """The Gram matrices of the changes of the maps, one draw for each other output."""

@@ -212,7 +212,9 @@ class Evidence:
             kept = self.inputs(whole.nonzero()[:, 0].tolist())
         else:
             kept, works = self, finite.all(0)
-        return kept.clean()._each("pooled").spoil(~works[None])
+        # A row that one kind of draws rules out is ruled out in all: it would count in the scale of the other kinds only.
+        usable = kept.spoil(~works.expand_as(kept.like)).clean()
+        return usable._each("pooled").spoil(~works[None])
 
     def spoil(self, rows: Tensor) -> Evidence:
         """NaN in the rows (B, R) that must not be used."""

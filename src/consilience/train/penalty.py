@@ -78,13 +78,18 @@ class Penalty(MapRegulariser):
         super().__init__(explainers, features=features, sign=sign, scale=scale, kind=kind, **common)
         if isinstance(metric, Metric):
             metric = 1.0 * metric
-        if not isinstance(metric, Objective) or len(metric.statistics) < len(metric.terms):
+        if not isinstance(metric, Objective) or len({term.statistic for _, term in metric.terms}) < len(metric.terms):
             raise InputError(
                 f"metric: a metric, or a sum of metrics of different kinds, got {metric!r}; "
                 "two of one kind would share their draws"
             )
         self.objective = metric
         self.draws = checked("draws", draws, int, low=1)
+
+    @property
+    def _metrics(self) -> tuple[Metric, ...]:
+        """The metrics of the sum, and those whose draws they look at too."""
+        return tuple(each for _, metric in self.objective.terms for each in (metric, *metric.beside))
 
     def loss(self, passes: Passes) -> Loss:
         # No slope of 0 takes a NaN out of a backward pass (0 · NaN is NaN), so that of an input must not get into one.
@@ -104,13 +109,18 @@ class Penalty(MapRegulariser):
 
     def _rows_each(self, passes: Passes, stack: Normalised) -> int:
         """Evaluations of the model for one input."""
-        asked = {metric.asks for _, metric in self.objective.terms}
-        rows = sum(stack.stack.rows(passes.x.shape[1:]).values())
-        if "explanations" in asked:
-            rows += rows * self.draws
-        if "outputs" in asked:
-            rows += 1 + self.draws
+        explanation = sum(stack.stack.rows(passes.x.shape[1:]).values())
+        rows = explanation
+        for metric in self._metrics:
+            draws = self._draws_of(metric)
+            if metric.asks == "explanations":
+                rows += draws * explanation
+            elif metric.asks == "outputs":
+                rows += 1 + draws
         return rows
+
+    def _draws_of(self, metric: Metric) -> int:
+        return self.draws if metric.fixed is None else metric.fixed
 
     def _evidence(self, passes: Passes, stack: Normalised, inputs: Tensor, graph: bool) -> Evidence:
         """What the draws say about the explainers' maps at these inputs."""
@@ -121,8 +131,11 @@ class Penalty(MapRegulariser):
 
         maps = maps_at(score, points)
         task = Task(score, points, maps, stack.features, maps_at, passes.key / "penalty", graph=graph)
-        samples = range(self.draws)
-        measured = {metric.statistic: metric.measure(task, samples, self.draws) for _, metric in self.objective.terms}
+        measured: dict[str, Part] = {}
+        for metric in self._metrics:
+            own = metric.of_model(score)
+            draws = self._draws_of(own)
+            measured[own.statistic] = own.measure(task, range(draws), draws)
         return Evidence.of(measured)
 
     def _value(self, evidence: Evidence, finite: Tensor) -> tuple[Tensor, Tensor]:
