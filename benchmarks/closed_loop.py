@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import consilience as cs
 from consilience import train
-from consilience.combine.named import aim
+from consilience.combine.named import named_objective
 from consilience.data.sets import Data, load
 from consilience.statistics.criteria import CRITERIA, HIGHER_IS_BETTER
 from consilience.statistics.evidence import joined
@@ -117,7 +117,7 @@ def judged(model: nn.Module, data: Data, options: Namespace) -> dict[str, Tensor
     corners = eye[:k].expand(len(part), k, count)
     rows = {name: eye[i].expand(len(part), count) for i, name in enumerate([*found.methods, "mean"])}
     for goal in GOALS:
-        weights = aim(goal).minimise(fit.rows(slice(k))).weights
+        weights = named_objective(goal).minimise(fit.rows(slice(k))).weights
         rows[f"consensus {goal}"] = torch.cat([weights, weights.new_zeros(len(part), count - k)], 1)
     values = {}
     for criterion in JUDGED:

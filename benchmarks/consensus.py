@@ -24,7 +24,7 @@ from torch import Tensor
 from consilience.combine.aggregations import DERIVED as AGGREGATIONS
 from consilience.combine.draws import Draws
 from consilience.combine.measurement import Measurement
-from consilience.combine.named import TERMS, aim
+from consilience.combine.named import NAMED_OBJECTIVES, named_objective
 from consilience.data.images import read_image
 from consilience.data.models import load_model
 from consilience.explainers import (  # fmt: skip
@@ -168,14 +168,14 @@ def solutions(fit: Evidence, fresh: Evidence, k: int) -> dict[str, Tensor]:
             best = value.argmax(1) if criterion in HIGHER_IS_BETTER else value.argmin(1)
             out[f"best single {when} ({short})"] = eye[best]
     for name in ("robust", "faith", "opt", "paper_robust", "paper_faith", "paper_opt", "paper_code", "infidelity"):
-        goal = aim(name)
+        goal = named_objective(name)
         out[name] = wide(goal.minimise(only).weights)
         if not isinstance(goal, Front) and name in ("robust", "faith"):
             out[f"{name} signed"] = wide(goal.minimise(only, signed=True).weights)
             out[f"{name} cross-validated"] = wide(cross_validated(goal, only).weights)
             out[f"{name} pooled"] = wide(leave_one_out(goal, only))
     for mu in (0.3, 1.0, 3.0):
-        out[f"J at mu = {mu:g}"] = wide(replace(TERMS["opt"], mu=mu).minimise(only).weights)
+        out[f"J at mu = {mu:g}"] = wide(replace(NAMED_OBJECTIVES["opt"], mu=mu).minimise(only).weights)
     return out
 
 

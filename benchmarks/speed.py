@@ -49,7 +49,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from consilience.combine.draws import BUDGET, Draws
-from consilience.combine.named import aim
+from consilience.combine.named import named_objective
 from consilience.combine.regret import regret
 from consilience.combine.sequential import prices, until_sure
 from consilience.combine.weights import Minimise
@@ -169,7 +169,7 @@ class Job:
         assert bool(found.attribution.isfinite().all())
         counts = job.ready.score.counts
         return {
-            "gradient": counts.gradient, "forward": counts.forward, "draws": found.groups[0].said(0),
+            "gradient": counts.gradient, "forward": counts.forward, "draws": found.groups[0].record(0),
             "weights": {objective: found.solution.weights[0].tolist()}, "batch": job.ready.score.batch.sizes,
             "evidence": found.groups[0].evidence,
         }  # fmt: skip
@@ -201,13 +201,13 @@ def budget(draws: int) -> Draws:
 def replayed(evidence: Evidence, objective: str, draws: int) -> tuple[list[float], dict]:
     """The weights of ``draws="auto"`` from draws that are there already, and how many of them it would have made."""
     stack = Stack(resolve(METHODS))
-    rule = Minimise(aim(objective))
+    rule = Minimise(named_objective(objective))
 
     def draw(_: object, kind: str, samples: range) -> Evidence:
         return Evidence(**{kind: getattr(evidence, kind).take(torch.arange(samples.start, samples.stop))})
 
     (group,) = until_sure(rule, draw, (0,), budget(draws), TOLERANCE, prices(stack), rule.kinds, len(stack))
-    return group.solved.weights[0].tolist(), group.said(0)
+    return group.solved.weights[0].tolist(), group.record(0)
 
 
 class Bench:
@@ -387,7 +387,7 @@ def values(fresh: Evidence, weights: list[float]) -> dict[str, float]:
 
 def paper_form(fresh: Evidence) -> Tensor:
     """The two matrices of AGG's App. C.2, each divided by its Frobenius norm: a form that is the same for all weights."""
-    parts = [term.matrix(fresh) for _, term in aim("paper_opt").terms]  # type: ignore[union-attr]
+    parts = [term.matrix(fresh) for _, term in named_objective("paper_opt").terms]  # type: ignore[union-attr]
     return torch.stack([part / torch.linalg.matrix_norm(part)[:, None, None] for part in parts]).sum(0)  # type: ignore[operator]
 
 
@@ -402,7 +402,7 @@ def weights(fit: Evidence, plain: dict[str, list[float]], m: int) -> dict[str, d
     """Pipeline → objective → weights of one photograph; ``plain``: the reference's, by its own objectives."""
     few = shortened(fit, m, m)
     return {
-        "m50": {name: Minimise(aim(name)).fit(few).weights[0].tolist() for name in OBJECTIVES},
+        "m50": {name: Minimise(named_objective(name)).fit(few).weights[0].tolist() for name in OBJECTIVES},
         "auto": {name: replayed(fit, name, m)[0] for name in OBJECTIVES},
         "reference": {name: plain[BASELINES.get(name, name)] for name in OBJECTIVES},
     }
@@ -447,7 +447,7 @@ def curves(fit: list[Evidence], fresh: list[Evidence], gradients: int) -> dict[s
     found: dict[str, list[dict]] = {}
     for name, counts in kinds.items():
         found[name] = []
-        goal = aim(name)
+        goal = named_objective(name)
         ((_, term),) = goal.terms  # type: ignore[union-attr]
         for count in counts:
             parts = [first(e, count, name) for e in fit]

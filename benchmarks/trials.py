@@ -26,8 +26,8 @@ from torch import Tensor
 
 from consilience import simplex
 from consilience.combine.draws import Draws
-from consilience.combine.explained import UNEXPLAINED, say_if_unexplained
-from consilience.combine.named import aim
+from consilience.combine.explained import UNEXPLAINED, mark_unexplained
+from consilience.combine.named import named_objective
 from consilience.combine.regret import solved_apart
 from consilience.combine.sequential import until_sure
 from consilience.combine.spread import weights_stderr
@@ -217,14 +217,14 @@ def difference(objective: str, draws: int, inputs: int = 2000) -> Trial:
     name, draw, truth = OBJECTIVES[objective]
     rng = keyed(f"difference {objective} {draws}")
     fit, fresh = draw(rng, inputs, 50), draw(rng, inputs, draws)
-    mixing = Minimise(aim(objective)).fit(fit).weights
+    mixing = Minimise(named_objective(objective)).fit(fit).weights
     rows = torch.cat([torch.eye(3, dtype=torch.float64).expand(inputs, -1, -1), mixing[:, None]], 1)
     before, after = CRITERIA[name](fit, rows), CRITERIA[name](fresh, rows)
     table = {
         row: Measured(before.value[:, i], after.value[:, i], after.stderr[:, i])
         for i, row in enumerate((*NAMES, "consensus"))
     }
-    found = paired_differences(Minimise(aim(objective)), {name: table}, fresh, mixing, NAMES)[name]
+    found = paired_differences(Minimise(named_objective(objective)), {name: table}, fresh, mixing, NAMES)[name]
     single = torch.eye(3, dtype=torch.float64)[[NAMES.index(str(best)) for best in found.best_single]]
     true = truth(mixing) - truth(single)
     inside = (found.low <= true) & (true <= found.high)
@@ -241,7 +241,7 @@ def spread(objective: str, draws: int, inputs: int = 1000) -> Trial:
     """The weights' standard errors, root mean square, beside their spread over inputs with the same truth."""
     _, draw, _ = OBJECTIVES[objective]
     evidence = draw(keyed(f"spread {objective} {draws}"), inputs, draws)
-    rule = Minimise(aim(objective))
+    rule = Minimise(named_objective(objective))
     actual = rule.fit(evidence).weights.std(0)
     reported = weights_stderr(rule, evidence).square().mean(0).sqrt()
     return {"reported": [round(v, 4) for v in reported.tolist()], "actual": [round(v, 4) for v in actual.tolist()]}
@@ -285,7 +285,7 @@ def stopping(rho: float, inputs: int = 300) -> Trial:
     y = torch.as_tensor(rng.normal(size=(inputs, MASKS)))
     noise = torch.as_tensor(rng.normal(size=(inputs, MASKS, 7))) @ torch.linalg.cholesky(NOISE).mT
     every = Responses(signal * y[..., None] + noise, y)
-    rule = Minimise(aim("faith"))
+    rule = Minimise(named_objective("faith"))
 
     def draw(at: Any, kind: str, samples: range) -> Evidence:
         return Evidence(responses=every.inputs(list(at)).take(torch.arange(samples.start, samples.stop)))
@@ -308,9 +308,7 @@ def stopping(rho: float, inputs: int = 300) -> Trial:
     groups = until_sure(rule, draw, tuple(range(inputs)), Draws(2, MASKS), 0.02, price, ("responses",), 7)
     lost_after = torch.cat([loss(group.solved.weights) for group in groups])
     masks_after = torch.cat([torch.full((len(group.index),), float(group.draws.infidelity)) for group in groups])
-    status = [
-        said for group in groups for said in say_if_unexplained(rule, group.evidence, group.solved.solution).status
-    ]
+    status = [said for group in groups for said in mark_unexplained(rule, group.evidence, group.solved.solution).status]
     return {
         "loss before": rounded(lost_before),
         "loss after": rounded(lost_after),

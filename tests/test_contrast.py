@@ -9,7 +9,7 @@ from nets import Small, bound, images, judged
 from torch import nn
 
 import consilience as cs
-from consilience.combine.named import aim
+from consilience.combine.named import named_objective
 from consilience.explainers import Function, Normalised, Saliency, SmoothGrad, Stack
 from consilience.features import Pixels
 from consilience.metrics import Contrast
@@ -91,7 +91,7 @@ def test_the_standard_error_is_the_spread_over_new_draws(name):
 
 def test_the_most_robust_mixture_is_the_least_noise_over_signal_on_a_grid():
     e = contrasts(1, 5)
-    best = aim("robust").minimise(e)
+    best = named_objective("robust").minimise(e)
     grid = torch.tensor([(a, b, 20 - a - b) for a in range(21) for b in range(21 - a)]).double() / 20
     every = CRITERIA["noise_over_signal"](e, grid.expand(5, -1, -1)).value
     assert bool((best.value <= every.amin(1) + 1e-9).all())

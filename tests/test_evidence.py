@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import consilience as cs
-from consilience.combine.named import aim
+from consilience.combine.named import named_objective
 from consilience.combine.regret import regret, solve_with_regret
 from consilience.combine.weights import Minimise
 from consilience.metrics import AverageSensitivity, Infidelity
@@ -41,7 +41,7 @@ def spoilt(e, draws, row=0, masks=()):
 @pytest.mark.parametrize("draws, masks", [([3], [7]), ([0, 9], [2, 30]), (range(10), range(40))])
 def test_a_method_that_fails_at_some_draws_is_as_if_it_were_absent(objective, draws, masks):
     e = evidence()
-    goal, rest = aim(objective), e.rows(slice(1, None))
+    goal, rest = named_objective(objective), e.rows(slice(1, None))
     kinds = goal.statistics
     bad = spoilt(e, draws if "quadratic" in kinds else [], masks=masks if "responses" in kinds else ())
     found, alone = solve_with_regret(Minimise(goal), bad), solve_with_regret(Minimise(goal), rest)
@@ -56,7 +56,10 @@ def test_a_method_that_fails_at_some_draws_is_as_if_it_were_absent(objective, dr
 def test_a_cross_validated_choice_does_not_see_a_method_that_fails(objective):
     e = evidence()
     bad = spoilt(e, [2, 5], masks=[3])
-    found, alone = cross_validated(aim(objective), bad), cross_validated(aim(objective), e.rows(slice(1, None)))
+    found, alone = (
+        cross_validated(named_objective(objective), bad),
+        cross_validated(named_objective(objective), e.rows(slice(1, None))),
+    )
     assert float(found.weights[0, 0]) == 0 and found.status == alone.status
     torch.testing.assert_close(found.weights[:, 1:], alone.weights, rtol=1e-4, atol=1e-4)
 
@@ -66,7 +69,7 @@ def test_cleaning_changes_neither_what_is_valid_nor_what_is_found(objective):
     e = joined([spoilt(evidence(seed=1), [4], masks=[2]), evidence(seed=2), spoilt(evidence(seed=3), range(10), row=2)])
     torch.testing.assert_close(e.clean().valid(), e.valid())
     assert e.valid().tolist() == [[False, True, True], [True] * 3, [True, True, False]]
-    one, two = (aim(objective).minimise(x) for x in (e, e.clean()))
+    one, two = (named_objective(objective).minimise(x) for x in (e, e.clean()))
     torch.testing.assert_close(one.weights, two.weights)
 
 
@@ -77,12 +80,12 @@ def test_a_loss_over_blocks_of_unequal_size_is_the_loss_over_all_draws():
         (AverageSensitivity(), "quadratic"),
         (AverageSensitivity(relative=False), "quadratic"),
         (Infidelity(scaling="raw"), "responses"),
-        (aim("paper_opt"), "quadratic"),
-        (aim("paper_opt"), "responses"),
+        (named_objective("paper_opt"), "quadratic"),
+        (named_objective("paper_opt"), "responses"),
     ):
         blocks = [(part.count(kind) / e.count(kind), part) for _, part in e.folds(5, kind)]
         whole = (term.at if hasattr(term, "at") else term.loss)(e, w[:, None])[:, 0]
-        if term == aim("paper_opt"):
+        if term == named_objective("paper_opt"):
             scales = term._scales(e, e.valid())
             whole = torch.einsum("br,brt,bt->b", w, term._form(e, e, scales), w)
         torch.testing.assert_close(term.over_blocks(e, blocks, [w] * 5), whole)
@@ -91,7 +94,7 @@ def test_a_loss_over_blocks_of_unequal_size_is_the_loss_over_all_draws():
 @pytest.mark.parametrize("count", [7, 12, 13])
 def test_the_regret_is_that_of_a_plain_loop_over_the_draws(count):
     """Each draw scored with the weights of the fold that it is not in, in blocks as equal as can be."""
-    goal, e = aim("robust"), evidence(neighbours=count, seed=4, good=1.0)
+    goal, e = named_objective("robust"), evidence(neighbours=count, seed=4, good=1.0)
     w = goal.minimise(e).weights
     q, size = e.quadratic.draws[0], e.quadratic.norm[0]
     lost = {"crossed": 0.0, "plain": 0.0}
@@ -110,16 +113,16 @@ def test_the_regret_is_that_of_a_plain_loop_over_the_draws(count):
 def test_where_no_method_can_be_used_there_is_no_regret(objective):
     e = evidence()
     e = Evidence(Quadratic(0 * e.quadratic.draws, 0 * e.quadratic.norm), Responses(0 * e.responses.a, e.responses.y))
-    solution, _, found = solve_with_regret(Minimise(aim(objective)), e)
+    solution, _, found = solve_with_regret(Minimise(named_objective(objective)), e)
     assert solution.status == ("no valid method",) and all(value.isnan().all() for value in found.values())
 
 
 def test_pooling_inputs_that_all_miss_a_method_leaves_those_methods_out():
     whole = joined([spoilt(evidence(seed=1), [4], row=0), spoilt(evidence(seed=2), [1], row=1)])
-    found = aim("robust").minimise(whole.pooled())
+    found = named_objective("robust").minimise(whole.pooled())
     assert found.weights.tolist() == [[0, 0, 1]]
     nowhere = joined([spoilt(evidence(seed=i), [4], row=i) for i in range(3)])
-    assert aim("robust").minimise(nowhere.pooled()).status == ("no valid method",)
+    assert named_objective("robust").minimise(nowhere.pooled()).status == ("no valid method",)
 
 
 def with_a_uniform_map(seed):
@@ -138,12 +141,12 @@ def with_a_uniform_map(seed):
 def test_who_asks_for_faithfulness_gets_no_uniform_map(objective):
     parts = [with_a_uniform_map(seed) for seed in range(3)]
     for e in (joined(parts), joined(parts).pooled()):
-        found = aim(objective).minimise(e)
+        found = named_objective(objective).minimise(e)
         assert (found.weights[:, 0] == 0).all()
         rho = faithfulness_correlation(joined(parts), found.weights[:, None].expand(3, 1, 3)).value
         assert (rho > 0.5).all()
-    whole, _, doubts = solve_with_regret(Minimise(aim(objective)), joined(parts))
-    alone, _, least = solve_with_regret(Minimise(aim(objective)), joined(parts).rows(slice(1, None)))
+    whole, _, doubts = solve_with_regret(Minimise(named_objective(objective)), joined(parts))
+    alone, _, least = solve_with_regret(Minimise(named_objective(objective)), joined(parts).rows(slice(1, None)))
     torch.testing.assert_close(whole.weights[:, 1:], alone.weights, rtol=1e-4, atol=1e-4)
     for kind, value in doubts.items():
         torch.testing.assert_close(value, least[kind], rtol=1e-4, atol=1e-6)
@@ -156,7 +159,7 @@ def test_a_small_pattern_on_a_large_level_is_an_answer():
     maps = torch.stack([(1 + 5e-4 * pattern).float().double(), torch.randn(224 * 224, generator=g).double()])
     masks = torch.stack([torch.randperm(224 * 224, generator=g)[:10035] for _ in range(128)])
     e = Evidence(responses=Responses(maps[:, masks].sum(-1).T[None], pattern[masks].sum(-1)[None]))
-    found = aim("faith").minimise(e)
+    found = named_objective("faith").minimise(e)
     assert found.weights[0, 0] > 0.99 and float(faithfulness_correlation(e, found.weights[:, None]).value) > 0.99
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import consilience as cs
 from consilience.combine.aggregations import AGGREGATIONS, DERIVED
-from consilience.combine.named import OBJECTIVES, aim
+from consilience.combine.named import OBJECTIVES, named_objective
 from consilience.combine.regret import regret
 from consilience.combine.weights import Minimise
 from consilience.explainers import GradCAM, InputXGradient, IntegratedGradients, Mixture, Saliency, SmoothGrad
@@ -433,7 +433,7 @@ def test_draws_until_sure(objective):
 def test_the_cross_fitted_regret_is_that_of_its_definition():
     r = run("robust")
     evidence = joined(r.evidence["fit"]).rows(slice(len(r.methods)))
-    rule = Minimise(aim("relative_sensitivity"))
+    rule = Minimise(named_objective("relative_sensitivity"))
     found = regret(rule, evidence, rule.fit(evidence).weights, blocks=4)["quadratic"]
     q = evidence.quadratic
     count = q.draws.shape[1]
@@ -446,7 +446,7 @@ def test_the_cross_fitted_regret_is_that_of_its_definition():
         for part in range(4):
             inside = torch.arange(count * part // 4, count * (part + 1) // 4)
             outside = torch.tensor([s for s in range(count) if s not in inside.tolist()])
-            w = aim("relative_sensitivity").minimise(evidence.inputs([i]).fold(part, 4)[0]).weights[0]
+            w = named_objective("relative_sensitivity").minimise(evidence.inputs([i]).fold(part, 4)[0]).weights[0]
             assert value(w, outside) <= min(value(e, outside) for e in torch.eye(len(r.methods)).double()) + 1e-12
             crossed.append(value(w, inside))
             sizes.append(len(inside))

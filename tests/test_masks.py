@@ -201,7 +201,7 @@ def test_masks_of_several_scales_are_blocks_of_the_finest():
 def test_the_papers_masks_are_there_under_one_share():
     assert Infidelity(share=0.2).neighbourhood((3, 224, 224)) == Masked(Patches(16), 0.2, Baseline.of("blur"))
     for name in ("paper_faith", "paper_opt", "paper_code"):
-        goal = cs.combine.named.aim(name)
+        goal = cs.combine.named.named_objective(name)
         assert [term.share for _, term in goal.terms if isinstance(term, Infidelity)] == [0.2]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 import consilience as cs
 from consilience import train
 from consilience.errors import InputError
-from consilience.model.outputs import KINDS, Kind, Outputs, interpret, last_layer_of
+from consilience.model.outputs import SCORE_KINDS, Kind, Outputs, interpret, last_layer_of
 
 FEW = {"fit_draws": 2, "fresh_draws": 2, "objective": "mean", "resolved_draws": 0}
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -74,7 +74,7 @@ MEANINGS = ["logits", "probabilities", "label_logits", "label_probabilities"]
 CASES = [(meaning, columns) for meaning in MEANINGS for columns in (1, 2, 4)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCORE_KINDS)
 @pytest.mark.parametrize(("meaning", "columns"), CASES)
 def test_scores_are_what_their_definition_says(meaning, columns, kind):
     rows, what = rows_of(meaning, columns), Outputs(meaning, columns)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from consilience.combine.named import aim
+from consilience.combine.named import named_objective
 from consilience.statistics.evidence import Evidence, Quadratic, Responses
 
 
@@ -55,12 +55,12 @@ def test_a_paper_objective_is_the_printed_quadratic_program(name, seed):
     balanced = sensitivity / np.linalg.norm(sensitivity) + infidelity / np.linalg.norm(infidelity)
     form = {"paper_robust": sensitivity, "paper_faith": infidelity, "paper_opt": balanced}[name]
     w = minimum(form)
-    solution = aim(name).minimise(found)
+    solution = named_objective(name).minimise(found)
     np.testing.assert_allclose(solution.weights[0].numpy(), w, atol=2e-4)
     assert float(solution.value[0]) == pytest.approx(w @ form @ w, rel=1e-6)
     assert float(solution.weights.sum()) == pytest.approx(1) and (solution.weights >= 0).all()
     # What is measured of the returned weights is what was minimised.
-    goal = aim(name)
+    goal = named_objective(name)
     measured = goal.at if len(goal.terms) > 1 else goal.terms[0][1].loss
     loss = measured(found, solution.weights[:, None])[:, 0]
     assert float(loss) == pytest.approx(float(solution.value), rel=1e-9)
@@ -71,11 +71,11 @@ def test_the_code_solves_for_scaled_maps_and_mixes_unscaled_ones():
     beta = (a * y[:, None]).mean(0) / (a**2).mean(0)
     residual = beta * a - y[:, None]
     w = minimum(residual.T @ residual / len(a))
-    solution = aim("paper_code").minimise(found)
+    solution = named_objective("paper_code").minimise(found)
     np.testing.assert_allclose(solution.weights[0].numpy(), w, atol=2e-4)
     # Its oddity: of the maps it returns, other weights have a smaller infidelity, as printed and with the best scale.
     for fair in ("paper_faith", "infidelity"):
-        best = aim(fair)
+        best = named_objective(fair)
         values = [float(best.at(found, s.weights[:, None])) for s in (solution, best.minimise(found))]
         assert values[0] >= values[1]
 
@@ -84,6 +84,6 @@ def test_the_code_solves_for_scaled_maps_and_mixes_unscaled_ones():
 def test_where_no_mask_changes_the_output_weights_are_still_weights(name):
     _, _, _, found = evidence(6)
     still = Evidence.of({**found.parts, "responses": Responses(found.responses.a, 1e-17 * found.responses.y)})
-    w = aim(name).minimise(still).weights
+    w = named_objective(name).minimise(still).weights
     torch.testing.assert_close(w.sum(1), torch.ones(1).double())
     assert (w >= 0).all()

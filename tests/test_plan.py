@@ -10,7 +10,7 @@ from nets import Small, images
 from torch import nn
 
 import consilience as cs
-from consilience.combine.named import aim
+from consilience.combine.named import named_objective
 from consilience.combine.regret import regret, solve_with_regret
 from consilience.combine.weights import Minimise
 from consilience.explain.options import Options
@@ -307,7 +307,7 @@ def test_an_evaluation_until_sure_is_not_continued_by_one_of_fixed_draws(tmp_pat
 
 def test_the_papers_sum_is_judged_as_the_form_that_is_minimised():
     """Regret 0 for the weights of the same draws, and equal to the definition: each block with the scales of all."""
-    goal = aim("paper_opt")
+    goal = named_objective("paper_opt")
     r = cs.explain(Small(), images(), 1, methods=METHODS, objective="mean", fit_draws=20, fresh_draws=2)
     e = joined(r.evidence["fit"]).rows(slice(5))
     parts = [term.matrix(e) for _, term in goal.terms]
@@ -326,7 +326,7 @@ def test_weights_and_regret_of_one_batch_are_those_of_one_after_the_other(object
         Small(), images(), 1, methods=METHODS, objective="mean", fit_draws={"average_sensitivity": 6, "infidelity": 33}
     )
     e = joined(r.evidence["fit"]).rows(slice(5))
-    rule = Minimise(aim(objective), pooled=pooled)
+    rule = Minimise(named_objective(objective), pooled=pooled)
     solution, curve, found = solve_with_regret(rule, e)
     expected, plain = rule.fit(e)
     torch.testing.assert_close(solution.weights, expected.weights)

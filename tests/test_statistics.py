@@ -14,8 +14,8 @@ import consilience as cs
 from consilience import simplex
 from consilience.combine.aggregations import AGGREGATIONS
 from consilience.combine.draws import Draws
-from consilience.combine.explained import UNEXPLAINED, best_correlation, say_if_unexplained
-from consilience.combine.named import aim
+from consilience.combine.explained import UNEXPLAINED, best_correlation, mark_unexplained
+from consilience.combine.named import named_objective
 from consilience.combine.regret import regret
 from consilience.combine.sequential import until_sure
 from consilience.combine.spread import weights_stderr
@@ -339,9 +339,9 @@ def test_the_paired_difference_covers_the_true_one(objective, draws):
     rng = np.random.default_rng(draws)
     inputs, names = 600, ["a", "b", "c"]
     fit, fresh = draw(rng, inputs, 50), draw(rng, inputs, draws)
-    mixing = Minimise(aim(objective)).fit(fit).weights
+    mixing = Minimise(named_objective(objective)).fit(fit).weights
     table = judged(criterion, fit, fresh, mixing, names)
-    (found,) = paired_differences(Minimise(aim(objective)), table, fresh, mixing, names).values()
+    (found,) = paired_differences(Minimise(named_objective(objective)), table, fresh, mixing, names).values()
     single = torch.eye(3, dtype=torch.float64)[[names.index(name) for name in found.best_single]]
     difference = truth(mixing) - truth(single)
     inside = (found.low <= difference) & (difference <= found.high)
@@ -357,7 +357,9 @@ def test_the_best_single_method_is_chosen_on_the_fitting_draws():
     fit, fresh = masks(rng, 50, 40, (0.3, 0.3)), masks(rng, 50, 40, (0.3, 0.3))
     mixing = torch.full((50, 2), 0.5, dtype=torch.float64)
     table = judged("faithfulness_correlation", fit, fresh, mixing, ["a", "b"])["faithfulness_correlation"]
-    found = paired_differences(Minimise(aim("faith")), {"faithfulness_correlation": table}, fresh, mixing, ["a", "b"])
+    found = paired_differences(
+        Minimise(named_objective("faith")), {"faithfulness_correlation": table}, fresh, mixing, ["a", "b"]
+    )
     found = found["faithfulness_correlation"]
     for i, name in enumerate(found.best_single):
         other = "b" if name == "a" else "a"
@@ -470,7 +472,7 @@ def test_three_masks_correlate_perfectly_and_have_no_standard_error():
 )
 def test_the_weights_errors_are_the_weights_spread_over_new_draws(objective, draw):
     evidence = draw(np.random.default_rng(1), 400, 240)
-    rule = Minimise(aim(objective))
+    rule = Minimise(named_objective(objective))
     actual = rule.fit(evidence).weights.std(0)
     reported = weights_stderr(rule, evidence).square().mean(0).sqrt()
     torch.testing.assert_close(reported, actual, rtol=0.15, atol=0)
@@ -480,9 +482,9 @@ def test_weights_that_need_no_draws_have_no_error():
     evidence = masks(np.random.default_rng(0), 4, 20, (0.5, 0.4))
     assert weights_stderr(AGGREGATIONS["mean"], evidence).isnan().all()
     few = masks(np.random.default_rng(0), 4, 3, (0.5, 0.4))
-    assert weights_stderr(Minimise(aim("faith")), few).isnan().all()
+    assert weights_stderr(Minimise(named_objective("faith")), few).isnan().all()
     alone = masks(np.random.default_rng(0), 4, 20, (0.5,))
-    assert (weights_stderr(Minimise(aim("faith")), alone) == 0).all()
+    assert (weights_stderr(Minimise(named_objective("faith")), alone) == 0).all()
 
 
 # -- when to stop ------------------------------------------------------------------------------------------------------
@@ -520,7 +522,7 @@ def drawn_until_sure(every: Responses, tolerance: float = 0.02):
         assert kind == "responses"
         return Evidence(responses=every.inputs(list(at)).take(torch.arange(samples.start, samples.stop)))
 
-    rule = Minimise(aim("faith"))
+    rule = Minimise(named_objective("faith"))
     price = {"quadratic": 100, "responses": 1}
     return until_sure(rule, draw, tuple(range(inputs)), Draws(2, count), tolerance, price, ("responses",), 5)
 
@@ -529,7 +531,7 @@ def test_the_regret_of_masks_is_the_share_of_what_is_explained():
     """The definition: folds by hand, each block's answers in units of their deviation over all masks, ρ² of the pooled
     moments."""
     e = Evidence(responses=answers(np.random.default_rng(0), 3, 100, 0.6))
-    rule = Minimise(aim("faith"))
+    rule = Minimise(named_objective("faith"))
     w = rule.fit(e).weights
     found = regret(rule, e, w)["responses"]
     for i in range(3):
@@ -563,7 +565,7 @@ def test_masks_are_drawn_until_little_of_the_correlation_is_lost(rho):
     groups = drawn_until_sure(every)
     masks = sum(len(group.index) * group.draws.infidelity for group in groups) / 60
     lost = torch.cat([1 - true_rho(group.solved[0].weights, rho) / rho for group in groups]).mean()
-    first = Minimise(aim("faith")).fit(Evidence(responses=every.take(torch.arange(128)))).weights
+    first = Minimise(named_objective("faith")).fit(Evidence(responses=every.take(torch.arange(128)))).weights
     lost_at_first = (1 - true_rho(first, rho) / rho).mean()
     if rho < 0.3:
         assert masks > 800 and lost < 0.6 * lost_at_first
@@ -576,7 +578,7 @@ def test_masks_are_drawn_until_little_of_the_correlation_is_lost(rho):
 def test_a_single_method_has_nothing_to_gain_by_more_masks():
     one = answers(np.random.default_rng(0), 4, 1024, 0.05)
     one = Responses(one.a[..., :1], one.y)
-    rule = Minimise(aim("faith"))
+    rule = Minimise(named_objective("faith"))
     assert (regret(rule, Evidence(responses=one), torch.ones(4, 1).double())["responses"] <= 0).all()
 
 
@@ -587,7 +589,7 @@ def test_the_regret_of_masks_is_a_share_for_every_objective(objective):
     for rho in (0.05, 0.9):
         rng = np.random.default_rng(1)
         e = Evidence(neighbours(rng, 20, 10, (0.2, 0.22, 0.25, 0.3, 0.4)).quadratic, answers(rng, 20, 128, rho))
-        rule = Minimise(aim(objective))
+        rule = Minimise(named_objective(objective))
         found = regret(rule, e, rule.fit(e).weights)["responses"]
         assert (found <= 1).all()
         values.append(float(found.mean()))
@@ -597,7 +599,7 @@ def test_the_regret_of_masks_is_a_share_for_every_objective(objective):
 def test_a_sum_of_quadratic_forms_explains_what_its_masks_explain():
     rng = np.random.default_rng(1)
     e = Evidence(neighbours(rng, 4, 10, (0.2, 0.22, 0.25, 0.3, 0.4)).quadratic, answers(rng, 4, 128, 0.8))
-    goal = aim("paper_opt")
+    goal = named_objective("paper_opt")
     w = goal.minimise(e).weights
     faithful = goal.terms[1][1].matrix(e)
     scale = torch.linalg.matrix_norm(faithful)
@@ -612,11 +614,11 @@ def test_a_sum_of_quadratic_forms_explains_what_its_masks_explain():
 
 def test_masks_that_no_method_explains_are_said_to_be():
     """At most one in twenty of noise passes for an explanation, and what explains is not doubted."""
-    rule = Minimise(aim("faith"))
+    rule = Minimise(named_objective("faith"))
     said = {}
     for rho in (0.0, 0.5):
         e = Evidence(responses=answers(np.random.default_rng(2), 300, 256, rho))
-        status = say_if_unexplained(rule, e, rule.fit(e)[0]).status
+        status = mark_unexplained(rule, e, rule.fit(e)[0]).status
         said[rho] = np.mean([UNEXPLAINED in each for each in status])
     assert said[0.0] > 0.95 and said[0.5] == 0
 
@@ -624,7 +626,7 @@ def test_masks_that_no_method_explains_are_said_to_be():
 def test_the_best_correlation_is_cross_fitted():
     """Fitted, noise seems to be explained; cross-fitted, it does not."""
     e = Evidence(responses=answers(np.random.default_rng(3), 400, 64, 0.0))
-    w = Minimise(aim("faith")).fit(e).weights
+    w = Minimise(named_objective("faith")).fit(e).weights
     assert CRITERIA["faithfulness_correlation"](e, w[:, None]).value.mean() > 0.08
     best = best_correlation(e)
     assert abs(float(best.value.mean())) < 0.03

@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 from ..combine.aggregations import AGGREGATIONS
-from ..combine.named import OBJECTIVES, TERMS
+from ..combine.named import NAMED_OBJECTIVES, OBJECTIVES
 from ..errors import choose
 from ..explainers import METHODS, PRESETS
 from ..measures import MEASURES, SETS
@@ -54,7 +54,7 @@ def describe(name: str) -> str:
         better = "higher" if name in HIGHER_IS_BETTER else "lower"
         return f"{name} ({better} is better)\n\n{inspect.getdoc(CRITERIA[name])}"
     if name in OBJECTIVE_LINES:
-        return f"{name}: {OBJECTIVE_LINES[name]}\n{TERMS.get(name, '')}"
+        return f"{name}: {OBJECTIVE_LINES[name]}\n{NAMED_OBJECTIVES.get(name, '')}"
     if name in AGGREGATIONS:
         return f"{name}: {inspect.getdoc(AGGREGATIONS[name])}"
     if name in PRESETS:

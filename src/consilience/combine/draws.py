@@ -10,8 +10,9 @@ from ..errors import InputError, choose
 from ..metrics.base import Metric
 from ..settings import Settings, setting
 
-KINDS = {"quadratic": "average_sensitivity", "responses": "infidelity"}
-"""Part of the evidence → the metric whose draws it holds: neighbours, and masks."""
+SEQUENTIAL_KINDS = {"quadratic": "average_sensitivity", "responses": "infidelity"}
+"""The kinds of draws that can be made in rounds: part of the evidence → the metric whose draws it holds, which is also the
+field of :class:`Draws`. Neighbours, and masks."""
 
 FEWEST = 2
 """Draws of a kind that can be asked for: a single one says nothing about how it varies."""
@@ -33,14 +34,24 @@ class Draws(Settings):
     infidelity: int = setting(256, low=0)
 
     def of_kind(self, kind: str) -> int:
-        """How many neighbours ("quadratic") or masks ("responses")."""
-        return getattr(self, KINDS[kind])
+        """How many draws of one kind.
+
+        Args:
+            kind: "quadratic" (neighbours) or "responses" (masks).
+        """
+        return getattr(self, SEQUENTIAL_KINDS[kind])
 
     def of_metric(self, metric: Metric) -> int:
-        """How many draws of a metric: as many as of the one of these two that asks for the same."""
+        """How many draws of a metric: as many as of the one of these two that asks for the same.
+
+        Args:
+            metric: any; one that makes a fixed number of draws has that number.
+        """
         if metric.fixed is not None:
             return metric.fixed
-        return self.average_sensitivity if metric.asks == "explanations" else self.infidelity
+        if metric.asks == "explanations":
+            return self.average_sensitivity
+        return self.infidelity
 
     @classmethod
     def of(cls, spec: Draws | int | str | Mapping[str, int] | None, default: Draws, what: str) -> Draws:

@@ -50,7 +50,7 @@ def best_correlation(evidence: Evidence) -> Estimate:
     return faithfulness_correlation(answers, one)
 
 
-def say_if_unexplained(aggregation: Aggregation, evidence: Evidence, solution: Solution) -> Solution:
+def mark_unexplained(aggregation: Aggregation, evidence: Evidence, solution: Solution) -> Solution:
     """The solution, with a status that says for which inputs no method is known to explain the masks.
 
     That is where :func:`best_correlation` is not two standard errors above zero. Nothing is said of objectives whose
@@ -63,18 +63,22 @@ def say_if_unexplained(aggregation: Aggregation, evidence: Evidence, solution: S
     """
     if "responses" not in aggregation.kinds:
         return solution
-    pooled = isinstance(aggregation, Minimise) and aggregation.pooled
-    shared = evidence.pooled() if pooled else evidence
-    best = best_correlation(shared)
-    value = best.value[:, 0].expand(len(solution.weights)).tolist()
-    error = best.stderr[:, 0].expand(len(solution.weights)).tolist()
+    inputs = len(solution.weights)
+    if isinstance(aggregation, Minimise) and aggregation.pooled:
+        evidence = evidence.pooled()
+    best = best_correlation(evidence)
+    # Of pooled evidence there is one correlation, for all inputs.
+    correlation = best.value[:, 0].expand(inputs).tolist()
+    error = best.stderr[:, 0].expand(inputs).tolist()
     usable = solution.weights.isfinite().all(1).tolist()
-    status = []
-    for said, rho, stderr, ok in zip(solution.status, value, error, usable, strict=True):
-        if ok and not rho > ERRORS * stderr:
-            said = f"{said}; {UNEXPLAINED} ({_words(rho, stderr)})"
-        status.append(said)
-    return replace(solution, status=tuple(status))
+    marked = []
+    for status, rho, stderr, ok in zip(solution.status, correlation, error, usable, strict=True):
+        # Not "rho <= …": where one of the two is NaN nothing is known to be explained either.
+        explained = rho > ERRORS * stderr
+        if ok and not explained:
+            status = f"{status}; {UNEXPLAINED} ({_words(rho, stderr)})"
+        marked.append(status)
+    return replace(solution, status=tuple(marked))
 
 
 def _words(rho: float, stderr: float) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from ..errors import choose
 from ..metrics import AverageSensitivity, Infidelity
 from ..metrics.base import Metric
-from ..metrics.front import Aim, Front, parse
+from ..metrics.front import Front, Goal, parse_objective
 from ..metrics.objective import Objective
 
 SENSITIVITY_AS_PRINTED = AverageSensitivity(relative=False)
 INFIDELITY_AS_PRINTED = Infidelity(share=0.2, scaling="raw")
 
-TERMS: dict[str, Aim | Metric] = {
+NAMED_OBJECTIVES: dict[str, Goal | Metric] = {
     "robust": AverageSensitivity(signal="contrast"),
     "faith": Infidelity(),
     "opt": Front(AverageSensitivity(signal="contrast"), Infidelity()),
@@ -33,8 +33,12 @@ OBJECTIVES = ("robust", "faith", "opt", "paper_robust", "paper_faith", "paper_op
 """What ``objective=`` is offered by name."""
 
 
-def aim(objective: str | Aim | Metric) -> Aim:
+def named_objective(objective: str | Goal | Metric) -> Goal:
     """A named objective, an expression over names, a metric or a sum of metrics, as what is minimised.
+
+    Args:
+        objective: a key of :data:`NAMED_OBJECTIVES`; a sum of them such as "relative_sensitivity + 0.5*infidelity"; a metric;
+            or what is minimised already, which stays as it is.
 
     Raises:
         InputError: a name is not known.
@@ -44,5 +48,5 @@ def aim(objective: str | Aim | Metric) -> Aim:
     if not isinstance(objective, str):
         return objective
     if "+" in objective or "*" in objective:
-        return parse(objective, TERMS)
-    return parse(choose("objective", objective, [*OBJECTIVES, *TERMS]), TERMS)
+        return parse_objective(objective, NAMED_OBJECTIVES)
+    return parse_objective(choose("objective", objective, [*OBJECTIVES, *NAMED_OBJECTIVES]), NAMED_OBJECTIVES)

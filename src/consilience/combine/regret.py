@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from ..metrics.base import Metric
-from ..metrics.front import Aim, Front
+from ..metrics.front import Front, Goal
 from ..metrics.objective import Objective
 from ..simplex import Front as Curve
 from ..simplex import Solution
 from ..statistics.evidence import Evidence, joined
 from .aggregation import Aggregation
-from .draws import KINDS
+from .draws import SEQUENTIAL_KINDS
 from .weights import Minimise
 
 BLOCKS = 5
@@ -37,21 +37,24 @@ ROUNDING = 1e-12
 PERFECT = 1e-6
 """A criterion without a scale that is below this value is perfect, and further digits are rounding."""
 
+TINY = 1e-300
+"""In place of a zero to divide by: near the smallest float64."""
+
 Folds = dict[str, list[tuple[Evidence, Evidence]]]
 """Kind of draw → for each block (draws outside it, draws inside)."""
 
 
-def solve_with_regret(rule: Aggregation, evidence: Evidence) -> tuple[Solution, Curve | None, dict[str, Tensor]]:
+def solve_with_regret(aggregation: Aggregation, evidence: Evidence) -> tuple[Solution, Curve | None, dict[str, Tensor]]:
     """What the aggregation's fit gives, and its :func:`regret`.
 
     Args:
-        rule: how evidence becomes weights.
+        aggregation: how evidence becomes weights.
         evidence: the fitting draws of the k methods.
     """
-    if not isinstance(rule, Minimise) or not isinstance(rule.goal, Front) or rule.pooled:
-        solution, curve = rule.fit(evidence)
-        return solution, curve, regret(rule, evidence, solution.weights)
-    goal = rule.goal
+    if not isinstance(aggregation, Minimise) or not isinstance(aggregation.goal, Front) or aggregation.pooled:
+        solution, curve = aggregation.fit(evidence)
+        return solution, curve, regret(aggregation, evidence, solution.weights)
+    goal = aggregation.goal
     # A front wants matrices only, so the whole and its parts are solved as one batch.
     evidence = evidence.clean()
     folds = _folds(goal, evidence)
@@ -63,32 +66,34 @@ def solve_with_regret(rule: Aggregation, evidence: Evidence) -> tuple[Solution, 
     return solution.inputs(inputs), curve.inputs(inputs), _regrets(goal, evidence, whole, folds, fitted)
 
 
-def regret(rule: Aggregation, evidence: Evidence, whole: Tensor, blocks: int = BLOCKS) -> dict[str, Tensor]:
+def regret(aggregation: Aggregation, evidence: Evidence, whole: Tensor, blocks: int = BLOCKS) -> dict[str, Tensor]:
     """Kind of draw → (B,): the share that weights fitted on these draws lose on others, at most 1 for masks.
 
     Only for the kinds that the objective looks at; the other kinds stay whole while one is cut into blocks. NaN where no method
     can be used.
 
     Args:
-        rule: how evidence becomes weights.
+        aggregation: how evidence becomes weights.
         evidence: the fitting draws of the k methods.
         whole: (B, k), the weights fitted on all of them.
         blocks: K; fewer where there are not so many draws.
     """
-    if not isinstance(rule, Minimise):
+    if not isinstance(aggregation, Minimise):
         return {}
-    goal = rule.goal
-    shared = (evidence.pooled() if rule.pooled else evidence).clean()
-    if rule.pooled:
-        rule = replace(rule, pooled=False)
+    goal = aggregation.goal
+    shared = evidence.clean()
+    if aggregation.pooled:
+        # All inputs have the same weights: one regret, of the one input that stands for all.
+        shared = evidence.pooled().clean()
+        aggregation = replace(aggregation, pooled=False)
         whole = whole[:1]
     folds = _folds(goal, shared, blocks)
-    fitted = solved_apart(rule, [outside for pairs in folds.values() for outside, _ in pairs])
+    fitted = solved_apart(aggregation, [outside for pairs in folds.values() for outside, _ in pairs])
     regrets = _regrets(goal, shared, whole, folds, fitted)
     return {kind: value.expand(len(evidence.like)) for kind, value in regrets.items()}
 
 
-def solved_apart(rule: Aggregation, parts: Sequence[Evidence]) -> list[Tensor]:
+def solved_apart(aggregation: Aggregation, parts: Sequence[Evidence]) -> list[Tensor]:
     """The weights (B, k) from each part of the draws.
 
     Solvers take thousands of small steps, so parts with as many draws are solved in one batch.
@@ -98,17 +103,19 @@ def solved_apart(rule: Aggregation, parts: Sequence[Evidence]) -> list[Tensor]:
         alike.setdefault(part.counts, []).append(at)
     found: dict[int, Tensor] = {}
     for places in alike.values():
-        weights = rule.fit(joined([parts[at] for at in places])).weights
+        weights = aggregation.fit(joined([parts[at] for at in places])).weights
         found.update(zip(places, weights.chunk(len(places)), strict=True))
     return [found[at] for at in range(len(parts))]
 
 
-def _folds(goal: Aim, evidence: Evidence, blocks: int = BLOCKS) -> Folds:
+def _folds(goal: Goal, evidence: Evidence, blocks: int = BLOCKS) -> Folds:
     """The blocks of each kind of draw that the objective looks at."""
-    return {kind: evidence.folds(blocks, kind) for kind in KINDS if kind in goal.statistics}
+    return {kind: evidence.folds(blocks, kind) for kind in SEQUENTIAL_KINDS if kind in goal.statistics}
 
 
-def _regrets(goal: Aim, evidence: Evidence, whole: Tensor, folds: Folds, fitted: Iterable[Tensor]) -> dict[str, Tensor]:
+def _regrets(
+    goal: Goal, evidence: Evidence, whole: Tensor, folds: Folds, fitted: Iterable[Tensor]
+) -> dict[str, Tensor]:
     """Kind of draw → (B,), from weights ``fitted`` outside each block of each kind.
 
     Evidence is clean: what is invalid in the whole must be so in every part.
@@ -120,19 +127,21 @@ def _regrets(goal: Aim, evidence: Evidence, whole: Tensor, folds: Folds, fitted:
         # Inputs whose masks are all there are keep them in every block, so that the blocks may hold more than all.
         total = sum(part.count(kind) for _, part in pairs)
         inside = [(part.count(kind) / total, part) for _, part in pairs]
-        term = _judge(goal, kind)
+        term = _criterion(goal, kind)
         crossed = term.over_blocks(evidence, inside, [next(weights) for _ in pairs])
         plain = term.over_blocks(evidence, inside, [whole] * count)
         lost = (crossed - plain) * (count - 1) / (2 * count - 1)
         if kind == "responses":
             regrets[kind] = _share_of_explained(lost, _explained(term, evidence, whole, plain) - lost)
         else:
-            floor = PERFECT if isinstance(term, Metric) and term.scale_free else 1e-300
+            # A value without a scale that is as good as 0 is perfect. What has units may be as small as its units make it.
+            without_scale = isinstance(term, Metric) and term.scale_free
+            floor = PERFECT if without_scale else TINY
             regrets[kind] = lost / plain.clamp(min=floor)
     return regrets
 
 
-def _judge(goal: Aim, kind: str) -> Metric | Objective:
+def _criterion(goal: Goal, kind: str) -> Metric | Objective:
     """What scores the blocks of one kind of draw: of a front its part for that kind, of a sum the sum."""
     if isinstance(goal, Front):
         return goal.robust if kind == "quadratic" else goal.faithful

@@ -15,8 +15,8 @@ from ..perturb.points import Points
 from ..statistics.evidence import Evidence, Quadratic
 from ..statistics.tensors import exact
 from .aggregation import Aggregation, Combination
-from .draws import KINDS, Draws
-from .explained import say_if_unexplained
+from .draws import SEQUENTIAL_KINDS, Draws
+from .explained import mark_unexplained
 from .measurement import Measurement
 from .regret import solve_with_regret
 
@@ -44,20 +44,24 @@ class Fitted:
     regret: dict[str, Tensor]
     why: tuple[str, ...]
 
-    def said(self, at: int) -> dict[str, Any]:
-        """For the record of the input at place ``at``: draws of each kind, why no more, and the regret of each kind."""
+    def record(self, at: int) -> dict[str, Any]:
+        """What a record says of one input: draws of each kind, why no more, and the regret of each kind.
+
+        Args:
+            at: the input's place in this group.
+        """
         record: dict[str, Any] = {**vars(self.draws), "stopped": self.why[at]}
         if self.regret:
             record["regret"] = {}
             for kind, value in self.regret.items():
                 number = float(value[at])
-                record["regret"][KINDS[kind]] = number if math.isfinite(number) else None
+                record["regret"][SEQUENTIAL_KINDS[kind]] = number if math.isfinite(number) else None
         return record
 
 
 def fit(
-    rule: Aggregation,
-    setting: Measurement,
+    aggregation: Aggregation,
+    measurement: Measurement,
     score: Score,
     points: Points,
     base: Tensor,
@@ -68,8 +72,8 @@ def fit(
     """The evidence on which weights rest, and the weights.
 
     Args:
-        rule: how evidence becomes weights.
-        setting: the maps and the metrics.
+        aggregation: how evidence becomes weights.
+        measurement: how maps are made and measured.
         score: the model.
         points: the inputs.
         base: (B, R, *A), the maps that are measured, the k methods first.
@@ -78,41 +82,57 @@ def fit(
         kinds: which draws to make, None for all; of those that the objective does not look at, the first round is made.
     """
     inputs = tuple(range(len(points)))
-    kinds = tuple(setting.metrics) if kinds is None else kinds
-    skipped = {KINDS[kind]: 0 for kind in KINDS if kind not in kinds}
+    if kinds is None:
+        kinds = tuple(measurement.metrics)
+    skipped = {name: 0 for kind, name in SEQUENTIAL_KINDS.items() if kind not in kinds}
     draws = replace(draws, **skipped)
     if kinds and tolerance is not None:
 
         def draw(at: Sequence[int], kind: str, samples: range) -> Evidence:
-            return setting.more(score, points[list(at)], base[list(at)], kind, samples, "fit")
+            return measurement.more(score, points[list(at)], base[list(at)], kind, samples, "fit")
 
-        price = prices(setting.stack.stack, points.x.shape[1:])
+        price = prices(measurement.stack.stack, points.x.shape[1:])
         # Sequential sampling is for neighbours and masks. Other metrics are drawn once.
-        once = {kind: draws.of_metric(setting.metrics[kind]) for kind in kinds if kind not in KINDS}
-        groups = until_sure(rule, draw, inputs, draws, tolerance, price, kinds, setting.rows, once)
+        once = {kind: draws.of_metric(measurement.metrics[kind]) for kind in kinds if kind not in SEQUENTIAL_KINDS}
+        groups = until_sure(aggregation, draw, inputs, draws, tolerance, price, kinds, measurement.rows, once)
     else:
         if kinds:
-            evidence = setting.evidence(score, points, base, draws, "fit", kinds)
+            evidence = measurement.evidence(score, points, base, draws, "fit", kinds)
             why = "as asked"
         else:
             evidence = _nothing(base)
             why = "nothing is solved"
-        solved = rule.fit(evidence.rows(slice(setting.rows)))
+        solved = aggregation.fit(evidence.rows(slice(measurement.rows)))
         groups = [Fitted(inputs, evidence, solved, draws, {}, (why,) * len(points))]
-    return [_said(rule, group, setting.rows) for group in groups]
+    return [_marked(aggregation, group, measurement.rows) for group in groups]
 
 
 def _nothing(base: Tensor) -> Evidence:
     """No draws of maps (B, R, *A), and which of them are not finite."""
-    square = exact(base.new_zeros((*base.shape[:2], base.shape[1])))
-    return Evidence(Quadratic(square[:, None][:, :0], square)).spoil(~base.flatten(2).isfinite().all(2))
+    inputs, rows = base.shape[:2]
+    norm = exact(base.new_zeros((inputs, rows, rows)))
+    no_draws = norm[:, None][:, :0]
+    broken = ~base.flatten(2).isfinite().all(2)
+    return Evidence(Quadratic(no_draws, norm)).spoil(broken)
 
 
-def _said(rule: Aggregation, group: Fitted, k: int) -> Fitted:
+def _marked(aggregation: Aggregation, group: Fitted, k: int) -> Fitted:
     """The group, whose status says where no method explains the masks."""
     solution, curve = group.solved
-    solution = say_if_unexplained(rule, group.evidence.rows(slice(k)), solution)
+    solution = mark_unexplained(aggregation, group.evidence.rows(slice(k)), solution)
     return replace(group, solved=Combination(solution, curve))
+
+
+def first_round(draws: Draws) -> Draws:
+    """The draws of the first round, of each kind at most as many as are allowed.
+
+    Args:
+        draws: at most so many of each kind.
+    """
+    return Draws(
+        average_sensitivity=min(ROUNDS.average_sensitivity, draws.average_sensitivity),
+        infidelity=min(ROUNDS.infidelity, draws.infidelity),
+    )
 
 
 def prices(stack: Stack, shape: Sequence[int] = ()) -> dict[str, int]:
@@ -127,7 +147,7 @@ def prices(stack: Stack, shape: Sequence[int] = ()) -> dict[str, int]:
 
 
 def until_sure(
-    rule: Aggregation,
+    aggregation: Aggregation,
     draw: Callable[[Sequence[int], str, range], Evidence],
     inputs: tuple[int, ...],
     draws: Draws,
@@ -140,7 +160,7 @@ def until_sure(
     """Draws in rounds until each input's regret is within tolerance, or the budget is reached.
 
     Args:
-        rule: how evidence becomes weights.
+        aggregation: how evidence becomes weights.
         draw: (inputs, kind, samples) → the evidence of those draws.
         inputs: the inputs' places.
         draws: at most so many of each kind.
@@ -150,17 +170,21 @@ def until_sure(
         k: how many rows of the evidence are methods.
         once: other kinds of draws, with the number that is made of each at the start.
     """
-    done: list[Fitted] = []
-    first = Draws(*(min(getattr(ROUNDS, kind), getattr(draws, kind)) for kind in KINDS.values()))
-    start = sum((draw(inputs, kind, range(first.of_kind(kind))) for kind in KINDS if kind in kinds), Evidence())
+    first = first_round(draws)
+    start = Evidence()
+    for kind in SEQUENTIAL_KINDS:
+        if kind in kinds:
+            start = start + draw(inputs, kind, range(first.of_kind(kind)))
     for kind, count in (once or {}).items():
         start = start + draw(inputs, kind, range(count))
+    # Inputs part where they need different kinds of draws: each group goes its own way, and is done or waits for a round.
+    done: list[Fitted] = []
     waiting = [(inputs, start, first)]
     while waiting:
         index, evidence, had = waiting.pop()
-        solution, curve, regrets = solve_with_regret(rule, evidence.rows(slice(k)))
+        solution, curve, regrets = solve_with_regret(aggregation, evidence.rows(slice(k)))
         stopped: dict[int, str] = {}
-        further: dict[str, list[int]] = {kind: [] for kind in KINDS}
+        further: dict[str, list[int]] = {kind: [] for kind in SEQUENTIAL_KINDS}
         for i in range(len(index)):
             regret = {kind: float(value[i]) for kind, value in regrets.items()}
             wanted = _next_kind(regret, had, draws, tolerance, price)
@@ -179,7 +203,7 @@ def until_sure(
                 count = min(2 * had.of_kind(kind), draws.of_kind(kind))
                 places = tuple(index[i] for i in at)
                 more = draw(places, kind, range(had.of_kind(kind), count))
-                waiting.append((places, evidence.inputs(at) + more, replace(had, **{KINDS[kind]: count})))
+                waiting.append((places, evidence.inputs(at) + more, replace(had, **{SEQUENTIAL_KINDS[kind]: count})))
     return done
 
 
@@ -187,12 +211,11 @@ def _next_kind(
     regret: Mapping[str, float], had: Draws, draws: Draws, tolerance: float, price: Mapping[str, int]
 ) -> str | None:
     """The kind of draw of which one input needs another round; None if it is sure, or the budget is reached."""
-    # A doubling halves the regret, so this is what a round may mend for each evaluation.
-    worth = {
-        kind: value / (had.of_kind(kind) * price[kind])
-        for kind, value in regret.items()
-        if value > tolerance and had.of_kind(kind) < draws.of_kind(kind)
-    }
+    worth = {}
+    for kind, value in regret.items():
+        if value > tolerance and had.of_kind(kind) < draws.of_kind(kind):
+            # A doubling halves the regret, so this is what a round may mend for each evaluation.
+            worth[kind] = value / (had.of_kind(kind) * price[kind])
     return max(worth, key=lambda kind: worth[kind], default=None)
 
 

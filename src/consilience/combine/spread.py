@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..statistics.evidence import Evidence
 from .aggregation import Aggregation
-from .draws import KINDS
+from .draws import SEQUENTIAL_KINDS
 from .regret import solved_apart
 
 HALVES = (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2)))
@@ -35,7 +35,7 @@ def weights_stderr(aggregation: Aggregation, evidence: Evidence) -> Tensor:
     Source: balanced half-samples, McCarthy 1969, *Pseudo-replication: half samples*.
     """
     unknown = torch.full_like(evidence.like, torch.nan)
-    kinds = [kind for kind in aggregation.kinds if kind in KINDS]
+    kinds = [kind for kind in aggregation.kinds if kind in SEQUENTIAL_KINDS]
     if not kinds or any(1 < evidence.count(kind) < FEWEST for kind in kinds):
         return unknown
     # A row that fails at some draw must be unusable in both halves.

@@ -7,14 +7,14 @@ from typing import Any
 
 from ..errors import InputError, choose
 from ..metrics.base import Metric
-from ..metrics.front import Aim, Front, cross_validated
+from ..metrics.front import Front, Goal, cross_validated
 from ..metrics.objective import Objective
 from ..settings import setting
 from ..simplex import Solution
 from ..statistics.evidence import Evidence
 from .aggregation import Aggregation, Combination
 from .aggregations import AGGREGATIONS, Given
-from .named import OBJECTIVES, TERMS, aim
+from .named import NAMED_OBJECTIVES, OBJECTIVES, named_objective
 
 CHOICES = ("convex", "cross_validated")
 
@@ -33,7 +33,7 @@ class Minimise(Aggregation):
         InputError: a front with signed weights or another choice than convex.
     """
 
-    goal: Aim
+    goal: Goal
     signed: bool = False
     choice: str = setting("convex", choices=CHOICES)
     pooled: bool = False
@@ -50,6 +50,7 @@ class Minimise(Aggregation):
 
     @property
     def solves(self) -> bool:
+        """True: more draws make better weights."""
         return True
 
     @property
@@ -59,14 +60,19 @@ class Minimise(Aggregation):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of the goal, each followed by those whose draws it looks at too."""
         return tuple(part for _, metric in self.goal.terms for part in (metric, *metric.beside))
 
     def fit(self, evidence: Evidence) -> Combination:
-        count = len(evidence.like)
-        found = self._solve(evidence.pooled() if self.pooled else evidence)
+        """The weights of every input, with what they are worth and a certificate; the same for all inputs if pooled.
+
+        Args:
+            evidence: the fitting draws of the k methods, of B inputs.
+        """
         if not self.pooled:
-            return found
-        solution = found.solution
+            return self._solve(evidence)
+        solution = self._solve(evidence.pooled()).solution
+        count = len(evidence.like)
         shared = Solution(
             solution.weights.expand(count, -1),
             solution.value.expand(count),
@@ -85,7 +91,7 @@ class Minimise(Aggregation):
 
 
 def resolve(
-    objective: str | Aim | Metric | Aggregation,
+    objective: str | Goal | Metric | Aggregation,
     *,
     signed: bool = False,
     choice: str = "convex",
@@ -97,7 +103,9 @@ def resolve(
     Args:
         objective: the name of an aggregation or an objective, an expression over objectives, a metric, a sum of metrics, a
             front, or an aggregation.
-        signed, choice, pooled: see :class:`Minimise`; for objectives only.
+        signed: over signed weights; see :class:`Minimise`. For objectives only.
+        choice: "convex" or "cross_validated"; see :class:`Minimise`. For objectives only.
+        pooled: one set of weights for the whole batch; see :class:`Minimise`. For objectives only.
         weights: (k,) or (B, k), in place of any objective.
 
     Raises:
@@ -106,12 +114,7 @@ def resolve(
     if weights is not None:
         return Given(weights)
     if isinstance(objective, str):
-        if objective in AGGREGATIONS:
-            objective = AGGREGATIONS[objective]
-        else:
-            if "+" not in objective and "*" not in objective:
-                choose("objective", objective, [*OBJECTIVES, *AGGREGATIONS, *TERMS])
-            objective = aim(objective)
+        objective = _of_name(objective)
     if isinstance(objective, Aggregation):
         asked = {"signed": signed, "choice": choice != "convex", "pooled": pooled}
         refused = [name for name, value in asked.items() if value]
@@ -123,3 +126,13 @@ def resolve(
     if not isinstance(objective, Objective | Front):
         raise InputError(f"objective: a name, a metric, a sum of metrics or an aggregation, got {objective!r}")
     return Minimise(objective, signed, choice, pooled)
+
+
+def _of_name(name: str) -> Goal | Aggregation:
+    """The aggregation or the objective of a name, or of an expression such as "robust + 0.5*faith"."""
+    if name in AGGREGATIONS:
+        return AGGREGATIONS[name]
+    if "+" not in name and "*" not in name:
+        # Here, since only here aggregations too are among the names that may be meant.
+        choose("objective", name, [*OBJECTIVES, *AGGREGATIONS, *NAMED_OBJECTIVES])
+    return named_objective(name)

@@ -18,7 +18,7 @@ from ..adapters.base import a_model
 from ..arrays import integers
 from ..combine.aggregation import mix
 from ..combine.aggregations import Weighted
-from ..combine.draws import KINDS
+from ..combine.draws import SEQUENTIAL_KINDS
 from ..combine.sequential import fit
 from ..errors import ConsilienceError, InputError, choose
 from ..explain.options import Options
@@ -260,7 +260,7 @@ class Evaluator:
         if {"consensus", "weighted"} & set(rows):
             kinds = own.kinds
             if "weighted" in rows:
-                kinds = tuple(dict.fromkeys((*kinds, *KINDS)))
+                kinds = tuple(dict.fromkeys((*kinds, *SEQUENTIAL_KINDS)))
             tolerance = self.options.tolerance if self.options.sequential else None
             draws = self.options.fitting
             groups = fit(own, measurement, ready.score, ready.points, base[:, :k], draws, tolerance, kinds)
@@ -270,7 +270,7 @@ class Evaluator:
                     weights = group.solved.weights
                     mixing[index, rows.index("consensus")] = measurement.mixing(own, weights, base.shape[1])
                 if "weighted" in rows:
-                    weights = Weighted().fit(group.evidence.only(KINDS)).weights
+                    weights = Weighted().fit(group.evidence.only(SEQUENTIAL_KINDS)).weights
                     mixing[index, rows.index("weighted"), :k] = weights
         names = [*ready.names, *(aggregation.name for aggregation in measurement.derived)]
         working = list(measurement.working)

@@ -22,7 +22,7 @@ from ..combine.measurement import Measurement
 from ..explainers import Explainer
 from ..features.base import Features
 from ..metrics.base import Metric
-from ..metrics.front import Aim
+from ..metrics.front import Goal
 from ..model.batching import Counts
 from ..results.describe import describe
 from ..results.explanation import Explanation, FrontPoints
@@ -38,7 +38,7 @@ def explain(
     target: int | Sequence[int] | Tensor | str | None = None,
     *,
     methods: str | Explainer | Iterable[str | Explainer] = "standard",
-    objective: str | Aim | Metric | Aggregation = "opt",
+    objective: str | Goal | Metric | Aggregation = "opt",
     seed: int = 0,
     fit_draws: Draws | int | str | Mapping[str, int] | None = None,
     fresh_draws: Draws | int | str | Mapping[str, int] | None = None,
@@ -149,7 +149,7 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
     score, measurement, left = ready.score, ready.measurement, ready.left
     groups, places = combined.groups, combined.places
     drawn: dict[str, Any] = {
-        "fit": [groups[part].said(at) for part, at in places],
+        "fit": [groups[part].record(at) for part, at in places],
         "fresh": vars(options.judging),
         "resolved": job.resolved,
     }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..combine.aggregation import mix
 from ..combine.aggregations import DERIVED, Given, Weighted
-from ..combine.draws import KINDS
+from ..combine.draws import SEQUENTIAL_KINDS
 from ..combine.measurement import Measurement
 from ..combine.sequential import Fitted
 from ..combine.spread import weights_stderr
@@ -30,8 +30,9 @@ from ..statistics.evidence import Evidence
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
 from ..surrogates.local_linear import score_of_nothing
+from .cost import baselines_of
 from .differences import paired_differences
-from .run import Combined, Job, baselines_of
+from .run import Combined, Job
 
 PARTS = ("fit", "fresh", "stderr")
 BLOCKS = 20
@@ -139,7 +140,7 @@ def _estimates(evidence: Evidence, rows: Tensor, metrics: Mapping[str, Metric]) 
     clean = evidence.clean()
     estimates = {criterion: estimate(clean, rows) for criterion, estimate in CRITERIA.items()}
     for kind, metric in metrics.items():
-        if kind not in KINDS and metric.name not in CRITERIA:
+        if kind not in SEQUENTIAL_KINDS and metric.name not in CRITERIA:
             estimates[metric.name] = _jackknife(metric, clean, rows)
     broken = _broken(evidence, rows)
     mute = broken | _touched(~evidence["contrast"].finite(), rows)
@@ -189,7 +190,7 @@ def _joined(parts: Sequence[Criteria], combined: Combined) -> Criteria:
 def _weighted(group: Fitted, measurement: Measurement) -> Tensor:
     """(B, R): the row "weighted" of one group's inputs."""
     found = torch.zeros_like(group.evidence.like)
-    methods = group.evidence.only(KINDS).rows(slice(measurement.rows))
+    methods = group.evidence.only(SEQUENTIAL_KINDS).rows(slice(measurement.rows))
     found[:, : measurement.rows] = Weighted().fit(methods).weights
     return found
 

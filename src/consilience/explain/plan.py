@@ -14,7 +14,8 @@ from ..explainers import Direct, Stack
 from ..model.batching import Counts
 from ..model.score import Score
 from ..perturb.points import Points
-from .run import Job, Rows
+from .cost import Rows
+from .run import Job
 
 ROUNDS = 3  # of the calibration; the fastest counts
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,40 +13,17 @@ from torch import Tensor, nn
 
 from ..combine.aggregation import Aggregation, mix
 from ..combine.aggregations import Given
-from ..combine.draws import KINDS, Draws
 from ..combine.measurement import Measurement
-from ..combine.sequential import ROUNDS, Fitted, fit
-from ..explainers import Direct, Stack
-from ..features.base import Features
+from ..combine.sequential import Fitted, fit
 from ..model.batching import Counts
-from ..perturb.baseline import Baseline
-from ..perturb.coalitions import Coalitions, Permutations, unit
 from ..settings import checked
 from ..simplex import Solution
+from .cost import Cost, Rows
 from .options import Options
 from .prepare import Ready, prepare
 
 Progress = Callable[[float, float], None]
 """Called with (work done, work planned), in forward evaluations; a gradient counts three."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Model evaluations: ``gradient`` (forward and backward) and ``forward`` only."""
-
-    gradient: int = 0
-    forward: int = 0
-
-    def __add__(self, more: Rows) -> Rows:
-        return Rows(self.gradient + more.gradient, self.forward + more.forward)
-
-    def __mul__(self, times: int) -> Rows:
-        return Rows(self.gradient * times, self.forward * times)
-
-    @property
-    def work(self) -> int:
-        """In forward evaluations."""
-        return self.forward + 3 * self.gradient
 
 
 @dataclass(frozen=True)
@@ -74,94 +50,66 @@ class Job:
     @property
     def tolerance(self) -> float | None:
         """The regret at which to stop drawing; None: a fixed number of draws."""
-        return self.options.tolerance if self.options.sequential else None
+        if not self.options.sequential:
+            return None
+        return self.options.tolerance
 
     @property
     def resolved(self) -> int:
-        """Neighbours at which the weights are solved anew."""
-        return self.options.resolved_draws if self.aggregation.solves else 0
+        """Neighbours at which the weights are solved anew; none where nothing is solved."""
+        if not self.aggregation.solves:
+            return 0
+        return self.options.resolved_draws
 
     @torch.inference_mode(False)
     def combine(self, every: bool = True) -> Combined:
-        """Draw and solve. ``every``: with the derived maps and all kinds of draws, for the table; else only what the weights
-        need."""
-        ready = self.ready
-        measurement, score, points = ready.measurement, ready.score, ready.points
-        self._follow(every)
+        """Draw and solve.
+
+        Args:
+            every: with the derived maps and all kinds of draws, for the table; False: only what the weights need.
+        """
+        self._report_progress(every)
+        score = self.ready.score
+        points = self.ready.points
+        measurement = self.ready.measurement
+        # A map that is no weighted sum is one of the derived maps itself.
         derived = every or not self.aggregation.linear
         base, sums, scales = measurement.base(score, points, derived)
-        kinds = tuple(measurement.metrics) if every else self.kinds
-        drawn = base if every else base[:, : measurement.rows]
-        groups = fit(self.aggregation, measurement, score, points, drawn, self.options.fitting, self.tolerance, kinds)
+        if every:
+            measured = base
+            kinds = tuple(measurement.metrics)
+        else:
+            measured = base[:, : measurement.rows]
+            kinds = self.kinds
+        groups = fit(
+            self.aggregation, measurement, score, points, measured, self.options.fitting, self.tolerance, kinds
+        )
         return Combined(self.aggregation, measurement, base, sums, scales, groups)
 
     def planned(self, every: bool = True) -> dict[str, tuple[Rows, Rows]]:
         """Model evaluations after the preparation, by what they are for: (at least, at most), in closed form.
 
-        They differ where draws are made until sure: the first round, and the budget."""
-        ready, inputs = self.ready, len(self.ready.points)
-        stack = ready.measurement.stack.stack
-        cost = stack.rows(ready.x.shape[1:])
-        one = Rows(cost["gradient"], cost["forward"])
-        kinds = tuple(ready.measurement.metrics) if every else self.kinds
-        fitting = self.options.fitting
-        least = most = fitting
-        again = Rows()
-        if self.tolerance is not None:
-            first = [min(getattr(ROUNDS, name), getattr(fitting, name)) for name in KINDS.values()]
-            least = Draws(*first)
-            # What the objective does not look at stays at the first round.
-            most = Draws(*((fitting if kind in self.kinds else least).of_kind(kind) for kind in KINDS))
-            # Each further round of masks evaluates the inputs themselves again.
-            again = Rows(0, inputs * math.ceil(math.log2(most.infidelity / least.infidelity)))
-        low, high = self._measured(least, kinds, one, "fit"), self._measured(most, kinds, one, "fit")
-        found = {"the maps": (one * inputs, one * inputs), "draws to fit": (low, high + again)}
-        if every:
-            fresh = self._measured(self.options.judging, kinds, one, "fresh")
-            found["fresh draws"] = (fresh, fresh)
-            masks = ready.measurement.infidelity.neighbourhood(ready.x.shape[1:])
-            rows = min(8, masks.baseline.count(ready.x.ndim - 1))
-            found["all features taken away"] = (Rows(0, rows * inputs),) * 2
-            if self.resolved:
-                again_low = self._measured(least, self.kinds, one, "fit")
-                again_high = self._measured(most, self.kinds, one, "fit")
-                found["weights solved anew"] = (
-                    (one * inputs + again_low) * self.resolved,
-                    (one * inputs + again_high) * self.resolved,
-                )
-            if not isinstance(ready.score.model, nn.Module):
-                found["is it piecewise constant?"] = (Rows(0, 11 * inputs),) * 2
-            shape = ready.x.shape[1:]
-            rows = sum(baseline.count(len(shape)) for baseline, _ in baselines_of(stack, shape))
-            if rows:
-                found["completeness"] = (Rows(0, rows * inputs),) * 2
-        return found
+        They differ where draws are made until sure: the first round, and the budget.
 
-    def _measured(self, draws: Draws, kinds: Iterable[str], one: Rows, stream: str) -> Rows:
-        """Evaluations of all inputs' draws of some kinds from a stream; ``one``: of an explanation."""
-        points = self.ready.points
-        total = Rows()
-        for kind in kinds:
-            metric = self.ready.measurement.metrics[kind]
-            count = metric.evaluations(points, draws.of_metric(metric), stream)
-            if metric.asks == "explanations":
-                total = total + one * count
-            else:
-                # Outputs are compared with those of the inputs themselves.
-                total = total + Rows(0, count + len(points))
-        return total
+        Args:
+            every: of a whole explanation; False: of the weights alone.
+        """
+        cost = Cost(self.ready, self.options, self.aggregation)
+        return cost.of_explanation() if every else cost.of_weights()
 
-    def _follow(self, every: bool) -> None:
+    def _report_progress(self, every: bool) -> None:
         """Tie the score's counter to the caller's progress."""
-        if self.progress is None:
+        progress = self.progress
+        if progress is None:
             return
-        counts, tell = self.ready.score.counts, self.progress
-        planned = sum((most for _, most in self.planned(every).values()), Rows()).work
-        begun = Rows(counts.gradient, counts.forward).work
+        counts = self.ready.score.counts
+        before = Rows(counts.gradient, counts.forward).work
+        planned = sum(most.work for _, most in self.planned(every).values())
 
         def watch(now: Counts) -> None:
-            done = Rows(now.gradient, now.forward).work - begun
-            tell(min(done, planned), planned)
+            done = Rows(now.gradient, now.forward).work - before
+            # Where drawing stops early, or a plan is an estimate, no more than everything is done.
+            progress(min(done, planned), planned)
 
         counts.watch = watch
 
@@ -176,7 +124,7 @@ class Combined:
         base: maps (N, R, *A) of the methods and the derived ones.
         sums: Σφ (N, working k) of raw attributions.
         scales: (N, k), what the methods' maps were divided by.
-        groups: inputs with as many draws each.
+        groups: inputs that have as many draws each, and their weights.
     """
 
     aggregation: Aggregation
@@ -189,23 +137,31 @@ class Combined:
     @cached_property
     def places(self) -> list[tuple[int, int]]:
         """Of each input, its group and its place there."""
-        found = [(i, part, at) for part, group in enumerate(self.groups) for at, i in enumerate(group.index)]
-        return [(part, at) for _, part, at in sorted(found)]
+        place_of = {}
+        for number, group in enumerate(self.groups):
+            for at, i in enumerate(group.index):
+                place_of[i] = (number, at)
+        return [place_of[i] for i in sorted(place_of)]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """A tensor for each group, its inputs first, → one in the inputs' order."""
-        order = torch.tensor([i for group in self.groups for i in group.index], device=parts[0].device).argsort()
+        """(N, …) in the inputs' order.
+
+        Args:
+            parts: (n, …) of each group, in its own order.
+        """
+        grouped = [i for group in self.groups for i in group.index]
+        order = torch.tensor(grouped, device=parts[0].device).argsort()
         return torch.cat(list(parts))[order]
 
     @cached_property
     def solution(self) -> Solution:
-        """Weights, values, gaps and status of all inputs."""
-        found = [group.solved.solution for group in self.groups]
+        """Weights, values, gaps and status of all N inputs."""
+        solutions = [group.solved.solution for group in self.groups]
         return Solution(
-            weights=self.join([each.weights for each in found]),
-            value=self.join([each.value for each in found]),
-            gap=self.join([each.gap for each in found]),
-            status=tuple(found[part].status[at] for part, at in self.places),
+            weights=self.join([each.weights for each in solutions]),
+            value=self.join([each.value for each in solutions]),
+            gap=self.join([each.gap for each in solutions]),
+            status=tuple(solutions[number].status[at] for number, at in self.places),
         )
 
     @cached_property
@@ -227,7 +183,19 @@ def begin(
     ids: Sequence[int] | Tensor | None = None,
     progress: Progress | None = None,
 ) -> Job:
-    """Check everything, evaluate the model once, try every method. Arguments as for :func:`consilience.explain`."""
+    """Check everything, evaluate the model once, try every method.
+
+    Args:
+        model: as for :func:`consilience.explain`.
+        x: inputs (B, *F).
+        target: which output is explained.
+        options: everything else that is asked for, checked.
+        ids: (B,) integers to which the inputs' draws belong; None: their places in the batch.
+        progress: called with (work done, work planned).
+
+    Raises:
+        InputError: the data cannot be used, or no input or no method is left.
+    """
     progress = checked("progress", progress, Callable | None)
     with torch.inference_mode(False):
         ready = prepare(model, x, target, options, ids)
@@ -235,18 +203,3 @@ def begin(
     if isinstance(aggregation, Given):
         aggregation = aggregation.narrowed(ready.left, len(ready.x), ready.measurement.rows)
     return Job(ready, options, aggregation, progress)
-
-
-def baselines_of(stack: Stack, shape: Sequence[int]) -> dict[tuple[Baseline, Features | None], list[int]]:
-    """What explainers take away that claim to add up → which explainers those are.
-
-    That is a baseline, and the features that are replaced by it; None: every element of inputs with axes ``shape``."""
-    found: dict[tuple[Baseline, Features | None], list[int]] = {}
-    for at, explainer in enumerate(stack.explainers):
-        if explainer.complete and not isinstance(explainer, Direct):
-            where = explainer.need.where
-            features = unit(where.features, shape) if isinstance(where, Coalitions | Permutations) else None
-            baseline = getattr(where, "baseline", None)
-            if baseline is not None:
-                found.setdefault((baseline, features), []).append(at)
-    return found

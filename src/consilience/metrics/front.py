@@ -81,10 +81,10 @@ class Front(Settings):
         return curve.pick(self.correlation)
 
 
-Aim = Objective | Front
+Goal = Objective | Front
 
 
-def cross_validated(objective: Aim, evidence: Evidence, folds: int = 5) -> Solution:
+def cross_validated(objective: Goal, evidence: Evidence, folds: int = 5) -> Solution:
     """Choose among {best single, mean, convex, signed ridge} by blocks of the same draws; refit the winner on all.
 
     Costs no model evaluation and protects small samples, where the convex optimum fits the draws' noise. Rules whose scores are
@@ -151,7 +151,7 @@ def _best_single(objective: Objective, evidence: Evidence, valid: Tensor) -> Ten
     return torch.nn.functional.one_hot(best, valid.shape[1]).double()
 
 
-def parse(expression: str, named: dict[str, Aim | Metric]) -> Aim:
+def parse_objective(expression: str, named: dict[str, Goal | Metric]) -> Goal:
     """What a name or a sum such as ``"relative_sensitivity + 0.5*infidelity"`` means.
 
     Args:
@@ -183,5 +183,5 @@ def _factor_and_name(part: str) -> tuple[str, str]:
     return factor.strip(), name.strip()
 
 
-def _alone(term: Aim | Metric) -> Aim:
+def _alone(term: Goal | Metric) -> Goal:
     return Objective(((1.0, term),)) if isinstance(term, Metric) else term

@@ -19,7 +19,7 @@ from ..arrays import as_tensor
 from ..errors import InputError, choose
 from ..settings import Settings, setting
 
-KINDS = ("logit", "probability", "log_probability", "margin", "output")
+SCORE_KINDS = ("logit", "probability", "log_probability", "margin", "output")
 
 MEANINGS = {
     "logits": "logits of classes, one of which is right (a softmax); one column: a logit of two classes (a sigmoid)",
@@ -56,7 +56,7 @@ class Kind(Settings):
     Kind('probability', outputs='label_logits')
     """
 
-    name: str = setting("logit", choices=KINDS)
+    name: str = setting("logit", choices=SCORE_KINDS)
     outputs: str | None = setting(None, choices=tuple(MEANINGS))
 
     def __repr__(self) -> str:
@@ -264,7 +264,7 @@ def interpret(
 
     Args:
         outputs: (N, O), at inputs whose outputs are finite.
-        kind: of the score: one of :data:`KINDS`, or a callable.
+        kind: of the score: one of :data:`SCORE_KINDS`, or a callable.
         said: what the caller says. model: whose config is read.
         last_layer: gives "sigmoid", "softmax", "linear" or None, see :func:`last_layer_of`; called only where it matters.
     """

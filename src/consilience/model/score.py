@@ -24,7 +24,7 @@ from .arguments import Arguments, resolved
 from .backward_rules import applied
 from .batching import Batch, Counts
 from .independence import Dependence, dependence_of
-from .outputs import KINDS, Kind, Outputs, interpret, last_layer_of, resolve_target
+from .outputs import SCORE_KINDS, Kind, Outputs, interpret, last_layer_of, resolve_target
 from .random_state import forked, seeded
 from .state import borrowed, check_ready
 
@@ -102,7 +102,7 @@ class Score:
         self.model, self.target = model, target
         self.said = kind.outputs if isinstance(kind, Kind) else None
         name = kind.name if isinstance(kind, Kind) else kind
-        self.kind = name if callable(name) else choose("kind", name, KINDS)
+        self.kind = name if callable(name) else choose("kind", name, SCORE_KINDS)
         self.kwargs, self.ids, self.numpy = dict(kwargs or {}), ids, numpy
         self.batch = Batch(max_batch)
         self.counts = Counts()

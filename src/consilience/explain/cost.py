@@ -1,0 +1,181 @@
+"""What an explanation costs, in closed form: evaluations of the model, by what they are for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from ..combine.aggregation import Aggregation
+from ..combine.draws import SEQUENTIAL_KINDS, Draws
+from ..combine.sequential import first_round
+from ..explainers import Direct, Stack
+from ..features.base import Features
+from ..perturb.baseline import Baseline
+from ..perturb.coalitions import Coalitions, Permutations, unit
+from .options import Options
+from .prepare import Ready
+
+NEIGHBOURS_OF_BLACK_BOX = 11
+"""Evaluations that tell whether a callable is piecewise constant at an input: ten neighbours, and the input."""
+
+ROWS_OF_BASELINE = 8
+"""Of a data set of baselines, so many rows tell what is left when everything is taken away."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Model evaluations: ``gradient`` (forward and backward) and ``forward`` only."""
+
+    gradient: int = 0
+    forward: int = 0
+
+    def __add__(self, more: Rows) -> Rows:
+        return Rows(self.gradient + more.gradient, self.forward + more.forward)
+
+    def __mul__(self, times: int) -> Rows:
+        return Rows(self.gradient * times, self.forward * times)
+
+    @property
+    def work(self) -> int:
+        """In forward evaluations: a gradient counts three."""
+        return self.forward + 3 * self.gradient
+
+
+Span = tuple[Rows, Rows]
+"""(at least, at most)."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The evaluations that a job makes after its preparation.
+
+    Args:
+        ready: the batch, the methods and the metrics.
+        options: everything that was asked for.
+        aggregation: how maps become one.
+    """
+
+    ready: Ready
+    options: Options
+    aggregation: Aggregation
+
+    @cached_property
+    def explanation(self) -> Rows:
+        """Of the maps of one input."""
+        ready = self.ready
+        cost = ready.measurement.stack.stack.rows(ready.x.shape[1:])
+        return Rows(cost["gradient"], cost["forward"])
+
+    @property
+    def _shape(self) -> Sequence[int]:
+        """The axes of one input."""
+        return self.ready.x.shape[1:]
+
+    @property
+    def _inputs(self) -> int:
+        return len(self.ready.points)
+
+    @cached_property
+    def _span(self) -> tuple[Draws, Draws]:
+        """How many draws fit the weights, at least and at most."""
+        most = self.options.fitting
+        if not self.options.sequential:
+            return most, most
+        least = first_round(most)
+        # Of what the objective does not look at, the first round is all.
+        own = {}
+        for kind, name in SEQUENTIAL_KINDS.items():
+            allowed = most if kind in self.aggregation.kinds else least
+            own[name] = allowed.of_kind(kind)
+        return least, Draws(**own)
+
+    def of_weights(self) -> dict[str, Span]:
+        """Of the maps, and of the draws that the weights need."""
+        return self._fitting(self.aggregation.kinds)
+
+    def of_explanation(self) -> dict[str, Span]:
+        """Of the maps, of draws of all kinds, and of the judgement."""
+        ready = self.ready
+        kinds = tuple(ready.measurement.metrics)
+        parts = self._fitting(kinds)
+        parts["fresh draws"] = _known(self._of_draws(self.options.judging, kinds, "fresh"))
+        parts["all features taken away"] = _known(Rows(0, self._rows_of_masks()) * self._inputs)
+        if self.aggregation.solves and self.options.resolved_draws:
+            parts["weights solved anew"] = self._resolved()
+        if not isinstance(ready.score.model, nn.Module):
+            parts["is it piecewise constant?"] = _known(Rows(0, NEIGHBOURS_OF_BLACK_BOX) * self._inputs)
+        baselines = baselines_of(ready.measurement.stack.stack, self._shape)
+        rows = sum(baseline.count(len(self._shape)) for baseline, _ in baselines)
+        if rows:
+            parts["completeness"] = _known(Rows(0, rows) * self._inputs)
+        return parts
+
+    def _fitting(self, kinds: Sequence[str]) -> dict[str, Span]:
+        """The maps, and the draws of some kinds that fit the weights."""
+        least, most = self._span
+        low = self._of_draws(least, kinds, "fit")
+        high = self._of_draws(most, kinds, "fit")
+        if self.options.sequential:
+            # Each further round of masks evaluates the inputs themselves again.
+            rounds = math.ceil(math.log2(most.infidelity / least.infidelity))
+            high = high + Rows(0, rounds) * self._inputs
+        return {"the maps": _known(self.explanation * self._inputs), "draws to fit": (low, high)}
+
+    def _resolved(self) -> Span:
+        """At each of some neighbours the maps are made, and the draws that the weights need, as many as at the input."""
+        least, most = self._span
+        maps = self.explanation * self._inputs
+        low = maps + self._of_draws(least, self.aggregation.kinds, "fit")
+        high = maps + self._of_draws(most, self.aggregation.kinds, "fit")
+        times = self.options.resolved_draws
+        return low * times, high * times
+
+    def _of_draws(self, draws: Draws, kinds: Iterable[str], stream: str) -> Rows:
+        """Of all inputs' draws of some kinds from a stream."""
+        points = self.ready.points
+        total = Rows()
+        for kind in kinds:
+            metric = self.ready.measurement.metrics[kind]
+            count = metric.evaluations(points, draws.of_metric(metric), stream)
+            if metric.asks == "explanations":
+                total = total + self.explanation * count
+            else:
+                # Outputs are compared with those of the inputs themselves.
+                total = total + Rows(0, count + len(points))
+        return total
+
+    def _rows_of_masks(self) -> int:
+        """The rows of the masks' baseline that are looked at."""
+        masks = self.ready.measurement.infidelity.neighbourhood(self._shape)
+        return min(ROWS_OF_BASELINE, masks.baseline.count(len(self._shape)))
+
+
+def _known(rows: Rows) -> Span:
+    """As many at least as at most."""
+    return rows, rows
+
+
+def baselines_of(stack: Stack, shape: Sequence[int]) -> dict[tuple[Baseline, Features | None], list[int]]:
+    """What explainers take away that claim to add up → which explainers those are.
+
+    What is taken away is a baseline, and the features that are replaced by it; None: every element.
+
+    Args:
+        stack: the explainers.
+        shape: the axes of one input.
+    """
+    found: dict[tuple[Baseline, Features | None], list[int]] = {}
+    for at, explainer in enumerate(stack.explainers):
+        if explainer.complete and not isinstance(explainer, Direct):
+            where = explainer.need.where
+            features = None
+            if isinstance(where, Coalitions | Permutations):
+                features = unit(where.features, shape)
+            baseline = getattr(where, "baseline", None)
+            if baseline is not None:
+                found.setdefault((baseline, features), []).append(at)
+    return found
