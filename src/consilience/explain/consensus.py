@@ -60,7 +60,9 @@ class Consensus:
         self.weights: Tensor | None = None
 
     def __repr__(self) -> str:
-        weights = "per input" if self.weights is None else [round(w, 4) for w in self.weights.tolist()]
+        weights: Any = "per input"
+        if self.weights is not None:
+            weights = [round(w, 4) for w in self.weights.tolist()]
         asked = f"methods={self.options.methods}, objective={self.options.objective}"
         return f"Consensus({type(self.model).__name__}, {asked}, weights={weights})"
 
@@ -77,7 +79,18 @@ class Consensus:
     def explain(
         self, x: Any, target: Any = None, *, ids: Any = None, progress: Any = None, **options: Any
     ) -> Explanation:
-        """:func:`consilience.explain` with what is bound here; ``options`` take precedence."""
+        """:func:`consilience.explain` with what is bound here.
+
+        Args:
+            x: inputs (B, *F).
+            target: which output is explained.
+            ids: identities of the inputs.
+            progress: called with (work done, work planned).
+            options: take precedence over what is bound.
+
+        Raises:
+            InputError: as :func:`consilience.explain`.
+        """
         return explained(self.model, x, target, self._with(options), ids, progress)
 
     def attribute(
@@ -124,12 +137,22 @@ class Consensus:
     def plan(self, inputs: Any, target: Any = None, every: bool = True, *, ids: Any = None, **options: Any) -> Plan:
         """What :meth:`explain` (or, with ``every=False``, :meth:`attribute`) will take: model evaluations, memory, time.
 
-        Evaluates the model once, tries every method on one sample and times two batches; draws nothing."""
+        Evaluates the model once, tries every method on one sample and times two batches; draws nothing.
+
+        Args:
+            inputs: (B, *F).
+            target: which output is explained.
+            every: of :meth:`explain`; False: of :meth:`attribute`.
+            ids: identities of the inputs.
+            options: take precedence over what is bound.
+        """
         return plan(begin(self.model, inputs, target, self._with(options), ids), every)
 
     def _with(self, options: dict[str, Any]) -> Options:
         """The bound options, with the fitted weights, and with others that are given in the call."""
-        return self.options.but(**{"weights": self.weights, **options} if self.weights is not None else options)
+        if self.weights is not None:
+            options = {"weights": self.weights, **options}
+        return self.options.but(**options)
 
     def fit(self, loader: Iterable[Any], target: Any = None) -> Consensus:
         """Weights for all inputs at once: the optimum of the mean of every input's own (normalised) statistics.

@@ -135,7 +135,19 @@ def explained(
     ids: Sequence[int] | Tensor | None = None,
     progress: Progress | None = None,
 ) -> Explanation:
-    """:func:`explain` with options that are checked already."""
+    """:func:`explain` with options that are checked already.
+
+    Args:
+        model: as for :func:`explain`.
+        x: inputs (B, *F).
+        target: which output is explained.
+        options: everything else that is asked for.
+        ids: (B,) integers, identities of the inputs; None: their places in the batch.
+        progress: called with (work done, work planned), in forward evaluations.
+
+    Raises:
+        InputError: the data cannot be used, or no input or no method is left.
+    """
     began = time.perf_counter()
     job = begin(model, x, target, options, ids, progress)
     combined = job.combine()
@@ -145,20 +157,18 @@ def explained(
 
 def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: float) -> Explanation:
     """What came of a job."""
-    ready, options = job.ready, job.options
-    score, measurement, left = ready.score, ready.measurement, ready.left
-    groups, places = combined.groups, combined.places
-    drawn: dict[str, Any] = {
-        "fit": [groups[part].record(at) for part, at in places],
-        "fresh": vars(options.judging),
-        "resolved": job.resolved,
-    }
+    ready = job.ready
+    options = job.options
+    score = ready.score
+    measurement = ready.measurement
+    left = ready.left
+    groups = combined.groups
+    k = measurement.rows
+    # Inputs were drawn for in groups; here every input is by itself again, in the caller's order.
     evidence = {
-        "fit": [groups[part].evidence.inputs([at]) for part, at in places],
+        "fit": [groups[number].evidence.inputs([at]) for number, at in combined.places],
         "fresh": [judgement.fresh.inputs([i]) for i in range(len(ready.points))],
     }
-    drawn["masks"] = [_masks(fit, fresh) for fit, fresh in zip(evidence["fit"], evidence["fresh"], strict=True)]
-    k = measurement.rows
     return Explanation(
         attribution=judgement.consensus,
         weights=combined.solution.weights,
@@ -167,9 +177,9 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
         derived=torch.cat([combined.base[:, k : k + len(DERIVED)], judgement.weighted[:, None]], 1),
         methods=ready.names,
         kinds=tuple(explainer.kind for explainer in ready.explainers),
-        objective=options.objective if isinstance(options.objective, str) else describe(options.objective),
+        objective=_objective_in_words(options),
         solution=combined.solution,
-        fronts=[FrontPoints.of(groups[part].solved.curve, at) for part, at in places],
+        fronts=[FrontPoints.of(groups[number].solved.curve, at) for number, at in combined.places],
         criteria=judgement.criteria,
         differences=judgement.differences,
         evidence=evidence,
@@ -187,38 +197,66 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
         predicted=score.meaning.predicted(score.outputs[left]),
         score=score.clean[left],
         seed=options.seed,
-        draws=drawn,
+        draws=_draws(job, combined, evidence),
         counts=Counts(score.counts.forward, score.counts.gradient),
         seconds=seconds,
-        settings={
-            **score.described,
-            "signed": options.signed,
-            "choice": options.choice,
-            "pooled": options.pooled,
-            **_settings(measurement, ready.x.shape[1:]),
-            "precision": options.precision,
-            "noise_unit": ready.noise_unit,
-            "explainers": {name: describe(e) for name, e in zip(ready.names, ready.explainers, strict=True)},
-            "layers": {name: layer.name for name, layer in score._layers.items()},
-            "options": options.digest,
-        },
+        settings=_settings(job),
     )
+
+
+def _objective_in_words(options: Options) -> Any:
+    """The objective as it was named, or a description of the object that was given."""
+    if isinstance(options.objective, str):
+        return options.objective
+    return describe(options.objective)
+
+
+def _draws(job: Job, combined: Combined, evidence: Mapping[str, Sequence[Evidence]]) -> dict[str, Any]:
+    """How many draws fitted and judged the weights of each input, and why no more."""
+    return {
+        "fit": [combined.groups[number].record(at) for number, at in combined.places],
+        "fresh": vars(job.options.judging),
+        "resolved": job.resolved,
+        "masks": [_masks(fit, fresh) for fit, fresh in zip(evidence["fit"], evidence["fresh"], strict=True)],
+    }
 
 
 def _masks(fit: Evidence, fresh: Evidence) -> dict[str, Any]:
     """Of one input, how many masks there were, and whether they are all that there are."""
-    found: dict[str, Any] = {}
+    masks: dict[str, Any] = {}
     for stream, evidence in (("fit", fit), ("fresh", fresh)):
         if evidence.responses is not None:
-            found[stream] = evidence.responses.count
+            masks[stream] = evidence.responses.count
     if fresh.responses is not None and bool(fresh.responses.exact.all()):
-        found["exact"] = "these are all masks of these sizes"
-    return found
+        masks["exact"] = "these are all masks of these sizes"
+    return masks
 
 
-def _settings(measurement: Measurement, shape: Sequence[int]) -> dict[str, Any]:
-    """How the maps were measured, for the record."""
+def _settings(job: Job) -> dict[str, Any]:
+    """What was explained, how, and how the maps were measured, for the record."""
+    ready = job.ready
+    options = job.options
+    score = ready.score
+    return {
+        **score.described,
+        "signed": options.signed,
+        "choice": options.choice,
+        "pooled": options.pooled,
+        **_measured(ready.measurement, ready.x.shape[1:]),
+        "precision": options.precision,
+        "noise_unit": ready.noise_unit,
+        "explainers": {name: describe(e) for name, e in zip(ready.names, ready.explainers, strict=True)},
+        "layers": {name: layer.name for name, layer in score._layers.items()},
+        "options": options.digest,
+    }
+
+
+def _measured(measurement: Measurement, shape: Sequence[int]) -> dict[str, Any]:
+    """How the maps of inputs with axes ``shape`` were measured."""
     masks = measurement.infidelity.neighbourhood(shape)
+    share: Any = masks.share
+    if isinstance(share, tuple):
+        share = [share[0], share[-1]]
     return {
         "features": measurement.stack.features.unit,
         "sign": measurement.stack.sign,
@@ -226,6 +264,6 @@ def _settings(measurement: Measurement, shape: Sequence[int]) -> dict[str, Any]:
         "sensitivity": describe(measurement.sensitivity.neighbourhood),
         "redraw": measurement.sensitivity.redraw,
         "mask_unit": masks.unit,
-        "mask_share": [masks.share[0], masks.share[-1]] if isinstance(masks.share, tuple) else masks.share,
+        "mask_share": share,
         "mask_baseline": masks.baseline.kind,
     }

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..combine.aggregation import mix
-from ..combine.aggregations import DERIVED, Given, Weighted
+from ..combine.aggregations import DERIVED, Weighted
 from ..combine.draws import SEQUENTIAL_KINDS
 from ..combine.measurement import Measurement
 from ..combine.sequential import Fitted
 from ..combine.spread import weights_stderr
-from ..explainers import Direct
 from ..metrics.base import Metric
-from ..metrics.infidelity import too_weak
 from ..model.score import Score
-from ..perturb.coalitions import Singles, Sliding
-from ..perturb.neighbourhoods import neighbours, unmoved
+from ..perturb.neighbourhoods import neighbours
 from ..perturb.points import Points
 from ..results.difference import PairedDifference
 from ..results.explanation import Measured
@@ -30,11 +26,11 @@ from ..statistics.evidence import Evidence
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
 from ..surrogates.local_linear import score_of_nothing
+from .caveats import caveats
 from .cost import baselines_of
 from .differences import paired_differences
 from .run import Combined, Job
 
-PARTS = ("fit", "fresh", "stderr")
 BLOCKS = 20
 """Of the jackknife, for metrics that have no closed form of their error."""
 
@@ -72,14 +68,24 @@ class Judgement:
 
 
 def judge(job: Job, combined: Combined) -> Judgement:
-    """Measure methods, derived maps and the combined map on draws that nothing was fitted to."""
+    """Measure methods, derived maps and the combined map on draws that nothing was fitted to.
+
+    Args:
+        job: the call.
+        combined: its maps and weights.
+    """
     ready = job.ready
-    score, points, measurement = ready.score, ready.points, ready.measurement
-    base, groups = combined.base, combined.groups
+    score = ready.score
+    points = ready.points
+    measurement = ready.measurement
+    base = combined.base
+    groups = combined.groups
     # Before anything is evaluated further, so that it is clear whose sums these are.
     completeness = _completeness(score, points, measurement, combined.sums)
     fresh = measurement.evidence(score, points, base, job.options.judging, "fresh")
     weighted = combined.join([_weighted(group, measurement) for group in groups])
+    # Every row of the table is a mixture of the maps: the maps themselves, the row "weighted", and the consensus. So one set
+    # of draws, made for the maps, judges all rows, and mixtures cost no evaluation.
     singles = torch.eye(base.shape[1], dtype=torch.float64, device=base.device).expand(len(points), -1, -1)
     rows = torch.cat([singles, weighted[:, None], combined.mixing[:, None]], 1)
     derived = [aggregation.name for aggregation in measurement.derived]
@@ -97,12 +103,6 @@ def judge(job: Job, combined: Combined) -> Judgement:
     spread = [weights_stderr(job.aggregation, group.evidence.rows(slice(measurement.rows))) for group in groups]
     mixed = mix(rows[:, -2:], base)
     resolved = _resolved(job, combined)
-    warnings = (
-        *_model_warnings(score, points, measurement),
-        *_mask_warnings(score, points, measurement, fresh),
-        *_rounding_warnings(score, points, measurement),
-        *_method_warnings(job, base),
-    )
     return Judgement(
         fresh=fresh,
         criteria=criteria,
@@ -112,16 +112,24 @@ def judge(job: Job, combined: Combined) -> Judgement:
         weighted=mixed[:, 0],
         resolved=resolved,
         completeness=completeness,
-        warnings=warnings,
+        warnings=tuple(caveats(job, base, fresh)),
     )
 
 
 def measure(
     fit: Evidence, fresh: Evidence, rows: Tensor, names: Sequence[str], metrics: Mapping[str, Metric]
 ) -> Criteria:
-    """Every criterion for every row of ``rows`` (B, M, R), on the fitting and on the fresh draws.
+    """Every criterion of every row, on the fitting and on the fresh draws.
 
-    The criteria of :data:`CRITERIA`, and the loss of every other metric that was measured."""
+    The criteria of :data:`CRITERIA`, and the loss of every other metric that was measured.
+
+    Args:
+        fit: the draws that the weights were fitted to, of B inputs and R maps.
+        fresh: the draws that judge them.
+        rows: (B, M, R), what is judged as mixtures of the maps.
+        names: of the M rows.
+        metrics: kind of draw → the metric that was measured.
+    """
     before = _estimates(fit, rows, metrics)
     after = _estimates(fresh, rows, metrics)
     table: Criteria = {}
@@ -152,11 +160,12 @@ def _estimates(evidence: Evidence, rows: Tensor, metrics: Mapping[str, Metric]) 
 
 def _jackknife(metric: Metric, evidence: Evidence, rows: Tensor) -> Estimate:
     """A metric's loss, with the influence of each block of its draws; none of a metric that draws nothing."""
-    own = evidence.only((metric.statistic,))
+    own = evidence.only(metric.statistics)
     value = metric.loss(own, rows)
-    blocks = own.folds(BLOCKS, metric.statistic) if own.count(metric.statistic) > 1 else []
-    if not blocks:
-        return Estimate(value, torch.zeros_like(value)[..., None].expand(*value.shape, 2))
+    if own.count(metric.statistic) < 2:
+        no_influence = torch.zeros_like(value)[..., None].expand(*value.shape, 2)
+        return Estimate(value, no_influence)
+    blocks = own.folds(BLOCKS, metric.statistic)
     count = len(blocks)
     without = torch.stack([metric.loss(outside, rows) for outside, _ in blocks], -1)
     return Estimate(value, (count - 1) * (without.mean(-1, keepdim=True) - without))
@@ -178,13 +187,17 @@ def _touched(bad: Tensor, rows: Tensor) -> Tensor:
 
 def _joined(parts: Sequence[Criteria], combined: Combined) -> Criteria:
     """The groups' criteria, in the order of the inputs."""
-    found: Criteria = {}
+    table: Criteria = {}
     for criterion, rows in parts[0].items():
-        found[criterion] = {}
+        table[criterion] = {}
         for name in rows:
-            values = [combined.join([getattr(part[criterion][name], each) for part in parts]) for each in PARTS]
-            found[criterion][name] = Measured(*values)
-    return found
+            cells = [part[criterion][name] for part in parts]
+            table[criterion][name] = Measured(
+                fit=combined.join([cell.fit for cell in cells]),
+                fresh=combined.join([cell.fresh for cell in cells]),
+                stderr=combined.join([cell.stderr for cell in cells]),
+            )
+    return table
 
 
 def _weighted(group: Fitted, measurement: Measurement) -> Tensor:
@@ -197,23 +210,30 @@ def _weighted(group: Fitted, measurement: Measurement) -> Tensor:
 
 def _resolved(job: Job, combined: Combined) -> dict[str, Tensor] | None:
     """‖φ*(x) − φ*(x′)‖² / ‖φ*(x)‖² with the weights solved anew at x′, on the same keyed draws: (B, count) and its mean."""
-    measurement, score, points, count = job.ready.measurement, job.ready.score, job.ready.points, job.resolved
+    count = job.resolved
     if not count:
         return None
+    measurement = job.ready.measurement
+    score = job.ready.score
+    points = job.ready.points
     k = measurement.rows
     methods = exact(combined.base[:, :k].nan_to_num(0))
     here = torch.einsum("br,br...->b...", combined.mixing[:, :k], methods).flatten(1)
     each = torch.full((len(points), count), torch.nan, dtype=torch.float64, device=here.device)
-    where, key = measurement.sensitivity.neighbourhood, Key(measurement.seed, "resolved")
+    where = measurement.sensitivity.neighbourhood
+    key = Key(measurement.seed, "resolved")
     for group, sample in itertools.product(combined.groups, range(count)):
         at = list(group.index)
         near = neighbours(where, points[at], range(sample, sample + 1), key, count)
         # Same ids: the explainers' noise, and the draws for fitting, are those at x. Optimal is then a function of x too.
         maps = measurement.maps(score, near, derived=False)
-        weights = job.aggregation.fit(measurement.evidence(score, near, maps, group.draws, "fit", job.kinds)).weights
+        evidence = measurement.evidence(score, near, maps, group.draws, "fit", job.kinds)
+        weights = job.aggregation.fit(evidence).weights
         there = torch.einsum("br,br...->b...", weights, exact(maps.nan_to_num(0))).flatten(1)
         each[at, sample] = ((here[at] - there) ** 2).sum(1) / (here[at] ** 2).sum(1)
-    error = each.std(1) / count**0.5 if count > 1 else torch.full_like(each[:, 0], torch.nan)
+    error = torch.full_like(each[:, 0], torch.nan)
+    if count > 1:
+        error = each.std(1) / count**0.5
     return {"value": each.mean(1), "stderr": error}
 
 
@@ -228,76 +248,4 @@ def _completeness(score: Score, points: Points, measurement: Measurement, sums: 
         difference = exact(score.clean[points.owner]) - nothing
         for at in members:
             found[stack.names[at]] = (sums[:, at] - difference).abs() / difference.abs()
-    return found
-
-
-def _model_warnings(score: Score, points: Points, measurement: Measurement) -> list[str]:
-    """What the outputs say against explaining them so; of a black box, whether it is piecewise constant, like a forest,
-    which costs ten evaluations for each input."""
-    found = score.warnings()
-    if isinstance(score.model, nn.Module):
-        return found
-    where = measurement.sensitivity.neighbourhood
-    same, fixed = unmoved(score, points, where, Key(measurement.seed, "flat"))
-    if bool(same.any()):
-        found.append(
-            f"the score of {int(same.sum())} of {len(same)} inputs is the same at all neighbours: the model is piecewise "
-            "constant there, so a sensitivity near zero is no merit, and gradients would be zero"
-        )
-    if bool(fixed.any()):
-        found.append(
-            f"the noise moves nothing in {int(fixed.sum())} of {len(fixed)} inputs (blocks, and columns of 0 and 1, stay as "
-            "they are), so a sensitivity of zero is no merit there; judge by faithfulness"
-        )
-    return found
-
-
-def _mask_warnings(score: Score, points: Points, measurement: Measurement, fresh: Evidence) -> list[str]:
-    """Inputs whose masks hardly move the score, although all features together do."""
-    everything = measurement.infidelity.everything(score, points)
-    each = [fresh.inputs([i])["responses"] for i in range(len(points))]
-    return [
-        f"input {at}: masks move the score by at most {most:.1e}, all features together by {abs(float(everything[at])):.1e}: "
-        "these masks are no evidence of what the score rests on; take larger features, or another baseline"
-        for at, most in too_weak(each, everything)
-    ]
-
-
-def _rounding_warnings(score: Score, points: Points, measurement: Measurement) -> list[str]:
-    """Of a model whose outputs are in half precision: that single features move the score by no more than its rounding."""
-    kind = score.precision or score.outputs.dtype
-    explainers = zip(measurement.stack.stack.names, measurement.stack.stack.explainers, strict=True)
-    alone = [
-        name for name, e in explainers if not isinstance(e, Direct) and isinstance(e.need.where, Singles | Sliding)
-    ]
-    if kind not in (torch.float16, torch.bfloat16) or not alone:
-        return []
-    shape = points.x.shape[1:]
-    features = measurement.infidelity.neighbourhood(shape).features
-    each = measurement.infidelity.everything(score, points).abs() / math.prod(features.shape(shape))
-    step = torch.finfo(kind).eps * exact(score.clean)[points.owner].abs()
-    rough = int((each < step).sum())
-    if not rough:
-        return []
-    moved, rounding = float(each.median()), float(step.median())
-    return [
-        f"{', '.join(alone)}: single features move the score by about {moved:.1e}, and {str(kind)[6:]} outputs are in steps of "
-        f"{rounding:.1e} ({rough} of {len(each)} inputs): these maps are largely rounding; explain the model in float32, "
-        "model.float()"
-    ]
-
-
-def _method_warnings(job: Job, base: Tensor) -> list[str]:
-    """Methods that ran and gave what is no map."""
-    working = job.ready.measurement.working
-    bad = (~base[:, list(working)].flatten(2).isfinite().all(2)).sum(0).tolist()
-    left_out = "" if isinstance(job.aggregation, Given) else ", and takes no part there"
-    found = []
-    for at, count in zip(working, bad, strict=True):
-        if count:
-            found.append(
-                f"{job.ready.names[at]} gives NaN or infinite values for {count} of {len(base)} inputs{left_out}"
-            )
-    for name, why in job.ready.measurement.stack.stack.failures.items():
-        found.append(f"{name} failed at some inputs or neighbours of theirs, and is NaN there: {why}")
     return found

@@ -85,6 +85,9 @@ class Options(Settings):
     def of(cls, **options: Any) -> Options:
         """Options by name.
 
+        Args:
+            options: any of the fields.
+
         Raises:
             InputError: a name is not known; the message has the near ones.
         """
@@ -118,7 +121,14 @@ class Options(Settings):
         return replace(self, **own)
 
     def but(self, **options: Any) -> Options:
-        """The same with other options."""
+        """The same with other options.
+
+        Args:
+            options: by name; they take precedence.
+
+        Raises:
+            InputError: a name is not known, or a value cannot be used.
+        """
         known = [each.name for each in fields(self)]
         for name in options:
             choose("option", name, known)
@@ -126,7 +136,7 @@ class Options(Settings):
 
     @cached_property
     def aggregation(self) -> Aggregation:
-        """How maps become one."""
+        """How maps become one: from ``weights`` if there are any, else from ``objective``."""
         return resolve(self.objective, signed=self.signed, choice=self.choice, pooled=self.pooled, weights=self.weights)
 
     @cached_property
@@ -138,7 +148,10 @@ class Options(Settings):
     def derived(self) -> tuple[Aggregation, ...]:
         """The aggregations whose maps are made beside the methods'."""
         own = self.aggregation
-        return DERIVED if own.linear or own in DERIVED else (*DERIVED, own)
+        if own.linear or own in DERIVED:
+            return DERIVED
+        # No mixture of the methods' maps, so it is made and judged as a map of its own.
+        return (*DERIVED, own)
 
     @property
     def sequential(self) -> bool:
@@ -159,7 +172,8 @@ class Options(Settings):
     @cached_property
     def judging(self) -> Draws:
         """The fresh draws that judge."""
-        return Draws.of(self.fresh_draws, PAPER_FRESH if self.draws == "paper" else FRESH, "fresh_draws")
+        usual = PAPER_FRESH if self.draws == "paper" else FRESH
+        return Draws.of(self.fresh_draws, usual, "fresh_draws")
 
     @property
     def in_output_units(self) -> bool:
@@ -167,7 +181,10 @@ class Options(Settings):
         return any(metric.in_output_units for metric in self.aggregation.metrics)
 
     def presented(self, image: bool) -> tuple[str, str]:
-        """(sign, scale) of the maps; ``image``: of inputs with channels, height and width.
+        """(sign, scale) of the maps.
+
+        Args:
+            image: whether inputs have channels, height and width.
 
         Raises:
             InputError: a metric in units of the output is asked for, with another sign or scale.
@@ -180,17 +197,21 @@ class Options(Settings):
                         f"use {name}={wanted!r} or leave it out, got {value!r}"
                     )
             return "keep", "none"
-        return self.sign or ("abs" if image else "keep"), self.scale or "max"
+        usual = "abs" if image else "keep"
+        return self.sign or usual, self.scale or "max"
 
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits that name a run: of all options but the rows in flight, arrays by what they hold."""
-        return digest({each.name: getattr(self, each.name) for each in fields(self) if each.name != "max_batch"})
+        # Rows in flight change the speed and no number.
+        names = [each.name for each in fields(self) if each.name != "max_batch"]
+        return digest({name: getattr(self, name) for name in names})
 
     def described(self) -> dict[str, Any]:
         """The options in words, for records."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {
-            name: value if isinstance(value, str | int | float | None) else describe(value)
-            for name, value in values.items()
-        }
+        words = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            plain = value is None or isinstance(value, str | int | float)
+            words[each.name] = value if plain else describe(value)
+        return words

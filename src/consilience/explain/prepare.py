@@ -33,7 +33,9 @@ from .options import Options
 class NothingLeft(InputError):
     """No input of a batch can be explained.
 
-    ``out``: why, by the input's place in the batch.
+    Args:
+        message: as for any error.
+        out: why, by the input's place in the batch.
     """
 
     def __init__(self, message: str, out: dict[int, str]):
@@ -80,6 +82,7 @@ class Ready:
 
     @property
     def reasons(self) -> dict[str, str]:
+        """Why inputs were left out, by their name in records, "inputs[3]"."""
         return {f"inputs[{i}]": why for i, why in self.out.items()}
 
 
@@ -102,14 +105,17 @@ def prepare(
     Raises:
         InputError: the data cannot be used, or no input or no method is left.
     """
+    # From here on there are tensors: data frames give their names, adapters their features and baselines.
     columns = column_names(x)
-    x, target = plain_array(x, "x"), plain_array(target, "target")
+    x = plain_array(x, "x")
+    target = plain_array(target, "target")
     given = adapted(model, x, target, options.features, options.baselines, options.kwargs)
     model = given.model
     x, numpy = batch_of(given.x, model)
     baseline = None if given.baselines is None else Baseline.of(given.baselines, x)
     features = _of_table(given.features, columns, x, baseline)
     explainers = _configured(options, features, baseline, x.shape[1:])
+    # The model is evaluated once. That settles the targets, and which inputs can be explained at all.
     good, out = _finite(x, model)
     score = Score(
         model,
@@ -125,6 +131,7 @@ def prepare(
     left = _usable(score, good, out)
     if baseline is not None:
         baseline.check(left, x)
+    # Every method is tried on one point; one that fails is named, and the others go on.
     attributed = features_for(features, x.shape[1:])
     unit = noise_unit(attributed, x, baseline) if given.unit is None else given.unit
     points = Points(x[left], left, score.ids[left], len(x), unit)
@@ -227,37 +234,47 @@ def _named(unit: Tensor | None, baseline: Baseline | None, x: Tensor) -> str:
     """The unit of noise, in words for tables."""
     if unit is None:
         return "input units"
-    if x.ndim == 2 and baseline is not None and baseline.kind == "samples":
+    if x.ndim != 2:
+        return "standard deviations of the embeddings"
+    if baseline is not None and baseline.kind == "samples":
         return "standard deviations of the baselines' columns"
-    return (
-        "units of the input's own, 0 where it must not move" if x.ndim == 2 else "standard deviations of the embeddings"
-    )
+    return "units of the input's own, 0 where it must not move"
 
 
 def parts_of(batch: Any) -> tuple[Any, Any, Any]:
-    """(x, y, regions) of what a loader gives: x, (x, …), or a list of texts; None for what is not there."""
-    if isinstance(batch, list | tuple) and not all(isinstance(part, str) for part in batch):
-        x, y, regions = (*batch, None, None)[:3]
-        return x, y, regions
-    return batch, None, None
+    """(x, y, regions) of what a loader gives; None for what is not there.
+
+    Args:
+        batch: x, a sequence (x, …), or a list of texts, which is an x.
+    """
+    is_sequence = isinstance(batch, list | tuple)
+    if not is_sequence or all(isinstance(part, str) for part in batch):
+        return batch, None, None
+    x, y, regions = (*batch, None, None)[:3]
+    return x, y, regions
 
 
 def _finite(x: Tensor, model: Any) -> tuple[Tensor, dict[int, str]]:
     """(B,) bool, the inputs that are finite, and why the others are not used."""
     check_ready(model)
     if isinstance(model, nn.Module):
-        named = [
-            (name, p.detach())
-            for name, p in model.named_parameters()
-            if p.numel() and (p.is_floating_point() or p.is_complex())
-        ]
-        # One number to wait for, and only if it is not finite the rest.
-        bad = named and not torch.nn.utils.get_total_norm([p for _, p in named], torch.inf).isfinite()
-        for name, parameter in named if bad else ():
-            if not bool(parameter.isfinite().all()):
-                raise InputError(f"model: parameter {name!r} has NaN or infinite values; was the checkpoint damaged?")
+        _check_parameters(model)
     good = x.flatten(1).isfinite().all(1)
     out = dict.fromkeys((~good).nonzero()[:, 0].tolist(), "the input has NaN or infinite values")
     if not bool(good.any()):
         raise NothingLeft("x: every input has NaN or infinite values; check the preprocessing", out)
     return good, out
+
+
+def _check_parameters(model: nn.Module) -> None:
+    """Refuse a model with a parameter that is not finite."""
+    named: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.numel() and (parameter.is_floating_point() or parameter.is_complex()):
+            named[name] = parameter.detach()
+    # One number to wait for, which is cheap on an accelerator; the rest is looked at only if it is not finite.
+    if not named or torch.nn.utils.get_total_norm(list(named.values()), torch.inf).isfinite():
+        return
+    for name, values in named.items():
+        if not bool(values.isfinite().all()):
+            raise InputError(f"model: parameter {name!r} has NaN or infinite values; was the checkpoint damaged?")

@@ -1,0 +1,117 @@
+"""What the caller should know besides the numbers: warnings about the model, the masks and the methods."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..combine.aggregations import Given
+from ..combine.measurement import Measurement
+from ..explainers import Direct
+from ..metrics.infidelity import too_weak
+from ..model.score import Score
+from ..perturb.coalitions import Singles, Sliding
+from ..perturb.neighbourhoods import unmoved
+from ..perturb.points import Points
+from ..statistics.evidence import Evidence
+from ..statistics.keys import Key
+from ..statistics.tensors import exact
+from .run import Job
+
+
+def caveats(job: Job, base: Tensor, fresh: Evidence) -> list[str]:
+    """Every warning of one call, in words that say what to do.
+
+    Args:
+        job: the call.
+        base: (N, R, *A), the maps of the methods and the derived ones.
+        fresh: the draws that judge.
+    """
+    ready = job.ready
+    score = ready.score
+    points = ready.points
+    measurement = ready.measurement
+    return [
+        *_model_warnings(score, points, measurement),
+        *_mask_warnings(score, points, measurement, fresh),
+        *_rounding_warnings(score, points, measurement),
+        *_method_warnings(job, base),
+    ]
+
+
+def _model_warnings(score: Score, points: Points, measurement: Measurement) -> list[str]:
+    """What the outputs say against explaining them so.
+
+    Of a black box also whether it is piecewise constant, like a forest, which costs ten evaluations for each input."""
+    found = score.warnings()
+    if isinstance(score.model, nn.Module):
+        return found
+    where = measurement.sensitivity.neighbourhood
+    same, fixed = unmoved(score, points, where, Key(measurement.seed, "flat"))
+    if bool(same.any()):
+        found.append(
+            f"the score of {int(same.sum())} of {len(same)} inputs is the same at all neighbours: the model is piecewise "
+            "constant there, so a sensitivity near zero is no merit, and gradients would be zero"
+        )
+    if bool(fixed.any()):
+        found.append(
+            f"the noise moves nothing in {int(fixed.sum())} of {len(fixed)} inputs (blocks, and columns of 0 and 1, stay as "
+            "they are), so a sensitivity of zero is no merit there; judge by faithfulness"
+        )
+    return found
+
+
+def _mask_warnings(score: Score, points: Points, measurement: Measurement, fresh: Evidence) -> list[str]:
+    """Inputs whose masks hardly move the score, although all features together do."""
+    everything = measurement.infidelity.everything(score, points)
+    each = [fresh.inputs([i])["responses"] for i in range(len(points))]
+    return [
+        f"input {at}: masks move the score by at most {most:.1e}, all features together by {abs(float(everything[at])):.1e}: "
+        "these masks are no evidence of what the score rests on; take larger features, or another baseline"
+        for at, most in too_weak(each, everything)
+    ]
+
+
+def _rounding_warnings(score: Score, points: Points, measurement: Measurement) -> list[str]:
+    """Of a model whose outputs are in half precision: that single features move the score by no more than its rounding."""
+    kind = score.precision or score.outputs.dtype
+    stack = measurement.stack.stack
+    alone = []
+    for name, explainer in zip(stack.names, stack.explainers, strict=True):
+        if not isinstance(explainer, Direct) and isinstance(explainer.need.where, Singles | Sliding):
+            alone.append(name)
+    if kind not in (torch.float16, torch.bfloat16) or not alone:
+        return []
+    shape = points.x.shape[1:]
+    features = measurement.infidelity.neighbourhood(shape).features
+    each = measurement.infidelity.everything(score, points).abs() / math.prod(features.shape(shape))
+    step = torch.finfo(kind).eps * exact(score.clean)[points.owner].abs()
+    rough = int((each < step).sum())
+    if not rough:
+        return []
+    moved = float(each.median())
+    rounding = float(step.median())
+    return [
+        f"{', '.join(alone)}: single features move the score by about {moved:.1e}, and {str(kind)[6:]} outputs are in steps of "
+        f"{rounding:.1e} ({rough} of {len(each)} inputs): these maps are largely rounding; explain the model in float32, "
+        "model.float()"
+    ]
+
+
+def _method_warnings(job: Job, base: Tensor) -> list[str]:
+    """Methods that ran and gave what is no map."""
+    working = job.ready.measurement.working
+    finite = base[:, list(working)].flatten(2).isfinite().all(2)
+    bad = (~finite).sum(0).tolist()
+    left_out = "" if isinstance(job.aggregation, Given) else ", and takes no part there"
+    found = []
+    for at, count in zip(working, bad, strict=True):
+        if count:
+            found.append(
+                f"{job.ready.names[at]} gives NaN or infinite values for {count} of {len(base)} inputs{left_out}"
+            )
+    for name, why in job.ready.measurement.stack.stack.failures.items():
+        found.append(f"{name} failed at some inputs or neighbours of theirs, and is NaN there: {why}")
+    return found
