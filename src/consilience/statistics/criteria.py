@@ -41,16 +41,27 @@ class Estimate:
         if self.number is not None:
             number = self.number.to(number)
         few = number < FEWEST
-        error = (square / (number * (number - 1)).masked_fill(few, 1)[:, None]).sqrt()
+        # √(mean influence² / (S − 1)), with no division by zero where there are too few.
+        divisor = (number * (number - 1)).masked_fill(few, 1)
+        error = (square / divisor[:, None]).sqrt()
         error = error.masked_fill(few[:, None], torch.nan)
-        return error if self.exact is None else error.masked_fill(self.exact[:, None], 0)
+        if self.exact is not None:
+            error = error.masked_fill(self.exact[:, None], 0)
+        return error
 
 
 # -- criteria: evidence and mixtures w (B, M, R) → Estimate (B, M) -----------------------------------------------------
 
 
 def average_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
-    """E‖φ_w(x) − φ_w(x + ε)‖²: absolute, the paper's."""
+    """E‖φ_w(x) − φ_w(x + ε)‖²: absolute, the paper's.
+
+    Args:
+        evidence: with neighbours of B inputs and R rows.
+        w: (B, M, R), mixtures of the rows.
+
+    Source: Decker et al. 2024 (AGG), Definition 4.1.
+    """
     q = evidence.quadratic
     assert q is not None
     per_draw = torch.einsum("bmr,bsrt,bmt->bms", w, q.draws, w)
@@ -59,7 +70,12 @@ def average_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
 
 
 def relative_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
-    """E‖φ_w(x) − φ_w(x + ε)‖² / ‖φ_w(x)‖²; NaN for the zero map."""
+    """E‖φ_w(x) − φ_w(x + ε)‖² / ‖φ_w(x)‖²; NaN for the zero map.
+
+    Args:
+        evidence: with neighbours of B inputs and R rows.
+        w: (B, M, R), mixtures of the rows.
+    """
     assert evidence.quadratic is not None
     absolute = average_sensitivity(evidence, w)
     size = torch.einsum("bmr,brt,bmt->bm", w, evidence.quadratic.norm, w)
@@ -83,18 +99,25 @@ def _estimate(r: Responses, value: Tensor, influence: Tensor) -> Estimate:
 
 def faithfulness_correlation(evidence: Evidence, w: Tensor) -> Estimate:
     """Pearson's ρ over masks of the attribution taken away with the fall of the score, given how much is taken away (see
-    :class:`~consilience.statistics.responses.Responses`); NaN if either does not vary."""
+    :class:`~consilience.statistics.responses.Responses`); NaN if either does not vary.
+
+    Args:
+        evidence: with masks of B inputs and R rows.
+        w: (B, M, R), mixtures of the rows.
+    """
     r, a, y = _answers(evidence, w)
-    da = r.centred(a)
-    dy = r.centred(y)
-    va = r.mean(da**2)
-    vy = r.mean(dy**2)
-    va = torch.where(va > 0, va, torch.nan)
-    vy = torch.where(vy > 0, vy, torch.nan)
-    za = da / va.sqrt()[:, None]
-    zy = dy / vy.sqrt()[:, None]
+    za = _standardised(r, a)
+    zy = _standardised(r, y)
     value = r.mean(za * zy)
     return _estimate(r, value, _left_out(r, za, zy, value))
+
+
+def _standardised(r: Responses, values: Tensor) -> Tensor:
+    """(B, S, …) with mean 0, nothing linear in the masks' sizes, and variance 1; NaN where they do not vary."""
+    centred = r.centred(values)
+    variance = r.mean(centred**2)
+    variance = torch.where(variance > 0, variance, torch.nan)
+    return centred / variance.sqrt()[:, None]
 
 
 def _left_out(r: Responses, za: Tensor, zy: Tensor, value: Tensor) -> Tensor:
@@ -111,8 +134,8 @@ def _left_out(r: Responses, za: Tensor, zy: Tensor, value: Tensor) -> Tensor:
     influence = (number - 1) * (value[:, None] - without)
     # Where all of the variance is one mask's, nothing is left without it.
     influence = torch.where(room > 1e-9 * number**2, influence, first_order)
-    drawn = torch.ones_like(r.y, dtype=torch.bool) if r.drawn is None else r.drawn
-    influence = torch.where(drawn[..., None], influence, 0.0)
+    if r.drawn is not None:
+        influence = torch.where(r.drawn[..., None], influence, 0.0)
     return influence - r.mean(influence)[:, None]
 
 
@@ -122,22 +145,37 @@ def infidelity(evidence: Evidence, w: Tensor) -> Estimate:
     1: as good as saying that every feature matters alike. With masks of one size that is Var y. φ and −φ are told apart: of a
     map that points the wrong way β is 0, and the value is E y² over the same, which is 1 or more. Yeh et al. 2019 let β have
     either sign, so that theirs are the same.
+
+    Args:
+        evidence: with masks of B inputs and R rows.
+        w: (B, M, R), mixtures of the rows.
     """
     return _infidelity(evidence, w, positive=True)
 
 
 def infidelity_of_either_sign(evidence: Evidence, w: Tensor) -> Estimate:
-    """:func:`infidelity` with β of either sign, as Yeh et al. 2019 and the code of AGG have it: the same for φ and −φ."""
+    """:func:`infidelity` with β of either sign, as Yeh et al. 2019 and the code of AGG have it: the same for φ and −φ.
+
+    Args:
+        evidence: with masks of B inputs and R rows.
+        w: (B, M, R), mixtures of the rows.
+    """
     return _infidelity(evidence, w, positive=False)
 
 
 def _infidelity(evidence: Evidence, w: Tensor, positive: bool) -> Estimate:
+    """Both of the above; ``positive``: β ≥ 0."""
     r, a, y = _answers(evidence, w)
     square = r.mean(a**2)
     cross = r.mean(a * y)
-    beta = (cross.clamp(min=0) if positive else cross) / torch.where(square > 0, square, torch.nan)
+    if positive:
+        cross = cross.clamp(min=0)
+    beta = cross / torch.where(square > 0, square, torch.nan)
     error = (beta[:, None] * a - y) ** 2
-    uniform = torch.ones_like(y) if r.size is None else r.size[..., None]
+    # What masks take away of a uniform map: their size, or the same of all.
+    uniform = torch.ones_like(y)
+    if r.size is not None:
+        uniform = r.size[..., None]
     level = r.mean(uniform * y) / r.mean(uniform**2).clamp(min=1e-300)
     plain = (level[:, None] * uniform - y) ** 2
     mse = r.mean(error)
@@ -149,7 +187,12 @@ def _infidelity(evidence: Evidence, w: Tensor, positive: bool) -> Estimate:
 
 
 def contrast(evidence: Evidence, w: Tensor) -> Estimate:
-    """E‖φ_w,t(x) − φ_w,t'(x)‖² / ‖φ_w,t(x)‖² over other outputs t': how much the map changes with the question."""
+    """E‖φ_w,t(x) − φ_w,t'(x)‖² / ‖φ_w,t(x)‖² over other outputs t': how much the map changes with the question.
+
+    Args:
+        evidence: with the contrast of B inputs and R rows.
+        w: (B, M, R), mixtures of the rows.
+    """
     changed = average_sensitivity(Evidence(evidence["contrast"]), w)
     size = torch.einsum("bmr,brt,bmt->bm", w, evidence["contrast"].norm, w)
     size = torch.where(size > 0, size, torch.nan)
@@ -157,20 +200,32 @@ def contrast(evidence: Evidence, w: Tensor) -> Estimate:
 
 
 def noise_over_signal(evidence: Evidence, w: Tensor) -> Estimate:
-    """E‖φ_w(x) − φ_w(x + ε)‖² / E‖φ_w,t(x) − φ_w,t'(x)‖²: change under noise beside change with the question."""
-    noise, signal = average_sensitivity(evidence, w), average_sensitivity(Evidence(evidence["contrast"]), w)
+    """E‖φ_w(x) − φ_w(x + ε)‖² / E‖φ_w,t(x) − φ_w,t'(x)‖²: change under noise beside change with the question.
+
+    Args:
+        evidence: with neighbours and the contrast of B inputs and R rows.
+        w: (B, M, R), mixtures of the rows.
+    """
+    noise = average_sensitivity(evidence, w)
+    signal = average_sensitivity(Evidence(evidence["contrast"]), w)
     heard = torch.where(signal.value > 0, signal.value, torch.nan)
     value = noise.value / heard
+    # First order: d(n/s) = dn/s − (n/s) ds/s.
+    of_noise = noise.influence / heard[..., None]
+    of_signal = -signal.influence * (value / heard)[..., None]
     # The two kinds of draws are independent: their variances add. Each influence is scaled, so that one sum of squares over
     # all draws gives that.
-    counts = noise.influence.shape[-1], signal.influence.shape[-1]
-    total = sum(counts)
-    parts = (noise.influence / heard[..., None], -signal.influence * (value / heard)[..., None])
-    scaled = []
-    for part, count in zip(parts, counts, strict=True):
-        factor = (total * (total - 1) / (count * (count - 1))) ** 0.5 if count > 1 else 0.0
-        scaled.append(part * factor)
+    total = of_noise.shape[-1] + of_signal.shape[-1]
+    scaled = [_scaled(of_noise, total), _scaled(of_signal, total)]
     return Estimate(value, torch.cat(scaled, -1))
+
+
+def _scaled(influence: Tensor, total: int) -> Tensor:
+    """Influences of S draws so that among ``total`` draws they give the standard error that they give alone; 0 of one draw."""
+    count = influence.shape[-1]
+    if count < 2:
+        return torch.zeros_like(influence)
+    return influence * (total * (total - 1) / (count * (count - 1))) ** 0.5
 
 
 CRITERIA = {

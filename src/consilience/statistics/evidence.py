@@ -18,24 +18,31 @@ from .responses import Responses, within
 
 @dataclass(frozen=True)
 class Quadratic:
-    """Q(w) = wᵀGw with G = mean over draws of ``draws`` (B, S, R, R), the residuals' Gram matrices; ``norm`` (B, R, R) is
-    H = ΦᵀΦ at x, for the relative form wᵀGw / wᵀHw. float64."""
+    """Q(w) = wᵀGw, G the mean over draws of the residuals' Gram matrices.
+
+    Args:
+        draws: (B, S, R, R) float64, the Gram matrix of each draw.
+        norm: (B, R, R) float64, H = ΦᵀΦ at x, for the relative form wᵀGw / wᵀHw.
+    """
 
     draws: Tensor
     norm: Tensor
 
     @property
     def matrix(self) -> Tensor:
+        """G (B, R, R)."""
         return self.draws.mean(1)
 
     @property
     def count(self) -> int:
+        """S."""
         return self.draws.shape[1]
 
     def __add__(self, more: Quadratic) -> Quadratic:
         return Quadratic(torch.cat([self.draws, more.draws], 1), self.norm)
 
     def take(self, draws: Tensor) -> Quadratic:
+        """Only the draws number ``draws``."""
         return Quadratic(self.draws[:, draws], self.norm)
 
     def blocks(self, chosen: Collection[int], parts: int) -> Quadratic:
@@ -49,18 +56,24 @@ class Quadratic:
         return self.draws.diagonal(dim1=-2, dim2=-1).isfinite().all(1) & size.isfinite()
 
     def valid(self) -> Tensor:
+        """(B, R): rows that are finite and not the zero map."""
         return self.finite() & (self.norm.diagonal(dim1=-2, dim2=-1) > 0)
 
     def clean(self) -> Quadratic:
+        """A row that is not finite in some draw made zero in all of them."""
         ok = self.finite()
         both = ok[:, :, None] & ok[:, None]
-        parts = torch.where(both[:, None], self.draws, 0.0), torch.where(both, self.norm, 0.0)
-        return Quadratic(*(part.nan_to_num(0, 0, 0) for part in parts))
+        draws = torch.where(both[:, None], self.draws, 0.0)
+        norm = torch.where(both, self.norm, 0.0)
+        # Two finite maps may have a product that is not.
+        return Quadratic(draws.nan_to_num(0, 0, 0), norm.nan_to_num(0, 0, 0))
 
     def rows(self, index: slice) -> Quadratic:
+        """Only some rows."""
         return Quadratic(self.draws[:, :, index][..., index], self.norm[:, index][..., index])
 
     def inputs(self, index: list[int]) -> Quadratic:
+        """Only some inputs."""
         return Quadratic(self.draws[index], self.norm[index])
 
     def spoil(self, hole: Tensor) -> Quadratic:
@@ -73,7 +86,8 @@ class Quadratic:
         size = self.norm.diagonal(dim1=-2, dim2=-1).mean(1)[:, None, None]
         size = torch.where(size > 0, size, torch.ones_like(size))
         draws = (self.draws / size[:, None]).flatten(0, 1)[None]
-        return Quadratic(draws, (self.norm / size).mean(0, keepdim=True))
+        norm = (self.norm / size).mean(0, keepdim=True)
+        return Quadratic(draws, norm)
 
     @staticmethod
     def stack(parts: Sequence[Quadratic]) -> Quadratic:

@@ -47,19 +47,23 @@ class Responses:
     @property
     def count(self) -> int:
         """How many masks the input with the most of them has."""
-        return self.y.shape[1] if self.drawn is None else int(self.number.max())
+        if self.drawn is None:
+            return self.y.shape[1]
+        return int(self.number.max())
 
     @property
     def exact(self) -> Tensor:
         """(B,) bool: inputs whose numbers are no estimates."""
-        return torch.zeros_like(self.y[:, 0], dtype=torch.bool) if self.whole is None else self.whole
+        if self.whole is None:
+            return torch.zeros_like(self.y[:, 0], dtype=torch.bool)
+        return self.whole
 
     def mean(self, values: Tensor) -> Tensor:
         """(B, S, …) → (B, …): the mean over each input's masks."""
         if self.drawn is None:
             return values.mean(1)
         share = self.drawn / self.drawn.sum(1, keepdim=True).clamp(min=1)
-        return (values * share.to(values).view(*share.shape, *[1] * (values.ndim - 2))).sum(1)
+        return (values * _like_masks(share.to(values), values)).sum(1)
 
     def __add__(self, more: Responses) -> Responses:
         """Further masks of the same inputs."""
@@ -81,11 +85,20 @@ class Responses:
         if self.drawn is None and not bool(exact.any()):
             at = torch.arange(self.y.shape[1], device=self.y.device)
             return self.take(within(at, self.y.shape[1], chosen, parts))
-        drawn = torch.ones_like(self.y, dtype=torch.bool) if self.drawn is None else self.drawn
-        inside = within(drawn.cumsum(1) - 1, self.number[:, None], chosen, parts) | exact[:, None]
-        drawn = drawn & inside
+        drawn = self._drawn_or_all()
+        # The place of each mask among the input's own.
+        place = drawn.cumsum(1) - 1
+        inside = within(place, self.number[:, None], chosen, parts)
+        drawn = drawn & (inside | exact[:, None])
         a = torch.where(drawn[..., None], self.a, 0.0)
-        return replace(self, a=a, y=torch.where(drawn, self.y, 0.0), drawn=drawn)
+        y = torch.where(drawn, self.y, 0.0)
+        return replace(self, a=a, y=y, drawn=drawn)
+
+    def _drawn_or_all(self) -> Tensor:
+        """(B, S) bool: the masks that were evaluated."""
+        if self.drawn is None:
+            return torch.ones_like(self.y, dtype=torch.bool)
+        return self.drawn
 
     def finite(self) -> Tensor:
         """(B, R): rows whose numbers are finite in every draw; none of an input whose y is not."""
@@ -113,7 +126,10 @@ class Responses:
         drawn = self.drawn[index]
         some = drawn.any(0)
         kept = replace(chosen, drawn=drawn).take(some)
-        return replace(kept, whole=whole, drawn=None if bool(drawn[:, some].all()) else drawn[:, some])
+        left: Tensor | None = drawn[:, some]
+        if bool(drawn[:, some].all()):
+            left = None
+        return replace(kept, whole=whole, drawn=left)
 
     def spoil(self, hole: Tensor) -> Responses:
         """``hole`` (B, R): 0, or NaN for rows that must not be used."""
@@ -140,13 +156,13 @@ class Responses:
         """(B, S, …) of these masks, without its mean and without what is linear in their size.
 
         What is left of values that only vary by rounding is zero."""
-        if self.drawn is None:
-            there = torch.ones((), dtype=torch.bool, device=values.device)
-        else:
-            there = self.drawn.view(*self.drawn.shape, *[1] * (values.ndim - 2))
+        there = torch.ones((), dtype=torch.bool, device=values.device)
+        if self.drawn is not None:
+            there = _like_masks(self.drawn, values)
         rest = torch.where(there, values - self.mean(values)[:, None], 0.0)
         if self.size is not None:
-            size = self.size.view(*self.size.shape, *[1] * (values.ndim - 2))
+            # The slope of a least-squares line through the masks that are there.
+            size = _like_masks(self.size, values)
             size = torch.where(there, size - self.mean(size)[:, None], 0.0)
             spread = self.mean(size**2)
             slope = torch.where(spread > 0, self.mean(size * rest) / spread.clamp(min=1e-300), 0.0)
@@ -160,27 +176,34 @@ class Responses:
         y = self.centred(self.y)
         number = self.number.clamp(min=1).to(y)
         covariance = a.mT @ a / number[:, None, None]
-        return covariance, torch.einsum("bsr,bs->br", a, y) / number[:, None], self.mean(y**2)
+        with_y = torch.einsum("bsr,bs->br", a, y) / number[:, None]
+        return covariance, with_y, self.mean(y**2)
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """(M, p, q): E[aaᵀ] (B, R, R), E[a y] (B, R), E[y²] (B,)."""
         number = self.number.clamp(min=1).to(self.y)
         second = self.a.mT @ self.a / number[:, None, None]
-        return second, torch.einsum("bsr,bs->br", self.a, self.y) / number[:, None], self.mean(self.y**2)
+        with_y = torch.einsum("bsr,bs->br", self.a, self.y) / number[:, None]
+        return second, with_y, self.mean(self.y**2)
 
 
 def _joined(parts: Sequence[Responses], axis: int, whole: Tensor) -> Responses:
     """Responses one after the other, over inputs (0) or masks (1)."""
-    drawn = size = None
+    drawn = None
+    size = None
     if any(part.drawn is not None for part in parts):
-        every = [torch.ones_like(part.y, dtype=torch.bool) if part.drawn is None else part.drawn for part in parts]
-        drawn = torch.cat(every, axis)
+        drawn = torch.cat([part._drawn_or_all() for part in parts], axis)
     if any(part.size is not None for part in parts):
         # Masks of one size may stand beside others: theirs is a constant.
         size = torch.cat([torch.zeros_like(part.y) if part.size is None else part.size for part in parts], axis)
     a = torch.cat([part.a for part in parts], axis)
     y = torch.cat([part.y for part in parts], axis)
     return Responses(a, y, drawn, whole if bool(whole.any()) else None, size)
+
+
+def _like_masks(each: Tensor, values: Tensor) -> Tensor:
+    """(B, S) as (B, S, 1…), beside ``values`` (B, S, …)."""
+    return each.view(*each.shape, *[1] * (values.ndim - 2))
 
 
 def within(place: Tensor, number: int | Tensor, chosen: Collection[int], parts: int) -> Tensor:
