@@ -80,8 +80,11 @@ class Alignment(Metric, Settings):
                 f"(B, {', '.join(map(str, base.shape[2:]))})"
             )
         flat = exact(base.flatten(2))
-        mine = asked.to(points.owner.device)[points.owner].flatten(1)[:, None].to(flat.device)
-        residual = flat - mine.to(flat) if self.region is None else flat * ~mine.bool()
+        own = asked.to(points.owner.device)[points.owner].flatten(1)[:, None].to(flat.device)
+        if self.region is None:
+            residual = flat - own.to(flat)
+        else:
+            residual = flat * ~own.bool()
         return Quadratic(gram(residual)[:, None], gram(flat))
 
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:

@@ -72,13 +72,20 @@ class Metric(Measure):
         return self
 
     def completed(self, baseline: Any = None, features: Any = None) -> Metric:
-        """With ``baseline`` and ``features`` in the fields of these names that are None."""
+        """With what the caller gives in the fields of these names that are None.
+
+        Args:
+            baseline: what stands for "absent"; None: as it is.
+            features: the mask units; None: as they are.
+        """
+        if not is_dataclass(self):
+            return self
+        left_open = {each.name for each in fields(self) if getattr(self, each.name) is None}
         given = {"baseline": baseline, "features": features}
-        mine: set[str] = (
-            {f.name for f in fields(self) if getattr(self, f.name) is None} if is_dataclass(self) else set()
-        )
-        filled = {name: value for name, value in given.items() if value is not None and name in mine}
-        return replace(self, **filled) if filled else self  # type: ignore[type-var]
+        filled = {name: value for name, value in given.items() if value is not None and name in left_open}
+        if not filled:
+            return self
+        return replace(self, **filled)
 
     def of_model(self, score: Score) -> Metric:
         """With what depends on the model, such as how many outputs there are to ask about.

@@ -17,7 +17,7 @@ from ..model.score import Score, precision_of
 from ..perturb.baseline import AnyBaseline, Baseline
 from ..perturb.mask_order import SHARES
 from ..perturb.masks import Masked, mask_units
-from ..perturb.points import Points, present
+from ..perturb.points import Cloud, Points, present
 from ..settings import Settings, setting
 from ..simplex import FLAT
 from ..statistics.criteria import faithfulness_correlation
@@ -133,13 +133,9 @@ class Infidelity(Metric, Settings):
         # An input that had all its masks before has no more; any other goes on where it stopped.
         last = torch.where(before == samples.start, after, 0)
         wanted = range(samples.start, max(samples.start, int(last.max())))
-        every = bool((last == wanted.stop).all())
+        all_of_all = bool((last == wanted.stop).all())
         per_unit = self._per_unit(task, where, task.maps)
-        # What masks take away of a map that is the same everywhere. With masks of one size it is a constant.
-        even = present(task.features, points).view(len(points), 1, *task.maps.shape[2:]).to(per_unit)
-        uniform = self._per_unit(
-            task, where, even / even.flatten(1).sum(1).clamp(min=1).view(-1, *[1] * (even.ndim - 1))
-        )
+        uniform = self._per_unit(task, where, _uniform(task).to(per_unit))
         clean = exact(task.output(points.x, points.owner))
         a = per_unit.new_zeros(len(points), len(wanted), per_unit.shape[1])
         y = clean.new_zeros(len(points), len(wanted))
@@ -154,26 +150,22 @@ class Infidelity(Metric, Settings):
             cloud = where.draw(points, part, key, total)
             assert cloud.masks is not None
             here = drawn[:, at]
-            kept = here.flatten()
-            rows, owner = cloud.points, cloud.owner
-            if not every:
-                rows, owner = rows[kept], owner[kept]
-            masked = clean.new_zeros(kept.shape)
-            masked[kept.to(masked.device)] = exact(task.output(rows, owner))
-            fall = clean[:, None] - cloud.split(masked)
+            fall = clean[:, None] - cloud.split(_outputs(task, cloud, here.flatten(), all_of_all))
             if not task.graph:
                 fall = _settled(fall, clean, task)
             masks = cloud.split(exact(cloud.masks.flatten(1)))
             here = here.to(y.device)
             a[:, at] = torch.where(here[..., None], masks @ per_unit.mT, 0.0)
             y[:, at] = torch.where(here, fall, 0.0)
+            # What the mask takes away of a map that is the same everywhere.
             size[:, at] = (masks @ uniform.mT)[..., 0]
         return Responses(
             a,
             y,
-            None if every else drawn.to(y.device),
-            whole.to(y.device) if bool(whole.any()) else None,
-            size if isinstance(self.share, tuple) else None,
+            drawn=None if all_of_all else drawn.to(y.device),
+            whole=whole.to(y.device) if bool(whole.any()) else None,
+            # With masks of one size it is a constant.
+            size=size if isinstance(self.share, tuple) else None,
         )
 
     @staticmethod
@@ -193,9 +185,18 @@ class Infidelity(Metric, Settings):
         return exact(score.clean)[points.owner] - exact(nothing)
 
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
-        """(B, M): correlation: 1 − ρ|ρ|, which orders mixtures as ρ does, of either sign. free: the same without centring,
-        1 − c|c|: min over β ≥ 0 of E(βa − y)² / E y² where c ≥ 0, and above 1 where the map points the wrong way. raw:
-        E(a − y)². Else min over β of E(βa − y)² / E y², which every single method's own β reaches."""
+        """(B, M): what is minimised, by the scaling.
+
+        - correlation: 1 − ρ|ρ|, which orders mixtures as ρ does, of either sign;
+        - free: the same without centring, 1 − c|c|. That is min over β ≥ 0 of E(βa − y)² / E y² where c ≥ 0, and above 1 where
+          the map points the wrong way;
+        - raw: E(a − y)²;
+        - else min over β of E(βa − y)² / E y², which every single method's own β reaches.
+
+        Args:
+            evidence: with masks of B inputs and R rows.
+            w: (B, M, R), mixtures of the rows.
+        """
         r = evidence.responses
         assert r is not None
         if self.scaling == "correlation":
@@ -207,7 +208,9 @@ class Infidelity(Metric, Settings):
         if self.scaling == "raw":
             return square - 2 * cross + q[:, None]
         share = cross**2 / (square * q[:, None]).clamp(min=1e-300)
-        return 1 - (share * cross.sign() if self.scaling == "free" else share)
+        if self.scaling == "free":
+            share = share * cross.sign()
+        return 1 - share
 
     def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
         """For the correlation, moments are summed over the blocks before they are divided: ρ² of a few masks is biased.
@@ -241,7 +244,10 @@ class Infidelity(Metric, Settings):
             return None
         fitted = (whole or evidence).responses
         assert fitted is not None
-        beta = torch.ones_like(r.a[:, 0]) if self.scaling == "raw" else self._beta(fitted)
+        if self.scaling == "raw":
+            beta = torch.ones_like(r.a[:, 0])
+        else:
+            beta = self._beta(fitted)
         residual = r.a * beta[:, None] - r.y[..., None]
         return residual.mT @ residual / r.number.clamp(min=1).to(residual)[:, None, None]
 
@@ -268,6 +274,23 @@ class Infidelity(Metric, Settings):
         matrix = self.matrix(evidence)
         assert matrix is not None
         return simplex.quadratic(matrix, valid=valid)
+
+
+def _uniform(task: Task) -> Tensor:
+    """(B, 1, *A): a map that is the same for every feature that an input has, and sums to one."""
+    even = present(task.features, task.points).view(len(task.points), 1, *task.maps.shape[2:]).double()
+    count = even.flatten(1).sum(1).clamp(min=1)
+    return even / count.view(-1, *[1] * (even.ndim - 1))
+
+
+def _outputs(task: Task, cloud: Cloud, kept: Tensor, every: bool) -> Tensor:
+    """(N,): the scores of a cloud's points, 0 for those that are not ``kept`` (N,), of which the model is not asked."""
+    if every:
+        return exact(task.output(cloud.points, cloud.owner))
+    found = exact(task.output(cloud.points[kept], cloud.owner[kept]))
+    masked = found.new_zeros(kept.shape)
+    masked[kept.to(masked.device)] = found
+    return masked
 
 
 def _settled(fall: Tensor, clean: Tensor, task: Task) -> Tensor:

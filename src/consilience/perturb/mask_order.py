@@ -86,19 +86,36 @@ class Order:
         return len(self.counts) == 1 and max(self.subsets, default=0) <= EVEN
 
     def half(self, second: bool) -> list[int]:
-        """How many members of each class are one stream's own."""
+        """How many members of each class are one stream's own.
+
+        Args:
+            second: of the stream that judges, which has the odd places; False: of the other one, which has the even ones.
+        """
         return [(number + (not second)) // 2 for number in self.members]
 
     def drawn(self, asked: int, second: bool) -> int:
-        """How many masks there are for a stream that asks for ``asked``: as many; but all, if those are more than its half,
-        since what is left would hardly be cheaper than certainty. Never more than twice as many as asked for."""
+        """How many masks a stream gets: as many as asked for; but all, if that is more than its half.
+
+        What is left would hardly be cheaper than certainty. Never more than twice as many as asked for.
+
+        Args:
+            asked: how many are asked for.
+            second: see :meth:`half`.
+        """
         own = sum(self.half(second))
         if asked <= own:
             return asked
-        return self.all if self.even else own
+        if self.even:
+            return self.all
+        return own
 
     def places(self, stop: int, second: bool) -> tuple[np.ndarray, np.ndarray]:
-        """(class, place in the class's permutation) of the samples 0 … ``stop`` − 1; after the last mask they start again."""
+        """(class, place in the class's permutation) of samples; after the last mask they start again.
+
+        Args:
+            stop: of the samples 0 … ``stop`` − 1.
+            second: see :meth:`half`.
+        """
         most = self.all if self.even else sum(self.half(second))
         length = 1 << max(0, stop - 1).bit_length()  # powers of two, for few different results to keep
         which, place = _places(self, min(length, most), second)
@@ -155,7 +172,7 @@ def permuted(place: Tensor, members: int, key: Key, ids: Tensor, number: int) ->
             # Two multiplications by odd constants (of MurmurHash3); int64 wraps, and the shifts take its middle bits.
             mixed = (right + words[..., turn] + 1) * 0x85EBCA6B
             mixed = (mixed ^ (mixed >> 15)) * 0xC2B2AE35
-            mixed = (mixed >> 17) ^ mixed >> 33
+            mixed = (mixed >> 17) ^ (mixed >> 33)
             left, right = right, left ^ (mixed & low)
         return (left << half) | right
 

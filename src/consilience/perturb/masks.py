@@ -19,8 +19,9 @@ from .mask_order import KEYED, Order, permuted, unranked
 from .neighbourhoods import Neighbourhood, _even
 from .points import Cloud, Points, present, shared
 
-FRESH, FIT = "fresh", "fit"
-"""Draws of the first stream judge what was fitted on draws of the second: they share one order, and no mask."""
+FIT = "fit"
+FRESH = "fresh"
+"""Draws of the stream "fresh" judge what was fitted on draws of "fit": they share one order, and no mask."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,13 @@ class Masked(Neighbourhood):
         return without(points, samples, masks, has, self.features, self.baseline, key, total, origin)
 
     def drawn(self, points: Points, asked: int, key: Key) -> tuple[Tensor, Tensor]:
-        """(N,) int64: how many masks a stream that asks for ``asked`` gets; (N,) bool: whether these are all there are."""
+        """(N,) int64: how many masks a stream gets; (N,) bool: whether these are all there are.
+
+        Args:
+            points: N inputs.
+            asked: how many are asked for, for each.
+            key: names the stream.
+        """
         has = present(self.features, points)
         number = torch.full_like(has[:, 0], asked, dtype=torch.int64)
         whole = torch.zeros_like(has[:, 0])
@@ -84,7 +91,9 @@ class Masked(Neighbourhood):
             fine = self._fine(found, order, points.x.shape[1:])
             masks[at] = torch.zeros_like(masks[at]).scatter_(2, owned[:, None].expand(fine.shape), fine)
             rows[at] = row
-        return masks, rows if self.baseline.is_data(points.x.ndim - 1) else None, has
+        if not self.baseline.is_data(points.x.ndim - 1):
+            return masks, None, has
+        return masks, rows, has
 
     def _of_one_size(self, points: Points, samples: range, key: Key, has: Tensor) -> Tensor:
         """(N, s, A) bool: the features of the smallest keyed words."""
@@ -115,15 +124,20 @@ class Masked(Neighbourhood):
 
     def _fine(self, found: list[tuple[int, Tensor, Tensor]], order: Order, shape: Sequence[int]) -> Tensor:
         """Masks of each scale's units, (scale, samples, (n, s′, K′)) each → (n, s, K) masks of the features."""
-        count = order.counts[0] if self.scales == (1,) else int(np.prod(self.features.shape(shape)))
+        if self.scales == (1,):
+            count = order.counts[0]
+        else:
+            count = math.prod(self.features.shape(shape))
+        if not found:
+            return torch.zeros(0, 0, count, dtype=torch.bool)
         number = sum(len(samples) for _, samples, _ in found)
-        inputs = len(found[0][2]) if found else 0
-        fine = torch.zeros(inputs, number, count, dtype=torch.bool, device=found[0][2].device if found else None)
+        fine = found[0][2].new_zeros(len(found[0][2]), number, count)
         for scale, samples, masks in found:
             side = self.scales[scale]
             if side > 1:
                 height, width = self.features.shape(shape)
                 blocks = masks.unflatten(2, _blocks((height, width), side))
+                # Each block as side × side units; what lies over the edge is cut off.
                 blocks = blocks.repeat_interleave(side, 2).repeat_interleave(side, 3)
                 masks = blocks[:, :, :height, :width].flatten(2)
             fine[:, samples] = masks
@@ -169,13 +183,16 @@ def _blocks(shape: Sequence[int], side: int) -> tuple[int, ...]:
 
 
 def _is_fresh(key: Key) -> bool:
+    """Whether a stream is the one that judges, which takes the second half of the masks."""
     return key.stream.partition("/")[0] == FRESH
 
 
 def _shared(key: Key) -> Key:
     """The key of the order that "fit" and "fresh" share; any other stream has its own."""
     first, _, rest = key.stream.partition("/")
-    return Key(key.seed, f"{FIT if first == FRESH else first}/{rest}")
+    if first == FRESH:
+        first = FIT
+    return Key(key.seed, f"{first}/{rest}")
 
 
 def mask_units(shape: Sequence[int]) -> tuple[Features, tuple[int, ...]]:
@@ -204,9 +221,14 @@ def mask_units(shape: Sequence[int]) -> tuple[Features, tuple[int, ...]]:
 
 
 def smallest(values: Tensor, count: Tensor) -> Tensor:
-    """(N, s, A) int64, (N,) → (N, s, A) bool: the ``count`` smallest of each row, of equal ones the first.
+    """(N, s, A) bool: the smallest of each row, of equal ones the first.
 
-    Selected, not sorted, and on a CPU by NumPy, whose selection is vectorised: 50 times faster than a stable sort."""
+    Selected, not sorted, and on a CPU by NumPy, whose selection is vectorised: 50 times faster than a stable sort.
+
+    Args:
+        values: (N, s, A) int64.
+        count: (N,), how many of each row.
+    """
     k = count.unique()
     if len(k) > 1:
         edge = values.sort(dim=2)[0].gather(2, (count - 1)[:, None, None].expand(-1, values.shape[1], 1))
@@ -218,14 +240,23 @@ def smallest(values: Tensor, count: Tensor) -> Tensor:
     masks = values <= edge
     over = masks.sum(2) > count[:, None]
     if bool(over.any()):  # words that are equal: about once in a million draws
-        below, tied = values[over] < edge[over], values[over] == edge[over]
-        left = count[:, None].expand_as(over)[over][:, None] - below.sum(1, keepdim=True)
+        below = values[over] < edge[over]
+        tied = values[over] == edge[over]
+        wanted = count[:, None].expand_as(over)[over][:, None]
+        left = wanted - below.sum(1, keepdim=True)
         masks[over] = below | (tied & (tied.cumsum(1) <= left))
     return masks
 
 
 def words(key: Key, points: Points, samples: range, count: int) -> Tensor:
-    """(N, s, count): keyed 32-bit words, the same for points of the same id."""
+    """(N, s, count) int64: keyed 32-bit words, the same for points of the same id.
+
+    Args:
+        key: names the draws.
+        points: N inputs.
+        samples: the numbers of the s draws.
+        count: words for each.
+    """
     drawn = shared(lambda ids, sample, shape: key.bits(ids, sample, count), points, samples, (count,))
     return drawn.unflatten(0, (-1, len(samples)))
 
@@ -241,11 +272,24 @@ def without(
     total: int,
     origin: Tensor | None = None,
 ) -> Cloud:
-    """The cloud of the points with the features of ``masks`` (N, s, A) bool replaced by the baseline's values, drawn for
-    each sample unless ``origin`` (N·s, *F) holds them."""
-    s, shape = len(samples), points.x.shape[1:]
-    owner = points.owner.repeat_interleave(s)
+    """The cloud of the points with some features replaced by the baseline's values.
+
+    Args:
+        points: N inputs (N, *F).
+        samples: the numbers of the s draws.
+        masks: (N, s, A) bool, the features that are replaced.
+        has: (N, A) bool, the features that each point has; others are never replaced.
+        features: what A stands for.
+        baseline: of the values.
+        key: names the draws of the values.
+        total: how many draws there are in all.
+        origin: (N·s, *F), the values; None: drawn for each sample.
+    """
+    shape = points.x.shape[1:]
+    owner = points.owner.repeat_interleave(len(samples))
     gone = (masks & has[:, None]).flatten(0, 1).unflatten(1, features.shape(shape))
-    origin = baseline.drawn(points, samples, key / "baseline") if origin is None else origin
-    rows = torch.where(features.mask(gone, owner, shape), origin, points.x.repeat_interleave(s, 0))
+    if origin is None:
+        origin = baseline.drawn(points, samples, key / "baseline")
+    whole = points.x.repeat_interleave(len(samples), 0)
+    rows = torch.where(features.mask(gone, owner, shape), origin, whole)
     return Cloud(rows, owner, _even(points, samples, total), samples, origin, masks=gone, present=has)

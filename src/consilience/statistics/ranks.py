@@ -58,7 +58,10 @@ def ranks(values: Tensor, present: Tensor | None = None) -> Tensor:
 def pearson(a: Tensor, b: Tensor, present: Tensor | None = None) -> Tensor:
     """Pearson's correlation over the present features, (…); NaN where one of the two is constant."""
     a, b = torch.broadcast_tensors(exact(a), exact(b))
-    there = torch.ones_like(a, dtype=torch.bool) if present is None else present.to(a.device).expand_as(a)
+    if present is None:
+        there = torch.ones_like(a, dtype=torch.bool)
+    else:
+        there = present.to(a.device).expand_as(a)
     count = there.sum(-1, keepdim=True)
 
     def centred(v: Tensor) -> Tensor:
@@ -67,7 +70,8 @@ def pearson(a: Tensor, b: Tensor, present: Tensor | None = None) -> Tensor:
         v = (v - v.sum(-1, keepdim=True) / count).masked_fill(~there, 0)
         return v.masked_fill(constant.all(-1, keepdim=True), 0)  # exactly: a mean may round
 
-    a, b = centred(a), centred(b)
+    a = centred(a)
+    b = centred(b)
     size = a.square().sum(-1).sqrt() * b.square().sum(-1).sqrt()
     return (a * b).sum(-1) / torch.where(size == 0, torch.nan, size)
 
@@ -79,9 +83,16 @@ def spearman(a: Tensor, b: Tensor, present: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Pairs:
-    """How the pairs of features are ordered by a and by b: each field (…), ``total`` = m(m − 1)/2 of m features.
+    """How the pairs of features are ordered by a and by b.
 
-    ``tied_a``, ``tied_b``: pairs tied in a, in b; ``tied_both`` is part of both."""
+    Args:
+        concordant: (…), pairs in the same order.
+        discordant: (…), pairs in opposite order.
+        tied_a: (…), pairs tied in a.
+        tied_b: (…), pairs tied in b.
+        tied_both: (…), pairs tied in both; part of both numbers above.
+        total: (…), m(m − 1)/2 of m features.
+    """
 
     concordant: Tensor
     discordant: Tensor
@@ -99,8 +110,14 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Order:
-    """How rows (…, n) order their features: ``groups`` (…, n), 0 for the smallest value, 1 for the next, …, the absent last;
-    ``tied`` (…): pairs tied; ``finite`` (…); ``count`` (…): features present. To compare one row with many, order it once."""
+    """How rows (…, n) order their features. To compare one row with many, order it once.
+
+    Args:
+        groups: (…, n), 0 for the smallest value, 1 for the next, …; the absent last.
+        tied: (…), pairs tied.
+        finite: (…) bool, rows whose values are finite.
+        count: (…), features present.
+    """
 
     groups: Tensor
     tied: Tensor
@@ -118,8 +135,9 @@ class Order:
             groups[part], sizes = _groups(flat[part], there[part])
             # The absent come last and are tied with each other only.
             tied[part] = _two(sizes.double()).sum(1) - _two(flat.shape[1] - count[part])
-        found = groups, tied, flat.isfinite().all(1), count
-        return Order(*(v.reshape((*shape[:-1], *v.shape[1:])) for v in found))
+        finite = flat.isfinite().all(1)
+        leading = shape[:-1]
+        return Order(groups.reshape(shape), tied.reshape(leading), finite.reshape(leading), count.reshape(leading))
 
     def __getitem__(self, index: Any) -> Order:
         return Order(self.groups[index], self.tied[index], self.finite[index], self.count[index])
@@ -128,18 +146,26 @@ class Order:
 def pairs(a: Tensor | Order, b: Tensor | Order, present: Tensor | None = None) -> Pairs:
     """Counts of pairs in O(n log² n) time and O(n) memory for each row (Knight 1966): sort by a, then by b, and count the
     inversions left in b. Rows already ordered broadcast likewise."""
-    one, two = (v if isinstance(v, Order) else Order.of(v, present) for v in (a, b))
+    one = a if isinstance(a, Order) else Order.of(a, present)
+    two = b if isinstance(b, Order) else Order.of(b, present)
     n = one.groups.shape[-1]
-    ga, gb = (v.reshape(-1, n) for v in torch.broadcast_tensors(one.groups, two.groups))
+    groups_a, groups_b = torch.broadcast_tensors(one.groups, two.groups)
+    groups_a = groups_a.reshape(-1, n)
+    groups_b = groups_b.reshape(-1, n)
     shape = torch.broadcast_shapes(one.tied.shape, two.tied.shape)
-    tied_a, tied_b, count = (v.broadcast_to(shape).flatten() for v in (one.tied, two.tied, one.count))
+    tied_a = one.tied.broadcast_to(shape).flatten()
+    tied_b = two.tied.broadcast_to(shape).flatten()
+    count = one.count.broadcast_to(shape).flatten()
     finite = (one.finite & two.finite).broadcast_to(shape).flatten()
     found = []
-    for part in _blocks(ga):
-        joint = _sorted(ga[part] * n + gb[part])
+    for part in _blocks(groups_a):
+        # One whole number for each feature, ordered by a and among equals by b.
+        joint = _sorted(groups_a[part] * n + groups_b[part])
         _, sizes = _runs(joint)
-        m = count[part]
-        total, both = _two(m), _two(sizes.double()).sum(1) - _two(n - m)
+        present_count = count[part]
+        total = _two(present_count)
+        # The absent are all tied with each other, and count nowhere.
+        both = _two(sizes.double()).sum(1) - _two(n - present_count)
         discordant = _inversions(joint % n).double()
         concordant = total - tied_a[part] - tied_b[part] + both - discordant
         counts = torch.stack([concordant, discordant, tied_a[part], tied_b[part], both, total])
@@ -158,14 +184,16 @@ def top(values: Tensor, k: int | float | Tensor, present: Tensor | None = None) 
     numbers (…, 1), broadcast to the rows. At most all that are present."""
     flat, there = _rows(values, present)
     shape = _shape(values, present)
-    count = (
-        places(k, there) if not isinstance(k, Tensor) else k.expand(*shape[:-1], 1).reshape(-1).minimum(there.sum(1))
-    )
+    if isinstance(k, Tensor):
+        count = k.expand(*shape[:-1], 1).reshape(-1).minimum(there.sum(1))
+    else:
+        count = places(k, there)
     out = torch.empty(flat.shape, dtype=torch.float64, device=flat.device)
     for part in _blocks(flat):
         v = flat[part].masked_fill(~there[part], -torch.inf)
         edge = _sorted(v).gather(1, v.shape[1] - count[part, None].clamp(min=1))
-        above, tied = v > edge, v == edge
+        above = v > edge
+        tied = v == edge
         left = (count[part, None] - above.sum(1, keepdim=True)).clamp(min=0)  # k = 0: none
         weight = above + tied * (left / tied.sum(1, keepdim=True).clamp(min=1))
         finite = flat[part].isfinite().all(1, keepdim=True)
@@ -201,12 +229,14 @@ def _rows(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(values: Tensor) -> Iterator[slice]:
+    """Rows of (N, n) values in blocks of at most ``BLOCK`` numbers, one row at least."""
     step = max(1, BLOCK // max(1, values.shape[1]))
     for start in range(0, len(values), step):
         yield slice(start, start + step)
 
 
 def _two(count: Tensor) -> Tensor:
+    """The pairs among so many."""
     return count * (count - 1) / 2
 
 
@@ -214,13 +244,17 @@ def _runs(ordered: Tensor) -> tuple[Tensor, Tensor]:
     """Number of the run of equal values each place is in, and the size of each run; both (N, n) int64."""
     runs = torch.zeros(ordered.shape, dtype=torch.int64, device=ordered.device)
     runs[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(1)
-    return runs, torch.zeros_like(runs).scatter_add_(1, runs, torch.ones_like(runs))
+    sizes = torch.zeros_like(runs).scatter_add_(1, runs, torch.ones_like(runs))
+    return runs, sizes
 
 
 def _groups(values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """0 for the smallest value, 1 for the next, … (the absent last), and how many features have each."""
     values = values.masked_fill(~present, torch.inf)
-    order = torch.from_numpy(np.argsort(values.detach().numpy(), axis=1)) if values.is_cpu else values.argsort(dim=1)
+    if values.is_cpu:
+        order = torch.from_numpy(np.argsort(values.detach().numpy(), axis=1))
+    else:
+        order = values.argsort(dim=1)
     ordered = values.gather(1, order)
     runs, sizes = _runs(ordered)
     return torch.empty_like(runs).scatter_(1, order, runs), sizes
@@ -228,7 +262,9 @@ def _groups(values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
 
 def _sorted(values: Tensor) -> Tensor:
     """(N, n) ascending. On a CPU by NumPy, whose sort is vectorised: ten times faster than torch's."""
-    return torch.from_numpy(np.sort(values.detach().numpy(), axis=1)) if values.is_cpu else values.sort(1)[0]
+    if values.is_cpu:
+        return torch.from_numpy(np.sort(values.detach().numpy(), axis=1))
+    return values.sort(1)[0]
 
 
 def _inversions(values: Tensor) -> Tensor:
@@ -240,7 +276,9 @@ def _inversions(values: Tensor) -> Tensor:
     bits = max(1, (n - 1).bit_length())
     at = torch.arange(2**bits, device=values.device, dtype=torch.int32)
     place = at.repeat(count, 1)
-    place[:, :n].scatter_(1, _sorted(values * n + at[:n]) % n, place[:, :n].clone())  # ties in their order
+    # The rank of each place. The place is added to n times the value, so that ties stay in their order.
+    in_order = _sorted(values * n + at[:n]) % n
+    place[:, :n].scatter_(1, in_order, place[:, :n].clone())
     total = torch.zeros(count, dtype=torch.int64, device=values.device)
     groups = place.view(count, 1, -1)
     small = min(bits, 5)
@@ -248,6 +286,7 @@ def _inversions(values: Tensor) -> Tensor:
         high = (groups & 2**bit) != 0
         ones = high.cumsum(2, dtype=torch.int32)
         total += ones.masked_fill(high, 0).sum((1, 2))
+        # A stable partition: zeros to the front half of their group, ones to the back half.
         to = torch.where(high, ones + (2**bit - 1), at[: 2 ** (bit + 1)] - ones)
         groups = torch.empty_like(groups).scatter_(2, to.long(), groups).view(count, -1, 2**bit)
     for j in range(1, 2**small):
