@@ -339,7 +339,7 @@ def test_a_result_says_exact_where_all_masks_were_drawn():
     torch.testing.assert_close(measured.fit, measured.fresh)
     assert not measured.stderr.any()
     one = cs.explain(Linear(4), x[:1], 0, methods=["saliency"], objective="faith", sign="keep")
-    assert "exact [" in str(one) and "14 masks fit" in str(one) and r.settings["mask_share"] == [0.1, 0.6]
+    assert " exact " in str(one) and "14 masks fit" in str(one) and r.settings["mask_share"] == [0.1, 0.6]
     many = cs.explain(Linear(30), torch.randn(2, 30).double(), 0, methods=["saliency"], objective="faith")
     assert not any("exact" in masks for masks in many.draws["masks"]) and "exact" not in str(many)
 

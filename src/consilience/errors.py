@@ -7,6 +7,9 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
+SHOWN = 24
+"""So many names are listed where none is near."""
+
 
 class ConsilienceError(Exception):
     """Base of every error raised on purpose by this library."""
@@ -25,21 +28,39 @@ class MissingExtra(ConsilienceError, ImportError):
 
 
 def choose(what: str, name: str, options: Iterable[str]) -> str:
-    """Return ``name`` if it is one of ``options``; otherwise raise an :class:`InputError` naming the near matches."""
+    """``name``, if it is one of the options.
+
+    Args:
+        what: what is named, for the message.
+        name: as the caller gave it.
+        options: the names that there are.
+
+    Raises:
+        InputError: it is none of them; the message has the near ones, or all.
+    """
     known = list(dict.fromkeys(options))
     if name in known:
         return name
     near = difflib.get_close_matches(str(name).lower().replace("-", "_"), known, n=3, cutoff=0.5)
-    hint = (
-        f"; did you mean {', '.join(map(repr, near))}?"
-        if near
-        else f"; known: {', '.join(known[:24])}" + (", …" if len(known) > 24 else "")
-    )
-    raise InputError(f"unknown {what} {name!r}{hint}")
+    if near:
+        hint = f"did you mean {', '.join(map(repr, near))}?"
+    else:
+        hint = f"known: {', '.join(known[:SHOWN])}"
+        if len(known) > SHOWN:
+            hint += ", …"
+    raise InputError(f"unknown {what} {name!r}; {hint}")
 
 
 def need(module: str, extra: str) -> ModuleType:
-    """Import ``module``, or raise a :class:`MissingExtra` that says which extra of this package brings it."""
+    """A module that an extra of this package brings.
+
+    Args:
+        module: its name.
+        extra: the extra that brings it.
+
+    Raises:
+        MissingExtra: it cannot be imported; the message says how to install it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -66,9 +87,10 @@ def printable(text: object, keep: str = "") -> str:
         >>> printable("cat\x1b[2J.png")
         'cat\\x1b[2J.png'
     """
-    return "".join(
-        letter
-        if letter in keep or (letter.isprintable() and letter not in _TURNING)
-        else letter.encode("unicode_escape").decode()
-        for letter in str(text)
-    )
+    letters = []
+    for letter in str(text):
+        harmless = letter.isprintable() and letter not in _TURNING
+        if letter not in keep and not harmless:
+            letter = letter.encode("unicode_escape").decode()
+        letters.append(letter)
+    return "".join(letters)

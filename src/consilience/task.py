@@ -64,23 +64,41 @@ class Task:
         return self.maps if self.raw is None else self.raw
 
     def output(self, rows: Tensor, owner: Tensor) -> Tensor:
-        """(N,): the score of rows (N, *F), with its graph if the task keeps graphs. ``owner`` (N,): their inputs."""
+        """(N,): the score of rows, with its graph if the task keeps graphs.
+
+        Args:
+            rows: (N, *F).
+            owner: (N,), to which inputs they belong.
+        """
         return self.score.evaluate(rows, owner, graph=self.graph).score
 
     def once(self, what: Hashable, make: Callable[[], T]) -> T:
-        """``make()``, computed once for each ``what``: how measures that need the same evaluations share them.
+        """What ``make`` gives, computed once: how measures that need the same evaluations share them.
 
-        Only small things (B, R, draws) belong here, no maps."""
+        Only small things (B, R, draws) belong here, no maps.
+
+        Args:
+            what: names it.
+            make: called the first time that it is asked for.
+        """
         if what not in self.memory:
             self.memory[what] = make()
         return self.memory[what]
 
     def stream(self, name: str) -> Key:
-        """The draws of one kind of perturbation: the same for every measure that names it."""
+        """The draws of one kind of perturbation: the same for every measure that names it.
+
+        Args:
+            name: of the kind.
+        """
         return self.key / name
 
     def only(self, index: Any) -> Task:
-        """Some of the inputs, with a memory of its own."""
+        """Some of the inputs, with a memory of its own.
+
+        Args:
+            index: what picks them along B.
+        """
 
         def pick(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[index]
@@ -114,8 +132,16 @@ class Measure(Settings):
     needs: ClassVar[tuple[str, ...]] = ()
 
     def prepare(self, task: Task) -> None:
-        """Say what will be asked of the model, before any measure is called, so that one pass can serve several."""
+        """Say what will be asked of the model, before any measure is called, so that one pass can serve several.
+
+        Args:
+            task: what will be judged.
+        """
 
     def __call__(self, task: Task) -> Tensor:
-        """(B, R): one number for each input and row."""
+        """(B, R): one number for each input and row.
+
+        Args:
+            task: what is judged.
+        """
         raise NotImplementedError

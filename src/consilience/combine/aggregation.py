@@ -17,8 +17,9 @@ from ..statistics.evidence import Evidence
 class Combination(NamedTuple):
     """What an aggregation made of the evidence.
 
-    ``solution``: the weights (B, k), what they are worth, and a certificate. ``curve``: the front they were chosen from, if
-    there is one.
+    Args:
+        solution: the weights (B, k), what they are worth, and a certificate.
+        curve: the front that they were chosen from; None: from none.
     """
 
     solution: Solution
@@ -30,8 +31,15 @@ class Combination(NamedTuple):
         return self.solution.weights
 
     def inputs(self, index: list[int]) -> Combination:
-        """Only some inputs."""
-        return Combination(self.solution.inputs(index), None if self.curve is None else self.curve.inputs(index))
+        """Only some inputs.
+
+        Args:
+            index: their places.
+        """
+        curve = None
+        if self.curve is not None:
+            curve = self.curve.inputs(index)
+        return Combination(self.solution.inputs(index), curve)
 
 
 class Aggregation(Settings):
@@ -44,7 +52,6 @@ class Aggregation(Settings):
     Attributes:
         name: in tables and files.
         linear: whether the map is Σ_j w_j φ_j.
-        solves: whether further draws would better the weights, so that sequential sampling makes sense.
 
     Example: docs/architecture.md has one of thirty lines.
     """
@@ -54,6 +61,7 @@ class Aggregation(Settings):
 
     @property
     def solves(self) -> bool:
+        """Whether further draws would better the weights, so that sequential sampling makes sense."""
         return False
 
     @property
@@ -67,7 +75,11 @@ class Aggregation(Settings):
         return tuple(dict.fromkeys(metric.statistic for metric in self.metrics))
 
     def fit(self, evidence: Evidence) -> Combination:
-        """The weights of every input, (B, k). A method that has no map for an input has weight 0 there."""
+        """The weights of every input, (B, k). A method that has no map for an input has weight 0 there.
+
+        Args:
+            evidence: the fitting draws of the k methods, of the kinds in :attr:`kinds`.
+        """
         return unsolved(equal_shares(evidence), f"{self.name} of the maps, nothing solved")
 
     def combine(self, maps: Tensor, weights: Tensor, present: Tensor) -> Tensor:
@@ -85,19 +97,34 @@ class Aggregation(Settings):
 
 
 def equal_shares(evidence: Evidence) -> Tensor:
-    """(B, k): the same weight for every method whose maps are finite."""
+    """(B, k): the same weight for every method whose maps are finite.
+
+    Args:
+        evidence: draws of the k methods.
+    """
     finite = evidence.finite_maps().to(evidence.like)
     return finite / finite.sum(1, keepdim=True)
 
 
 def unsolved(weights: Tensor, status: str) -> Combination:
-    """Weights (B, k) that minimise nothing: they have no value and no certificate."""
+    """Weights that minimise nothing: they have no value and no certificate.
+
+    Args:
+        weights: (B, k).
+        status: how they came about, in words.
+    """
     nothing = torch.full_like(weights[:, 0], torch.nan)
     return Combination(Solution(weights, nothing, nothing, (status,) * len(weights)))
 
 
 def mix(rows: Tensor, maps: Tensor) -> Tensor:
-    """(B, M, R), (B, R, *A) → (B, M, *A); a mixture of something that is not finite is not finite."""
+    """(B, M, *A): mixtures of maps; a mixture of something that is not finite is not finite.
+
+    Args:
+        rows: (B, M, R), the coefficients.
+        maps: (B, R, *A).
+    """
+    # 0 · NaN is NaN: a broken map of weight 0 must not break the mixture, so it is put to 0 and looked at apart.
     mixed = torch.einsum("bmr,br...->bm...", rows.to(maps), maps.nan_to_num(0, 0, 0))
     bad = (~maps.flatten(2).isfinite().all(2)).to(rows)
     mixed[torch.einsum("bmr,br->bm", (rows != 0).to(rows), bad) > 0] = torch.nan

@@ -58,10 +58,14 @@ class Median(Aggregation):
         finite, count = _finite(maps)
         # Maps that are not finite go to the end, where the middle of the others does not see them.
         ordered = torch.where(finite, maps, torch.inf).sort(1).values
-        low, high = ((count - 1) // 2).clamp(min=0), (count // 2).clamp(max=maps.shape[1] - 1)
+        # Of an odd number of methods both are the one in the middle.
+        low = ((count - 1) // 2).clamp(min=0)
+        high = (count // 2).clamp(max=maps.shape[1] - 1)
         shape = ordered[:, :1].shape
-        middle = ordered.gather(1, low[:, None].expand(shape)) + ordered.gather(1, high[:, None].expand(shape))
-        return torch.where(count > 0, middle[:, 0] / 2, torch.nan)
+        below = ordered.gather(1, low[:, None].expand(shape))
+        above = ordered.gather(1, high[:, None].expand(shape))
+        middle = (below + above)[:, 0] / 2
+        return torch.where(count > 0, middle, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,18 @@ class Weighted(Aggregation):
         return AverageSensitivity(), Infidelity()
 
     def fit(self, evidence: Evidence) -> Combination:
-        clean, corners = evidence.clean(), _corners(evidence)
+        """The weights of every input, (B, k).
+
+        Args:
+            evidence: neighbours and masks of the k methods.
+        """
+        clean = evidence.clean()
+        corners = _corners(evidence)
         loss = AverageSensitivity().loss(clean, corners) * Infidelity().loss(clean, corners)
         quality = (1 / loss.clamp(min=1e-12)).nan_to_num(0)
         quality = torch.where(evidence.valid(), quality, torch.zeros_like(quality))
-        return unsolved(quality / quality.sum(1, keepdim=True), "weighted by quality, nothing solved")
+        weights = quality / quality.sum(1, keepdim=True)
+        return unsolved(weights, "weighted by quality, nothing solved")
 
 
 @dataclass(frozen=True)
@@ -202,8 +213,12 @@ def _average(maps: Tensor, values: Tensor) -> Tensor:
 def _ranks(maps: Tensor, present: Tensor) -> Tensor:
     """(B, k, *A): the share of features that are below, ties counting half."""
     here = present.flatten(1)[:, None]
-    flat = maps.flatten(2).masked_fill(~here, torch.inf)
-    ordered = flat.sort(2).values
-    below = torch.searchsorted(ordered, flat) + torch.searchsorted(ordered, flat, right=True) - 1
-    rank = below.to(maps) / (2 * (here.sum(2, keepdim=True) - 1).clamp(min=1))
+    values = maps.flatten(2).masked_fill(~here, torch.inf)
+    ordered = values.sort(2).values
+    # Twice the number below: those that are smaller, and those that are smaller or equal, without the feature itself.
+    smaller = torch.searchsorted(ordered, values)
+    not_larger = torch.searchsorted(ordered, values, right=True)
+    below = smaller + not_larger - 1
+    others = (here.sum(2, keepdim=True) - 1).clamp(min=1)
+    rank = below.to(maps) / (2 * others)
     return rank.masked_fill(~here, 0).view_as(maps)

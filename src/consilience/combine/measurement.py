@@ -53,7 +53,13 @@ class Measurement:
         return self.metrics["responses"]  # type: ignore[return-value]
 
     def mixing(self, aggregation: Aggregation, weights: Tensor, rows: int) -> Tensor:
-        """(B, R): an aggregation's map as coefficients on the ``rows`` R of methods and derived maps."""
+        """(B, R): an aggregation's map as coefficients on the maps of methods and derived ones.
+
+        Args:
+            aggregation: how maps become one.
+            weights: (B, k), of the methods.
+            rows: R, how many maps there are.
+        """
         coefficients = weights.new_zeros(len(weights), rows)
         if aggregation.linear:
             coefficients[:, : self.rows] = weights
@@ -62,21 +68,45 @@ class Measurement:
         return coefficients
 
     def raw(self, score: Score, points: Points) -> Tensor:
-        """(N, working k, *F): the methods' attributions before the stage that reduces and scales them."""
+        """(N, working k, *F): the methods' attributions before the stage that reduces and scales them.
+
+        Args:
+            score: the model.
+            points: N inputs.
+        """
         return self.stack.stack.attribute(score, points)
 
     def plain(self, raw: Tensor, owner: Tensor) -> Tensor:
-        """(N, working k, *F) → (N, working k, *A): reduced to features, signed and unscaled."""
+        """(N, working k, *A): attributions reduced to features, signed and unscaled.
+
+        Args:
+            raw: (N, working k, *F).
+            owner: (N,), to which input each belongs.
+        """
         return replace(self.stack, sign="keep", scale="none").apply(raw, owner)
 
     def maps(self, score: Score, points: Points, derived: bool = True) -> Tensor:
-        """(N, k [+ derived], *A): every method in order (NaN where one failed), then the derived maps."""
+        """(N, k [+ derived], *A): every method in order (NaN where one failed), then the derived maps.
+
+        Args:
+            score: the model.
+            points: N points, inputs or neighbours of theirs.
+            derived: with the derived maps.
+        """
         return self.complete(self.stack.attribute(score, points), points, derived)
 
     def base(self, score: Score, points: Points, derived: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """:meth:`maps`; Σφ (N, working k) of each attribution before it is reduced and scaled; and what its map was divided
-        by, (N, k), NaN where a method failed."""
-        maps, sums, sizes = [], [], []
+        by, (N, k), NaN where a method failed.
+
+        Args:
+            score: the model.
+            points: N inputs.
+            derived: with the derived maps.
+        """
+        maps = []
+        sums = []
+        sizes = []
         for part, raw in self.stack.stack.stream(score, points):
             found, size = self.stack.scaled(raw, points.owner[part])
             maps.append(found)
@@ -86,7 +116,13 @@ class Measurement:
         return self.complete(torch.cat(maps), points, derived), torch.cat(sums), scales
 
     def complete(self, found: Tensor, points: Points, derived: bool) -> Tensor:
-        """(N, working k, *A) → (N, k [+ derived], *A)."""
+        """(N, k [+ derived], *A): all methods in order, and the derived maps.
+
+        Args:
+            found: (N, working k, *A), the maps of the methods that work.
+            points: the N points.
+            derived: with the derived maps.
+        """
         every = found.new_full((len(found), self.rows, *found.shape[2:]), torch.nan)
         every[:, list(self.working)] = found
         if not derived:
@@ -105,7 +141,16 @@ class Measurement:
         stream: str,
         kinds: Collection[str] | None = None,
     ) -> Evidence:
-        """Measure the maps ``base`` (N, R, *A) at ``points`` with the named stream of draws; ``kinds`` None: of every kind."""
+        """What the draws of several kinds say about maps.
+
+        Args:
+            score: the model.
+            points: N inputs.
+            base: (N, R, *A), their maps.
+            draws: how many of each kind.
+            stream: names the draws: "fit" or "fresh".
+            kinds: which are made; None: all.
+        """
         found = Evidence()
         for kind, metric in self.metrics.items():
             if kinds is None or kind in kinds:
@@ -113,7 +158,16 @@ class Measurement:
         return found
 
     def more(self, score: Score, points: Points, base: Tensor, kind: str, samples: range, stream: str) -> Evidence:
-        """Only the draws ``samples`` of one kind, e.g. "quadratic" (neighbours) or "responses" (masks)."""
+        """Only some draws of one kind.
+
+        Args:
+            score: the model.
+            points: N inputs.
+            base: (N, R, *A), their maps.
+            kind: e.g. "quadratic" (neighbours) or "responses" (masks).
+            samples: the numbers of the draws.
+            stream: names the draws: "fit" or "fresh".
+        """
         derived = base.shape[1] > self.rows
 
         def explain(where: Score, at: Points) -> Tensor:
@@ -126,6 +180,9 @@ class Measurement:
 def metrics_of(aggregation: Aggregation) -> dict[str, Metric]:
     """Kind of evidence → the metric that is measured: those of every table, and those the aggregation looks at.
 
+    Args:
+        aggregation: how maps become one.
+
     Raises:
         InputError: two metrics of one kind have different settings; draws of one kind are shared.
     """
@@ -136,4 +193,6 @@ def metrics_of(aggregation: Aggregation) -> dict[str, Metric]:
             raise InputError(
                 f"objective: two different {type(metric).__name__} settings in one sum; draws are shared, so use one"
             )
-    return {metric.statistic: metric for metric in (AverageSensitivity(), Infidelity(), Contrast())} | asked
+    usual = {metric.statistic: metric for metric in (AverageSensitivity(), Infidelity(), Contrast())}
+    # The order is that of every table; an aggregation's own settings take the place of the usual ones.
+    return usual | asked
