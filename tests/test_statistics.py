@@ -552,7 +552,7 @@ def test_the_regret_of_masks_does_not_depend_on_the_methods_scales():
     """Folds that choose methods of other scales are pooled as correlations, not as raw answers."""
     plain = answers(np.random.default_rng(0), 4, 100, 0.3)
     scaled = Responses(plain.a * torch.tensor([1.0, 10, 100, 1e3, 1e4]).double(), plain.y)
-    rule = Minimise(aim("faith"))
+    rule = Minimise(named_objective("faith"))
     both = [Evidence(responses=responses) for responses in (plain, scaled)]
     one, other = (regret(rule, e, rule.fit(e).weights)["responses"] for e in both)
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
