@@ -645,8 +645,8 @@ def test_what_explains_is_not_doubted_where_folds_choose_different_methods():
     best = best_correlation(evidence)
     assert float(best.value.min()) > 0.2
     assert float(best.value.mean()) == pytest.approx(0.5 / 1.25**0.5, abs=0.02)
-    rule = Minimise(aim("faith"))
-    status = say_if_unexplained(rule, evidence, rule.fit(evidence)[0]).status
+    rule = Minimise(named_objective("faith"))
+    status = mark_unexplained(rule, evidence, rule.fit(evidence)[0]).status
     assert not any(UNEXPLAINED in each for each in status)
 
 
