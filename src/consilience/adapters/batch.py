@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..arrays import as_tensor
 from ..errors import InputError
-from ..model.score import precision_of
+from ..model.calling import precision_of
 
 
 def batch_of(x: Any, model: Any) -> tuple[Tensor, bool]:

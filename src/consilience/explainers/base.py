@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import InputError
-from ..model.score import Score, Values
+from ..model.score import Score
+from ..model.values import Values
 from ..perturb.neighbourhoods import Neighbourhood, Point
 from ..perturb.points import Cloud, Points
 from ..settings import Settings

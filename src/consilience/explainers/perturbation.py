@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..card import Card
 from ..features.base import Features
-from ..model.score import Values
+from ..model.values import Values
 from ..perturb.baseline import AnyBaseline, Baseline
 from ..perturb.coalitions import AUTO, Singles, Sliding, unit
 from ..perturb.points import Cloud, Points

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..features.base import Elements, Features
 from ..features.images import Pixels, coarse
-from ..model.score import Score, _wide
+from ..model.score import Score
+from ..model.values import wide
 from ..perturb.imputation import Imputer
 from ..perturb.points import present
 from ..statistics.keys import Key
@@ -183,7 +184,7 @@ class Removal:
             whole_count = has.sum(1)[sets[:, 0]]
         whole = after.flatten()[shown_by] == whole_count
         owner = points.owner[sets[whole, 0].to(points.owner.device)]
-        values[:, whole] = _read(score, _wide(score.outputs[owner]), owner)
+        values[:, whole] = _read(score, wide(score.outputs[owner]), owner)
         for part in (~whole).nonzero()[:, 0].split(4 * score.batch.size(False)):
             if not len(part):
                 break  # a single feature: whole or gone, and both are known

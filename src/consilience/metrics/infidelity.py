@@ -13,7 +13,8 @@ from ..card import Card
 from ..errors import InputError
 from ..features.base import Features
 from ..features.images import coarse
-from ..model.score import Score, precision_of
+from ..model.calling import precision_of
+from ..model.score import Score
 from ..perturb.baseline import AnyBaseline, Baseline
 from ..perturb.mask_order import SHARES
 from ..perturb.masks import Masked, mask_units

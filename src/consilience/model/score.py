@@ -11,51 +11,27 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..arrays import as_tensor
 from ..errors import ConsilienceError, InputError, choose
 from . import cam_layers as cam
 from .arguments import Arguments, resolved
 from .backward_rules import applied
 from .batching import Batch, Counts
+from .calling import from_numpy, layout_of, one_vector_each, precision_of
 from .independence import Dependence, dependence_of
 from .outputs import SCORE_KINDS, Kind, Outputs, interpret, last_layer_of, resolve_target
 from .random_state import forked, seeded
 from .state import borrowed, check_ready
+from .values import Values, kept, wide
 
 T = TypeVar("T")
 
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Values:
-    """What an evaluation of N rows gives: ``score`` (N,), ``gradient`` (N, *F), and per layer ``(activation, its gradient)``
-    on the image grid (N, C, h, w); ``reference`` (N,) is the score of the origins under the rescale rule."""
-
-    score: Tensor
-    gradient: Tensor | None = None
-    activations: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    reference: Tensor | None = None
-
-    @staticmethod
-    def concatenate(parts: Sequence[Values]) -> Values:
-        if len(parts) == 1:
-            return parts[0]
-        first = parts[0]
-        acts = {k: tuple(torch.cat([p.activations[k][i] for p in parts]) for i in (0, 1)) for k in first.activations}
-        return Values(
-            torch.cat([p.score for p in parts]),
-            None if first.gradient is None else torch.cat([p.gradient for p in parts if p.gradient is not None]),
-            acts,  # type: ignore[arg-type]
-            None if first.reference is None else torch.cat([p.reference for p in parts if p.reference is not None]),
-        )
 
 
 class Score:
@@ -99,11 +75,14 @@ class Score:
         self.precision = None if precision is None else PRECISIONS[choose("precision", precision, PRECISIONS)]
         if precision is not None and numpy:
             raise InputError(f"precision: {precision!r} is for PyTorch models; this one takes NumPy arrays")
-        self.model, self.target = model, target
+        self.model = model
+        self.target = target
         self.said = kind.outputs if isinstance(kind, Kind) else None
         name = kind.name if isinstance(kind, Kind) else kind
         self.kind = name if callable(name) else choose("kind", name, SCORE_KINDS)
-        self.kwargs, self.ids, self.numpy = dict(kwargs or {}), ids, numpy
+        self.kwargs = dict(kwargs or {})
+        self.ids = ids
+        self.numpy = numpy
         self.batch = Batch(max_batch)
         self.counts = Counts()
 
@@ -140,7 +119,7 @@ class Score:
         count = len(x)
         bound.size = count
         bound.spatial = (x.shape[2], x.shape[3]) if x.ndim == 4 else None
-        bound.layout = _layout(self.model, x)
+        bound.layout = layout_of(self.model, x)
         bound.batch.fit(x)
         bound.ids = torch.arange(count) if self.ids is None else torch.as_tensor(self.ids, dtype=torch.int64).cpu()
         if bound.ids.shape != (count,):
@@ -251,7 +230,7 @@ class Score:
 
         def run(part: slice) -> Tensor:
             with self._borrowed(freeze=True):
-                return _wide(self._outputs(rows[part].clone(memory_format=self.layout), owner[part]))
+                return wide(self._outputs(rows[part].clone(memory_format=self.layout), owner[part]))
 
         with torch.no_grad():
             return torch.cat(self._batched(len(rows), run))
@@ -285,7 +264,7 @@ class Score:
             with torch.enable_grad(), self._borrowed(freeze=True):
                 return last_layer_of(self._outputs(x[first].clone().requires_grad_().clone(), index[first]))
 
-        outputs = _wide(found[finite])
+        outputs = wide(found[finite])
         return interpret(outputs, self.kind, said=self.said, model=self.model, last_layer=last_layer)
 
     def _resolve(self, outputs: Tensor) -> Tensor:
@@ -317,9 +296,17 @@ class Score:
     ) -> Values:
         """Evaluate rows in batches of at most ``max_batch``.
 
-        ``gradient``: with respect to the rows; for ``layers`` alone the backward pass ends there. ``rule``: None, "guided" or
-        "rescale" (which needs the rows' ``origin``). ``layers``: activations wanted, by name or "auto". ``graph``: keep the
-        graph, through rows and parameters, for a loss.
+        Args:
+            rows: (N, *F).
+            owner: (N,), to which inputs they belong.
+            gradient: also the gradient with respect to the rows.
+            rule: of the backward pass: None, "guided" or "rescale".
+            layers: whose activations are wanted, by name or "auto"; for these alone the backward pass ends there.
+            origin: (N, *F), the rows' baselines, for the rescale rule.
+            graph: keep the graph, through rows and parameters, for a loss.
+
+        Raises:
+            InputError: gradients are asked of a model that has none.
         """
         back = gradient or bool(layers)
         if back and self.numpy:
@@ -377,7 +364,8 @@ class Score:
         leaf = rows if graph and rows.requires_grad else rows.detach().clone().requires_grad_()
         count = len(rows)
         with torch.enable_grad(), self._borrowed(freeze=not graph):
-            batch, who = leaf.clone(memory_format=self.layout), owner
+            batch = leaf.clone(memory_format=self.layout)
+            who = owner
             if rule == "rescale":
                 assert origin is not None
                 batch = torch.cat([batch, origin.detach().to(memory_format=self.layout)])
@@ -392,18 +380,22 @@ class Score:
                 score = self._pick(self._outputs(batch, who), who)
                 if not score.requires_grad:
                     raise InputError(_CUT)
-                wanted = [leaf] * gradient + [seen[layer] for layer in layers.values()]
+                wanted = [seen[layer] for layer in layers.values()]
+                if gradient:
+                    wanted = [leaf, *wanted]
                 # float16 would round small gradients to zero.
                 lift = 1024.0 if torch.float16 in (leaf.dtype, self.precision) else 1.0
                 found = torch.autograd.grad(lift * score[:count].sum(), wanted, create_graph=graph, allow_unused=True)
             if any(grad is None for grad in found):
                 raise InputError(_CUT)
-            grads = [_wide(grad) / lift if lift != 1 else _wide(grad) for grad in found]
+            grads = [wide(grad) for grad in found]
+            if lift != 1:
+                grads = [grad / lift for grad in grads]
             acts = {}
             for (name, layer), got in zip(layers.items(), grads[gradient:], strict=True):
-                acts[name] = (_wide(_keep(cam.to_grid(seen[layer], layer), graph)), cam.to_grid(got, layer))
-        reference = _keep(score[count:], graph) if rule == "rescale" else None
-        return Values(_keep(score[:count], graph), grads[0] if gradient else None, acts, reference)
+                acts[name] = (wide(kept(cam.to_grid(seen[layer], layer), graph)), cam.to_grid(got, layer))
+        reference = kept(score[count:], graph) if rule == "rescale" else None
+        return Values(kept(score[:count], graph), grads[0] if gradient else None, acts, reference)
 
     def layer(self, name: str, rows: Tensor, owner: Tensor) -> cam.Layer:
         """The layer that class activation maps use; "auto" finds it by a probe of five rows. Remembered."""
@@ -448,30 +440,13 @@ class Score:
         """The model's outputs (N, classes) for rows (N, *F)."""
         if self.numpy:
             found = self.model(rows.detach().cpu().numpy(), **kwargs)
-            outputs = found if isinstance(found, dict | tuple) else _as_outputs(found).to(rows.device)
+            outputs = found if isinstance(found, dict | tuple) else from_numpy(found).to(rows.device)
         else:
             # Not autocast(enabled=False): that would end an autocast of the caller's.
             half = self.precision is not None
             with torch.autocast(rows.device.type, self.precision) if half else contextlib.nullcontext():
                 outputs = self.model(rows, **kwargs)
-            outputs = getattr(outputs, "logits", outputs)
-        if not isinstance(outputs, Tensor):
-            raise InputError(
-                f"model: its output is a {type(outputs).__name__}, not one vector per input; wrap the model so that it returns "
-                f"a tensor (N, outputs){_which(outputs)}"
-            )
-        if outputs.is_complex():
-            raise InputError("model: its outputs are complex; explain a real number of them, such as outputs.abs()")
-        if not outputs.is_floating_point():
-            outputs = outputs.to(rows.dtype)  # counts and decisions: no gradients, but numbers
-        if outputs.ndim == 1 and len(outputs) == len(rows):
-            outputs = outputs[:, None]
-        if outputs.ndim != 2 or len(outputs) != len(rows):
-            raise InputError(
-                f"model: its output has shape {tuple(outputs.shape)} for {len(rows)} inputs, not one vector per input; "
-                "wrap the model so that it returns (N, outputs); for segmentation, consilience.segmentation(model) does"
-            )
-        return outputs
+        return one_vector_each(outputs, rows)
 
     def _pick(self, outputs: Tensor, owner: Tensor) -> Tensor:
         """(N, classes) → (N,), in float32 or better."""
@@ -491,51 +466,6 @@ _CUT = (
     "model: its output does not depend on the input (or on the chosen layer) through differentiable operations; "
     "use methods that need outputs only, or look for .detach(), torch.no_grad() or rounding in forward"
 )
-
-
-def _as_outputs(found: Any) -> Tensor:
-    """What a NumPy model gave, as a tensor."""
-    try:
-        outputs = as_tensor("model", found)
-    except InputError as error:
-        raise InputError(
-            f"model: its outputs are no numbers ({error}); of a classifier give predict_proba, not predict"
-        ) from error
-    return outputs if outputs.is_floating_point() else outputs.double()
-
-
-def _which(outputs: Any) -> str:
-    """An example of how a number is taken out of a container."""
-    if isinstance(outputs, tuple | list):
-        return ", e.g. lambda x: model(x)[0]"
-    if isinstance(outputs, Mapping):
-        return f", e.g. lambda x: model(x)[{next(iter(outputs), None)!r}]"
-    return ""
-
-
-def precision_of(model: Any) -> torch.dtype | None:
-    """The type of a module's parameters; None if it has none."""
-    parameters = model.parameters() if isinstance(model, nn.Module) else ()
-    return next((p.dtype for p in parameters if p.is_floating_point()), None)
-
-
-def _layout(model: Any, x: Tensor) -> torch.memory_format:
-    """Rows follow the model: ``model.to(memory_format=torch.channels_last)`` is worth a third of the time on a CPU."""
-    if isinstance(model, nn.Module) and x.ndim == 4:
-        for parameter in model.parameters():
-            if parameter.ndim == 4 and parameter.shape[1] > 1 and parameter.shape[2] > 1:
-                last = parameter.is_contiguous(memory_format=torch.channels_last) and not parameter.is_contiguous()
-                return torch.channels_last if last else torch.preserve_format
-    return torch.preserve_format
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """float32 at least: what is squared and summed afterwards would underflow in half precision."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _keep(tensor: Tensor, graph: bool) -> Tensor:
-    return tensor if graph else tensor.detach()
 
 
 class _Module(nn.Module):

@@ -21,8 +21,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import InputError
+from ..model.calling import layout_of
 from ..model.outputs import Outputs
-from ..model.score import _layout
 from ..statistics.keys import Key
 from .accumulation import Gradients, added, chunks, sum_with_gradients, with_gradients
 
@@ -91,7 +91,7 @@ class Passes:
         stream = f"passes/{self.step}/{int(numbers[0])}" if training else "passes"
         with _seeded(rows.device, self.key / stream), sdpa_kernel(SDPBackend.MATH):
             # A copy: models that start with an in-place operation must not write to a leaf.
-            rows = rows.clone(memory_format=_layout(self.bare, rows))
+            rows = rows.clone(memory_format=layout_of(self.bare, rows))
             if not training:
                 return _checked(self.bare(rows), len(rows))
             buffers = {name: buffer.clone() for name, buffer in self.bare.named_buffers()}

@@ -1,0 +1,72 @@
+"""What an evaluation of rows gives: scores, gradients, activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Values:
+    """What an evaluation of N rows gives.
+
+    Args:
+        score: (N,).
+        gradient: (N, *F), of each score with respect to its row; None: not asked for.
+        activations: layer → (activation, its gradient) on the image grid, (N, C, h, w) each.
+        reference: (N,), the score of the origins under the rescale rule; None: another rule.
+    """
+
+    score: Tensor
+    gradient: Tensor | None = None
+    activations: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    reference: Tensor | None = None
+
+    @staticmethod
+    def concatenate(parts: Sequence[Values]) -> Values:
+        """Several batches, all asked for the same, as one.
+
+        Args:
+            parts: at least one.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        activations = {}
+        for name in parts[0].activations:
+            values = torch.cat([part.activations[name][0] for part in parts])
+            gradients = torch.cat([part.activations[name][1] for part in parts])
+            activations[name] = (values, gradients)
+        return Values(
+            score=torch.cat([part.score for part in parts]),
+            gradient=_joined([part.gradient for part in parts]),
+            activations=activations,
+            reference=_joined([part.reference for part in parts]),
+        )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """One after the other; None where there are none."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if found else None
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """float32 at least: what is squared and summed afterwards would underflow in half precision.
+
+    Args:
+        tensor: of any precision.
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def kept(tensor: Tensor, graph: bool) -> Tensor:
+    """With its graph, or without.
+
+    Args:
+        tensor: any.
+        graph: whether it is wanted.
+    """
+    return tensor if graph else tensor.detach()
