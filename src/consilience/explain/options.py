@@ -16,7 +16,7 @@ from ..explainers import Explainer
 from ..explainers import resolve as resolve_methods
 from ..features import Features
 from ..features.frames import plain_array
-from ..model.outputs import KINDS, Kind
+from ..model.outputs import SCORE_KINDS, Kind
 from ..perturb.baseline import AnyBaseline
 from ..perturb.per_input import taken
 from ..results.describe import describe
@@ -101,7 +101,7 @@ class Options(Settings):
         if isinstance(self.methods, Iterable) and not isinstance(self.methods, str):
             object.__setattr__(self, "methods", tuple(self.methods))  # an iterator can be read once
         if isinstance(self.kind, str):
-            choose("kind", self.kind, KINDS)
+            choose("kind", self.kind, SCORE_KINDS)
         # An adapter may have a meaning of its own for words and sequences.
         if not isinstance(self.baselines, Mapping | list | tuple | str):
             checked("baselines", self.baselines, AnyBaseline)

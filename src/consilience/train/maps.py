@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..explainers import Explainer, Normalised, Stack, resolve
 from ..features.base import Features
 from ..features.images import features_for
-from ..model.outputs import KINDS, Kind
+from ..model.outputs import SCORE_KINDS, Kind
 from ..model.score import Score
 from ..perturb.points import Points
 from ..settings import checked
@@ -51,7 +51,7 @@ class MapRegulariser(Regulariser):
         self.features = checked("features", features, Features | str | None, choices=("pixels", "patches", "elements"))
         self.sign = checked("sign", sign, str | None, choices=("abs", "keep"))
         self.scale = checked("scale", scale, str | None, choices=("max", "l2", "none"))
-        self.kind = checked("kind", kind, str, choices=KINDS)
+        self.kind = checked("kind", kind, str, choices=SCORE_KINDS)
 
     def _stack(self, passes: Passes) -> Normalised:
         """The explainers with sign and scale for inputs of this shape."""
