@@ -19,21 +19,11 @@ from consilience.explainers import InputXGradient, IntegratedGradients, Saliency
 from consilience.features.base import Elements, Features
 from consilience.features.images import Patches, Pixels, Segments
 from consilience.measures.axiomatic import Completeness
-from consilience.measures.faithfulness import (  # fmt: skip
-    FaithfulnessEstimate,
-    Infidelity,
-    MonotonicityCorrelation,
-    SensitivityN,
-)
-from consilience.measures.faithfulness_curves import (
-    IROF,
-    EffectiveComplexity,
-    Monotonicity,
-    PixelFlipping,
-    RegionPerturbation,
-    Selectivity,
-)
+from consilience.measures.faithfulness import Infidelity, SensitivityN
+from consilience.measures.faithfulness_curves import EffectiveComplexity, PixelFlipping, RegionPerturbation, Selectivity
+from consilience.measures.leave_one_out import FaithfulnessEstimate, MonotonicityCorrelation
 from consilience.measures.road import RoadCombined, RoadLeRF, RoadMoRF  # fmt: skip
+from consilience.measures.whole_curves import IROF, Monotonicity
 from consilience.model.score import Score
 from consilience.perturb.points import Points
 from consilience.statistics.criteria import faithfulness_correlation

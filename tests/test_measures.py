@@ -39,7 +39,7 @@ from consilience.measures.localisation import (
     TopKLocalisation,
 )
 from consilience.measures.neighbour_pass import Nearby
-from consilience.measures.randomisation import MPRT, EfficientMPRT, RandomLogit, SmoothMPRT, ssim
+from consilience.measures.randomisation import MPRT, EfficientMPRT, RandomLogit, SmoothMPRT
 from consilience.measures.robustness import (
     RIS,
     ROS,
@@ -50,6 +50,7 @@ from consilience.measures.robustness import (
     MaxSensitivity,
     TopKIntersection,
 )
+from consilience.measures.similarity import ssim
 from consilience.model.random_weights import randomised, redraw
 from consilience.model.representation import classifier, represent
 from consilience.model.score import Score

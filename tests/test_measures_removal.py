@@ -24,25 +24,19 @@ from consilience.features.sequences import Tokens
 from consilience.features.tables import Columns
 from consilience.measures.axiomatic import Completeness, LocalFidelity
 from consilience.measures.base import Measure
-from consilience.measures.faithfulness import (  # fmt: skip
-    FaithfulnessCorrelation,
-    FaithfulnessEstimate,
-    Infidelity,
-    MonotonicityCorrelation,
-    SensitivityN,
-)
+from consilience.measures.faithfulness import FaithfulnessCorrelation, Infidelity, SensitivityN
 from consilience.measures.faithfulness_curves import (
-    IROF,
     Deletion,
     EffectiveComplexity,
     Insertion,
-    Monotonicity,
     PixelFlipping,
     RegionPerturbation,
     Selectivity,
 )
+from consilience.measures.leave_one_out import FaithfulnessEstimate, MonotonicityCorrelation
 from consilience.measures.removal import Removal
 from consilience.measures.road import RoadCombined, RoadLeRF, RoadMoRF  # fmt: skip
+from consilience.measures.whole_curves import IROF, Monotonicity
 from consilience.perturb.baseline import Baseline, blur
 from consilience.perturb.imputation import Noise, NoisyLinear, imputer
 from consilience.perturb.inpaint import inpaint

@@ -24,7 +24,8 @@ from consilience.perturb.kernel_design import budgeted, counts, design, design_w
 from consilience.perturb.points import Points
 from consilience.perturb.soft_masks import Grids
 from consilience.statistics.keys import Key
-from consilience.surrogates.lime_maple import Maple, lasso, lime_tabular, maple, moments, predict, ridge
+from consilience.surrogates.lime_maple import Maple, lime_tabular, maple
+from consilience.surrogates.linear_fits import lasso, moments, predict, ridge
 
 WEIGHTS = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.0, -1.0, 2.0]).double()
 KEY = Key(7, "perturbation")

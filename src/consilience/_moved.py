@@ -25,7 +25,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "layers": ("model.cam_layers",),
     "rules": ("model.backward_rules",),
     "linear": ("surrogates.local_linear",),
-    "surrogate": ("surrogates.lime_maple",),
+    "surrogate": ("surrogates.lime_maple", "surrogates.linear_fits"),
     "consensus": (
         "explain.explain", "explain.consensus", "evaluate.evaluator", "results.evaluation", "results.explanation",
         "results.load", "results.to_shap", "combine.draws", "combine.named",

@@ -13,7 +13,8 @@ from ..features.images import Patches
 from ..perturb.baseline import Baseline
 from .base import Direct, Explainer, Need
 from .cam import EigenCAM, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM
-from .captum import captum, class_of
+from .captum import captum
+from .captum_arguments import class_of
 from .function import Function
 from .gradients import GuidedBackprop, InputXGradient, Saliency, SmoothGrad, SmoothGradSquared, UniformGrad, VarGrad
 from .mixture import Mixture

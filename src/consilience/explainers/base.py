@@ -22,11 +22,18 @@ Kind = Literal["gradient", "contribution", "relevance"]
 
 @dataclass(frozen=True)
 class Need:
-    """Evaluations asked for: ``samples`` rows of the neighbourhood ``where`` around each point, drawn from ``stream``.
+    """Evaluations asked for, around each point. Needs with equal :attr:`cloud` are evaluated once, whoever asks.
 
-    ``samples`` None: all that the neighbourhood has (``where.total``), which depends on the input's shape. ``gradient``:
-    gradients with respect to the rows, computed under ``rule`` (None, "guided", "rescale"); ``layer``: the activation there,
-    and its gradient. Needs with equal :attr:`cloud` are evaluated once, whoever asks.
+    Args:
+        where: the neighbourhood in which rows are drawn.
+        samples: rows; None: all that the neighbourhood has (``where.total``), which depends on the input's shape.
+        stream: name of the draws.
+        gradient: gradients with respect to the rows are needed.
+        rule: they are computed under: None, "guided" or "rescale".
+        layer: the activation there is needed, and its gradient.
+
+    Raises:
+        InputError: no sample.
     """
 
     where: Neighbourhood = Point()
@@ -42,11 +49,14 @@ class Need:
 
     @property
     def cloud(self) -> tuple:
+        """What decides which rows are evaluated, and how."""
         return self.where, self.samples, self.stream, self.rule
 
     def total(self, shape: Sequence[int]) -> int:
         """Rows for one point with axes ``shape``."""
-        return self.where.total(shape) if self.samples is None else self.samples
+        if self.samples is None:
+            return self.where.total(shape)
+        return self.samples
 
 
 class Explainer(Settings):
@@ -71,15 +81,26 @@ class Explainer(Settings):
         raise NotImplementedError
 
     def fold(self, state: Any, cloud: Cloud, values: Values) -> Any:
-        """Take in the values of some samples; ``state`` is None at first. Sums here, so any chunking gives the same.
+        """Take in the values of some samples. Sums here, so any chunking gives the same.
 
         By default the weighted mean of the gradients over the cloud, times the way from the origin where it has one.
+
+        Args:
+            state: what was folded so far; None at first.
+            cloud: the samples (n·s, *F) of n points.
+            values: what the model gave for them.
+
+        Returns:
+            the new state.
         """
-        assert values.gradient is not None
-        return mean(state, cloud, values.gradient if cloud.delta is None else values.gradient * cloud.delta)
+        gradient = values.gradient
+        assert gradient is not None
+        if cloud.delta is not None:
+            gradient = gradient * cloud.delta
+        return mean(state, cloud, gradient)
 
     def finish(self, state: Any, points: Points) -> Tensor:
-        """The attributions of the points, (N, *F); by default the folded state itself."""
+        """The attributions of the ``points``, (N, *F); by default the folded ``state`` itself."""
         return state
 
 
@@ -91,20 +112,40 @@ class Direct(Explainer):
     """
 
     def attribute(self, score: Score, points: Points, key: Key) -> Tensor:
-        """The attributions of the points, (N, *F)."""
+        """The attributions of the points, (N, *F).
+
+        Args:
+            score: what is explained.
+            points: x (N, *F).
+            key: of all draws.
+        """
         raise NotImplementedError
 
     def rows(self, shape: Sequence[int]) -> dict[str, int]:
-        """Model evaluations for one point: {"forward": …, "gradient": …}."""
+        """Model evaluations for one point with axes ``shape``: {"forward": …, "gradient": …}."""
         raise NotImplementedError
 
     def check(self, score: Score, points: Points, key: Key) -> None:
-        """Raise whatever would make it fail on these points; by default, by trying. Override where that is dear."""
+        """Raise whatever would make it fail on these points; by default, by trying. Override where that is dear.
+
+        Args:
+            score: what is explained.
+            points: x (N, *F), as a rule a single one.
+            key: of all draws.
+        """
         self.attribute(score, points, key)
 
 
 def mean(state: Tensor | None, cloud: Cloud, values: Tensor) -> Tensor:
-    """state + Σ_s weight_s · values_s: a weighted mean over the cloud, (n·s, *F) → (n, *F)."""
+    """state + Σ_s weight_s · values_s, a weighted mean over the cloud: (n, *F).
+
+    Args:
+        state: (n, *F), what was added so far; None at first.
+        cloud: s samples of each of n points, and their weights.
+        values: (n·s, *F), of the samples.
+    """
     weights = cloud.weights.to(values.dtype).view(1, -1, *[1] * (values.ndim - 1))
     total = (cloud.split(values) * weights).sum(1)
-    return total if state is None else state + total
+    if state is None:
+        return total
+    return state + total

@@ -27,7 +27,11 @@ RIDES = "1 gradient, shared with saliency; once for the layer: 1 gradient and 4 
 
 @dataclass(frozen=True)
 class GradCAM(Explainer):
-    """relu Σ_c ḡ_c A_c, ḡ the mean gradient over space (Selvaraju et al. 2017, arXiv 1610.02391)."""
+    """relu Σ_c ḡ_c A_c, ḡ the mean gradient over space (Selvaraju et al. 2017, arXiv 1610.02391).
+
+    Args:
+        layer: a submodule's name, or "auto".
+    """
 
     layer: str = "auto"
 
@@ -68,6 +72,9 @@ class GradCAMPlusPlus(Explainer):
 
     As in the released code and pytorch-grad-cam, the score takes the place of its exponential. The map is not free of the
     score's scale: with c f in place of f, α = g² / (2g² + c g³ Σ_hw A).
+
+    Args:
+        layer: a submodule's name, or "auto".
     """
 
     layer: str = "auto"
@@ -112,6 +119,9 @@ class EigenCAM(Explainer):
     positive (Muhammad & Yeasin 2020, arXiv 2008.00299). Does not depend on the target.
 
     pytorch-grad-cam centres the channels first, which leaves the sign undefined: the projection's mean is then zero.
+
+    Args:
+        layer: a submodule's name, or "auto".
     """
 
     layer: str = "auto"
@@ -134,13 +144,16 @@ class EigenCAM(Explainer):
 
     def fold(self, state, cloud, values):
         acts = values.activations[self.layer][0]
-        flat = acts.flatten(2).transpose(1, 2)  # (N, hw, C)
-        if flat.shape[1] <= flat.shape[2]:
-            values_, vectors = torch.linalg.eigh(flat @ flat.transpose(1, 2))
-            projection = vectors[..., -1] * values_[..., -1:].clamp(min=0).sqrt()
+        rows = acts.flatten(2).transpose(1, 2)  # (N, hw, C)
+        places, channels = rows.shape[1:]
+        # A v is found from the smaller of the two Gram matrices, A Aᵀ over places or Aᵀ A over channels.
+        if places <= channels:
+            eigenvalues, vectors = torch.linalg.eigh(rows @ rows.transpose(1, 2))
+            singular_value = eigenvalues[..., -1:].clamp(min=0).sqrt()
+            projection = vectors[..., -1] * singular_value
         else:
-            vectors = torch.linalg.eigh(flat.transpose(1, 2) @ flat)[1]
-            projection = (flat @ vectors[..., -1:])[..., 0]
+            _, vectors = torch.linalg.eigh(rows.transpose(1, 2) @ rows)
+            projection = (rows @ vectors[..., -1:])[..., 0]
         sign = torch.where(projection.mean(1, keepdim=True) < 0, -1.0, 1.0).to(projection)
         return (projection * sign).relu().unflatten(1, acts.shape[2:])
 
@@ -151,7 +164,11 @@ class EigenCAM(Explainer):
 @dataclass(frozen=True)
 class LayerCAM(Explainer):
     """relu Σ_c relu(g_c) ⊙ A_c: each place has weights of its own, so earlier layers may be read as well (Jiang et al. 2021,
-    doi 10.1109/TIP.2021.3089943)."""
+    doi 10.1109/TIP.2021.3089943).
+
+    Args:
+        layer: a submodule's name, or "auto".
+    """
 
     layer: str = "auto"
 
@@ -191,9 +208,12 @@ class ScoreCAM(Direct):
     """relu Σ_c α_c A_c, α = softmax_c f(x ⊙ H_c), H_c the channel A_c upsampled and stretched to 0…1 (Wang et al. 2020,
     arXiv 1910.01279). The paper subtracts f(baseline), which the softmax does not see.
 
-    Two phases: the activations, then one evaluation for each channel. ``channels`` bounds those: the ones with the largest
-    mean |A| are asked, the others get no weight; None asks all. What a mask takes away becomes 0 in units of the model's
+    Two phases: the activations, then one evaluation for each channel. What a mask takes away becomes 0 in units of the model's
     input. A channel that is constant over space masks everything.
+
+    Args:
+        layer: a submodule's name, or "auto".
+        channels: so many at most, those with the largest mean |A|, are asked; the others get no weight. None asks all.
     """
 
     layer: str = "auto"
@@ -225,14 +245,15 @@ class ScoreCAM(Direct):
         if self.channels is not None and self.channels < acts.shape[1]:
             most = acts.abs().mean((2, 3)).topk(self.channels, dim=1).indices
             acts = acts.gather(1, most[..., None, None].expand(-1, -1, *acts.shape[2:]))
-        each, found = acts.flatten(0, 1)[:, None], []
-        for part in torch.arange(len(each), device=acts.device).split(score.batch.size(False)):
-            masks = stretched(
-                nnf.interpolate(each[part], size=points.x.shape[2:], mode="bilinear", align_corners=False)
-            )
-            which = part // acts.shape[1]
-            found.append(score(points.x[which] * masks.to(points.x), points.owner[which]))
-        weights = torch.cat(found).view(acts.shape[:2]).softmax(1)
+        channels = acts.flatten(0, 1)[:, None]  # (N·C, 1, h, w): the channels of all points, a batch at a time
+        size = points.x.shape[2:]
+        scores = []
+        for part in torch.arange(len(channels), device=acts.device).split(score.batch.size(False)):
+            big = nnf.interpolate(channels[part], size=size, mode="bilinear", align_corners=False)
+            point = part // acts.shape[1]
+            masked = points.x[point] * stretched(big).to(points.x)
+            scores.append(score(masked, points.owner[point]))
+        weights = torch.cat(scores).view(acts.shape[:2]).softmax(1)
         return upsample((weights[..., None, None] * acts).sum(1).relu(), points)
 
     def rows(self, shape):
@@ -241,14 +262,19 @@ class ScoreCAM(Direct):
 
 
 def stretched(maps: Tensor) -> Tensor:
-    """(n, 1, H, W) to 0…1, each by its own range; a constant map becomes 0."""
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    span = high - low
+    """``maps`` (n, 1, H, W) to 0…1, each by its own range; a constant map becomes 0."""
+    low = maps.amin((2, 3), keepdim=True)
+    span = maps.amax((2, 3), keepdim=True) - low
     return (maps - low) / torch.where(span > 0, span, torch.ones_like(span))
 
 
 def upsample(grid: Tensor, points: Points) -> Tensor:
-    """(N, h, w) → (N, C, H, W): bilinear, shared evenly by the channels, so that the sum over channels is the map."""
+    """A map on the input's grid, (N, C, H, W): bilinear, shared evenly by the channels, so that their sum is the map.
+
+    Args:
+        grid: (N, h, w).
+        points: x (N, C, H, W).
+    """
     channels, *size = points.x.shape[1:]
     big = nnf.interpolate(grid[:, None], size=size, mode="bilinear", align_corners=False)
     return (big / channels).expand(-1, channels, -1, -1)

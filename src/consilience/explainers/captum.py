@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ..card import Card
 from ..errors import InputError, choose, need
-from ..features.base import Features
 from ..model.score import Score
 from ..perturb.baseline import Baseline
 from ..perturb.points import Points
@@ -27,6 +26,7 @@ from ..settings import checked
 from ..statistics.keys import Key
 from .base import Direct, Kind
 from .cam import upsample
+from .captum_arguments import class_of, count_features, count_windows, data_set, describe, label_sizes, labels_for
 from .function import _known, _snake
 from .hosted import hosted, shaped
 
@@ -193,7 +193,7 @@ class Captum(Direct):
             inner = Captum(self.inner.method, None, None, None, options)
             return {kind: count * rows for kind, rows in inner.rows(shape).items()}
         if self._is("DeepLiftShap"):
-            return {"gradient": 2 * count * len(_data(arguments["baselines"]))}
+            return {"gradient": 2 * count * len(data_set(arguments["baselines"]))}
         if self._is("DeepLift") or self._is("LRP"):
             return {"gradient": 2 * count}  # the baseline's row beside the input's; two passes
         if not self._is("PerturbationAttribution"):
@@ -201,8 +201,10 @@ class Captum(Direct):
         if self._is("LimeBase"):
             return {"forward": count}
         if self._is("Occlusion"):
-            return {"forward": 1 + _windows(shape, arguments["sliding_window_shapes"], arguments.get("strides") or 1)}
-        features = _count_features(arguments.get("feature_mask"), shape)
+            return {
+                "forward": 1 + count_windows(shape, arguments["sliding_window_shapes"], arguments.get("strides") or 1)
+            }
+        features = count_features(arguments.get("feature_mask"), shape)
         # All orders; of more than 12 features there are too many to be meant.
         orders = math.factorial(features) if self._is("ShapleyValues") and features <= 12 else count
         return {"forward": 1 + features * orders}
@@ -222,7 +224,7 @@ class Captum(Direct):
         labels = options.get("feature_mask")
         if labels is None:
             return maps
-        return maps / _sizes(labels).to(maps)
+        return maps / label_sizes(labels).to(maps)
 
     def _to_input(self, maps: Any, points: Points) -> Tensor:
         """A layer's maps (N, C, h, w), summed over its channels, on the input (N, *F)."""
@@ -237,7 +239,7 @@ class Captum(Direct):
         if options.get("baselines") is not None:
             options["baselines"] = self._baselines(options["baselines"], points)
         if options.get("feature_mask") is not None:
-            options["feature_mask"] = _labels(options["feature_mask"], score, points)
+            options["feature_mask"] = labels_for(options["feature_mask"], score, points)
         size = score.batch.size(not self._is("PerturbationAttribution"))
         bounds = {"internal_batch_size": max(size, len(points)), "perturbations_per_eval": max(1, size // len(points))}
         taken = {name: value for name, value in bounds.items() if name in self.defaults}
@@ -246,7 +248,7 @@ class Captum(Direct):
     def _baselines(self, baselines: Any, points: Points) -> Tensor:
         """(n, *F) for a method whose baselines are a data set, else (N, *F)."""
         if self._from_data():
-            return _data(baselines).to(points.x)
+            return data_set(baselines).to(points.x)
         # Captum's own convention, which is not ours: rows (B, *F) are one for each input.
         if getattr(baselines, "ndim", 0) == points.x.ndim and len(baselines) > 1:
             return Baseline.per_input(baselines).at(points)
@@ -357,65 +359,3 @@ def _same_layer(layer: Any, instance_model: Any, model: Any) -> nn.Module:
     raise InputError(
         "layer: the Captum instance's layer is not part of the explained model; use captum(its class, layer='its name')"
     )
-
-
-def _labels(mask: Any, score: Score, points: Points) -> Tensor:
-    """(N, *F) whole numbers from labels F, (1, *F) or (B, *F), or from Features."""
-    shape = points.x.shape[1:]
-    if isinstance(mask, Features):
-        axes = mask.shape(shape)
-        numbers = torch.arange(math.prod(axes), device=points.x.device).view(1, *axes).expand(len(points), *axes)
-        return mask.expand(numbers, points.owner, shape).contiguous()
-    labels = torch.as_tensor(mask, device=points.x.device).long()
-    if labels.ndim == len(shape):
-        labels = labels[None]
-    if labels.ndim != points.x.ndim or len(labels) not in (1, score.size):
-        raise InputError(
-            f"feature_mask: shape {tuple(labels.shape)} for {score.size} inputs {tuple(shape)}; give {tuple(shape)} or one each"
-        )
-    if len(labels) > 1:
-        labels = labels[points.owner]
-    return labels.expand(len(points), *shape).contiguous()
-
-
-def _sizes(labels: Tensor) -> Tensor:
-    """(N, *F): how many elements share each element's label."""
-    columns = labels.flatten(1)
-    counts = torch.zeros(len(columns), int(columns.max()) + 1, dtype=torch.int64, device=columns.device)
-    counts.scatter_add_(1, columns, torch.ones_like(columns))
-    return counts.gather(1, columns).view_as(labels)
-
-
-def _count_features(mask: Any, shape: Sequence[int]) -> int:
-    """How many features a mask of labels has on one input with axes ``shape``; without one, every element."""
-    if isinstance(mask, Features):
-        return math.prod(mask.shape(shape))
-    if mask is None:
-        return math.prod(shape)
-    return int(torch.as_tensor(mask).max()) + 1
-
-
-def _windows(shape: Sequence[int], window: Sequence[int], strides: int | tuple[int, ...]) -> int:
-    """At how many places Captum's Occlusion puts its window; the last one of an axis may hang over."""
-    steps = strides if isinstance(strides, tuple) else (strides,) * len(shape)
-    places = [math.ceil((n - w) / step) + 1 for n, w, step in zip(shape, window, steps, strict=True)]
-    return math.prod(places)
-
-
-def _data(baselines: Any) -> Tensor:
-    """A data set of baselines, (n, *F)."""
-    if isinstance(baselines, Baseline):
-        baselines = baselines.tensor
-    return torch.as_tensor(baselines)
-
-
-def class_of(item: Any) -> Any:
-    """The class that ``item`` is, or is an instance of."""
-    return item if isinstance(item, type) else type(item)
-
-
-def describe(value: Any) -> str:
-    """A setting in short: an array by its shape."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"array{tuple(value.shape)}"
-    return repr(value)

@@ -74,14 +74,15 @@ def without_gradients(stack: Stack, why: str, shape: Sequence[int]) -> tuple[Sta
     Raises:
         InputError: no method is left.
     """
-    kept, failed = [], {}
-    for at, (name, explainer) in enumerate(zip(stack.names, stack.explainers, strict=True)):
+    kept: list[int] = []
+    failed: dict[str, str] = {}
+    for index, (name, explainer) in enumerate(zip(stack.names, stack.explainers, strict=True)):
         if follows_gradients(explainer, shape):
             failed[name] = (
                 f"{name} follows the gradient: {why}; use methods that need outputs only, e.g. shapley_sampling"
             )
         else:
-            kept.append(at)
+            kept.append(index)
     if not kept:
         raise InputError(f"methods: none works on this model. {'; '.join(failed.values())}")
     return stack.only(kept), failed
@@ -107,10 +108,11 @@ def _looked_up(score: Score, points: Points, baseline: Baseline | None) -> Tenso
     if not bool(_moves(score, points, rows, still)):
         return nothing
     alone = [_moves(score, points, rows, one) for one in torch.diag(still)[still]]
-    which = still.clone()
-    which[still] = torch.tensor(alone, device=x.device)
-    # Where only several together change the score, all are named.
-    return which if bool(which.any()) else still
+    looked_up = still.clone()
+    looked_up[still] = torch.tensor(alone, device=x.device)
+    if bool(looked_up.any()):
+        return looked_up
+    return still  # only several together change the score: all are named
 
 
 def _moves(score: Score, points: Points, rows: Tensor, columns: Tensor) -> bool:

@@ -20,10 +20,20 @@ Ask = Callable[[Points], Tensor]
 
 
 def hosted(ask: Ask, score: Score, points: Points, key: Key, name: str) -> Tensor:
-    """``ask`` the points with gradients on, the model in eval mode and given back as it was, random numbers from the key.
+    """Maps from other people's code: with gradients on, the model in eval mode and given back as it was, random numbers keyed.
 
     Whatever is raised, other than by PyTorch's own operations, becomes an InputError that names the method, so that one
     method's failure is a row of the table and not the end of it.
+
+    Args:
+        ask: points → maps.
+        score: whose model is lent.
+        points: x (N, *F).
+        key: of the random numbers.
+        name: the method's.
+
+    Raises:
+        InputError: the code raised something.
     """
     try:
         # Its draws are the process's, so no other thread may draw meanwhile.
@@ -40,6 +50,11 @@ def keyed(ask: Ask, points: Points, key: Key) -> Tensor:
 
     Whether a call drew is read off the global generators of PyTorch, NumPy and Python. One by one is the only way in which
     somebody else's draws do not depend on the batch. Generators of a method's own cannot be seen: seed them.
+
+    Args:
+        ask: points → maps.
+        points: x (N, *F).
+        key: of the seeds.
     """
     words = key.bits(points.ids, 0, 2).tolist()
     seeds = [low | (high << 32) for low, high in words]
@@ -58,19 +73,30 @@ def shaped(maps: Any, points: Points, name: str) -> Tensor:
     """What a method returned as (N, *F), detached, on the points' device, float32 at least.
 
     A map of an image without channels, (N, 1, H, W) or (N, H, W), is shared evenly by them, so that their sum is the map.
+
+    Args:
+        maps: what was returned.
+        points: x (N, *F).
+        name: the method's.
+
+    Raises:
+        InputError: no tensor or array, or of another shape.
     """
     x = points.x
     try:
-        found = maps.detach() if isinstance(maps, Tensor) else torch.from_numpy(np.asarray(maps))
+        tensor = maps.detach() if isinstance(maps, Tensor) else torch.from_numpy(np.asarray(maps))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{name}: returned {type(maps).__name__}, not one tensor or array; return the attributions only"
         ) from error
-    found = found.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
-    if found.shape == x.shape:
-        return found
-    plane = (len(x), *x.shape[2:])
-    if x.ndim == 4 and tuple(found.shape) in (plane, (len(x), 1, *x.shape[2:])):
-        return (found.reshape(len(x), 1, *x.shape[2:]) / x.shape[1]).expand_as(x)
-    heat = f", {(len(x), 1, *x.shape[2:])} or {plane}" if x.ndim == 4 else ""
-    raise InputError(f"{name}: returned shape {tuple(found.shape)}, expected {tuple(x.shape)}{heat}")
+    tensor = tensor.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+    if tensor.shape == x.shape:
+        return tensor
+    expected = f"{tuple(x.shape)}"
+    if x.ndim == 4:
+        without_channels = (len(x), *x.shape[2:])
+        one_channel = (len(x), 1, *x.shape[2:])
+        if tuple(tensor.shape) in (without_channels, one_channel):
+            return (tensor.reshape(one_channel) / x.shape[1]).expand_as(x)
+        expected += f", {one_channel} or {without_channels}"
+    raise InputError(f"{name}: returned shape {tuple(tensor.shape)}, expected {expected}")

@@ -18,13 +18,22 @@ from .stack import Stack
 
 @dataclass(frozen=True)
 class Mixture(Direct):
-    """φ = Σ w_j φ_j, each φ_j reduced to ``features``, signed and scaled by itself first, as in :func:`consilience.explain`.
+    """φ = Σ w_j φ_j, each φ_j reduced to features, signed and scaled by itself first, as in :func:`consilience.explain`.
 
-    ``weights`` (k,), of any sign, one for each of ``explainers``; those with weight 0 are not evaluated. ``features`` None:
-    pixels for images, else elements; ``sign`` None: "abs" for images, else "keep". Made by ``Consensus.mixture()`` from fitted
-    weights, to stand beside single methods in ``methods=[…]``. Its members draw what they draw alone, and get the baselines
-    that are given to all. Its map is then signed and scaled by explain()'s own stage, as every method's: with ``scale="none"``
-    there its numbers are those of the consensus; with "max" it is divided by its own maximum, at neighbours too.
+    Made by ``Consensus.mixture()`` from fitted weights, to stand beside single methods in ``methods=[…]``. Its members draw
+    what they draw alone, and get the baselines that are given to all. Its map is then signed and scaled by explain()'s own
+    stage, as every method's: with ``scale="none"`` there its numbers are those of the consensus; with "max" it is divided by
+    its own maximum, at neighbours too.
+
+    Args:
+        explainers: k of them; those with weight 0 are not evaluated.
+        weights: (k,), of any sign, not all zero.
+        features: to which maps are reduced; None: pixels for images, else elements.
+        sign: "abs" or "keep"; None: "abs" for images, else "keep".
+        scale: "max", "l2" or "none".
+
+    Raises:
+        InputError: another number of weights than explainers, or weights that are not finite or all zero.
     """
 
     explainers: tuple[Explainer, ...]

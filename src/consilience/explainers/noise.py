@@ -151,7 +151,8 @@ def perturb(noisy: nn.Module, model: nn.Module, key: Key, sample: int, stdev: fl
             value = own[name].detach()
             target = parameter.detach()
             if value.is_complex():
-                value, target = torch.view_as_real(value), torch.view_as_real(target)
+                value = torch.view_as_real(value)
+                target = torch.view_as_real(target)
             if value.is_floating_point():
                 # In place, so that whatever holds on to the parameter itself (fused recurrent layers) sees the noise too.
                 target.copy_(value * (1 + stdev * _noise(key / name, sample, value)))

@@ -18,8 +18,16 @@ from .stack import Stack
 class Normalised:
     """The one visible stage between explainers and everything else: reduce to features, then sign, then scale.
 
-    ``sign``: "abs" or "keep". ``scale``: "max" (divide by the map's largest absolute value), "l2" (by its norm), "none".
     Each map is divided by its own scale, at neighbours too; a map of zeros stays zero. A mixture is not divided again.
+
+    Args:
+        stack: the explainers.
+        features: to which maps are reduced.
+        sign: "abs" or "keep".
+        scale: "max" (divide by the map's largest absolute value), "l2" (by its norm), "none".
+
+    Raises:
+        InputError: an unknown sign or scale.
     """
 
     stack: Stack
@@ -33,28 +41,42 @@ class Normalised:
                 raise InputError(f"{what}: one of {', '.join(known)}, got {value!r}")
 
     def attribute(self, score: Score, points: Points, graph: bool = False) -> Tensor:
-        """(N, k, *A)."""
+        """The reduced maps of all explainers, (N, k, *A).
+
+        Args:
+            score: what is explained.
+            points: x (N, *F).
+            graph: keep the graph, for a loss of the maps.
+        """
         parts = self.stack.stream(score, points, graph)
         return torch.cat([self.apply(raw, points.owner[part]) for part, raw in parts])
 
     def apply(self, raw: Tensor, owner: Tensor) -> Tensor:
-        """(n, k, *F) → (n, k, *A)."""
+        """Maps over elements, reduced to features: ``raw`` (n, k, *F) of the inputs ``owner`` (n,) → (n, k, *A)."""
         return self.scaled(raw, owner)[0]
 
     def scaled(self, raw: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, k, *F) → maps (n, k, *A), and what each of them was divided by, (n, k)."""
+        """As :meth:`apply`, and what each map was divided by, (n, k).
+
+        Args:
+            raw: (n, k, *F).
+            owner: (n,), the inputs.
+        """
         count, k = raw.shape[:2]
-        flat, who = raw.flatten(0, 1), owner.repeat_interleave(k)
-        maps = self.features.reduce(flat, who).unflatten(0, (count, k))
+        maps = self.features.reduce(raw.flatten(0, 1), owner.repeat_interleave(k)).unflatten(0, (count, k))
+        # Some features reduce gradients in another way than contributions (one-hot blocks).
         if type(self.features).reduce_gradient is not Features.reduce_gradient:
-            for at, explainer in enumerate(self.stack.explainers):
+            for index, explainer in enumerate(self.stack.explainers):
                 if explainer.kind == "gradient":
-                    maps[:, at] = self.features.reduce_gradient(raw[:, at], owner)
+                    maps[:, index] = self.features.reduce_gradient(raw[:, index], owner)
         if self.sign == "abs":
             maps = maps.abs()
         if self.scale == "none":
             return maps, torch.ones_like(maps.flatten(2)[..., 0])
-        flat = maps.flatten(2)
-        size = flat.abs().amax(2) if self.scale == "max" else flat.norm(dim=2)
+        values = maps.flatten(2)
+        if self.scale == "max":
+            size = values.abs().amax(2)
+        else:
+            size = values.norm(dim=2)
         size = torch.where(size == 0, torch.ones_like(size), size)  # keeps zeros, and lets NaN through to be seen
-        return (flat / size[..., None]).unflatten(2, maps.shape[2:]), size
+        return (values / size[..., None]).unflatten(2, maps.shape[2:]), size

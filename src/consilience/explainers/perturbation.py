@@ -22,7 +22,6 @@ from .base import Explainer, Need
 
 UNIT = "features (default: about 14 × 14 square patches of an image, elements otherwise)"
 
-
 ABSENT = "replaced by the baseline: for images blurred with σ = 10 pixels, else zero, unless given"
 
 
@@ -182,7 +181,9 @@ class RISE(Explainer):
         assert cloud.masks is not None
         kept = 1 - cloud.split(exact(cloud.masks)).flatten(2)
         total = (score[:, None] @ kept)[:, 0]
-        return total if state is None else state + total
+        if state is None:
+            return total
+        return state + total
 
     def finish(self, state, points):
         shape = points.x.shape[1:]
@@ -198,12 +199,14 @@ class RISE(Explainer):
 
 
 def absent(spec: Any) -> Baseline:
-    """What stands for "absent": None → blur for images, zero otherwise."""
-    return AUTO if spec is None else Baseline.of(spec)
+    """What stands for "absent" by a setting ``spec``; None: blur for images, zero otherwise."""
+    if spec is None:
+        return AUTO
+    return Baseline.of(spec)
 
 
 def removed(cloud: Cloud) -> Tensor:
-    """(n, s, A) float64: 1 where a feature was taken away."""
+    """(n, s, A) float64: 1 where a feature was taken away in the samples of a ``cloud``."""
     assert cloud.masks is not None
     return cloud.split(exact(cloud.masks.flatten(1)))
 
@@ -212,17 +215,36 @@ State = tuple[Tensor, Tensor, Tensor]
 
 
 def falls(state: State | None, cloud: Cloud, values: Values) -> State:
-    """The score of the point (n,), which is sample 0; for each feature (n, A), the sum over samples without it of the
-    score's fall, divided among the features that were taken away together; and how many samples these are."""
-    score, gone = exact(cloud.split(values.score)), removed(cloud)
+    """By how much the score falls without each feature, added up over samples.
+
+    Args:
+        state: what was folded so far; None at first.
+        cloud: samples of n points; the very first is the point itself.
+        values: the scores of the samples.
+
+    Returns:
+        the score of the point (n,); for each feature the sum over samples without it of the score's fall, divided among the
+        features that were taken away together (n, A); how many samples these are (n, A).
+    """
+    score = exact(cloud.split(values.score))
+    gone = removed(cloud)
     clean = score[:, 0] if state is None else state[0]
     fall = (clean[:, None] - score) / gone.sum(2).clamp(min=1)
-    total, count = (fall[:, None] @ gone)[:, 0], gone.sum(1)
-    return (clean, total, count) if state is None else (clean, state[1] + total, state[2] + count)
+    total = (fall[:, None] @ gone)[:, 0]
+    count = gone.sum(1)
+    if state is None:
+        return clean, total, count
+    return clean, state[1] + total, state[2] + count
 
 
 def give(values: Tensor, features: Features | None, points: Points) -> Tensor:
-    """(n, A) → (n, *F): each feature's value shared evenly by its elements, in the input's dtype or float32."""
+    """Each feature's value shared evenly by its elements, (n, *F) in the input's dtype, float32 at least.
+
+    Args:
+        values: (n, A).
+        features: None: :func:`~consilience.features.images.coarse`.
+        points: x (n, *F).
+    """
     shape: Sequence[int] = points.x.shape[1:]
     what = unit(features, shape)
     size = exact(what.sizes(points.owner, shape))
@@ -231,5 +253,5 @@ def give(values: Tensor, features: Features | None, points: Points) -> Tensor:
 
 
 def like(values: Tensor, points: Points) -> Tensor:
-    """The values on the input's device, in its dtype, float32 at least."""
+    """``values`` on the device of the ``points``, in their dtype, float32 at least."""
     return values.to(points.x.device, torch.promote_types(points.x.dtype, torch.float32))

@@ -88,7 +88,8 @@ class KernelSHAP(Explainer):
 
     def fold(self, state, cloud, values):
         """Sums of the regression's normal equations, and of the scores of the two coalitions that the constraint needs."""
-        score, has = exact(cloud.split(values.score)), exact(cloud.present)
+        score = exact(cloud.split(values.score))
+        has = exact(cloud.present)
         there = has[:, None] - removed(cloud)
         size = there.sum(2)
         full = (size == has.sum(1, keepdim=True)).double()
@@ -163,7 +164,8 @@ class ShapleySampling(Explainer):
         return Permutations(self.features, absent(self.baselines), self.n_samples)
 
     def fold(self, state, cloud, values):
-        score, gone = exact(cloud.split(values.score)), removed(cloud)
+        score = exact(cloud.split(values.score))
+        gone = removed(cloud)
         if state is None:  # begins with the point itself
             state = torch.zeros_like(gone[:, 0]), score[:, 0], gone[:, 0], score[:, 0]
         total, clean, gone_last, score_last = state

@@ -18,7 +18,8 @@ from ..perturb.points import Points
 from ..settings import setting
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
-from ..surrogates.lime_maple import Maple, Memory, lasso, maple, moments, ridge
+from ..surrogates.lime_maple import Maple, Memory, maple
+from ..surrogates.linear_fits import lasso, moments, ridge
 from .base import Direct, Explainer, Need
 from .perturbation import ABSENT, UNIT, absent, give, like, removed
 
@@ -85,12 +86,17 @@ class LIME(Explainer):
         distance = 1 - (there.sum(2) / has.sum(2)).sqrt()
         weights = torch.exp(-(distance**2) / (2 * self.kernel_width**2))
         gram, cross = moments(there, weights, exact(cloud.split(values.score)))
-        return (gram, cross) if state is None else (state[0] + gram, state[1] + cross)
+        if state is None:
+            return gram, cross
+        return state[0] + gram, state[1] + cross
 
     def finish(self, state, points):
         gram, cross = state
-        found = lasso(gram, cross, self.l1) if self.l1 else ridge(gram, cross, self.ridge)
-        return give(found[:, 1:], self.features, points)
+        if self.l1:
+            coefficients = lasso(gram, cross, self.l1)
+        else:
+            coefficients = ridge(gram, cross, self.ridge)
+        return give(coefficients[:, 1:], self.features, points)
 
 
 @dataclass(frozen=True)

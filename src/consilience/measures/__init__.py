@@ -19,23 +19,16 @@ from .agreement import (
 from .axiomatic import Completeness, LocalFidelity
 from .base import Measure
 from .complexity import EntropyComplexity, GiniSparseness, TruncatedL2
-from .faithfulness import (
-    FaithfulnessCorrelation,
-    FaithfulnessEstimate,
-    Infidelity,
-    MonotonicityCorrelation,
-    SensitivityN,
-)
+from .faithfulness import FaithfulnessCorrelation, Infidelity, SensitivityN
 from .faithfulness_curves import (
-    IROF,
     Deletion,
     EffectiveComplexity,
     Insertion,
-    Monotonicity,
     PixelFlipping,
     RegionPerturbation,
     Selectivity,
 )
+from .leave_one_out import FaithfulnessEstimate, MonotonicityCorrelation
 from .localisation import (
     AttributionLocalisation,
     LocalisationAUC,
@@ -47,6 +40,7 @@ from .localisation import (
 from .randomisation import MPRT, EfficientMPRT, RandomLogit, SmoothMPRT
 from .road import RoadCombined, RoadLeRF, RoadMoRF
 from .robustness import RIS, ROS, RRS, AvgSensitivity, KendallTau, LocalLipschitz, MaxSensitivity, TopKIntersection
+from .whole_curves import IROF, Monotonicity
 
 MEASURES: dict[str, type[Measure]] = {
     cls.name: cls

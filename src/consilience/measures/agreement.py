@@ -27,23 +27,26 @@ class Agreement(Measure):
     undefined = "there is no other row to compare with, or no other for which the comparison is defined"
 
     def matrix(self, task: Task) -> Tensor:
-        """(B, R, R), symmetric: how far each two rows agree; NaN where that is not defined."""
-        values, there = ordered(task.maps), some(present(task), slice(None))
-        parts = self._describe(values, there)
+        """(B, R, R), symmetric: how far each two rows of the ``task`` agree; NaN where that is not defined."""
+        values = ordered(task.maps)
+        there = some(present(task), slice(None))
+        described = self._describe(values, there)
         count = values.shape[1]
-        found = values.new_empty(len(values), count, count)
-        for i in range(count):
-            each = self._compare([p[:, i : i + 1] for p in parts], [p[:, i:] for p in parts], there)
-            found[:, i, i:] = each
-            found[:, i:, i] = each
-        return found
+        matrix = values.new_empty(len(values), count, count)
+        for row in range(count):
+            one = [part[:, row : row + 1] for part in described]
+            others = [part[:, row:] for part in described]
+            agreement = self._compare(one, others, there)
+            matrix[:, row, row:] = agreement
+            matrix[:, row:, row] = agreement
+        return matrix
 
     def __call__(self, task: Task) -> Tensor:
         if task.reference is not None:
             return self.with_reference(task, task.reference)
-        found = self.matrix(task)
-        own = torch.eye(found.shape[1], dtype=torch.bool, device=found.device)
-        return found.masked_fill(own, torch.nan).nanmean(-1)
+        matrix = self.matrix(task)
+        itself = torch.eye(matrix.shape[1], dtype=torch.bool, device=matrix.device)
+        return matrix.masked_fill(itself, torch.nan).nanmean(-1)
 
     def with_reference(self, task: Task, reference: Tensor) -> Tensor:
         """(B, R): how far each row agrees with an attribution that is known, e.g. a linear model's.
@@ -92,8 +95,11 @@ def _card(
 
 @dataclass(frozen=True)
 class FeatureAgreement(Agreement):
-    """|top-k(φ) ∩ top-k(ψ)| / k, of |φ|. ``k``: a number, or below 1 a share of the features that the input has; those tied at
-    the k-th place share what is left of it."""
+    """|top-k(φ) ∩ top-k(ψ)| / k, of |φ|; features tied at the k-th place share what is left of it.
+
+    Args:
+        k: a number of features, or below 1 a share of those that the input has.
+    """
 
     k: int | float = setting(0.1, above=0)
 
@@ -117,7 +123,7 @@ class FeatureAgreement(Agreement):
 
 @dataclass(frozen=True)
 class RankAgreement(FeatureAgreement):
-    """The share of the k places whose feature is in both sets and has the same rank in both."""
+    """The share of the ``k`` places whose feature is in both sets and has the same rank in both."""
 
     name = "rank_agreement"
     card = _card("|{i in both top-k: rank_φ(i) = rank_ψ(i)}| / k")
@@ -128,7 +134,7 @@ class RankAgreement(FeatureAgreement):
 
 @dataclass(frozen=True)
 class SignAgreement(FeatureAgreement):
-    """The share of the k places whose feature is in both sets and has the same sign in both: needs maps with their sign."""
+    """The share of the ``k`` places whose feature is in both sets and has the same sign in both: needs maps with their sign."""
 
     name = "sign_agreement"
     card = _card("|{i in both top-k: sign φ_i = sign ψ_i}| / k", "maps without a sign: the same as feature_agreement")
@@ -139,7 +145,7 @@ class SignAgreement(FeatureAgreement):
 
 @dataclass(frozen=True)
 class SignedRankAgreement(FeatureAgreement):
-    """The share of the k places whose feature is in both sets with the same rank and the same sign."""
+    """The share of the ``k`` places whose feature is in both sets with the same rank and the same sign."""
 
     name = "signed_rank_agreement"
     card = _card(

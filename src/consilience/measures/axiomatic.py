@@ -91,7 +91,8 @@ class LocalFidelity(Measure):
     needs = ("raw",)
 
     def __call__(self, task: Task) -> Tensor:
-        raw, score = _raw(task), task.score
+        raw = _raw(task)
+        score = task.score
         found = torch.full(raw.shape[:2], torch.nan, dtype=torch.float64, device=score.clean.device)
         for kind in sorted({"gradient", "contribution"} & set(task.kinds)):
             where = Local(kind, self.radius, Baseline.of(self.baseline).one())

@@ -40,7 +40,9 @@ class GiniSparseness(Measure):
     def __call__(self, task: Task) -> Tensor:
         v = flat(task.maps).abs()
         there = some(present(task), slice(None))
-        d = torch.full_like(v[..., :1], v.shape[-1]) if there is None else there.sum(-1, keepdim=True).double()
+        d = torch.full_like(v[..., :1], v.shape[-1])
+        if there is not None:
+            d = there.sum(-1, keepdim=True).double()
         # Absent features are zero: they come first in the order, and add nothing but their count.
         place = torch.arange(1, v.shape[-1] + 1, device=v.device) - (v.shape[-1] - d)
         total = v.sum(-1)

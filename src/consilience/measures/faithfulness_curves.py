@@ -3,68 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..card import Card
 from ..features.base import Elements, Features
-from ..features.images import Patches, Pixels, Segments
+from ..features.images import Patches, Pixels
 from ..perturb.baseline import Baseline
 from ..perturb.imputation import AnyImputer, imputer
 from ..settings import setting
 from ..task import Task
-from .base import Measure
-from .removal import VALUES, Curves, Removal, blurred, chosen
-
-ONCE = "what several maps or steps take away alike is asked once"
-
-
-TIES = "ties are broken by keyed random words, the same for all maps of an input (stream 'ties')"
-
-
-def _card(
-    formula: str,
-    source: str,
-    better: Literal["lower", "higher"],
-    perturbation: str,
-    cost: str,
-    differences: tuple[tuple[str, str], ...] = (),
-    normalisation: str = "none: of the map only the order counts",
-) -> Card:
-    return Card(
-        formula,
-        source,
-        better,
-        normalisation,
-        perturbation,
-        f"{TIES}; noise from 'removal'",
-        f"{cost}; {ONCE}",
-        differences,
-    )
-
-
-class Curve(Measure):
-    """Interface: a measure read off the curves of one :class:`~consilience.measures.removal.Removal`.
-
-    ``curve(task)`` gives the curves themselves: counts and shares (B, T); score, probability, accuracy (B, R, T).
-    """
-
-    value: str
-    undefined = "regression has no probability or accuracy; use value='score'"
-
-    def removal(self, task: Task) -> Removal:
-        raise NotImplementedError
-
-    def curve(self, task: Task) -> Curves:
-        return self.removal(task).curves(task)
-
-    def __call__(self, task: Task) -> Tensor:
-        return self.curve(task).area(self.value)
-
-
-# -- flipping, deletion, insertion -------------------------------------------------------------------------------------
+from .curve import Curve, curve_card
+from .removal import VALUES, Removal, blurred, chosen
 
 
 @dataclass(frozen=True)
@@ -85,7 +35,7 @@ class PixelFlipping(Curve):
     features: Features | None = None
 
     name = "pixel_flipping"
-    card = _card(
+    card = curve_card(
         "∫₀¹ f(x without the share s that is most relevant) ds, trapezoidal over s = 0, 1/20, …, 1",
         "Bach et al. 2015, doi 10.1371/journal.pone.0130140; Samek et al. 2017, arXiv 1509.06321",
         "lower",
@@ -108,8 +58,12 @@ class PixelFlipping(Curve):
 @dataclass(frozen=True)
 class Selectivity(Curve):
     """Pixel flipping by regions: area under f(x without the most relevant share of the patches) (Montavon, Samek & Müller
-    2018, doi 10.1016/j.dsp.2017.10.011). Arguments as for :class:`PixelFlipping`; default features: patches, about 14 to
-    the short side, unless the map has few features of its own."""
+    2018, doi 10.1016/j.dsp.2017.10.011).
+
+    Args:
+        steps, baseline, value: as for :class:`PixelFlipping`.
+        features: the regions. Default: patches, about 14 to the short side, unless the map has few features of its own.
+    """
 
     steps: int | None = setting(20, low=1)
     baseline: AnyImputer = None
@@ -117,7 +71,7 @@ class Selectivity(Curve):
     features: Features | None = None
 
     name = "selectivity"
-    card = _card(
+    card = curve_card(
         "∫₀¹ f(x without the share s of patches that is most relevant) ds, trapezoidal over s = 0, 1/20, …, 1",
         "Montavon, Samek & Müller 2018, doi 10.1016/j.dsp.2017.10.011",
         "lower",
@@ -143,6 +97,7 @@ class RegionPerturbation(Curve):
         regions: L; fewer where an input has fewer.
         baseline: None: evaluate's ``baselines``, else "noise": uniform, between the smallest and the largest value of the
             input's channel.
+        value: as for :class:`PixelFlipping`.
         features: the regions. Default: patches of 9 × 9 pixels for images whose sides are at least 63, else as for
             :class:`Selectivity`.
     """
@@ -153,7 +108,7 @@ class RegionPerturbation(Curve):
     features: Features | None = None
 
     name = "region_perturbation"
-    card = _card(
+    card = curve_card(
         "1/(L+1) Σ_{k=0…L} f(x) − f(x without the k most relevant regions): AOPC",
         "Samek, Binder, Montavon, Lapuschkin & Müller 2017, arXiv 1509.06321 (L = 100)",
         "higher",
@@ -170,24 +125,32 @@ class RegionPerturbation(Curve):
     )
 
     def removal(self, task: Task) -> Removal:
-        shape = task.points.x.shape[1:]
-        large = len(shape) == 3 and min(shape[1:]) >= 63 and isinstance(task.features, Elements | Pixels)
-        features = self.features or (Patches(9) if large else chosen(task, None))
+        features = self.features
+        if features is None:
+            shape = task.points.x.shape[1:]
+            is_large = len(shape) == 3 and min(shape[1:]) >= 63  # at least 7 regions along each side
+            is_fine = isinstance(task.features, Elements | Pixels)
+            features = Patches(9) if is_large and is_fine else chosen(task, None)
         return Removal(features, imputer(blurred(task, self.baseline, "noise")), range(self.regions + 1))
 
     def __call__(self, task: Task) -> Tensor:
         curve = self.curve(task)
         heights = curve.read(self.value)
-        there = torch.arange(heights.shape[-1], device=heights.device) <= curve.count[:, -1:]
-        fall = (heights[..., :1] - heights) * there[:, None]
-        return fall.sum(-1) / there.sum(-1)[:, None]
+        # An input with fewer than L regions has fewer steps: what follows repeats the last one.
+        is_step = torch.arange(heights.shape[-1], device=heights.device) <= curve.count[:, -1:]
+        fall = (heights[..., :1] - heights) * is_step[:, None]
+        return fall.sum(-1) / is_step.sum(-1)[:, None]
 
 
 @dataclass(frozen=True)
 class Deletion(Curve):
     """Area under the target's probability as the most relevant features are taken away (RISE, arXiv 1806.07421).
 
-    Arguments as for :class:`PixelFlipping`, with which it shares its evaluations."""
+    It shares its evaluations with :class:`PixelFlipping`.
+
+    Args:
+        steps, baseline, value, features: as for :class:`PixelFlipping`.
+    """
 
     steps: int | None = setting(20, low=1)
     baseline: AnyImputer = None
@@ -195,7 +158,7 @@ class Deletion(Curve):
     features: Features | None = None
 
     name = "deletion"
-    card = _card(
+    card = curve_card(
         "∫₀¹ p(x without the share s that is most relevant) ds, trapezoidal over s = 0, 1/20, …, 1",
         "Petsiuk, Das & Saenko 2018 (RISE), arXiv 1806.07421",
         "lower",
@@ -212,8 +175,11 @@ class Deletion(Curve):
 class Insertion(Curve):
     """Area under the target's probability as the most relevant features are put into a baseline (RISE, arXiv 1806.07421).
 
-    Arguments as for :class:`PixelFlipping`. ``baseline`` None: evaluate's ``baselines``, else a blur of σ = 5 pixels for
-    images, zero for anything else."""
+    Args:
+        steps, value, features: as for :class:`PixelFlipping`.
+        baseline: into what they are put. None: evaluate's ``baselines``, else a blur of σ = 5 pixels for images, zero for
+            anything else.
+    """
 
     steps: int | None = setting(20, low=1)
     baseline: AnyImputer = None
@@ -221,7 +187,7 @@ class Insertion(Curve):
     features: Features | None = None
 
     name = "insertion"
-    card = _card(
+    card = curve_card(
         "∫₀¹ p(baseline with the share s of x that is most relevant) ds, trapezoidal over s = 0, 1/20, …, 1",
         "Petsiuk, Das & Saenko 2018 (RISE), arXiv 1806.07421",
         "higher",
@@ -245,7 +211,11 @@ class EffectiveComplexity(Curve):
     """The smallest share of the features, most relevant first, that is enough: |f(x_s) − f(x)| ≤ tolerance · |f(x) − f(x_0)|
     where x_s has the share s and x_0 nothing but the baseline (after Nguyen & Martínez 2020, arXiv 2007.07584).
 
-    Arguments as for :class:`Insertion`, with which it shares its evaluations; the answer is a multiple of 1 / steps.
+    It shares its evaluations with :class:`Insertion`; the answer is a multiple of 1 / steps.
+
+    Args:
+        tolerance: a share of the whole change of the score.
+        steps, baseline, value, features: as for :class:`Insertion`.
     """
 
     tolerance: float = setting(0.1, low=0)
@@ -255,7 +225,7 @@ class EffectiveComplexity(Curve):
     features: Features | None = None
 
     name = "effective_complexity"
-    card = _card(
+    card = curve_card(
         "min s with |f(x_s) − f(x)| ≤ tolerance · |f(x_0) − f(x)|, x_s the baseline with the share s of x that is "
         "most relevant",
         "after Nguyen & Martínez 2020, arXiv 2007.07584, who ask for E (f(x_s) − f(x))² below a given number",
@@ -280,126 +250,15 @@ class EffectiveComplexity(Curve):
         heights = curve.read(self.value)
         off = (heights - heights[..., -1:]).abs()
         enough = off <= self.tolerance * off[..., :1]
-        found = curve.share[:, None].expand_as(off).gather(-1, enough.double().argmax(-1, keepdim=True))[..., 0]
-        return torch.where(off[..., 0] > 0, found, torch.nan)
+        first = enough.double().argmax(-1, keepdim=True)  # of equal values the first: the least share that is enough
+        share = curve.share[:, None].expand_as(off).gather(-1, first)[..., 0]
+        return torch.where(off[..., 0] > 0, share, torch.nan)
 
 
 def _inserted(task: Task, measure: Insertion | EffectiveComplexity) -> Removal:
-    soft = Baseline("blur", sigma=5.0) if task.points.x.ndim == 4 else Baseline()
+    """Features put into a baseline, for images a softer blur than elsewhere: RISE's."""
+    soft = Baseline()
+    if task.points.x.ndim == 4:
+        soft = Baseline("blur", sigma=5.0)
     start = imputer(blurred(task, measure.baseline, soft))
     return Removal(measure.features or task.features, start, measure.steps, insert=True)
-
-
-# -- one by one --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class IROF(Curve):
-    """Area over the curve of p(x without the l most relevant segments) / p(x), l from 0 to all (arXiv 2003.08747).
-
-    A segment's relevance is its mean attribution. The area is that of the unit interval, so inputs with different numbers of
-    segments can be compared: 1 − ∫₀¹.
-
-    Args:
-        segments: about how many SLIC superpixels an image gets (from scikit-image); ignored with ``features``.
-        baseline: None: evaluate's ``baselines``, else "mean", of each channel.
-        steps: None takes the segments away one by one.
-        features: other segments. Default: SLIC for images whose maps are of elements or pixels, else the map's own features.
-    """
-
-    segments: int = setting(50, low=1)
-    steps: int | None = setting(None, low=1)
-    baseline: AnyImputer = None
-    value: str = setting("probability", choices=VALUES)
-    features: Features | None = None
-
-    name = "irof"
-    card = _card(
-        "1 − ∫₀¹ p(x without the share s of segments that is most relevant) / p(x) ds, trapezoidal over s = l/L, l = 0 … L",
-        "Rieger & Hansen 2020, arXiv 2003.08747 (300 segments)",
-        "higher",
-        "about 50 SLIC superpixels, ordered by mean attribution, replaced by the channels' means (segments, baseline)",
-        "number of segments + 1 forward for each map",
-        (
-            (
-                "quantus",
-                "IROF is for inputs of one channel, and gives L minus the "
-                "trapezoidal sum over l = 1 … L of curve(task), which grows with the number L of segments",
-            ),
-        ),
-        "by p(x)",
-    )
-    undefined = "p(x) is zero, or regression has no probability; then use value='score'"
-
-    def removal(self, task: Task) -> Removal:
-        features = self.features
-        if features is None and task.points.x.ndim == 4 and isinstance(task.features, Elements | Pixels):
-            features = task.once(("slic", self.segments), lambda: _slic(task, self.segments))
-        replaced = imputer(blurred(task, self.baseline, "mean"))
-        return Removal(features or task.features, replaced, self.steps, average=True)
-
-    def __call__(self, task: Task) -> Tensor:
-        curve = self.curve(task)
-        heights = curve.read(self.value)
-        width = curve.share.diff(dim=1)[:, None]
-        relative = heights / heights[..., :1]
-        return 1 - (width * (relative[..., 1:] + relative[..., :-1]) / 2).sum(-1)
-
-
-def _slic(task: Task, segments: int) -> Segments:
-    """The labels stand where their input's owner looks for them, whichever inputs the task holds."""
-    points = task.points
-    found = Segments.slic(points.x, segments).labels
-    labels = found.new_zeros(max(points.inputs, int(points.owner.max()) + 1), *found.shape[1:])
-    return Segments(labels.index_copy(0, points.owner, found), batched=True)
-
-
-@dataclass(frozen=True)
-class Monotonicity(Curve):
-    """Whether the target's probability never falls as features are put in, least relevant first (Arya et al. 2019,
-    arXiv 1909.03012): 1 or 0; the share of the steps at which it does not fall, if not ``strict``.
-
-    Args:
-        strict: all or nothing, as in the paper; with many features it is nearly always 0.
-        steps: T, for 1/T of the features at a time; None: one by one, as in the paper.
-        baseline: where it starts. None: evaluate's ``baselines``, else "blur" for images, "zero" for anything else.
-        features: as for :class:`Selectivity`.
-    """
-
-    strict: bool = True
-    steps: int | None = setting(20, low=1)
-    baseline: AnyImputer = None
-    value: str = setting("probability", choices=VALUES)
-    features: Features | None = None
-
-    name = "monotonicity"
-    card = _card(
-        "1[p(baseline with the share s of x that is least relevant) never falls in s = 0, 1/20, …, 1], or the share "
-        "of the steps at which it does not; falls below 1e-6 of the largest value do not count",
-        "Arya et al. 2019, arXiv 1909.03012 (one feature at a time: steps=None)",
-        "higher",
-        "patches, about 14 to the short side, put into x blurred by σ = 10 pixels (zero where inputs are no images)",
-        "steps + 1 = 21 forward for each map",
-        (
-            (
-                "quantus",
-                "Monotonicity replaces features of the baseline by the baseline: the input never changes and the "
-                "answer is always True",
-            ),
-        ),
-    )
-    undefined = "the value never changes, or regression has no probability; then use value='score'"
-
-    def removal(self, task: Task) -> Removal:
-        start = imputer(blurred(task, self.baseline))
-        return Removal(chosen(task, self.features), start, self.steps, first="least", insert=True)
-
-    def __call__(self, task: Task) -> Tensor:
-        curve = self.curve(task)
-        heights = curve.read(self.value)
-        rise = heights.diff(dim=-1)
-        taken = (curve.count.diff(dim=1) > 0)[:, None]  # an input with fewer features has fewer steps
-        falls = rise < -1e-6 * heights.abs().amax(-1, keepdim=True)  # less is rounding
-        kept = (~falls & taken).sum(-1) / taken.sum(-1).double()
-        kept = (kept == 1).double() if self.strict else kept
-        return torch.where((rise != 0).any(-1) & rise.isfinite().all(-1), kept, torch.nan)

@@ -19,12 +19,19 @@ from ..perturb.points import Points
 from ..settings import Settings, setting
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
-from ..surrogates.lime_maple import Maple, Memory, lime_tabular, maple, predict
+from ..surrogates.lime_maple import Maple, Memory, lime_tabular, maple
+from ..surrogates.linear_fits import predict
 
 
 @dataclass(frozen=True)
 class LocalQuality:
-    """(B,) each, float64: ``point`` PF, ``neighbourhood`` NF (both in squared units of the score) and ``stability`` S."""
+    """How well the local models of B inputs explain.
+
+    Args:
+        point: PF (B,) float64, in squared units of the score.
+        neighbourhood: NF (B,) float64, in squared units of the score.
+        stability: S (B,) float64, in squared units of the coefficients.
+    """
 
     point: Tensor
     neighbourhood: Tensor
@@ -86,7 +93,8 @@ class LocalModels(Settings):
         )
 
     def __call__(self, score: Score, points: Points, key: Key) -> LocalQuality:
-        size = points.x[0].numel() + 1 if len(points) else 1
+        size = points.x[:1].numel() + 1
+        # A local model's Gram matrix has size² numbers, for each neighbour of each point.
         step = max(1, 2**22 // (self.samples * size**2))
         parts = [self._some(score, points[start : start + step], key) for start in range(0, len(points), step)]
         return LocalQuality(*(torch.cat(values) for values in zip(*parts, strict=True)))

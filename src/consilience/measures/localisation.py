@@ -20,7 +20,11 @@ EMPTY = "the region is empty or everything, or the map has no positive value to 
 
 @dataclass(frozen=True)
 class Localised(Measure):
-    """Judges v = |φ|, or the positive part v = max(φ, 0) if not ``magnitude`` (the same for maps without a sign)."""
+    """Interface: judges where the values v of a map lie, in a region or outside.
+
+    Args:
+        magnitude: v = |φ|; else the positive part v = max(φ, 0). The same for maps without a sign.
+    """
 
     magnitude: bool = True
 
@@ -29,10 +33,14 @@ class Localised(Measure):
 
     def __call__(self, task: Task) -> Tensor:
         values = ordered(task.maps)
-        values = values.abs() if self.magnitude else values.clamp(min=0)
+        if self.magnitude:
+            values = values.abs()
+        else:
+            values = values.clamp(min=0)
         there = some(present(task), slice(None))
         inside = region(task)
-        return none_is_nan(self._judge(values, inside, there, task), (values > 0).any(-1) & inside.any(-1))
+        defined = (values > 0).any(-1) & inside.any(-1)
+        return none_is_nan(self._judge(values, inside, there, task), defined)
 
     def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
         """(B, R, A) values, (B, 1, A) region and presence → (B, R)."""
@@ -54,7 +62,11 @@ def _card(
 
 @dataclass(frozen=True)
 class RelevanceMass(Localised):
-    """Σ_G v / Σ v: the share of the map's mass in the region (Arras, Osman & Samek 2022, arXiv 2003.07258)."""
+    """Σ_G v / Σ v: the share of the map's mass in the region (Arras, Osman & Samek 2022, arXiv 2003.07258).
+
+    Args:
+        magnitude: see :class:`Localised`.
+    """
 
     name = "relevance_mass"
     card = _card(
@@ -77,7 +89,12 @@ class RelevanceMass(Localised):
 @dataclass(frozen=True)
 class AttributionLocalisation(Localised):
     """μ = Σ_G φ⁺ / Σ φ⁺, or μ · d/|G| if ``weighted``: how much denser the region is than all (Kohlbrenner et al. 2020,
-    arXiv 1910.09840). d counts the features that the input has."""
+    arXiv 1910.09840). d counts the features that the input has.
+
+    Args:
+        magnitude: see :class:`Localised`.
+        weighted: by d/|G|.
+    """
 
     magnitude: bool = False
     weighted: bool = False
@@ -100,14 +117,18 @@ class AttributionLocalisation(Localised):
         ratio = (values * inside).sum(-1) / values.sum(-1)
         if not self.weighted:
             return ratio
-        count = torch.full_like(ratio[:, :1], values.shape[-1]) if there is None else there.sum(-1)
+        count = _count(values, there)
         return ratio * count / inside.sum(-1)
 
 
 @dataclass(frozen=True)
 class RelevanceRank(Localised):
     """|top-|G| of v ∩ G| / |G|: the region's share of as many features as it has (Arras, Osman & Samek 2022, arXiv
-    2003.07258). Features tied at the last place share what is left of it."""
+    2003.07258). Features tied at the last place share what is left of it.
+
+    Args:
+        magnitude: see :class:`Localised`.
+    """
 
     name = "relevance_rank"
     card = _card(
@@ -130,7 +151,12 @@ class RelevanceRank(Localised):
 @dataclass(frozen=True)
 class TopKLocalisation(Localised):
     """|top-k of v ∩ G| / k: the share of the k largest that lies in the region (Theiner et al. 2022, arXiv 2104.14995).
-    At most |G|/k if the region is smaller. ``k``: a number, or below 1 a share of the features."""
+    At most |G|/k if the region is smaller.
+
+    Args:
+        magnitude: see :class:`Localised`.
+        k: a number of features, or below 1 a share of those that the input has.
+    """
 
     k: int | float = setting(0.1, above=0)
 
@@ -159,8 +185,16 @@ class TopKLocalisation(Localised):
 
 @dataclass(frozen=True)
 class PointingGame(Localised):
-    """1 if the largest value lies in the region or within ``tolerance`` features of it, else 0; of several largest, their
-    share (Zhang et al. 2018, arXiv 1608.00507, with a tolerance of 15 pixels). Distances are Euclidean on the map's grid."""
+    """1 if the largest value lies in the region or near it, else 0; of several largest, their share (Zhang et al. 2018, arXiv
+    1608.00507, with a tolerance of 15 pixels).
+
+    Args:
+        magnitude: see :class:`Localised`.
+        tolerance: near is within so many features; distances are Euclidean on the map's grid.
+
+    Raises:
+        InputError: a tolerance for maps that are on no line or grid.
+    """
 
     magnitude: bool = False
     tolerance: int = setting(0, low=0)
@@ -181,7 +215,8 @@ class PointingGame(Localised):
     def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
         if self.tolerance:
             inside = _wider(inside, task.maps.shape[2:], self.tolerance)
-            inside = inside if there is None else inside & there
+            if there is not None:
+                inside = inside & there
         top_value = values.amax(-1, keepdim=True)
         # Largest up to rounding, which would else pick one of two equal values in this batch and the other in the next.
         rounding = ROUNDING * torch.finfo(task.maps.dtype).eps * top_value
@@ -192,7 +227,11 @@ class PointingGame(Localised):
 @dataclass(frozen=True)
 class LocalisationAUC(Localised):
     """Area under the ROC curve of v as a detector of the region: the chance that a feature inside has a larger value than
-    one outside, ties counting half (Fawcett 2006, doi 10.1016/j.patrec.2005.10.010)."""
+    one outside, ties counting half (Fawcett 2006, doi 10.1016/j.patrec.2005.10.010).
+
+    Args:
+        magnitude: see :class:`Localised`.
+    """
 
     name = "localisation_auc"
     card = _card(
@@ -203,21 +242,30 @@ class LocalisationAUC(Localised):
     )
 
     def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
-        total = torch.full_like(inside[..., 0], values.shape[-1], dtype=torch.float64)
-        total = total if there is None else there.sum(-1).double()
+        total = _count(values, there)
         count = inside.sum(-1).double()
-        place = (ranks(values, there) * inside).sum(-1)
+        # Mann and Whitney: the sum of the ranks inside, less its least possible value, over the number of pairs.
+        rank_sum = (ranks(values, there) * inside).sum(-1)
         pairs = count * (total - count)
-        return (place - count * (count + 1) / 2) / torch.where(pairs > 0, pairs, torch.nan)
+        return (rank_sum - count * (count + 1) / 2) / torch.where(pairs > 0, pairs, torch.nan)
+
+
+def _count(values: Tensor, there: Tensor | None) -> Tensor:
+    """(B, 1) float64: how many features each input has, of those of the values (B, R, A)."""
+    if there is None:
+        return values.new_full((len(values), 1), values.shape[-1])
+    return there.sum(-1).double()
 
 
 def _wider(inside: Tensor, grid: torch.Size, tolerance: int) -> Tensor:
     """(B, 1, A) → the features within ``tolerance`` of the region on the grid."""
     if len(grid) not in (1, 2):
         raise InputError(f"tolerance: needs maps on a line or a grid, these have shape {tuple(grid)}; use tolerance=0")
-    steps = torch.arange(-tolerance, tolerance + 1, device=inside.device)
-    rows = steps if len(grid) == 2 else steps[:1] * 0
-    disc = (rows[:, None] ** 2 + steps**2 <= tolerance**2).float()
-    flat_grid = inside.reshape(len(inside), 1, -1, grid[-1]).float()
-    near = nnf.conv2d(flat_grid, disc[None, None], padding=(len(rows) // 2, tolerance))
+    columns = torch.arange(-tolerance, tolerance + 1, device=inside.device)
+    rows = columns
+    if len(grid) == 1:
+        rows = columns.new_zeros(1)  # a line is a grid of one row
+    disc = (rows[:, None] ** 2 + columns**2 <= tolerance**2).float()
+    pictures = inside.reshape(len(inside), 1, -1, grid[-1]).float()
+    near = nnf.conv2d(pictures, disc[None, None], padding=(len(rows) // 2, tolerance))
     return (near > 0.5).reshape(inside.shape)

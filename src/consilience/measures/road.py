@@ -14,14 +14,12 @@ from ..features.images import Pixels
 from ..perturb.imputation import NoisyLinear
 from ..settings import setting
 from ..task import Task
-from .faithfulness_curves import Curve, _card
+from .curve import Curve, curve_card
 from .removal import VALUES, Removal
-
-# -- ROAD --------------------------------------------------------------------------------------------------------------
 
 
 def _road(formula: str, better: Literal["lower", "higher"], cost: str) -> Card:
-    return _card(
+    return curve_card(
         formula,
         "Rong, Leemann, Borisov, Kasneci & Kasneci 2022, arXiv 2202.00449",
         better,

@@ -32,8 +32,12 @@ from .neighbour_pass import (
 
 @dataclass(frozen=True)
 class MaxSensitivity(Nearby):
-    """max over draws of ‖φ(x') − φ(x)‖₂, divided by ‖φ(x)‖₂ if ``relative`` (Yeh et al. 2019, arXiv 1901.09392, without the
-    division)."""
+    """max over draws of ‖φ(x') − φ(x)‖₂ / ‖φ(x)‖₂ (Yeh et al. 2019, arXiv 1901.09392, without the division).
+
+    Args:
+        radius, where, samples, redraw: the neighbours, see :class:`~consilience.measures.neighbour_pass.Nearby`.
+        relative: divided by ‖φ(x)‖₂; else not.
+    """
 
     relative: bool = True
 
@@ -63,13 +67,26 @@ class MaxSensitivity(Nearby):
 
     def __call__(self, task: Task) -> Tensor:
         (change,) = self._gathered(task)
-        return _relative(change.amax(1), task) if self.relative else change.amax(1)
+        return self._scaled(change.amax(1), task)
+
+    def _scaled(self, change: Tensor, task: Task) -> Tensor:
+        """(B, R): the change, divided by the norm of the map if it is relative."""
+        if not self.relative:
+            return change
+        size = flat(task.maps).norm(dim=-1)
+        return none_is_nan(change / size, size > 0)
 
 
 @dataclass(frozen=True)
 class AvgSensitivity(MaxSensitivity):
-    """mean over draws of ‖φ(x') − φ(x)‖₂, divided by ‖φ(x)‖₂ if ``relative``: unsquared, the S_AVG of AGG's tables. The
-    squared one, which mixtures minimise, is the metric :class:`~consilience.AverageSensitivity`."""
+    """mean over draws of ‖φ(x') − φ(x)‖₂ / ‖φ(x)‖₂: unsquared, the S_AVG of AGG's tables.
+
+    The squared one, which mixtures minimise, is the metric :class:`~consilience.AverageSensitivity`.
+
+    Args:
+        radius, where, samples, redraw: the neighbours, see :class:`~consilience.measures.neighbour_pass.Nearby`.
+        relative: divided by ‖φ(x)‖₂; else not.
+    """
 
     name = "avg_sensitivity"
     card = Card(
@@ -85,12 +102,16 @@ class AvgSensitivity(MaxSensitivity):
 
     def __call__(self, task: Task) -> Tensor:
         (change,) = self._gathered(task)
-        return _relative(change.mean(1), task) if self.relative else change.mean(1)
+        return self._scaled(change.mean(1), task)
 
 
 @dataclass(frozen=True)
 class LocalLipschitz(Nearby):
-    """max over draws of ‖φ(x') − φ(x)‖₂ / ‖x' − x‖₂ (Alvarez-Melis & Jaakkola 2018, arXiv 1806.08049)."""
+    """max over draws of ‖φ(x') − φ(x)‖₂ / ‖x' − x‖₂ (Alvarez-Melis & Jaakkola 2018, arXiv 1806.08049).
+
+    Args:
+        radius, where, samples, redraw: the neighbours, see :class:`~consilience.measures.neighbour_pass.Nearby`.
+    """
 
     name = "local_lipschitz"
     undefined = "every neighbour equals the input"
@@ -126,6 +147,7 @@ class RelativeStability(Nearby):
     (arXiv 2203.06877) have in common; they differ in the change.
 
     Args:
+        radius, where, samples, redraw: the neighbours, see :class:`~consilience.measures.neighbour_pass.Nearby`.
         same_class: only neighbours with the prediction of x count, as in the paper; off: all.
         elementwise: changes relative to each element, the paper's; off: ‖v' − v‖₂/‖v‖₂, for maps that are zero at places.
         eps: ε, and what stands in place of an element that is zero, about which the paper is silent.
@@ -145,12 +167,17 @@ class RelativeStability(Nearby):
     @property
     def statistics(self) -> tuple[Statistic, ...]:
         maps = RelativeChange("maps", self.elementwise, self.eps)
-        return (maps, self._change, SameClass()) if self.same_class else (maps, self._change)
+        if self.same_class:
+            return maps, self._change, SameClass()
+        return maps, self._change
 
     def __call__(self, task: Task) -> Tensor:
-        maps, change, *same = self._gathered(task)
+        maps, change, *same_class = self._gathered(task)
         ratio = maps / change.clamp(min=self.eps)[..., None]
-        return _largest(ratio, (same[0] > 0)[..., None] if same else torch.ones_like(ratio, dtype=torch.bool))
+        counts = torch.ones_like(ratio, dtype=torch.bool)
+        if same_class:
+            counts = (same_class[0] > 0)[..., None]
+        return _largest(ratio, counts)
 
 
 def _stability(symbol: str, differences: tuple[tuple[str, str], ...]) -> Card:
@@ -168,7 +195,12 @@ def _stability(symbol: str, differences: tuple[tuple[str, str], ...]) -> Card:
 
 @dataclass(frozen=True)
 class RIS(RelativeStability):
-    """Relative input stability: the change is ‖(x' − x)/x‖₂."""
+    """Relative input stability: the change is ‖(x' − x)/x‖₂.
+
+    Args:
+        radius, where, samples, redraw: the neighbours, see :class:`~consilience.measures.neighbour_pass.Nearby`.
+        same_class, elementwise, eps: see :class:`RelativeStability`.
+    """
 
     name = "ris"
     card = _stability(
@@ -186,8 +218,13 @@ class RIS(RelativeStability):
 
 @dataclass(frozen=True)
 class RRS(RelativeStability):
-    """Relative representation stability: the change is ‖(L(x') − L(x))/L(x)‖₂, L the layer before the classifier, which is
-    found: what the last submodule with weights gets. ``layer``: the output of that submodule in its place."""
+    """Relative representation stability: the change is ‖(L(x') − L(x))/L(x)‖₂, L the layer before the classifier.
+
+    Args:
+        radius, where, samples, redraw: the neighbours, see :class:`~consilience.measures.neighbour_pass.Nearby`.
+        same_class, elementwise, eps: see :class:`RelativeStability`.
+        layer: L is the output of this submodule; "auto": what the last submodule with weights gets.
+    """
 
     layer: str = "auto"
 
@@ -210,8 +247,13 @@ class RRS(RelativeStability):
 
 @dataclass(frozen=True)
 class ROS(RelativeStability):
-    """Relative output stability: the change is ‖h(x') − h(x)‖₂ over all outputs (logits), as in the paper not relative;
-    ``relative``: relative to h(x), as the name says and OpenXAI computes."""
+    """Relative output stability: the change is ‖h(x') − h(x)‖₂ over all outputs (logits), as in the paper not relative.
+
+    Args:
+        radius, where, samples, redraw: the neighbours, see :class:`~consilience.measures.neighbour_pass.Nearby`.
+        same_class, elementwise, eps: see :class:`RelativeStability`.
+        relative: relative to h(x), as the name says and OpenXAI computes.
+    """
 
     relative: bool = False
 
@@ -226,7 +268,9 @@ class ROS(RelativeStability):
 
     @property
     def _change(self) -> Statistic:
-        return RelativeChange("outputs", self.elementwise, self.eps) if self.relative else OutputChange()
+        if self.relative:
+            return RelativeChange("outputs", self.elementwise, self.eps)
+        return OutputChange()
 
 
 @dataclass(frozen=True)
@@ -234,7 +278,10 @@ class TopKIntersection(Nearby):
     """mean over draws of |top-k(x) ∩ top-k(x')| / k (Ghorbani et al. 2019, arXiv 1710.10547): 1 if the k most important
     features stay, k/d by chance. Features tied at the k-th place share what is left of it.
 
-    ``k``: a number of features, or below 1 a share of those that the input has. ``signed``: the k largest φ, not |φ|.
+    Args:
+        radius, where, samples, redraw: the neighbours, see :class:`~consilience.measures.neighbour_pass.Nearby`.
+        k: a number of features, or below 1 a share of those that the input has.
+        signed: the k largest φ, not |φ|.
     """
 
     k: int | float = setting(0.1, above=0)
@@ -267,7 +314,12 @@ class TopKIntersection(Nearby):
 @dataclass(frozen=True)
 class KendallTau(Nearby):
     """mean over draws of Kendall's τ-b between the rankings of all features at x and x' (Chen et al. 2019, arXiv 1905.09957);
-    a neighbour whose map is constant counts as 0. ``signed``: ranked by φ, not by |φ|."""
+    a neighbour whose map is constant counts as 0.
+
+    Args:
+        radius, where, samples, redraw: the neighbours, see :class:`~consilience.measures.neighbour_pass.Nearby`.
+        signed: ranked by φ, not by |φ|.
+    """
 
     signed: bool = False
 
@@ -292,12 +344,7 @@ class KendallTau(Nearby):
         return tau.mean(1)
 
 
-def _relative(value: Tensor, task: Task) -> Tensor:
-    size = flat(task.maps).norm(dim=-1)
-    return none_is_nan(value / size, size > 0)
-
-
 def _largest(ratio: Tensor, counts: Tensor) -> Tensor:
     """(B, S, R) → (B, R): the largest that counts; NaN where none does."""
-    found = torch.where(counts, ratio, -torch.inf).amax(1)
-    return none_is_nan(found, found > -torch.inf)
+    largest = torch.where(counts, ratio, -torch.inf).amax(1)
+    return none_is_nan(largest, largest > -torch.inf)
