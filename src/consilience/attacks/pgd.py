@@ -82,7 +82,18 @@ def pgd(
 
 
 def question(model: Any, x: Tensor, y: Tensor, ids: Any, max_batch: int) -> Score:
-    """The score of the classes ``y`` at ``x``: the logit of each input's class."""
+    """The score of given classes: the logit of each input's class.
+
+    Args:
+        model: a model, or a score, whose arguments are kept.
+        x: (B, *F).
+        y: (B,) int64, the classes.
+        ids: (B,), of the inputs; None: the score's, or 0 … B − 1.
+        max_batch: rows in flight.
+
+    Raises:
+        InputError: a model with one output.
+    """
     score = copy.copy(model) if isinstance(model, Score) else Score(model)
     score.target = y
     score.kind = "logit"
@@ -96,12 +107,15 @@ def question(model: Any, x: Tensor, y: Tensor, ids: Any, max_batch: int) -> Scor
 
 
 def margin(outputs: Tensor, target: Tensor) -> Tensor:
-    """(N,): logit of the class minus the largest other one; positive where the class is predicted."""
+    """(N,): logit of the class minus the largest other one; positive where the class is predicted.
+
+    ``outputs`` (N, classes), ``target`` (N,) int64.
+    """
     own = target[:, None]
     others = outputs.scatter(1, own, -torch.inf)
     return (outputs.gather(1, own) - others.amax(1, keepdim=True))[:, 0]
 
 
 def cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
-    """(N,): of each row."""
+    """(N,): of each row; ``outputs`` (N, classes), ``target`` (N,) int64."""
     return nnf.cross_entropy(outputs, target, reduction="none")

@@ -99,8 +99,12 @@ class GuidedBackprop(Explainer):
 class SmoothGrad(Explainer):
     """φ = E ∇f(x + σε), ε ~ N(0, I) (Smilkov et al. 2017, arXiv 1706.03825).
 
-    ``stdev`` is a share of max x − min x if ``relative`` (as in that paper), else in units of the model's input. The
-    noise belongs to the input's id: the same at x and at its neighbours, and the same for the three methods on this cloud.
+    The noise belongs to the input's id: the same at x and at its neighbours, and the same for the three methods on this cloud.
+
+    Args:
+        n_samples: noisy inputs.
+        stdev: σ, a share of max x − min x if ``relative`` (as in that paper), else in units of the model's input.
+        relative: see ``stdev``.
     """
 
     n_samples: int = setting(20, low=1)
@@ -129,7 +133,11 @@ class SmoothGrad(Explainer):
 
 @dataclass(frozen=True)
 class SmoothGradSquared(Explainer):
-    """φ = E (∇f(x + σε))², on SmoothGrad's cloud (Hooker et al. 2019, arXiv 1806.10758)."""
+    """φ = E (∇f(x + σε))², on SmoothGrad's cloud (Hooker et al. 2019, arXiv 1806.10758).
+
+    Args:
+        n_samples, stdev, relative: as for :class:`SmoothGrad`.
+    """
 
     n_samples: int = setting(20, low=1)
     stdev: float = setting(0.15, low=0)
@@ -160,6 +168,9 @@ class VarGrad(Explainer):
     """φ = Var ∇f(x + σε) (divided by n), on SmoothGrad's cloud (Adebayo et al. 2018, arXiv 1810.03292).
 
     Chunks are merged by their means and sums of squared deviations, without the cancellation of E g² − (E g)².
+
+    Args:
+        n_samples, stdev, relative: as for :class:`SmoothGrad`.
     """
 
     n_samples: int = setting(20, low=1)
@@ -187,12 +198,16 @@ class VarGrad(Explainer):
 
     def fold(self, state, cloud, values):
         gradients = cloud.split(values.gradient)
-        count, centre = gradients.shape[1], gradients.mean(1)
+        count = gradients.shape[1]
+        centre = gradients.mean(1)
         squares = ((gradients - centre[:, None]) ** 2).sum(1)
         if state is None:
             return count, centre, squares
+        # Sums of squares about two means are put together about the common one (Chan et al. 1979): E g² − (E g)² would
+        # lose the variance in rounding where gradients hardly vary.
         before, old, sum_old = state
-        total, shift = before + count, centre - old
+        total = before + count
+        shift = centre - old
         return total, old + shift * (count / total), sum_old + squares + shift**2 * (before * count / total)
 
     def finish(self, state, points):
@@ -202,7 +217,12 @@ class VarGrad(Explainer):
 
 @dataclass(frozen=True)
 class UniformGrad(Explainer):
-    """φ = E ∇f(x + u), u ~ U[−radius, radius] per element: the gradient averaged over the box around x."""
+    """φ = E ∇f(x + u), u ~ U[−radius, radius] per element: the gradient averaged over the box around x.
+
+    Args:
+        n_samples: points of the box.
+        radius: half its side, in units of the model's input.
+    """
 
     n_samples: int = setting(20, low=1)
     radius: float = setting(0.1, low=0)

@@ -21,8 +21,12 @@ SHARES = "none: in units of the score, signed"
 class IntegratedGradients(Explainer):
     """φ = (x − b) ⊙ ∫₀¹ ∇f(b + α(x − b)) dα (Sundararajan et al. 2017, arXiv 1703.01365).
 
-    The integral is Gauss–Legendre quadrature with ``n_steps`` points. ``baselines``: None (zero), a number, "mean",
-    "blur", or a tensor of shape F or (B, *F). Completeness: Σφ = f(x) − f(b) up to the quadrature's error.
+    Completeness: Σφ = f(x) − f(b) up to the quadrature's error.
+
+    Args:
+        n_steps: points of the Gauss–Legendre quadrature.
+        baselines: None (zero), a number, "mean", "blur", a tensor F, or ``Baseline.per_input(rows)`` with rows (B, *F); of a
+            data set its mean row.
     """
 
     n_steps: int = setting(16, low=1)
@@ -52,8 +56,12 @@ class IntegratedGradients(Explainer):
 class ExpectedGradients(Explainer):
     """φ = E (x̃ − b) ⊙ ∇f(b + α(x̃ − b)), α ~ U(0, 1), b from ``baselines``, x̃ = x + stdev · N(0, I).
 
-    Expected gradients (Erion et al. 2021, arXiv 1906.10670) for ``stdev`` 0; with noise it is Captum's GradientShap.
-    ``baselines``: a data set (n, *F), of which each draw takes one row; or None, a number, "mean", "blur".
+    Expected gradients (Erion et al. 2021, arXiv 1906.10670) without noise; with noise it is Captum's GradientShap.
+
+    Args:
+        n_samples: draws of (α, b, x̃).
+        stdev: of the noise, in units of the model's input.
+        baselines: a data set (n, *F), of which each draw takes one row; or None (zero), a number, "mean", "blur".
     """
 
     n_samples: int = setting(20, low=1)
@@ -86,7 +94,11 @@ class ExpectedGradients(Explainer):
 
 @dataclass(frozen=True)
 class GradientSHAP(Explainer):
-    """Expected gradients of a noisy input: Captum's GradientShap, with noise 0.09 by default as in its tutorials."""
+    """Expected gradients of a noisy input: Captum's GradientShap, with noise 0.09 by default as in its tutorials.
+
+    Args:
+        n_samples, stdev, baselines: as for :class:`ExpectedGradients`.
+    """
 
     n_samples: int = setting(20, low=1)
     stdev: float = setting(0.09, low=0)
@@ -121,6 +133,10 @@ class DeepLIFT(Explainer):
     """φ = multiplier ⊙ (x − b): backpropagation with Δout/Δin at every non-linearity (rescale rule; Shrikumar et al.
     2017, arXiv 1704.02685). One batch of [x; baseline]; operations without a rescale rule are refused by name.
     Completeness: Σφ = f(x) − f(b) up to rounding.
+
+    Args:
+        baselines: None (zero), a number, "mean", "blur", a tensor F, or ``Baseline.per_input(rows)`` with rows (B, *F); of a
+            data set its mean row.
     """
 
     baselines: AnyBaseline = None
@@ -157,4 +173,6 @@ def _one(spec: Any) -> Baseline:
 
 def _data(spec: Any) -> Baseline:
     """An array is a data set to draw from; anything else as for IntegratedGradients."""
-    return Baseline.samples(spec) if hasattr(spec, "shape") else Baseline.of(spec)
+    if hasattr(spec, "shape"):
+        return Baseline.samples(spec)
+    return Baseline.of(spec)

@@ -88,7 +88,9 @@ def named(module: nn.Module, name: str, ask: Ask, image: Tensor) -> Layer:
     """The layer the user chose: the last output of ``name`` whose cells are places, or that of call k for ``name#k``.
 
     Args:
-        module, ask, image: as for :func:`find`.
+        module: as for :func:`find`.
+        ask: as for :func:`find`.
+        image: as for :func:`find`.
         name: a submodule's qualified name, with "#k" for its k-th call, from 0.
 
     Raises:
@@ -123,6 +125,10 @@ def captured(module: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[Layer,
     The model goes on with a clone, so that later in-place operations do not change what was captured; values and
     gradients are the same. Hooks are removed, whatever happens.
 
+    Args:
+        module: the model that runs.
+        layers: of which the activations are kept.
+
     Raises:
         InputError: on leaving, for a layer that did not run.
     """
@@ -130,13 +136,16 @@ def captured(module: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[Layer,
     wanted = {(layer.name, layer.call): layer for layer in layers}
 
     def keep(name: str, call: int, tensor: Tensor) -> bool:
-        if (name, call) in wanted:
-            activations[wanted[name, call]] = tensor
-        return (name, call) in wanted
+        layer = wanted.get((name, call))
+        if layer is None:
+            return False
+        activations[layer] = tensor
+        return True
 
     with _hooked(module, {layer.name for layer in layers}, keep):
         yield activations
-    if missing := [str(layer) for layer in layers if layer not in activations]:
+    missing = [str(layer) for layer in layers if layer not in activations]
+    if missing:
         raise InputError(f"layer: {', '.join(missing)} did not run in this forward pass; choose one that always runs")
 
 
@@ -145,9 +154,16 @@ def captured(module: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[Layer,
 
 @dataclass
 class _Output:
-    """One output of one submodule's call: ``clean`` with its graph, its gradients, and how far each cell moves.
+    """One output of one submodule's call.
 
-    ``moved``: for each tile, the change's size over channels: {"tokens": (T,)}, or of 4-D outputs both readings."""
+    Args:
+        name: of the submodule.
+        call: number of its call, from 0.
+        clean: the output for the picture as it is, with its graph.
+        gradients: of each score in it.
+        moved: for each tile, how far each cell moves, the norm over channels: {"tokens": (T,)}; of 4-D outputs under both
+            readings, {"NCHW": (h, w), "NHWC": (h, w)}.
+    """
 
     name: str
     call: int
@@ -160,10 +176,18 @@ class _Output:
 
 
 class _Probe:
-    """The outputs of some submodules for one picture, and what becomes of them when a quarter of it is replaced."""
+    """The outputs of some submodules for one picture, and what becomes of them when a quarter of it is replaced.
+
+    Args:
+        picture: (1, C, H, W), a leaf.
+        score: (q,), with its graph.
+        outputs: those that depend on the picture, in order of execution.
+    """
 
     def __init__(self, picture: Tensor, score: Tensor, outputs: list[_Output]) -> None:
-        self.picture, self.score, self.outputs = picture, score, outputs
+        self.picture = picture
+        self.score = score
+        self.outputs = outputs
         self.spatial = (picture.shape[2], picture.shape[3])
         self.tiles = Tiles.of(self.spatial)
         self.slope: Tensor | None = None  # of all scores together, in the picture
@@ -187,6 +211,7 @@ class _Probe:
 
     @staticmethod
     def _on(module: nn.Module, ask: Ask, picture: Tensor, names: set[str]) -> _Probe:
+        """The outputs on one picture and their gradients; not yet how they move."""
         leaf = picture.detach().clone().requires_grad_()
         outputs: list[_Output] = []
 
@@ -207,11 +232,13 @@ class _Probe:
         tensors = [output.clean for output in self.outputs]
         total = torch.zeros_like(self.picture)
         for value in self.score:
-            found = torch.autograd.grad(value, [self.picture, *tensors], retain_graph=True, allow_unused=True)
-            for output, gradient in zip(self.outputs, found[1:], strict=True):
+            in_picture, *in_outputs = torch.autograd.grad(
+                value, [self.picture, *tensors], retain_graph=True, allow_unused=True
+            )
+            for output, gradient in zip(self.outputs, in_outputs, strict=True):
                 output.gradients.append(gradient)
-            if found[0] is not None:
-                total = total + found[0]
+            if in_picture is not None:
+                total = total + in_picture
         if bool(total.any()):
             self.slope = total
 
@@ -241,24 +268,27 @@ class _Probe:
         shape = output.clean.shape
         options = readings(output.name, output.call, shape, self.spatial)
         if shape[0] != 1:
-            windows = options and len(shape) in (3, 4)
-            where = (
-                "the image's windows are its rows, in window order" if windows else "its first axis is not the inputs'"
-            )
+            where = "its first axis is not the inputs'"
+            if options and len(shape) in (3, 4):
+                where = "the image's windows are its rows, in window order"
             return None, f"{output} gives {tuple(shape)} for one image: {where}"
         if not options:
             return None, ""
-        best = (-1, 1)
+        best_right = -1
+        best_judged = 1
         for layer in options:
             right, judged = self._follow(output, layer)
             if is_local(output.clean, layer) or proved(right, judged, self.tiles):
                 break
-            if right * best[1] > best[0] * judged:
-                best = (right, max(judged, 1))
+            # Which reading comes nearest, by its share of cells: right / judged without dividing by zero.
+            if right * best_judged > best_right * judged:
+                best_right = right
+                best_judged = max(judged, 1)
         else:
             return None, (
-                f"{output} gives {tuple(shape)}, whose cells are no places of the image: {max(best[0], 0)} of {best[1]} "
-                "follow it when a quarter of it changes (learned queries, windows, or tokens that are pruned or sorted)"
+                f"{output} gives {tuple(shape)}, whose cells are no places of the image: {max(best_right, 0)} of "
+                f"{best_judged} follow it when a quarter of it changes (learned queries, windows, or tokens that are pruned "
+                "or sorted)"
             )
         for gradient in output.gradients:
             if gradient is None or int((to_grid(gradient, layer) != 0).any(1).sum()) < 2:
@@ -266,8 +296,9 @@ class _Probe:
         return layer, ""
 
     def _follow(self, output: _Output, layer: Layer) -> tuple[int, int]:
+        """(cells that follow their own tile, cells that could), read as ``layer``."""
         if len(output.moved) != len(self.tiles):
-            return 0, 0
+            return 0, 0  # it gave another shape, or did not run, for some of the changed pictures
         cells = torch.stack([moved[layer.layout] for moved in output.moved])
         if layer.layout == "tokens":
             cells = cells[:, layer.prefix :].unflatten(1, layer.grid)
@@ -275,13 +306,13 @@ class _Probe:
 
     def carried(self, output: _Output, layer: Layer) -> float:
         """How much of the score's gradient in the picture passes through the layer's cells: ‖through‖ / ‖all‖."""
-        given = torch.zeros_like(output.clean)
+        total = torch.zeros_like(output.clean)
         for gradient in output.gradients:
             if gradient is not None:
-                given = given + gradient
-        if layer.prefix:
-            given = torch.cat([torch.zeros_like(given[:, : layer.prefix]), given[:, layer.prefix :]], 1)
-        (through,) = torch.autograd.grad(output.clean, self.picture, given, retain_graph=True, allow_unused=True)
+                total = total + gradient
+        if layer.prefix:  # what a class token carries does not pass through the cells
+            total = torch.cat([torch.zeros_like(total[:, : layer.prefix]), total[:, layer.prefix :]], 1)
+        (through,) = torch.autograd.grad(output.clean, self.picture, total, retain_graph=True, allow_unused=True)
         if through is None or self.slope is None:
             return 0.0
         return float(through.double().norm() / self.slope.double().norm())
@@ -318,13 +349,16 @@ def _hooked(module: nn.Module, names: set[str], keep: Callable[[str, int, Tensor
 
         def after(_: nn.Module, args: Any, output: Any) -> Any:
             nonlocal calls
-            tensor = output[0] if type(output) in (tuple, list) and output else output
+            is_sequence = type(output) in (tuple, list) and len(output) > 0
+            tensor = output[0] if is_sequence else output
             if not isinstance(tensor, Tensor):
                 return None
             calls += 1
             if not keep(name, calls - 1, tensor):
                 return None
-            return tensor.clone() if tensor is output else type(output)((tensor.clone(), *output[1:]))
+            if is_sequence:
+                return type(output)((tensor.clone(), *output[1:]))
+            return tensor.clone()
 
         return after
 

@@ -150,7 +150,7 @@ class Tiles:
 
     @staticmethod
     def of(spatial: tuple[int, int]) -> Tiles:
-        """Quarters; halves of an image that is one pixel high or wide."""
+        """Quarters of an image of ``spatial`` (H, W); halves of one that is one pixel high or wide."""
         height, width = spatial
         return Tiles(min(2, height), min(2, width))
 
@@ -169,13 +169,14 @@ class Tiles:
                 yield changed
 
     def of_cells(self, grid: tuple[int, int]) -> Tensor:
-        """(h, w) int64: the tile in which each cell's centre lies; −1 for a cell that lies across two."""
+        """(h, w) int64: the tile in which each cell of a ``grid`` (h, w) lies; −1 for a cell that lies across two."""
         places = []
         for cells, parts in zip(grid, (self.rows, self.columns), strict=True):
             start = torch.arange(cells) * parts // cells
             end = ((torch.arange(cells) + 1) * parts - 1) // cells
             places.append(torch.where(start == end, start, -1))
-        down, across = places[0][:, None], places[1][None]
+        down = places[0][:, None]
+        across = places[1][None]
         return torch.where((down < 0) | (across < 0), -1, down * self.columns + across)
 
 

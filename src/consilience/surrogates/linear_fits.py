@@ -50,17 +50,19 @@ def lasso(gram: Tensor, cross: Tensor, penalty: float, sweeps: int = 1000, toler
         sweeps: at most so many passes over the coefficients.
         tolerance: see above.
     """
-    total = gram[..., 0, 0]
+    total = gram[..., 0, 0]  # Σ w
     mean, covariance, with_y = _centred(gram, cross)
     covariance = covariance / total[..., None, None]
     residual = with_y / total[..., None]  # the covariance of each row element with what is not yet explained
     square = covariance.diagonal(dim1=-2, dim2=-1)
+    # A column that does not vary keeps the slope 0.
     scale = torch.where(square > 0, 1 / square.clamp(min=1e-300), 0)
     slopes = torch.zeros_like(residual)
     moving = torch.ones_like(total)
     for _ in range(sweeps):
         before = slopes.clone()
         for j in range(slopes.shape[-1]):
+            # The best slope of column j while the others stand still: soft thresholding.
             pull = residual[:, j] + square[:, j] * slopes[:, j]
             best = (pull.abs() - penalty).clamp(min=0) * pull.sign() * scale[:, j]
             change = (best - slopes[:, j]) * moving
@@ -75,14 +77,17 @@ def lasso(gram: Tensor, cross: Tensor, penalty: float, sweeps: int = 1000, toler
 
 def _centred(gram: Tensor, cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted mean of the rows (N, p), and the centred sums of squares (N, p, p) and of products with y (N, p)."""
-    mean = gram[..., 0, 1:] / gram[..., :1, 0]
-    covariance = gram[..., 1:, 1:] - mean[..., None] * gram[..., None, 0, 1:]
-    return mean, covariance, cross[..., 1:] - mean * cross[..., :1]
+    row_sums = gram[..., 0, 1:]
+    mean = row_sums / gram[..., :1, 0]
+    covariance = gram[..., 1:, 1:] - mean[..., None] * row_sums[..., None, :]
+    with_y = cross[..., 1:] - mean * cross[..., :1]
+    return mean, covariance, with_y
 
 
 def _with_intercept(mean: Tensor, slopes: Tensor, level: Tensor) -> Tensor:
     """[c₀, c] (N, p + 1) of the model that has the value ``level`` (N,) at the mean row (N, p)."""
-    return torch.cat([(level - (mean * slopes).sum(-1))[..., None], slopes], -1)
+    intercept = level - (mean * slopes).sum(-1)
+    return torch.cat([intercept[..., None], slopes], -1)
 
 
 def predict(coefficients: Tensor, rows: Tensor) -> Tensor:
