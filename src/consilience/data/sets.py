@@ -22,8 +22,13 @@ from . import pictures, tables
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """``x`` (n, C, H, W) in [0, 1] or (n, F) standardised, float32; ``y`` (n,) int64 classes or float32 standardised
-    targets; ``ids`` (n,) int64, each row's place in the source, which names its random draws whatever the split."""
+    """Some rows of a data set.
+
+    Args:
+        x: (n, C, H, W) in [0, 1], or (n, F) standardised; float32.
+        y: (n,), int64 classes or float32 standardised targets.
+        ids: (n,) int64, each row's place in the source, which names its random draws whatever the split.
+    """
 
     x: Tensor
     y: Tensor
@@ -40,9 +45,16 @@ class Part:
 class Data:
     """A data set in three parts.
 
-    ``classes``: the classes' names, empty for regression. ``features``: a table's column of x each, and ``columns`` the
-    source column it came from, which one-hot features share; empty for pictures. ``target``: (mean, standard deviation) of
-    a regression target, y · std + mean is in its unit. ``notes``: what was left out or filled in, in words.
+    Args:
+        name: of the set.
+        train: what is trained on, and what all statistics are of.
+        validation: what decisions are made on.
+        test: what is judged on.
+        classes: the classes' names, empty for regression.
+        features: a name for each column of a table's x; empty for pictures.
+        columns: the source column of each feature, which one-hot features share; empty for pictures.
+        target: (mean, standard deviation) of a regression target; y · std + mean is in its unit.
+        notes: what was left out or filled in, in words.
     """
 
     name: str
@@ -58,8 +70,15 @@ class Data:
 
 @dataclass(frozen=True)
 class Source:
-    """How a set is read: ``layout`` below the folder and ``origin``, in words; ``read(folder)`` gives the raw set;
-    ``fetch(folder)`` downloads it through torchvision and gives it; ``shares`` of validation and test rows."""
+    """How a set is read.
+
+    Args:
+        layout: what is expected below the folder, in words; empty: nothing, the set is packaged with scikit-learn.
+        origin: where the set comes from, in words.
+        read: from the folder to the raw set.
+        fetch: from the folder, into which torchvision downloads, to the raw set; None: torchvision does not know it.
+        shares: of validation and of test rows.
+    """
 
     layout: str
     origin: str
@@ -76,48 +95,64 @@ _UCI = "the UCI Machine Learning Repository, as prepared for the ExpO experiment
 
 def _regression(file: str, title: str, drop: dict[str, str] | None = None, *notes: str) -> Source:
     layout = f"uci/{file}, comma-separated with a header: a row index, the features, last the target"
-    return Source(
-        layout, f"{title}, {_UCI}", lambda folder: tables.regression(folder / "uci" / file, drop or {}, notes)
-    )
+
+    def read(folder: Path) -> tables.Table:
+        return tables.regression(folder / "uci" / file, drop or {}, notes)
+
+    return Source(layout, f"{title}, {_UCI}", read)
 
 
 SETS: dict[str, Source] = {
     "mnist": Source(
-        _IDX.format("mnist"), "LeCun, Cortes and Burges, MNIST",
-        lambda folder: pictures.idx(folder / "mnist"), lambda folder: pictures.torchvision_set("MNIST", folder), (0.1, 0),
+        _IDX.format("mnist"),
+        "LeCun, Cortes and Burges, MNIST",
+        lambda folder: pictures.idx(folder / "mnist"),
+        lambda folder: pictures.torchvision_set("MNIST", folder),
+        (0.1, 0),
     ),
     "fashion_mnist": Source(
         _IDX.format("fashion-mnist") + "; train-first10000-images-idx3-ubyte.gz will do for the first",
         "Zalando Research, Fashion-MNIST (arXiv 1708.07747)",
         lambda folder: pictures.idx(folder / "fashion-mnist", pictures.GARMENTS),
-        lambda folder: pictures.torchvision_set("FashionMNIST", folder), (0.1, 0),
+        lambda folder: pictures.torchvision_set("FashionMNIST", folder),
+        (0.1, 0),
     ),
     "gtsrb": Source(
         "gtsrb/gtsrb32.npz with uint8 arrays x_train, x_test (n, 32, 32, 3) and y_train, y_test (n,)",
         "the German Traffic Sign Recognition Benchmark, scaled to 32 × 32",
         lambda folder: pictures.npz(folder / "gtsrb" / "gtsrb32.npz", 43),
-        lambda folder: pictures.torchvision_set("GTSRB", folder), (0.1, 0),
+        lambda folder: pictures.torchvision_set("GTSRB", folder),
+        (0.1, 0),
     ),
     "flowers17": Source(
         "flowers17/labels.csv with the columns file, class_index, and flowers17/images/ (17 × 80 photographs)",
         "the 17 Category Flower Dataset of the Visual Geometry Group, Oxford",
-        lambda folder: pictures.folder(folder / "flowers17", 128), None, (0.125, 0.25),
+        lambda folder: pictures.folder(folder / "flowers17", 128),
+        None,
+        (0.125, 0.25),
     ),
     "cifar10": Source(
         "cifar10/test_batch.png, an RGB picture whose rows are 1024 pixels, one 32 × 32 image each, and "
         "cifar10/test_labels.json, a list of classes; only the test set, which is split",
         "Krizhevsky, CIFAR-10",
         lambda folder: pictures.rows(folder / "cifar10", 32, pictures.CIFAR),
-        lambda folder: pictures.torchvision_set("CIFAR10", folder), (0.1, 0.25),
+        lambda folder: pictures.torchvision_set("CIFAR10", folder),
+        (0.1, 0.25),
     ),
     "autompg": _regression("autompgs.csv", "Auto MPG"),
     "communities": _regression(
-        "communities.csv", "Communities and Crime", {"0": "the number of a published cross-validation fold"},
+        "communities.csv",
+        "Communities and Crime",
+        {"0": "the number of a published cross-validation fold"},
         "the target is what these files hold last: the state's number (1 … 56), not the rate of crimes",
     ),
     "day": _regression(
-        "day.csv", "Bike Sharing (day)",
-        {"0": "the record's number", **dict.fromkeys(("12", "13"), "casual and registered rentals: their sum is the target")},
+        "day.csv",
+        "Bike Sharing (day)",
+        {
+            "0": "the record's number",
+            **dict.fromkeys(("12", "13"), "casual and registered rentals: their sum is the target"),
+        },
     ),
     "housing": _regression("housing.csv", "Boston Housing"),
     "music": _regression("music.csv", "Geographical Origin of Music"),
@@ -130,7 +165,7 @@ SETS: dict[str, Source] = {
     "digits": Source("", "scikit-learn", lambda _: pictures.digits(), None, (0.1, 0.25)),
     "breast_cancer": Source("", "scikit-learn", lambda _: tables.sklearn_table("load_breast_cancer")),
     "diabetes": Source("", "scikit-learn", lambda _: tables.sklearn_table("load_diabetes")),
-}  # fmt: skip
+}
 """Every set by name. Those with an empty layout are packaged with scikit-learn and need no folder."""
 
 
@@ -154,8 +189,9 @@ def load(
     Args:
         name: one of :data:`SETS`.
         folder: where the files are, unless the set is packaged with scikit-learn.
-        validation, test: shares of all rows; default: the set's own. A published test part stays the test part:
-            ``validation`` is then a share of the training part, and ``test`` must not be given.
+        seed: of the split.
+        validation: share of all rows; None: the set's own. Of a set with a published test part, a share of the others.
+        test: share of all rows; None: the set's own. A published test part stays the test part: ``test`` must not be given.
         download: let torchvision fetch the set into ``folder`` (mnist, fashion_mnist, gtsrb, cifar10).
 
     Raises:
@@ -169,24 +205,40 @@ def load(
     raw = _read(name, source, folder, download)
     if raw.test and test is not None:
         raise InputError(f"test: {name} comes with {raw.test} test rows of its own; leave test out")
-    shares = (source.shares[0] if validation is None else validation, source.shares[1] if test is None else test)
-    train, middle, last = _split(name, len(raw.y), raw.test, shares, seed)
-    notes = list(raw.notes)
-    if isinstance(raw, tables.Table):
-        encoded = tables.encode(raw, train)
-        x, y = encoded.x, encoded.y
-        features, columns, target = encoded.features, encoded.columns, encoded.target
-        notes += encoded.notes
-    else:
-        x, y = raw.x, raw.y
-        features, columns, target = (), (), (0.0, 1.0)
+    if validation is None:
+        validation = source.shares[0]
+    if test is None:
+        test = source.shares[1]
+    train, middle, last = _split(name, len(raw.y), raw.test, (validation, test), seed)
+    if not isinstance(raw, tables.Table):
+        return Data(
+            name,
+            train=_part(raw.x, raw.y, train),
+            validation=_part(raw.x, raw.y, middle),
+            test=_part(raw.x, raw.y, last),
+            classes=raw.classes,
+            notes=raw.notes,
+        )
+    table = tables.encode(raw, train)
+    return Data(
+        name,
+        train=_part(table.x, table.y, train),
+        validation=_part(table.x, table.y, middle),
+        test=_part(table.x, table.y, last),
+        classes=raw.classes,
+        features=table.features,
+        columns=table.columns,
+        target=table.target,
+        notes=(*raw.notes, *table.notes),
+    )
 
-    def part(rows: np.ndarray) -> Part:
-        values = torch.from_numpy(x[rows]).float()
-        return Part(values / 255 if x.dtype == np.uint8 else values, torch.from_numpy(y[rows]), torch.from_numpy(rows))
 
-    parts = (part(train), part(middle), part(last))
-    return Data(name, *parts, raw.classes, features, columns, target, tuple(notes))
+def _part(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Part:
+    """The rows with these numbers (n,) of a raw set."""
+    values = torch.from_numpy(x[rows]).float()
+    if x.dtype == np.uint8:
+        values = values / 255
+    return Part(values, torch.from_numpy(y[rows]), torch.from_numpy(rows))
 
 
 def _read(
@@ -218,15 +270,18 @@ def _read(
 def _split(
     name: str, count: int, official: int, shares: tuple[float, float], seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sorted row numbers of the three parts; the last ``official`` rows are the set's own test part."""
+    """Sorted row numbers of training, validation and test; the last ``official`` rows are the set's own test part."""
     own = count - official
-    sizes = [int(own * shares[0]), official or int(own * shares[1])]
-    if min(shares) < 0 or min(sizes) < 1 or own <= sum(sizes[: 1 if official else 2]):
+    validation = int(own * shares[0])
+    test = official or int(own * shares[1])
+    taken = validation if official else validation + test
+    if min(shares) < 0 or min(validation, test) < 1 or own <= taken:
         raise InputError(
             f"validation, test: shares {shares[0]:g} and {shares[1]:g} of {own} rows leave a part of {name} without rows"
         )
     rank = [hashlib.blake2b(f"{seed}:{name}:{row}".encode(), digest_size=8).digest() for row in range(own)]
     order = np.array(sorted(range(own), key=rank.__getitem__))
-    middle, rest = order[: sizes[0]], order[sizes[0] :]
-    last, train = (np.arange(own, count), rest) if official else (rest[: sizes[1]], rest[sizes[1] :])
-    return np.sort(train), np.sort(middle), np.sort(last)
+    train_rows = np.sort(order[taken:])
+    validation_rows = np.sort(order[:validation])
+    test_rows = np.arange(own, count) if official else np.sort(order[validation:taken])
+    return train_rows, validation_rows, test_rows

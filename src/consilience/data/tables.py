@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, need
-from .images import _check_file
+from .files import check_file
 
 _AFTER = "known only after the third day, at which death is predicted"
 
@@ -32,7 +32,15 @@ _MISSING = ("", "na", "nan", "?")
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Columns as read: floats (NaN where missing) or words ("" where missing); ``y`` float targets, or int64 classes."""
+    """A table as read.
+
+    Args:
+        columns: by name, floats (NaN where missing) or words ("" where missing).
+        y: (n,), float targets or int64 classes.
+        classes: the classes' names, empty for regression.
+        notes: what was left out, in words.
+        test: how many of the last rows are the set's own test part; 0: it has none.
+    """
 
     columns: Mapping[str, np.ndarray]
     y: np.ndarray
@@ -43,7 +51,16 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """``x`` (n, F) float32, ``y`` (n,); ``columns``: the source column of each feature; see :class:`.sets.Data`."""
+    """A table in numbers.
+
+    Args:
+        x: (n, F), float32.
+        y: (n,), classes, or targets standardised.
+        features: the features' names.
+        columns: the source column of each feature.
+        target: (mean, standard deviation) of a regression target.
+        notes: what was left out or filled in, in words.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -54,29 +71,46 @@ class Encoded:
 
 
 def regression(path: Path, drop: Mapping[str, str], notes: tuple[str, ...] = ()) -> Table:
-    """A table whose first column is a row index (left out) and whose last is the target."""
-    found, dropped = _read(path, drop)
-    name = list(found)[-1]
-    y = found.pop(name)
-    if y.dtype.kind != "f" or np.isnan(y).any() or not found:
+    """A table whose first column is a row index (left out) and whose last is the target.
+
+    Args:
+        path: of the comma-separated file.
+        drop: columns that are left out → why.
+        notes: to keep with the table.
+    """
+    columns, dropped = _read(path, drop)
+    name = list(columns)[-1]
+    y = columns.pop(name)
+    if y.dtype.kind != "f" or np.isnan(y).any() or not columns:
         raise InputError(f"table {str(path)!r}: the last column, {name!r}, must be a number in every row: the target")
-    return Table(found, y, (), (*notes, *dropped))
+    return Table(columns, y, (), (*notes, *dropped))
 
 
 def classification(path: Path, label: str, drop: Mapping[str, str]) -> Table:
-    """A table with a row index (left out) and a column ``label`` of 0 and 1."""
-    found, notes = _read(path, drop)
-    if label not in found:
-        raise InputError(f"table {str(path)!r} has no column {label!r}; it has {', '.join(found)}")
-    y = found.pop(label)
+    """A table with a row index (left out) and a column of classes 0 and 1.
+
+    Args:
+        path: of the comma-separated file.
+        label: the name of the column of classes.
+        drop: columns that are left out → why.
+    """
+    columns, notes = _read(path, drop)
+    if label not in columns:
+        raise InputError(f"table {str(path)!r} has no column {label!r}; it has {', '.join(columns)}")
+    y = columns.pop(label)
     if y.dtype.kind != "f" or not np.isin(y, (0, 1)).all():
         raise InputError(f"table {str(path)!r}: column {label!r} must be 0 or 1 in every row")
-    return Table(found, y.astype(np.int64), (f"no {label}", label), notes)
+    return Table(columns, y.astype(np.int64), (f"no {label}", label), notes)
 
 
 def sklearn_table(loader: str) -> Table:
-    """A table packaged with scikit-learn; diabetes in its original units, since packaged scaling has seen every row."""
-    options: dict[str, Any] = {"scaled": False} if loader == "load_diabetes" else {}
+    """The table that this ``loader`` of scikit-learn gives.
+
+    Diabetes comes in its original units, since the packaged scaling has seen every row.
+    """
+    options: dict[str, Any] = {}
+    if loader == "load_diabetes":
+        options["scaled"] = False
     bunch = getattr(need("sklearn.datasets", "tables"), loader)(**options)
     columns = {str(name): bunch.data[:, j] for j, name in enumerate(bunch.feature_names)}
     classes = tuple(map(str, bunch.get("target_names", ())))
@@ -84,7 +118,7 @@ def sklearn_table(loader: str) -> Table:
 
 
 def encode(table: Table, train: np.ndarray) -> Encoded:
-    """Fill, one-hot and standardise; every statistic is of the rows ``train``."""
+    """Fill gaps of a ``table``, one-hot and standardise it; every statistic is of the rows ``train`` (m,)."""
     values: list[np.ndarray] = []
     names: list[str] = []
     columns: list[str] = []
@@ -109,15 +143,17 @@ def encode(table: Table, train: np.ndarray) -> Encoded:
         names.append(name)
         columns.append(name)
     x = np.stack(values, 1)
-    mean, std = x[train].mean(0), x[train].std(0)
-    varies = std > 1e-9 * np.abs(x[train]).max(0)  # rounding leaves a constant column a standard deviation above 0
-    notes += [
-        f"{name} left out: constant in the training rows" for name, keep in zip(names, varies, strict=True) if not keep
-    ]
+    mean = x[train].mean(0)
+    std = x[train].std(0)
+    # Rounding leaves a constant column a standard deviation above 0.
+    varies = std > 1e-9 * np.abs(x[train]).max(0)
+    constant = [name for name, keep in zip(names, varies, strict=True) if not keep]
+    notes += [f"{name} left out: constant in the training rows" for name in constant]
     if not varies.any():
         raise InputError(f"no column varies over the {len(train)} training rows")
     x = ((x - mean) / np.where(varies, std, 1))[:, varies]
-    y, target = table.y, (0.0, 1.0)
+    y = table.y
+    target = (0.0, 1.0)
     if not table.classes:
         target = (float(y[train].mean()), float(y[train].std()))
         if not target[1]:
@@ -125,13 +161,18 @@ def encode(table: Table, train: np.ndarray) -> Encoded:
         y = ((y - target[0]) / target[1]).astype(np.float32)
     kept = np.flatnonzero(varies)
     return Encoded(
-        x.astype(np.float32), y, tuple(names[j] for j in kept), tuple(columns[j] for j in kept), target, tuple(notes)
+        x=x.astype(np.float32),
+        y=y,
+        features=tuple(names[j] for j in kept),
+        columns=tuple(columns[j] for j in kept),
+        target=target,
+        notes=tuple(notes),
     )
 
 
 def _read(path: Path, drop: Mapping[str, str]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Columns by name, without the row index and without those of ``drop``, each with its reason among the notes."""
-    _check_file(path, "table")
+    check_file(path, "table")
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             lines = [line for line in csv.reader(stream) if line]
@@ -139,7 +180,8 @@ def _read(path: Path, drop: Mapping[str, str]) -> tuple[dict[str, np.ndarray], t
         raise InputError(f"table {str(path)!r} cannot be read as comma-separated text: {error}") from error
     if len(lines) < 2:
         raise InputError(f"table {str(path)!r} has no rows below its header")
-    header, rows = [name.strip() for name in lines[0]], lines[1:]
+    header = [name.strip() for name in lines[0]]
+    rows = lines[1:]
     if len(rows[0]) == len(header) + 1:
         header = ["", *header]
     if header[0] != "":
