@@ -93,6 +93,8 @@ def fills_in_an_interface(name: str, method: Callable[..., Any], owner: type) ->
         original = plain_function(vars(base).get(name))
         if original is not None and original.__doc__:
             return set(argument_names(method, owner)) <= set(argument_names(original, base))
+        if name in names_in_sections(inspect.cleandoc(base.__doc__ or "")):  # a property in place of an attribute
+            return not argument_names(method, owner)
     return False
 
 

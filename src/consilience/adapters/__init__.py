@@ -8,5 +8,14 @@ from .segmentation import Segmentation, segmentation
 from .text import Text, text
 
 __all__ = [
-    "Adapter", "Inputs", "Packed", "Prepared", "Segmentation", "Text", "adapted", "pack", "segmentation", "text",
-]  # fmt: skip
+    "Adapter",
+    "Inputs",
+    "Packed",
+    "Prepared",
+    "Segmentation",
+    "Text",
+    "adapted",
+    "pack",
+    "segmentation",
+    "text",
+]

@@ -17,9 +17,16 @@ from ..model.arguments import per_input
 class Prepared:
     """The arguments that an explanation starts from.
 
-    ``x`` (B, *F); ``model(x, **kwargs)`` → (N, outputs), where keyword tensors (B, …) follow their input; ``target``: None,
-    an integer or integers (B,); ``features``, ``baselines``: as in :func:`consilience.explain`; ``unit``: the unit of noise,
-    see :class:`~consilience.perturb.points.Points`; ``about``: what a result should carry (``tokens``, ``labels``, …).
+    Args:
+        model: ``model(x, **kwargs)`` → (N, outputs).
+        x: (B, *F).
+        target: None, an integer, or integers (B,).
+        features: as in :func:`consilience.explain`.
+        kwargs: of the model; tensors (B, …) follow their input.
+        baselines: as in :func:`consilience.explain`.
+        unit: the unit of noise, see :class:`~consilience.perturb.points.Points`.
+        about: what a result should carry ("tokens", "labels", …).
+        warnings: what a user should know, in sentences.
     """
 
     model: nn.Module | Callable[..., Any]
@@ -37,8 +44,14 @@ class Adapter:
     """Interface: a model that takes something else than one tensor, or is asked something else than one number."""
 
     def prepare(self, inputs: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
-        """The model as a function of one tensor, and the inputs as that tensor. ``features`` and ``baselines``: what the
-        caller asked for, None for the adapter's own."""
+        """The model as a function of one tensor, and the inputs as that tensor.
+
+        Args:
+            inputs: in the form that the adapter takes.
+            target: what is explained; None: what the model predicts.
+            features: what the caller asked for; None: the adapter's own.
+            baselines: what the caller asked for; None: the adapter's own.
+        """
         raise NotImplementedError
 
 
@@ -46,7 +59,14 @@ class Inputs:
     """Interface: inputs that the model takes in another form than one tensor."""
 
     def prepare(self, model: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
-        """As for :class:`Adapter`, with the model given and the inputs bound."""
+        """The model as a function of one tensor, and these inputs as that tensor.
+
+        Args:
+            model: the caller's.
+            target: as for :meth:`Adapter.prepare`.
+            features: as for :meth:`Adapter.prepare`.
+            baselines: as for :meth:`Adapter.prepare`.
+        """
         raise NotImplementedError
 
 
@@ -71,17 +91,25 @@ def adapted(
 ) -> Prepared:
     """What an explanation starts from, adapter or not.
 
+    Args:
+        model: a model, or an :class:`Adapter`.
+        x: inputs, or :class:`Inputs`.
+        target: as in :func:`consilience.explain`.
+        features: as in :func:`consilience.explain`.
+        baselines: as in :func:`consilience.explain`.
+        kwargs: of the model; they come before the adapter's.
+
     Raises:
         InputError: of the adapter, or an adapter where inputs belong.
     """
     if isinstance(x, Adapter):
         raise InputError(f"x: {type(x).__name__} wraps a model; give it in the model's place")
     if isinstance(model, Adapter):
-        found = model.prepare(x, target, features, baselines)
+        prepared = model.prepare(x, target, features, baselines)
     elif isinstance(x, Inputs):
-        found = x.prepare(model, target, features, baselines)
+        prepared = x.prepare(model, target, features, baselines)
     else:
         return Prepared(model, x, target, features, dict(kwargs or {}), baselines)
     # The adapter knows that its own arguments have one entry for each input; the caller's are looked at.
-    own = {name: per_input(value) for name, value in found.kwargs.items()}
-    return replace(found, kwargs={**own, **(kwargs or {})})
+    own = {name: per_input(value) for name, value in prepared.kwargs.items()}
+    return replace(prepared, kwargs={**own, **(kwargs or {})})

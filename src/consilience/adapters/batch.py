@@ -30,19 +30,22 @@ def batch_of(x: Any, model: Any) -> tuple[Tensor, bool]:
     if not isinstance(x, Tensor | np.ndarray):
         raise InputError(f"x: expected a tensor or an array (B, …), got {type(x).__name__}{_instead(x)}")
     arrays = not isinstance(x, Tensor) and not isinstance(model, nn.Module)
-    given = as_tensor("x", x)
-    if not isinstance(x, Tensor) and given.dtype == torch.float64 and isinstance(model, nn.Module):
-        given = given.to(precision_of(model) or torch.float64)
-    given = given.detach()
-    given = given.clone() if given.is_inference() else given
-    if given.ndim < 2 or not len(given):
-        remedy = "add a first axis: x[None]" if len(given.shape) and given.numel() else "is the data set empty?"
-        raise InputError(f"x: expected a batch (B, …) of at least one input, got shape {tuple(given.shape)}; {remedy}")
-    if not given[0].numel():
-        raise InputError(f"x: each input has shape {tuple(given.shape[1:])}, which holds nothing")
-    if not given.is_floating_point():
-        raise InputError(f"x: attributions need real numbers, got {given.dtype}; {_real(given, model)}")
-    return given, arrays
+    batch = as_tensor("x", x)
+    if not isinstance(x, Tensor) and batch.dtype == torch.float64 and isinstance(model, nn.Module):
+        batch = batch.to(precision_of(model) or torch.float64)
+    batch = batch.detach()
+    if batch.is_inference():  # such tensors can never have a gradient; their copies can
+        batch = batch.clone()
+    if batch.ndim < 2 or not len(batch):
+        remedy = "is the data set empty?"
+        if batch.ndim and batch.numel():
+            remedy = "add a first axis: x[None]"
+        raise InputError(f"x: expected a batch (B, …) of at least one input, got shape {tuple(batch.shape)}; {remedy}")
+    if not batch[0].numel():
+        raise InputError(f"x: each input has shape {tuple(batch.shape[1:])}, which holds nothing")
+    if not batch.is_floating_point():
+        raise InputError(f"x: attributions need real numbers, got {batch.dtype}; {_real(batch, model)}")
+    return batch, arrays
 
 
 def _instead(x: Any) -> str:

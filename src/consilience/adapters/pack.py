@@ -20,7 +20,21 @@ from .base import Inputs, Prepared
 
 
 class Packed(Inputs):
-    """See :func:`pack`. ``x`` (B, Σ elements), ``features`` a :class:`Parts`, ``baselines`` a :class:`Baseline` or None."""
+    """See :func:`pack`.
+
+    Args:
+        inputs: as for :func:`pack`.
+        features: as for :func:`pack`.
+        baselines: as for :func:`pack`.
+
+    Attributes:
+        x: (B, Σ elements).
+        features: of ``x``, a :class:`~consilience.features.parts.Parts`.
+        baselines: of ``x``, a :class:`~consilience.perturb.baseline.Baseline`, or None.
+        names: of the inputs, of a mapping; None of a tuple.
+        shapes: of each input, without the first axis.
+        dtypes: of each input.
+    """
 
     def __init__(self, inputs: Any, features: Any = None, baselines: Any = None):
         if not isinstance(inputs, list | tuple | Mapping):
@@ -28,24 +42,19 @@ class Packed(Inputs):
                 f"inputs: a tuple or a mapping of tensors (B, …), got {type(inputs).__name__}; one input needs no pack"
             )
         self.names: tuple[str, ...] | None = tuple(inputs) if isinstance(inputs, Mapping) else None
-        tensors = []
-        for name, given in inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs):
-            tensor = as_tensor(f"inputs[{name!r}]", given).detach() if isinstance(given, Tensor | np.ndarray) else None
-            if tensor is None or not tensor.is_floating_point() or tensor.ndim < 2:
-                what = type(given).__name__ if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
-                raise InputError(
-                    f"inputs[{name!r}]: expected real numbers (B, …), got {what}; what is not to be explained goes to the "
-                    "model by kwargs"
-                )
-            tensors.append(tensor)
+        named = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+        tensors = [_real_tensor(name, given) for name, given in named]
         if len({len(tensor) for tensor in tensors}) != 1:
             raise InputError(f"inputs: all with the same first axis B, got {[len(tensor) for tensor in tensors]}")
         self.shapes = tuple(tuple(tensor.shape[1:]) for tensor in tensors)
         self.dtypes = tuple(tensor.dtype for tensor in tensors)
         self.x = _join(tensors)
         asked = self._each("features", features)
-        self.features = Parts([features_for(f, s) for f, s in zip(asked, self.shapes, strict=True)], self.shapes)
-        self.baselines = None if baselines is None else self._origin(self._each("baselines", baselines), tensors)
+        parts = [features_for(spec, shape) for spec, shape in zip(asked, self.shapes, strict=True)]
+        self.features = Parts(parts, self.shapes)
+        self.baselines: Baseline | None = None
+        if baselines is not None:
+            self.baselines = self._origin(self._each("baselines", baselines), tensors)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -59,21 +68,32 @@ class Packed(Inputs):
 
     def model(self, model: Callable[..., Any]) -> Callable[..., Any]:
         """``model`` as a function of ``x``; an ``nn.Module`` if it is one."""
-        return (
-            _Unpacked(model, self) if isinstance(model, nn.Module) else lambda x, **kwargs: self.call(model, x, kwargs)
-        )
+        if isinstance(model, nn.Module):
+            return _Unpacked(model, self)
+
+        def unpacked(x: Tensor, **kwargs: Any) -> Any:
+            return self.call(model, x, kwargs)
+
+        return unpacked
 
     def call(self, model: Callable[..., Any], x: Tensor, kwargs: Mapping[str, Any]) -> Any:
-        """The model's outputs for rows (N, Σ elements)."""
+        """The model's outputs for packed rows.
+
+        Args:
+            model: a function of the inputs themselves.
+            x: (N, Σ elements).
+            kwargs: of the model.
+        """
         parts = [part.to(dtype) for part, dtype in zip(split(x, self.shapes), self.dtypes, strict=True)]
-        return (
-            model(*parts, **kwargs)
-            if self.names is None
-            else model(**dict(zip(self.names, parts, strict=True)), **kwargs)
-        )
+        if self.names is None:
+            return model(*parts, **kwargs)
+        return model(**dict(zip(self.names, parts, strict=True)), **kwargs)
 
     def unpack(self, values: Tensor) -> Any:
-        """An attribution (…, ΣA), or something like ``x`` (…, Σ elements), as a tuple or mapping of parts (…, *A).
+        """An attribution, or something like ``x``, as a tuple or mapping of parts (…, *A) or (…, *F).
+
+        Args:
+            values: (…, Σ features) or (…, Σ elements).
 
         Raises:
             InputError: it has another length.
@@ -81,7 +101,9 @@ class Packed(Inputs):
         for shapes in (self.features.axes, self.shapes):
             if values.shape[-1] == sum(map(prod, shapes)):
                 parts = split(values, shapes)
-                return tuple(parts) if self.names is None else dict(zip(self.names, parts, strict=True))
+                if self.names is None:
+                    return tuple(parts)
+                return dict(zip(self.names, parts, strict=True))
         raise InputError(
             f"values: last axis {values.shape[-1]}, expected {sum(map(prod, self.features.axes))} features"
         )
@@ -103,17 +125,18 @@ class Packed(Inputs):
 
     def _origin(self, asked: Sequence[Any], tensors: Sequence[Tensor]) -> Baseline:
         """Baselines of the parts, made at x, side by side; data sets of all parts are one data set of joint rows."""
-        found = [Baseline.of(spec, tensor) for spec, tensor in zip(asked, tensors, strict=True)]
-        drawn = [b.tensor for b in found if b.kind == "samples" and b.tensor is not None]
-        if drawn:
-            if len(drawn) < len(found) or len({len(rows) for rows in drawn}) > 1:
+        baselines = [Baseline.of(spec, tensor) for spec, tensor in zip(asked, tensors, strict=True)]
+        data_sets = [each.tensor for each in baselines if each.kind == "samples" and each.tensor is not None]
+        if data_sets:
+            # A draw is a joint row: parts of different rows would be an input that does not occur.
+            if len(data_sets) < len(baselines) or len({len(rows) for rows in data_sets}) > 1:
                 raise InputError("baselines: a data set for each input, with the same rows, or for none")
-            return Baseline.samples(_join(drawn))
+            return Baseline.samples(_join(data_sets))
         owner = torch.arange(len(self.x), device=self.x.device)
-        parts = zip(found, tensors, strict=True)
-        return Baseline.per_input(
-            _join([baseline.at(Points(tensor, owner, owner, len(tensor))) for baseline, tensor in parts])
-        )
+        origins = []
+        for baseline, tensor in zip(baselines, tensors, strict=True):
+            origins.append(baseline.at(Points(tensor, owner, owner, len(tensor))))
+        return Baseline.per_input(_join(origins))
 
 
 def pack(inputs: Any, *, features: Any = None, baselines: Any = None) -> Packed:
@@ -142,11 +165,27 @@ def pack(inputs: Any, *, features: Any = None, baselines: Any = None) -> Packed:
 class _Unpacked(nn.Module):
     def __init__(self, inner: nn.Module, packed: Packed):
         super().__init__()
-        self.inner, self.packed = inner, packed
+        self.inner = inner
+        self.packed = packed
         self.training = inner.training
 
     def forward(self, x: Tensor, **kwargs: Any) -> Any:
         return self.packed.call(self.inner, x, kwargs)
+
+
+def _real_tensor(name: Any, given: Any) -> Tensor:
+    """One of the inputs, which is called ``name``, as a tensor of real numbers (B, …)."""
+    tensor = None
+    problem = type(given).__name__
+    if isinstance(given, Tensor | np.ndarray):
+        tensor = as_tensor(f"inputs[{name!r}]", given).detach()
+        problem = f"{tensor.dtype} {tuple(tensor.shape)}"
+    if tensor is None or not tensor.is_floating_point() or tensor.ndim < 2:
+        raise InputError(
+            f"inputs[{name!r}]: expected real numbers (B, …), got {problem}; what is not to be explained goes to the "
+            "model by kwargs"
+        )
+    return tensor
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:

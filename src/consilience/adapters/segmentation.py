@@ -24,7 +24,14 @@ AT_ONCE = 8
 
 
 class Segmentation(Adapter):
-    """See :func:`segmentation`."""
+    """See :func:`segmentation`.
+
+    Args:
+        model: as for :func:`segmentation`.
+        region: as for :func:`segmentation`.
+        reduce: as for :func:`segmentation`.
+        outputs: as for :func:`segmentation`.
+    """
 
     def __init__(self, model: nn.Module, region: Any = None, reduce: str = "mean", outputs: str | None = None):
         if not isinstance(model, nn.Module):
@@ -33,7 +40,10 @@ class Segmentation(Adapter):
             raise InputError(f"reduce: 'mean' or 'sum', got {reduce!r}")
         if outputs is not None:
             choose("outputs", outputs, MEANINGS)
-        self.model, self.region, self.reduce, self.outputs = model, region, reduce, outputs
+        self.model = model
+        self.region = region
+        self.reduce = reduce
+        self.outputs = outputs
         if region is not None:
             self._whole()
 
@@ -43,24 +53,25 @@ class Segmentation(Adapter):
         with torch.no_grad(), borrowed(self.model, freeze=True):
             maps = torch.cat([_maps(self.model(rows.clone()), rows) for rows in inputs.detach().split(AT_ONCE)])
         meaning = self._meaning(maps, inputs)
-        count, size = len(maps), maps.shape[2:]
-        given = None if self.region is None else self._given(count, size).to(maps.device)
+        asked_region = None
+        if self.region is not None:
+            asked_region = self._given(len(maps), maps.shape[2:]).to(maps.device)
         if target is None or (isinstance(target, str) and target == "predicted"):
-            target = _predicted(maps, meaning, given)
-        numbers = resolve_target(target, maps.flatten(2).mean(2), meaning, "logit")
-        region = _region(maps, meaning, numbers, given)
+            target = _predicted(maps, meaning, asked_region)
+        classes = resolve_target(target, maps.flatten(2).mean(2), meaning, "logit")
+        region = _region(maps, meaning, classes, asked_region)
         if empty := (~region.flatten(1).any(1)).nonzero()[:, 0].tolist():
-            missing = f"no place is of class {int(numbers[empty[0]])}"
-            if given is not None and given.dtype == torch.bool:
+            missing = f"no place is of class {int(classes[empty[0]])}"
+            if asked_region is not None and asked_region.dtype == torch.bool:
                 missing = "nothing is True"
             raise InputError(f"inputs[{empty[0]}]: its region is empty: {missing}; give another target or region")
         return Prepared(
-            _Pooled(self.model, self.reduce, meaning.meaning),
-            inputs,
-            numbers,
-            features,
-            {"region": region},
-            baselines,
+            model=_Pooled(self.model, self.reduce, meaning.meaning),
+            x=inputs,
+            target=classes,
+            features=features,
+            kwargs={"region": region},
+            baselines=baselines,
             about={"region": region},
             warnings=tuple(meaning.warnings("output", differentiable=False)),
         )
@@ -75,8 +86,9 @@ class Segmentation(Adapter):
 
         places = maps.movedim(1, -1).flatten(0, -2)
         places = places[places.isfinite().all(1)]
-        found = interpret(places, "logit", said=self.outputs, last_layer=last_layer)
-        return replace(found, told=True)  # one map is a foreground's
+        outputs = interpret(places, "logit", said=self.outputs, last_layer=last_layer)
+        # One output of a classifier may be a number; one map of a segmentation is a foreground's for certain.
+        return replace(outputs, told=True)
 
     def _whole(self) -> Tensor:
         """The caller's region as a tensor of truth values or of classes."""
@@ -90,12 +102,13 @@ class Segmentation(Adapter):
     def _given(self, count: int, size: torch.Size) -> Tensor:
         """The caller's region at the model's resolution, (B, …) bool or classes."""
         region = self._whole()
-        asked = tuple(region.shape)
-        region = region[None] if region.ndim == len(size) else region
+        asked_shape = tuple(region.shape)
+        if region.ndim == len(size):
+            region = region[None]
         if region.ndim != len(size) + 1 or len(region) not in (1, count):
             raise InputError(
                 f"region: bool, or classes as integers, of shape F or (B, *F) with {len(size)} axes and {count} inputs, got "
-                f"{region.dtype} {asked}"
+                f"{region.dtype} {asked_shape}"
             )
         if region.shape[1:] != size:  # many models answer at a quarter of the input's resolution
             region = nnf.interpolate(region[:, None].double(), size=size, mode="nearest-exact")[:, 0].to(region.dtype)
@@ -139,7 +152,8 @@ class _Pooled(nn.Module):
 
     def __init__(self, inner: nn.Module, reduce: str, meaning: str):
         super().__init__()
-        self.inner, self.reduce = inner, reduce
+        self.inner = inner
+        self.reduce = reduce
         # A mean of logits or of probabilities is one again; a sum of probabilities is a number.
         averaged = reduce == "mean" or meaning in ("logits", "label_logits")
         self.outputs_meaning = meaning if averaged else "values"
@@ -150,7 +164,9 @@ class _Pooled(nn.Module):
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32)).flatten(2)
         inside = region.flatten(1)[:, None]
         total = torch.where(inside, maps, torch.zeros_like(maps)).sum(2)
-        return total / inside.sum(2) if self.reduce == "mean" else total
+        if self.reduce == "mean":
+            return total / inside.sum(2)
+        return total
 
 
 def _maps(outputs: Any, x: Tensor) -> Tensor:
@@ -175,35 +191,37 @@ def _on_grid(size: torch.Size, places: torch.Size) -> bool:
     return len(shares) == 1 and min(shares) >= 1
 
 
-def _predicted(maps: Tensor, meaning: Outputs, given: Tensor | None) -> Tensor:
+def _predicted(maps: Tensor, meaning: Outputs, asked_region: Tensor | None) -> Tensor:
     """(B,): the class to explain if none is asked for."""
-    inside = torch.ones_like(maps[:, 0], dtype=torch.bool)
-    if given is not None and given.dtype == torch.bool:
-        inside = given
-    inside = inside.flatten(1)
     if meaning.binary:
         return torch.ones(len(maps), dtype=torch.int64, device=maps.device)
+    inside = torch.ones_like(maps[:, 0], dtype=torch.bool)
+    if asked_region is not None and asked_region.dtype == torch.bool:
+        inside = asked_region
+    inside = inside.flatten(1)
     if meaning.labels:
-        there = torch.stack([_decided(maps, meaning, label) for label in range(meaning.columns)], 1)
-        return (there.flatten(2) & inside[:, None]).sum(2).argmax(1)
+        masks = torch.stack([_decided(maps, meaning, label) for label in range(meaning.columns)], 1)
+        return (masks.flatten(2) & inside[:, None]).sum(2).argmax(1)
     votes = nnf.one_hot(maps.argmax(1).flatten(1), meaning.columns) * inside[..., None]
     return votes.sum(1).argmax(1)
 
 
-def _region(maps: Tensor, meaning: Outputs, target: Tensor, given: Tensor | None) -> Tensor:
+def _region(maps: Tensor, meaning: Outputs, target: Tensor, asked_region: Tensor | None) -> Tensor:
     """(B, …) bool: where the score of each input's target is taken."""
-    if given is not None:
-        return given if given.dtype == torch.bool else given == target.view(-1, *[1] * (given.ndim - 1))
-    return _decided(maps, meaning, target)
+    if asked_region is None:
+        return _decided(maps, meaning, target)
+    if asked_region.dtype == torch.bool:
+        return asked_region
+    return asked_region == target.view(-1, *[1] * (asked_region.ndim - 1))
 
 
 def _decided(maps: Tensor, meaning: Outputs, target: Tensor | int) -> Tensor:
     """(B, …) bool: where the model says the target."""
     size = maps.shape[2:]
     places = maps.movedim(1, -1).flatten(0, -2)
-    each = torch.as_tensor(target, device=maps.device).expand(len(maps)).repeat_interleave(size.numel())
+    targets = torch.as_tensor(target, device=maps.device).expand(len(maps)).repeat_interleave(size.numel())
     if meaning.labels:
-        found = meaning.decision(places, each) == 1
+        decided = meaning.decision(places, targets) == 1
     else:
-        found = meaning.predicted(places) == each
-    return found.unflatten(0, (len(maps), *size))
+        decided = meaning.predicted(places) == targets
+    return decided.unflatten(0, (len(maps), *size))

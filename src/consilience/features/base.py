@@ -26,44 +26,76 @@ class Features(Settings):
     ordered = True
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The axes A for inputs with axes F."""
+        """The axes A for inputs with axes F = ``shape``.
+
+        Raises:
+            InputError: the features are not for inputs of this shape.
+        """
         raise NotImplementedError
 
     def reduce(self, values: Tensor, owner: Tensor) -> Tensor:
-        """(N, *F) → (N, *A): sums over the elements of each feature."""
+        """(N, *A): the sums of ``values`` (N, *F) over the elements of each feature. ``owner`` (N,): the input of each row."""
         raise NotImplementedError
 
     def reduce_gradient(self, values: Tensor, owner: Tensor) -> Tensor:
-        """(N, *F) → (N, *A) for gradients: sums too, unless a feature's elements are the coordinates of a vector."""
+        """(N, *A) of gradients ``values`` (N, *F): sums too, unless a feature's elements are the coordinates of a vector.
+
+        ``owner`` (N,): the input of each row.
+        """
         return self.reduce(values, owner)
 
     def expand(self, values: Tensor, owner: Tensor, shape: Sequence[int]) -> Tensor:
-        """(N, *A) → (N, *F): each element gets its feature's value."""
+        """(N, *F): each element gets its feature's value.
+
+        Args:
+            values: (N, *A).
+            owner: (N,), the input of each row.
+            shape: F.
+        """
         raise NotImplementedError
 
     def sizes(self, owner: Tensor, shape: Sequence[int]) -> Tensor:
-        """(N, *A): how many elements each feature has (0 for a feature that this input lacks)."""
+        """(N, *A): how many elements each feature has, 0 for a feature that the input lacks.
+
+        ``owner`` (N,): the input of each row; ``shape``: F.
+        """
         ones = torch.ones(len(owner), *shape, device=owner.device)
         return self.reduce(ones, owner)
 
     def spread(self, values: Tensor, owner: Tensor, shape: Sequence[int]) -> Tensor:
-        """(N, *A) → (N, *F): each feature's value shared evenly by its elements."""
-        return self.expand(values / self.sizes(owner, shape).clamp(min=1).to(values), owner, shape)
+        """(N, *F): each feature's value shared evenly by its elements.
+
+        Args:
+            values: (N, *A).
+            owner: (N,), the input of each row.
+            shape: F.
+        """
+        sizes = self.sizes(owner, shape).clamp(min=1)
+        return self.expand(values / sizes.to(values), owner, shape)
 
     def mask(self, subsets: Tensor, owner: Tensor, shape: Sequence[int]) -> Tensor:
-        """(N, *A) bool → (N, *F) bool."""
+        """(N, *F) bool: the elements of some features.
+
+        Args:
+            subsets: (N, *A) bool, which features.
+            owner: (N,), the input of each row.
+            shape: F.
+        """
         return self.expand(subsets, owner, shape)
 
     def largest(self, shape: Sequence[int]) -> int:
-        """The number of features of the input that has most of them: at most the product of A."""
+        """The number of features of the input that has most of them, at most the product of A; F = ``shape``."""
         return math.prod(self.shape(shape))
 
     def check(self, inputs: int, owner: Tensor | None = None) -> None:
-        """Raise InputError where the features were given for another number of inputs than ``inputs`` (0: not known), or not
-        for all whose numbers are in ``owner``."""
+        """Look whether the features are for these inputs; ``inputs``: how many, 0: not known; ``owner``: their numbers.
+
+        Raises:
+            InputError: they were given for another number of inputs, or not for all of these.
+        """
 
     def take(self, places: Sequence[int] | Tensor) -> Features:
-        """The same features for some of the inputs, of which these are the places (n,) among all that labels were given for.
+        """The same features for some of the inputs: ``places`` (n,) among all that labels were given for.
 
         Only features that differ by input have something to select. A loader's batches get their own in this way.
         """
@@ -74,11 +106,14 @@ class Features(Settings):
         return self
 
     def codes(self, shape: Sequence[int]) -> Tensor | None:
-        """Bool of shape F: the elements that hold codes of categories, between which there is nothing; None: none does."""
+        """Bool of shape F = ``shape``: the elements that hold codes of categories, between which there is nothing.
+
+        None: none does.
+        """
         return None
 
     def movable(self, shape: Sequence[int]) -> Tensor | None:
-        """The elements that noise may move, bool of shape F or (B, …) broadcastable to (B, *F); None: all of them."""
+        """The elements that noise may move, bool of F = ``shape`` or (B, …) broadcastable to (B, *F); None: all of them."""
         return None
 
 
@@ -99,9 +134,16 @@ class Elements(Features):
 
 
 def check_rows(argument: str, rows: int, inputs: int, owner: Tensor | None = None) -> None:
-    """One thing for each input: raise InputError where there are more or fewer ``rows`` than ``inputs``.
+    """Look whether what was given for each input has one row for each.
 
-    ``inputs`` 0: not known; then no ``owner`` may be beyond the rows.
+    Args:
+        argument: its name, for errors.
+        rows: how many it has.
+        inputs: how many inputs there are; 0: not known, then no ``owner`` may be beyond the rows.
+        owner: (N,), numbers of inputs.
+
+    Raises:
+        InputError: there are more or fewer rows than inputs.
     """
     if inputs == 0 and owner is not None and len(owner):
         inputs = max(rows, int(owner.max()) + 1)
@@ -113,7 +155,12 @@ def check_rows(argument: str, rows: int, inputs: int, owner: Tensor | None = Non
 
 
 def chosen_rows(rows: Tensor, places: Tensor | Sequence[int], argument: str) -> Tensor:
-    """Rows number ``places`` (n,) of what was given for all inputs.
+    """Some rows of what was given for all inputs.
+
+    Args:
+        rows: (B, …).
+        places: (n,), which of them.
+        argument: its name, for errors.
 
     Raises:
         InputError: a place is beyond the rows.

@@ -24,14 +24,16 @@ def is_series(x: Any) -> bool:
 
 
 def column_names(x: Any) -> tuple[str, ...] | None:
-    """The names of a frame's columns; None for anything else. Names that repeat get a number: ``job``, ``job (2)``."""
+    """The names of the columns of a frame ``x``; None for anything else. Names that repeat get a number: job, job (2)."""
     if not is_frame(x):
         return None
-    found: list[str] = []
+    names: list[str] = []
     for name in map(str, x.columns):
-        number = sum(other == name or other.startswith(f"{name} (") for other in found)
-        found.append(f"{name} ({number + 1})" if number and name in found else name)
-    return tuple(found)
+        earlier = sum(other == name or other.startswith(f"{name} (") for other in names)
+        if name in names:
+            name = f"{name} ({earlier + 1})"
+        names.append(name)
+    return tuple(names)
 
 
 def plain_array(x: Any, argument: str) -> Any:

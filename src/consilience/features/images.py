@@ -1,4 +1,4 @@
-"""What is attributed: a partition of an input's elements into features; here the interface, and images.
+"""Features of images: pixels, patches and segments; and the features of an input that was given none.
 
 A feature is a set of elements of the input; every element belongs to one, or to none (padding). Attributions add over the
 elements of a feature (``reduce``), a feature's value is spread evenly over its elements (``spread``, so that
@@ -42,7 +42,11 @@ class Pixels(Features):
 
 @dataclass(frozen=True)
 class Patches(Features):
-    """A feature is a square of ``size`` pixels over all channels; the last row and column may be smaller."""
+    """A feature is a square over all channels; the last row and column may be smaller. F = (C, H, W), A = (⌈H/size⌉, ⌈W/size⌉).
+
+    Args:
+        size: of the square's side, pixels.
+    """
 
     size: int = setting(16, low=1)
 
@@ -55,7 +59,9 @@ class Patches(Features):
         return tuple(-(-n // self.size) for n in shape[1:])
 
     def reduce(self, values, owner):
-        return nnf.avg_pool2d(values.sum(1, keepdim=True), self.size, ceil_mode=True, divisor_override=1)[:, 0]
+        over_channels = values.sum(1, keepdim=True)
+        # A mean that is divided by 1 is a sum.
+        return nnf.avg_pool2d(over_channels, self.size, ceil_mode=True, divisor_override=1)[:, 0]
 
     def expand(self, values, owner, shape):
         rows = torch.arange(shape[1], device=values.device) // self.size
@@ -103,14 +109,21 @@ class Segments(Features):
 
     @classmethod
     def slic(cls, images: Tensor, segments: int = 50, compactness: float = 10.0) -> Segments:
-        """SLIC superpixels of images (B, C, H, W), each scaled to 0…1 first; through scikit-image, one image at a time."""
+        """SLIC superpixels (Achanta et al. 2012), each image scaled to 0…1 first; through scikit-image, one image at a time.
+
+        Args:
+            images: (B, C, H, W).
+            segments: about how many for each image.
+            compactness: larger makes segments squarer, and follows colours less.
+        """
         slic = need("skimage.segmentation", "images").slic
-        found = []
+        labels = []
         for image in images.detach().double().cpu():
             image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
             array = image.permute(1, 2, 0).numpy()
-            found.append(torch.from_numpy(slic(array, n_segments=segments, compactness=compactness, start_label=0)))
-        return cls(torch.stack(found).to(images.device), batched=True)
+            one = slic(array, n_segments=segments, compactness=compactness, start_label=0)
+            labels.append(torch.from_numpy(one))
+        return cls(torch.stack(labels).to(images.device), batched=True)
 
     def _labels(self, owner: Tensor, shape: Sequence[int]) -> Tensor:
         """(N, *F flattened) labels of each row."""
@@ -121,7 +134,8 @@ class Segments(Features):
             raise InputError(
                 f"labels: shape {tuple(self.labels.shape[1:])} does not fit inputs of shape {tuple(shape)}"
             )
-        return labels.flatten(1)[owner if self.batched else torch.zeros_like(owner)]
+        row = owner if self.batched else torch.zeros_like(owner)
+        return labels.flatten(1)[row]
 
     def shape(self, shape):
         return (self.count,)
@@ -155,19 +169,19 @@ def features_for(spec: Features | str | None, shape: Sequence[int]) -> Features:
     if spec is None:
         return Pixels() if len(shape) == 3 else Elements()
     if isinstance(spec, str):
-        known = {"elements": Elements(), "pixels": Pixels(), "patches": Patches()}
-        found: Features = known[choose("features", spec, known)]
+        named: dict[str, Features] = {"elements": Elements(), "pixels": Pixels(), "patches": Patches()}
+        features = named[choose("features", spec, named)]
     elif isinstance(spec, Features):
-        found = spec
+        features = spec
     else:
         raise InputError(f"features: a name or features such as cs.Patches(16), got {type(spec).__name__}")
-    if isinstance(found, Pixels | Patches):
-        _image(found, shape)
-    return found
+    if isinstance(features, Pixels | Patches):
+        _image(features, shape)
+    return features
 
 
 def fewer(shape: Sequence[int]) -> str:
-    """What makes fewer features of inputs with axes F, for errors."""
+    """What makes fewer features of inputs with axes F = ``shape``, for errors."""
     if len(shape) == 1:
         return "cs.Columns(names), a name for each column, which joins those of one name"
     if len(shape) == 2:
@@ -178,15 +192,21 @@ def fewer(shape: Sequence[int]) -> str:
 
 
 def coarse(shape: Sequence[int]) -> Features:
-    """Features few enough to take away one by one: square patches, about 14 to an image's short side; else elements.
+    """Features of inputs with axes F = ``shape`` that are few enough to take away one by one.
 
-    Of the common divisors of both sides that make 7 to 28 patches along the short one, the side nearest 14 patches; if there
-    is none, a fourteenth of the short side. With patches of one size every mask of a given share takes the same area away,
-    and the uniform map's response is constant: correlation undefined, infidelity 1. With a remainder at the edge it is not,
-    and a uniform map can predict Δf from the area.
+    Square patches, about 14 to an image's short side; elements of anything else. Of the common divisors of both sides that
+    make 7 to 28 patches along the short one, the side nearest 14 patches; if there is none, a fourteenth of the short side.
+    With patches of one size every mask of a given share takes the same area away, and the uniform map's response is
+    constant: correlation undefined, infidelity 1. With a remainder at the edge it is not, and a uniform map can predict Δf
+    from the area.
     """
     if len(shape) != 3:
         return Elements()
     short = min(shape[1:])
-    divisors = [d for d in range(1, short + 1) if shape[1] % d == 0 and shape[2] % d == 0 and 7 <= short / d <= 28]
-    return Patches(min(divisors, key=lambda d: abs(math.log(short / d / 14)), default=max(1, short // 14)))
+    common_divisors = [side for side in range(1, short + 1) if shape[1] % side == 0 and shape[2] % side == 0]
+    sides = [side for side in common_divisors if 7 <= short / side <= 28]
+
+    def distance_from_14(side: int) -> float:
+        return abs(math.log(short / side / 14))
+
+    return Patches(min(sides, key=distance_from_14, default=max(1, short // 14)))

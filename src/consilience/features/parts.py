@@ -15,14 +15,17 @@ from .base import Features
 class Parts(Features):
     """The features of several inputs side by side: F = (Σ elements,), A = (Σ features,).
 
-    ``parts``: the features of each input; ``shapes``: their axes.
+    Args:
+        parts: the features of each input.
+        shapes: F of each input.
     """
 
     unit = "feature of a part"
     ordered = False
 
     def __init__(self, parts: Sequence[Features], shapes: Sequence[Sequence[int]]):
-        self.parts, self.shapes = tuple(parts), tuple(tuple(shape) for shape in shapes)
+        self.parts = tuple(parts)
+        self.shapes = tuple(tuple(shape) for shape in shapes)
         self.axes = tuple(features.shape(shape) for features, shape in zip(self.parts, self.shapes, strict=True))
 
     def shape(self, shape):
@@ -63,30 +66,37 @@ class Parts(Features):
         return Parts([features.settled(part) for features, part in pairs], self.shapes)
 
     def codes(self, shape):
-        found = []
+        of_parts = []
         for features, axes in zip(self.parts, self.shapes, strict=True):
             codes = features.codes(axes)
-            found.append(torch.zeros(prod(axes), dtype=torch.bool) if codes is None else codes.flatten())
-        joined = torch.cat(found)
-        return joined if bool(joined.any()) else None
+            if codes is None:
+                codes = torch.zeros(axes, dtype=torch.bool)
+            of_parts.append(codes.flatten())
+        joined = torch.cat(of_parts)
+        if not bool(joined.any()):
+            return None
+        return joined
 
     def movable(self, shape):
-        found = []
+        of_parts = []
         for features, axes in zip(self.parts, self.shapes, strict=True):
             free = features.movable(axes)
             if free is None:
                 free = torch.ones(axes, dtype=torch.bool)
             # What is given for each input has an axis in front.
             rows = free.expand(*free.shape[: free.ndim - len(axes)], *axes)
-            found.append(rows.reshape(-1, prod(axes)))
-        if all(bool(free.all()) for free in found):
+            of_parts.append(rows.reshape(-1, prod(axes)))
+        if all(bool(free.all()) for free in of_parts):
             return None
-        count = max(map(len, found))
-        joined = torch.cat([free.expand(count, -1).to(found[0].device) for free in found], 1)
-        return joined if count > 1 else joined[0]
+        inputs = max(map(len, of_parts))
+        device = of_parts[0].device
+        joined = torch.cat([free.expand(inputs, -1).to(device) for free in of_parts], 1)
+        if inputs == 1:
+            return joined[0]
+        return joined
 
 
 def split(values: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-    """(…, Σ elements) → (…, *shape) for each shape."""
+    """The parts (…, *F) of joined ``values`` (…, Σ elements), one for each of ``shapes``."""
     pieces = values.split([prod(shape) for shape in shapes], -1)
     return [piece.reshape(*values.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -16,9 +16,11 @@ from .base import Features, check_rows, chosen_rows
 
 @dataclass(frozen=True)
 class Windows(Features):
-    """A feature is a window of ``size`` steps of a series, over all other axes (channels); the last may be shorter.
+    """A feature is a window of a series, over all other axes (channels); the last may be shorter. A = (⌈steps / size⌉,).
 
-    ``axis``: the time's place among the input's axes F, -1 for (B, channels, steps). A = (⌈steps / size⌉,).
+    Args:
+        size: of a window, steps.
+        axis: the time's place among the input's axes F, -1 for (B, channels, steps).
 
     Example:
         >>> Windows(10).shape((3, 48)), Windows(10, axis=0).shape((48, 3))
@@ -37,13 +39,17 @@ class Windows(Features):
 
     def reduce(self, values, owner):
         axis = self._axis(values.shape[1:])
-        steps = values.movedim(axis + 1, -1).reshape(len(values), -1, values.shape[axis + 1]).sum(1)
-        return nnf.pad(steps, (0, -steps.shape[1] % self.size)).unflatten(1, (-1, self.size)).sum(2)
+        time_last = values.movedim(axis + 1, -1)
+        steps = time_last.reshape(len(values), -1, time_last.shape[-1]).sum(1)
+        missing = -steps.shape[1] % self.size
+        return nnf.pad(steps, (0, missing)).unflatten(1, (-1, self.size)).sum(2)
 
     def expand(self, values, owner, shape):
         axis = self._axis(shape)
-        steps = values[:, torch.arange(shape[axis], device=values.device) // self.size]
-        return steps.view(-1, *[n if i == axis else 1 for i, n in enumerate(shape)]).expand(-1, *shape)
+        window_of_step = torch.arange(shape[axis], device=values.device) // self.size
+        broadcast = [1] * len(shape)
+        broadcast[axis] = shape[axis]
+        return values[:, window_of_step].view(-1, *broadcast).expand(-1, *shape)
 
     def _axis(self, shape: Sequence[int]) -> int:
         if not -len(shape) <= self.axis < len(shape):
@@ -91,7 +97,9 @@ class Tokens(Features):
             check_rows("present", len(self.present), inputs, owner)
 
     def take(self, places):
-        return Tokens(chosen_rows(self.present, places, "present")) if len(self.present) > 1 else self
+        if len(self.present) == 1:  # the same for any input
+            return self
+        return Tokens(chosen_rows(self.present, places, "present"))
 
     def reduce(self, values, owner):
         self.shape(values.shape[1:])
@@ -109,5 +117,6 @@ class Tokens(Features):
         return self.present.view(*self.present.shape, *[1] * (len(shape) - 1))
 
     def _of(self, owner: Tensor) -> Tensor:
-        present = self.present.to(owner.device)
-        return present[owner if len(present) > 1 else torch.zeros_like(owner)]
+        """(N, T): the tokens that count, of the input of each row."""
+        row = owner if len(self.present) > 1 else torch.zeros_like(owner)
+        return self.present.to(owner.device)[row]

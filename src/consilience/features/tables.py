@@ -52,12 +52,15 @@ class Columns(Features):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.blocks, str | bytes) or not isinstance(self.blocks, Iterable):
+        if not _several(self.blocks):
             raise InputError(f"Columns: blocks are labels, lists of column numbers or a mapping, got {self.blocks!r}")
-        labels = not isinstance(self.blocks, Mapping) and all(isinstance(label, str) for label in self.blocks)
-        object.__setattr__(self, "blocks", tuple(self.blocks) if labels else _blocks(self.blocks))
-        given = self.categorical if _several(self.categorical) else [self.categorical]
-        object.__setattr__(self, "categorical", tuple(_code(column) for column in given))
+        if not isinstance(self.blocks, Mapping) and all(isinstance(label, str) for label in self.blocks):
+            blocks = tuple(self.blocks)
+        else:
+            blocks = _blocks(self.blocks)
+        categorical = self.categorical if _several(self.categorical) else [self.categorical]
+        object.__setattr__(self, "blocks", blocks)
+        object.__setattr__(self, "categorical", tuple(_number_or_name(column) for column in categorical))
 
     @classmethod
     def onehot(
@@ -95,30 +98,40 @@ class Columns(Features):
                 raise InputError(
                     f"of: no column begins with {label + separator!r}; they begin {', '.join(names[:4])}, …"
                 )
-        count = Counter(labels)
-        alone = encoded is None
-        blocks = [name if alone and count[label] == 1 else label for label, name in zip(labels, names, strict=True)]
-        found = cls(blocks, columns=tuple(map(str, names)), guess="names" if alone else "of")
-        return found if data is None else found.settled(torch.as_tensor(data))
+        guess = "of"
+        if encoded is None:
+            # A name that shares its beginning with no other is not the only category of something.
+            guess = "names"
+            count = Counter(labels)
+            pairs = zip(labels, names, strict=True)
+            labels = [name if count[label] == 1 else label for label, name in pairs]
+        columns = cls(labels, columns=tuple(map(str, names)), guess=guess)
+        if data is None:
+            return columns
+        return columns.settled(torch.as_tensor(data))
 
     def settled(self, rows: Tensor) -> Columns:
         """What :meth:`onehot` read off names, held against ``rows`` (n, columns): blocks that are none fall apart."""
         if not self.guess:
             return self
-        found = []
+        blocks = []
         for name, columns in self.groups(rows.shape[1]):
             kept = _one_hot(rows[:, list(columns)].double(), strict=self.guess == "names")
-            block = [column for column, belongs in zip(columns, kept, strict=True) if belongs]
-            if len(block) > 1 or (len(columns) == 1 and self.guess == "of" and name != self.columns[columns[0]]):
-                found.append((name, tuple(block or columns)))
-        return replace(self, blocks=tuple(found), guess="")
+            block = tuple(column for column, belongs in zip(columns, kept, strict=True) if belongs)
+            # The user said that this column was encoded, and only one category of it was seen or kept.
+            only_category = len(columns) == 1 and self.guess == "of" and name != self.columns[columns[0]]
+            if len(block) > 1 or only_category:
+                blocks.append((name, block or columns))
+        return replace(self, blocks=tuple(blocks), guess="")
 
     def called(self, names: Sequence[str]) -> Columns:
-        """With the columns' names, where they have none."""
-        return self if self.columns else replace(self, columns=tuple(map(str, names)))
+        """The same features with ``names`` for the columns, where they have none."""
+        if self.columns:
+            return self
+        return replace(self, columns=tuple(map(str, names)))
 
     def codes(self, shape: Sequence[int]) -> Tensor | None:
-        """(columns,) bool: which hold codes of categories; None: none does.
+        """(columns,) bool: which hold codes of categories, of inputs with axes ``shape``; None: none does.
 
         Raises:
             InputError: there is no such column.
@@ -127,17 +140,18 @@ class Columns(Features):
             return None
         width = self._width(shape)
         names = self._column_names(width)
-        found = torch.zeros(width, dtype=torch.bool)
+        coded = torch.zeros(width, dtype=torch.bool)
         for column in self.categorical:
-            if isinstance(column, str) and column not in names:
-                raise InputError(
-                    f"categorical: no column is called {column!r}; they are called {', '.join(names[:6])}, …"
-                )
-            number = names.index(column) if isinstance(column, str) else column
-            if not -width <= number < width:
-                raise InputError(f"categorical: column {number} of a table of {width} columns (0 … {width - 1})")
-            found[number] = True
-        return found
+            if isinstance(column, str):
+                if column not in names:
+                    raise InputError(
+                        f"categorical: no column is called {column!r}; they are called {', '.join(names[:6])}, …"
+                    )
+                column = names.index(column)
+            if not -width <= column < width:
+                raise InputError(f"categorical: column {column} of a table of {width} columns (0 … {width - 1})")
+            coded[column] = True
+        return coded
 
     def _column_names(self, width: int) -> tuple[str, ...]:
         """A name for each column."""
@@ -148,7 +162,7 @@ class Columns(Features):
         return tuple(f"column {number}" for number in range(width))
 
     def groups(self, width: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """(name, columns) of every feature of a table of ``width`` columns.
+        """The name and the columns of every feature, for a table of ``width`` columns.
 
         Raises:
             InputError: the blocks do not fit the table.
@@ -164,19 +178,23 @@ class Columns(Features):
 
     def reduce(self, values, owner):
         groups = self.groups(self._width(values.shape[1:]))
-        return values.new_zeros(len(values), len(groups)).index_add(1, _numbers(groups, values.device), values)
+        feature_of_column = _feature_of_column(groups, values.device)
+        return values.new_zeros(len(values), len(groups)).index_add(1, feature_of_column, values)
 
     def expand(self, values, owner, shape):
-        return values[:, _numbers(self.groups(self._width(shape)), values.device)]
+        groups = self.groups(self._width(shape))
+        return values[:, _feature_of_column(groups, values.device)]
 
     def movable(self, shape):
         groups = self.groups(self._width(shape))
         codes = self.codes(shape)
-        several = [self.fixed and len(columns) > 1 for _, columns in groups]
-        still = torch.tensor(several)[_numbers(groups)]
+        in_fixed_block = torch.tensor([self.fixed and len(columns) > 1 for _, columns in groups])
+        fixed = in_fixed_block[_feature_of_column(groups)]
         if codes is not None:
-            still = still | codes
-        return ~still if bool(still.any()) else None
+            fixed = fixed | codes
+        if not bool(fixed.any()):
+            return None
+        return ~fixed
 
     def _width(self, shape: Sequence[int]) -> int:
         if len(shape) != 1:
@@ -193,31 +211,42 @@ class Columns(Features):
 def _blocks(spec: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """(name or "", columns) of each block, from a mapping, lists of columns, or the blocks of another Columns."""
     if isinstance(spec, Mapping):
-        pairs = [(str(name), columns) for name, columns in spec.items()]
+        named = [(str(name), columns) for name, columns in spec.items()]
     else:
-        # Blocks of another Columns have their names already.
-        named = [isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in spec]
-        pairs = [item if done else ("", item) for item, done in zip(spec, named, strict=True)]
-    found = []
-    for name, columns in pairs:
-        try:
-            numbers = tuple(map(index, columns)) if isinstance(columns, Iterable) else (index(columns),)
-        except TypeError:
-            numbers = ()
-        if not numbers or min(numbers) < 0:
-            raise InputError(f"blocks: expected column numbers (0, 1, …), got {columns!r}")
-        found.append((name, numbers))
-    every = [column for _, columns in found for column in columns]
-    if len(set(every)) < len(every):
-        raise InputError(f"blocks: column {next(c for c in every if every.count(c) > 1)} is in two blocks")
-    return tuple(found)
+        named = [_named(item) for item in spec]
+    blocks = tuple((name, _column_numbers(columns)) for name, columns in named)
+    count = Counter(column for _, columns in blocks for column in columns)
+    for column, times in count.items():
+        if times > 1:
+            raise InputError(f"blocks: column {column} is in two blocks")
+    return blocks
 
 
 def _several(given: Any) -> bool:
+    """Whether something is many things and not one name."""
     return isinstance(given, Iterable) and not isinstance(given, str | bytes)
 
 
-def _code(column: Any) -> int | str:
+def _named(item: Any) -> tuple[str, Any]:
+    """A block and its name. Blocks of another Columns have their names already; others have none."""
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+        return item
+    return "", item
+
+
+def _column_numbers(columns: Any) -> tuple[int, ...]:
+    """The numbers of a block's columns, of which one may stand without a list around it."""
+    several = columns if isinstance(columns, Iterable) else [columns]
+    try:
+        numbers = tuple(map(index, several))
+    except TypeError:
+        numbers = ()
+    if not numbers or min(numbers) < 0:
+        raise InputError(f"blocks: expected column numbers (0, 1, …), got {columns!r}")
+    return numbers
+
+
+def _number_or_name(column: Any) -> int | str:
     """A column's number or name."""
     if isinstance(column, str):
         return column
@@ -253,23 +282,28 @@ def _one_hot(rows: Tensor, strict: bool) -> list[bool]:
     An indicator has two values, 0 and 1 or, where columns were scaled, any two, of which the larger is set. A column with a
     single value other than 0 and 1 tells nothing. ``strict``: each row has exactly one set, or the columns are no block.
     """
-    plain = ((rows == 0) | (rows == 1)).all(0)
-    low, high = rows.amin(0), rows.amax(0)
-    two_values = ((rows == low) | (rows == high)).all(0)
+    unscaled = ((rows == 0) | (rows == 1)).all(0)
+    lowest = rows.amin(0)
+    highest = rows.amax(0)
+    two_values = ((rows == lowest) | (rows == highest)).all(0)
     # A block was scaled as a whole, or not at all.
-    kept = plain if bool(plain.any()) else two_values
-    unknown = ~plain & (low == high)
-    on = (rows == torch.where(plain, torch.ones_like(high), high)) & ~unknown & kept
-    count = on.sum(1)
-    none_is_right = bool((unknown & kept).any())
-    contradicted = bool((count > 1).any()) or (bool((count == 0).any()) and not none_is_right)
-    if strict and contradicted:
+    indicators = unscaled if bool(unscaled.any()) else two_values
+    if not strict:
+        return indicators.tolist()
+    constant = ~unscaled & (lowest == highest)
+    set_value = torch.where(unscaled, torch.ones_like(highest), highest)
+    is_set = (rows == set_value) & ~constant & indicators
+    count = is_set.sum(1)
+    # Where a column tells nothing, it may be the one that is set.
+    none_may_be_set = bool((constant & indicators).any())
+    if bool((count > 1).any()) or (bool((count == 0).any()) and not none_may_be_set):
         return [False] * rows.shape[1]
-    return kept.tolist()
+    return indicators.tolist()
 
 
 @lru_cache(maxsize=64)
 def _groups(blocks: tuple[Any, ...], names: tuple[str, ...], width: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The name and the columns of every feature of a table whose columns have these ``names``, or none."""
     if names and len(names) != width:
         raise InputError(f"columns: {len(names)} names for a table of {width} columns")
     if blocks and isinstance(blocks[0], str):
@@ -282,9 +316,9 @@ def _groups(blocks: tuple[Any, ...], names: tuple[str, ...], width: int) -> tupl
     taken = {column for _, columns in blocks for column in columns}
     if taken and max(taken) >= width:
         raise InputError(f"blocks: column {max(taken)} of a table of {width} columns (0 … {width - 1})")
-    found = [*blocks, *(("", (column,)) for column in range(width) if column not in taken)]
-    found.sort(key=lambda block: min(block[1]))
-    return tuple((name or _default_name(columns, names), columns) for name, columns in found)
+    alone = [("", (column,)) for column in range(width) if column not in taken]
+    groups = sorted([*blocks, *alone], key=lambda block: min(block[1]))
+    return tuple((name or _default_name(columns, names), columns) for name, columns in groups)
 
 
 def _default_name(columns: Sequence[int], names: Sequence[str]) -> str:
@@ -294,10 +328,10 @@ def _default_name(columns: Sequence[int], names: Sequence[str]) -> str:
     return f"column{'s' * (len(columns) > 1)} {', '.join(map(str, columns))}"
 
 
-def _numbers(groups: Sequence[tuple[str, tuple[int, ...]]], device: torch.device | None = None) -> Tensor:
-    """(columns,) the feature of each column."""
-    labels = [0] * sum(len(columns) for _, columns in groups)
+def _feature_of_column(groups: Sequence[tuple[str, tuple[int, ...]]], device: torch.device | None = None) -> Tensor:
+    """(columns,): the number of the feature to which each column belongs."""
+    features = [0] * sum(len(columns) for _, columns in groups)
     for number, (_, columns) in enumerate(groups):
         for column in columns:
-            labels[column] = number
-    return torch.tensor(labels, device=device)
+            features[column] = number
+    return torch.tensor(features, device=device)
