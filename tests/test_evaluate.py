@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 import consilience as cs
 from consilience.card import Card
 from consilience.cli import main
-from consilience.evaluate.evaluator import Evaluator, evaluate
+from consilience.evaluate.data_set import evaluate
+from consilience.evaluate.evaluator import Evaluator
 from consilience.explainers import InputXGradient, IntegratedGradients, Saliency
 from consilience.measures import Completeness, Measure, PixelFlipping, resolve
 from consilience.perturb.baseline import Baseline

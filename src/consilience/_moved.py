@@ -27,7 +27,8 @@ MOVED: dict[str, tuple[str, ...]] = {
     "linear": ("surrogates.local_linear",),
     "surrogate": ("surrogates.lime_maple", "surrogates.linear_fits"),
     "consensus": (
-        "explain.explain", "explain.consensus", "evaluate.evaluator", "results.evaluation", "results.explanation",
+        "explain.explain", "explain.consensus", "evaluate.data_set", "evaluate.evaluator", "results.evaluation",
+        "results.explanation",
         "results.load", "results.to_shap", "combine.draws", "combine.named",
     ),
 }  # fmt: skip

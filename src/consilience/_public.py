@@ -12,8 +12,8 @@ from .errors import ConsilienceError as ConsilienceError
 from .errors import InputError as InputError
 from .errors import MissingExtra as MissingExtra
 from .errors import UnsupportedOp as UnsupportedOp
+from .evaluate.data_set import evaluate as evaluate
 from .evaluate.evaluator import Evaluator as Evaluator
-from .evaluate.evaluator import evaluate as evaluate
 from .explain.consensus import Consensus as Consensus
 from .explain.explain import explain as explain
 from .explainers import captum as captum

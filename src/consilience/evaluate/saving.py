@@ -15,7 +15,7 @@ EVERY = 5.0
 
 
 class GrowingFile:
-    """Writes an evaluation to ``path`` while it grows; a context manager.
+    """Writes an evaluation to ``path`` while it grows; a context manager. ``argument``: the path's name, for errors.
 
     On leaving, also by an exception or an interrupt, what is not written yet is written. Until then no other process may
     write there.
@@ -50,7 +50,7 @@ class GrowingFile:
             self._lock.__exit__(*error)
 
     def update(self, evaluation: Evaluation) -> None:
-        """It has grown: write it now, or within seconds."""
+        """The ``evaluation`` has grown: write it now, or within seconds."""
         self._pending = evaluation
         if time.monotonic() >= self._next:
             self._write()
