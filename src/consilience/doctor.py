@@ -33,7 +33,14 @@ FEW = 256
 
 @dataclass(frozen=True)
 class Check:
-    """One method on this model: ``valid``; ``proof`` says by what, or why not."""
+    """One method on this model.
+
+    Args:
+        method: its name.
+        valid: whether it works.
+        proof: what shows that it does, or why it does not.
+        completeness_error: |Σφ − (f(x) − f(b))| / |f(x) − f(b)|, the largest over the batch; None where it says nothing.
+    """
 
     method: str
     valid: bool
@@ -41,12 +48,22 @@ class Check:
     completeness_error: float | None = None
 
     def line(self, width: int = 18) -> str:
-        return f"{'ok ' if self.valid else 'no '} {self.method:<{width}}  {self.proof}"
+        """One line for people, with ``width`` characters for the method's name."""
+        verdict = "ok " if self.valid else "no "
+        return f"{verdict} {self.method:<{width}}  {self.proof}"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :func:`doctor` found; ``str()`` is a report for people."""
+    """What :func:`doctor` found; ``str()`` is a report for people.
+
+    Args:
+        checks: one for each method.
+        calls: of activation functions, and their form.
+        layer: the name of the layer that CAM methods take, or None.
+        outputs: the shape of the model's outputs.
+        warnings: what speaks against explanations, in sentences.
+    """
 
     checks: list[Check]
     calls: list[Call]
@@ -56,6 +73,7 @@ class Diagnosis:
 
     @property
     def valid(self) -> list[str]:
+        """The methods that work."""
         return [check.method for check in self.checks if check.valid]
 
     def __str__(self) -> str:
@@ -87,12 +105,20 @@ def doctor(
     seed: int = 0,
     progress: Callable[[Check], None] | None = None,
 ) -> Diagnosis:
-    """Try every method on ``x`` (B, *F) and prove what can be proved.
+    """Try every method on a batch and prove what can be proved.
 
     Path and rescale methods are proved by their completeness error |Σφ − (f(x) − f(b))| / |f(x) − f(b)|, the largest over
     the batch; the others by a finite, non-zero map, of about ``FEW`` samples. Also: activation calls and their form, batch
     norm left in training mode, saturated or non-finite outputs, outputs that depend on the other rows of a batch or are drawn
-    at random. ``progress`` is called with each method's :class:`Check`.
+    at random.
+
+    Args:
+        model: as for :func:`consilience.explain`.
+        x: (B, *F).
+        target: as for :func:`consilience.explain`.
+        methods: names or configured explainers; None: all.
+        seed: of the methods' draws.
+        progress: called with each method's :class:`Check`.
     """
     x, _ = batch_of(x, model)
     progress = checked("progress", progress, Callable | None)
@@ -118,7 +144,8 @@ def doctor(
         with torch.no_grad(), borrowed(model, freeze=True):
             calls = survey(model, lambda: model(torch.cat([x[:1], x[:1] / 2])))
     layer = score._layers.get("auto")
-    return Diagnosis(checks, calls, layer.name if layer else None, tuple(score.outputs.shape), warnings)
+    layer_name = layer.name if layer else None
+    return Diagnosis(checks, calls, layer_name, tuple(score.outputs.shape), warnings)
 
 
 def _check(score: Score, points: Points, explainer: Explainer, seed: int) -> Check:
@@ -127,7 +154,8 @@ def _check(score: Score, points: Points, explainer: Explainer, seed: int) -> Che
     try:
         raw = stack.attribute(score, points)[:, 0]
     except Exception as error:  # any failure is a finding here, and is reported by name
-        return Check(name, False, str(error).splitlines()[0] if str(error) else type(error).__name__)
+        lines = str(error).splitlines()
+        return Check(name, False, lines[0] if lines else type(error).__name__)
     if not bool(raw.isfinite().all()):
         return Check(name, False, "NaN or infinite values in the map")
     if not bool((raw.flatten(1) != 0).any(1).all()):
@@ -157,22 +185,25 @@ def _fewer(explainer: Explainer, shape: Sequence[int]) -> Explainer:
     if isinstance(explainer, Direct) or samples is None:
         return explainer
     total = explainer.need.total(shape)
-    return replace(explainer, n_samples=max(1, samples * FEW // total)) if total > FEW else explainer  # type: ignore[type-var]
+    if total <= FEW:
+        return explainer
+    return replace(explainer, n_samples=max(1, samples * FEW // total))  # type: ignore[type-var]
 
 
 def _modes(model: Any) -> list[str]:
+    """What a model's mode and parameters say against explaining it, in sentences."""
     if not isinstance(model, nn.Module):
         return ["a plain callable: only methods that need no modules and, for NumPy, no gradients"]
-    found = []
+    warnings = []
     training = [n for n, m in model.named_modules() if m.training and isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if training:
-        found.append(
+        warnings.append(
             f"{len(training)} batch norms in training mode ({training[0]}, …): explanations are made in eval mode, so they "
             "describe model.eval(), not the model as it is now"
         )
     elif model.training:
-        found.append("the model is in training mode: explanations are made in eval mode")
+        warnings.append("the model is in training mode: explanations are made in eval mode")
     bad = [n for n, p in model.named_parameters() if not bool(p.isfinite().all())]
     if bad:
-        found.append(f"NaN or infinite parameters: {', '.join(bad[:3])}")
-    return found
+        warnings.append(f"NaN or infinite parameters: {', '.join(bad[:3])}")
+    return warnings

@@ -82,7 +82,7 @@ class Baseline(Settings):
 
     @classmethod
     def samples(cls, data: Tensor | np.ndarray | Sequence) -> Baseline:
-        """A data set (n, *F): the background over whose rows is averaged, or from which each draw takes one."""
+        """A data set, ``data`` (n, *F): the background over whose rows is averaged, or from which each draw takes one."""
         return cls._holding("samples", data)
 
     @classmethod
@@ -109,7 +109,7 @@ class Baseline(Settings):
         )
 
     def count(self, axes: int) -> int:
-        """n, the rows of the data set; 1 where there is one baseline for a point."""
+        """n, the rows of a data set of inputs with so many ``axes`` F; 1 where there is one baseline for a point."""
         if not self.is_data(axes):
             return 1
         assert self.tensor is not None
@@ -120,7 +120,7 @@ class Baseline(Settings):
         return replace(self, kind="average") if self.kind in ("given", "samples") else self
 
     def take(self, places: Tensor | Sequence[int]) -> Baseline:
-        """The same baseline for some of the inputs, of which these are the places (n,) among all that rows were given for.
+        """The same baseline for some of the inputs: ``places`` (n,) among all that rows were given for.
 
         Only :meth:`per_input` has something to select. A loader's batches get their own rows in this way.
 
@@ -136,7 +136,7 @@ class Baseline(Settings):
     # -- values --------------------------------------------------------------------------------------------------------
 
     def at(self, points: Points) -> Tensor:
-        """(N, *F): the baseline of each point.
+        """(N, *F): the baseline of each of the ``points``.
 
         Raises:
             InputError: this is a data set, another number of rows than inputs, or another shape.
@@ -164,12 +164,23 @@ class Baseline(Settings):
         return rows[0].expand_as(x)
 
     def drawn(self, points: Points, samples: range, key: Key) -> Tensor:
-        """(N·s, *F): the baseline of each row; of a data set, the row drawn for each of ``samples``, else the same for all."""
+        """(N·s, *F): the baseline of each row; of a data set, the row drawn for each sample, else the same for all.
+
+        Args:
+            points: N points.
+            samples: the numbers of s samples.
+            key: of the draws.
+        """
         numbers = torch.arange(samples.start, samples.stop, device=points.x.device)
         return self.numbered(points, numbers.expand(len(points), -1), key)
 
     def numbered(self, points: Points, numbers: Tensor, key: Key) -> Tensor:
-        """(N·s, *F): as :meth:`drawn`, for draws of any ``numbers`` (N, s).
+        """(N·s, *F): as :meth:`drawn`, for draws of any numbers.
+
+        Args:
+            points: N points.
+            numbers: (N, s), of the draws.
+            key: of the draws.
 
         Rows are drawn without replacement: row (start + number · step) mod n, where the input's id draws the start and the
         step has no divisor in common with n. So n draws in a row meet every row once, and fewer are spread evenly.
@@ -248,7 +259,9 @@ def _coprime(count: int) -> int:
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of the axes after the channel, (N, C, …): exact matrix per axis, rows renormalised at the borders.
+    """``x`` (N, C, …) blurred by a Gaussian of ``sigma`` pixels along the axes after the channel.
+
+    By an exact matrix per axis, with rows renormalised at the borders.
 
     In float32 at least: a kernel in half precision does not sum to one."""
     if x.ndim < 3:

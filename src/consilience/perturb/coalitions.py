@@ -54,34 +54,50 @@ FEWEST = 4
 
 
 def unit(features: Features | None, shape: Sequence[int]) -> Features:
-    """The features, or the default ones of inputs with axes ``shape``."""
+    """The ``features``, or the default ones of inputs with axes ``shape``."""
     return features or coarse(shape)
 
 
 def count(features: Features | None, shape: Sequence[int]) -> int:
-    """A, the number of features of inputs with axes ``shape``."""
+    """A, the number of ``features`` of inputs with axes ``shape``."""
     return math.prod(unit(features, shape).shape(shape))
 
 
 def few(features: Features | None, shape: Sequence[int], method: str) -> int:
-    """A, or an InputError where a method that solves A × A systems has too many."""
-    found = count(features, shape)
-    if found > LIMIT:
+    """A, for a method that solves A × A systems.
+
+    Args:
+        features: as given; None: the default ones.
+        shape: F.
+        method: its name, for errors.
+
+    Raises:
+        InputError: there are more than :data:`LIMIT`.
+    """
+    number = count(features, shape)
+    if number > LIMIT:
         raise InputError(
-            f"features: {method} solves a system in all features, and {found} ({unit(features, shape).unit}s of inputs of "
+            f"features: {method} solves a system in all features, and {number} ({unit(features, shape).unit}s of inputs of "
             f"shape {tuple(shape)}) are more than {LIMIT}; make fewer of them: features={fewer(shape)}"
         )
-    return found
+    return number
 
 
 def rows_each(baseline: Baseline, shape: Sequence[int], coalitions: int, limit: int) -> int:
-    """R: with how many rows of a data set each of the ``coalitions`` is evaluated, for about ``limit`` evaluations in all."""
+    """R: with how many rows of a data set each coalition is evaluated.
+
+    Args:
+        baseline: the data set, or what is no data set and has one row.
+        shape: F.
+        coalitions: how many there are.
+        limit: about how many evaluations there may be in all.
+    """
     every = baseline.count(len(shape))
     return min(every, max(FEWEST, limit // max(1, coalitions)))
 
 
 def numbers_of(samples: range, device: torch.device) -> Tensor:
-    """(s,) int64: the numbers of the samples."""
+    """(s,) int64 on ``device``: the numbers of the ``samples``."""
     return torch.arange(samples.start, samples.stop, device=device)
 
 
@@ -96,7 +112,10 @@ def _span(numbers: Tensor) -> tuple[range, Tensor]:
 
 @dataclass(frozen=True)
 class Singles(Neighbourhood):
-    """Sample 0: the point; then R samples without each feature, R the rows of a data set that each meets, else 1."""
+    """Sample 0: the point; then R samples without each feature, R the rows of a data set that each meets, else 1.
+
+    ``features``: what is taken away; ``baseline``: what is put in its place.
+    """
 
     features: Features | None = None
     baseline: Baseline = AUTO
@@ -137,7 +156,7 @@ class Sliding(Neighbourhood):
     stride: int | tuple[int, ...] = setting(1, low=1, empty=False)
 
     def axes(self, shape: Sequence[int]) -> list[Tensor]:
-        """For each axis of A, (positions, length) bool: what the windows cover.
+        """For each axis of A of inputs with axes ``shape``, (positions, length) bool: what the windows cover.
 
         Raises:
             InputError: the features have no order, or the windows leave some uncovered.
@@ -184,8 +203,10 @@ class Sliding(Neighbourhood):
 
 
 def ordered(features: Features, shape: Sequence[int]) -> bool:
-    """Whether neighbouring features are near each other: not the columns of a table, nor the elements of an input with one
-    axis, which may be one (a series says ``Windows``)."""
+    """Whether neighbouring ``features`` of inputs with axes ``shape`` are near each other.
+
+    Not so the columns of a table, nor the elements of an input with one axis, which may be a table (a series says Windows).
+    """
     if isinstance(features, Elements):
         return len(shape) > 1
     return features.ordered
@@ -205,7 +226,10 @@ def _each(value: int | tuple[int, ...], lengths: Sequence[int], name: str) -> tu
 
 @dataclass(frozen=True)
 class Halves(Neighbourhood):
-    """LIME's masks: sample 0 the point; then each feature is there with probability 1/2."""
+    """LIME's masks: sample 0 the point; then each feature is there with probability 1/2.
+
+    ``features``: what is taken away; ``baseline``: what is put in its place.
+    """
 
     features: Features | None = None
     baseline: Baseline = AUTO
@@ -255,11 +279,11 @@ class Coalitions(Neighbourhood):
         return 1 + self.baseline.count(len(shape)) + max(needed)
 
     def listed(self, features: int) -> int:
-        """How many coalitions there are for an input with so many features."""
+        """How many coalitions there are for an input with so many ``features``."""
         return budgeted(features, self.budget)
 
     def rows(self, coalitions: int, shape: Sequence[int]) -> int:
-        """R, where there are so many coalitions."""
+        """R, where there are so many ``coalitions`` of inputs with axes ``shape``."""
         return rows_each(self.baseline, shape, coalitions, TOGETHER)
 
     def draw(self, points, samples, key, total):
@@ -270,26 +294,34 @@ class Coalitions(Neighbourhood):
         masks = torch.zeros(len(points), len(samples), has.shape[1], dtype=torch.bool, device=has.device)
         masks[number == NOTHING] = True
         rank = ranks(key / "order", points, range(1), has)[:, 0]
-        for mine, features_there in _alike(has):
+        for rows_alike, features_there in _alike(has):
             taken = design(key, features_there, self.budget).to(has.device)
             if len(taken):
                 # Features that these inputs lack come last in their order, and are never taken.
                 table = nnf.pad(taken, (0, has.shape[1] - features_there))
-                drawn = table[number[mine].clamp(min=0)]
-                drawn = drawn.gather(2, rank[mine][:, None].expand_as(drawn))
-                masks[mine] = torch.where((number[mine] >= 0)[..., None], drawn, masks[mine])
+                coalition = number[rows_alike]
+                drawn = table[coalition.clamp(min=0)]
+                drawn = drawn.gather(2, rank[rows_alike][:, None].expand_as(drawn))
+                masks[rows_alike] = torch.where((coalition >= 0)[..., None], drawn, masks[rows_alike])
         origin = self.baseline.numbered(points, row, key / "baseline")
         return without(points, samples, masks, has, features, self.baseline, key, total, origin)
 
     def weights(self, has: Tensor, samples: range, shape: Sequence[int]) -> Tensor:
-        """(N, s) float64: the weight of each sample in the regression of inputs with the features ``has`` (N, A)."""
+        """(N, s) float64: the weight of each sample in the regression.
+
+        Args:
+            has: (N, A) bool, the features that each input has.
+            samples: the numbers of s samples.
+            shape: F.
+        """
         number, _ = self._places(has, samples, shape)
         weights = torch.zeros(number.shape, dtype=torch.float64, device=has.device)
-        for mine, features_there in _alike(has):
+        for rows_alike, features_there in _alike(has):
             each = design_weights(features_there, self.budget).to(has.device)
             if len(each):
-                found = each[number[mine].clamp(min=0)] / self.rows(len(each), shape)
-                weights[mine] = torch.where(number[mine] >= 0, found, 0)
+                coalition = number[rows_alike]
+                weight = each[coalition.clamp(min=0)] / self.rows(len(each), shape)
+                weights[rows_alike] = torch.where(coalition >= 0, weight, 0)
         return weights
 
     def _places(self, has: Tensor, samples: range, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -298,10 +330,10 @@ class Coalitions(Neighbourhood):
         background = self.baseline.count(len(shape))
         coalitions = torch.zeros(len(has), 1, dtype=torch.int64, device=has.device)
         rows = torch.ones_like(coalitions)
-        for mine, features_there in _alike(has):
+        for rows_alike, features_there in _alike(has):
             listed = self.listed(features_there)
-            coalitions[mine] = listed
-            rows[mine] = self.rows(listed, shape)
+            coalitions[rows_alike] = listed
+            rows[rows_alike] = self.rows(listed, shape)
         numbers = numbers_of(samples, has.device)[None] - 1 - background
         number = torch.div(numbers, rows, rounding_mode="floor")
         # A coalition and its complement, which are neighbours in the list, meet the same rows.
@@ -328,6 +360,11 @@ class Permutations(Neighbourhood):
     """Sample 0: the point; then, for each of ``permutations`` random orders, points from which features are taken away one
     after the other, until all are. Every second order is the one before it reversed. A baseline that is drawn is drawn once
     for each order.
+
+    Args:
+        features: what is taken away.
+        baseline: what is put in its place.
+        permutations: orders.
     """
 
     features: Features | None = None
@@ -335,7 +372,7 @@ class Permutations(Neighbourhood):
     permutations: int = setting(25, low=1)
 
     def steps(self, shape: Sequence[int]) -> int:
-        """The samples of one order: as many as the input with most features has."""
+        """The samples of one order: as many as the input with most features has, of inputs with axes ``shape``."""
         return unit(self.features, shape).largest(shape)
 
     def total(self, shape):
@@ -358,6 +395,13 @@ class Permutations(Neighbourhood):
 
 
 def ranks(key: Key, points: Points, samples: range, has: Tensor) -> Tensor:
-    """(N, s, A): the place of each feature in a random order, in which features that the input lacks come last."""
+    """(N, s, A): the place of each feature in a random order, in which features that the input lacks come last.
+
+    Args:
+        key: of the draws.
+        points: N points.
+        samples: the numbers of s orders.
+        has: (N, A) bool, the features that each point has.
+    """
     drawn = words(key, points, samples, has.shape[1]).masked_fill(~has[:, None], 2**32)
     return drawn.argsort(dim=2, stable=True).argsort(dim=2)

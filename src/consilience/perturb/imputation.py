@@ -35,21 +35,36 @@ class Imputer(Settings):
         return False
 
     def draws(self, points: Points) -> int:
-        """How many draws of the replacement stand for it, on average: 1 where there is one, or its noise hardly matters."""
+        """How many draws of the replacement stand for it around ``points``, on average.
+
+        1 where there is one, or its noise hardly matters.
+        """
         return 1
 
     def reference(self, points: Points, samples: range, key: Key) -> Tensor:
-        """(N·s, *F) for N points and s draws, rows in that order."""
+        """(N·s, *F), rows in that order.
+
+        Args:
+            points: N points.
+            samples: the numbers of s draws.
+            key: of the draws.
+        """
         raise NotImplementedError
 
     def fill(self, x: Tensor, masks: Tensor, reference: Tensor) -> Tensor:
-        """(N, *F) each: rows where the features under ``masks`` (N, *F) bool are replaced."""
+        """(N, *F): rows in which some elements are replaced.
+
+        Args:
+            x: (N, *F).
+            masks: (N, *F) bool, what is replaced.
+            reference: (N, *F), of :meth:`reference`.
+        """
         return torch.where(masks, reference, x)
 
 
 @dataclass(frozen=True)
 class Replacement(Imputer):
-    """The values of a :class:`~.baseline.Baseline`: zero, a constant, mean, blur, given, or drawn from data."""
+    """The values of a ``baseline``, :class:`~.baseline.Baseline`: zero, a constant, mean, blur, given, or drawn from data."""
 
     baseline: Baseline = Baseline()
 
@@ -113,8 +128,12 @@ class NoisyLinear(Imputer):
 
 
 def imputer(spec: Any) -> Imputer:
-    """An imputer; "noise", "linear"; or what :meth:`~consilience.perturb.baseline.Baseline.of` takes: "zero", "mean", "blur",
-    a number, an array of shape F or (B, *F), a Baseline."""
+    """The imputer that is meant.
+
+    Args:
+        spec: an imputer; "noise", "linear"; or what :meth:`~consilience.perturb.baseline.Baseline.of` takes: "zero", "mean",
+            "blur", a number, an array of shape F or (B, *F), a Baseline.
+    """
     if isinstance(spec, Imputer):
         return spec
     if isinstance(spec, str) and spec in ("noise", "linear"):

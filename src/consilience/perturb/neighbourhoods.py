@@ -27,7 +27,14 @@ class Neighbourhood(Settings):
     """Interface: a frozen description of points around a point."""
 
     def draw(self, points: Points, samples: range, key: Key, total: int) -> Cloud:
-        """The samples ``samples`` of ``total`` around each of the points."""
+        """Some of the samples around each point.
+
+        Args:
+            points: N points.
+            samples: the numbers of those that are drawn.
+            key: of the draws.
+            total: how many samples there are in all.
+        """
         raise NotImplementedError
 
     def total(self, shape: Sequence[int]) -> int:
@@ -58,8 +65,12 @@ class Point(Neighbourhood):
 
 @dataclass(frozen=True)
 class Uniform(Neighbourhood):
-    """x + ε, ε ~ U[−radius, radius] per element: also the L∞ ball. Unit: the points' own if they have one (the standard
-    deviation of a table's columns, of a text's embeddings), else the model's input; so for the other neighbourhoods."""
+    """x + ε, ε ~ U[−radius, radius] per element: also the L∞ ball.
+
+    Args:
+        radius: in the points' own unit if they have one (the standard deviation of a table's columns, of a text's
+            embeddings), else in units of the model's input; so for the other neighbourhoods.
+    """
 
     radius: float = setting(0.1, low=0)
 
@@ -70,8 +81,13 @@ class Uniform(Neighbourhood):
 
 @dataclass(frozen=True)
 class Gaussian(Neighbourhood):
-    """x + σ N(0, I). ``relative``: σ is a share of the point's own range max x − min x, as in the SmoothGrad paper, unless
-    the points have a unit: the range of a row whose columns measure different things is none."""
+    """x + σ N(0, I).
+
+    Args:
+        sigma: σ, in the unit of :class:`Uniform`.
+        relative: σ is a share of the point's own range max x − min x, as in the SmoothGrad paper, unless the points have a
+            unit: the range of a row whose columns measure different things is none.
+    """
 
     sigma: float = setting(0.15, low=0)
     relative: bool = False
@@ -87,7 +103,7 @@ class Gaussian(Neighbourhood):
 
 @dataclass(frozen=True)
 class Ball(Neighbourhood):
-    """Uniform in the L2 ball of the given radius: a Gaussian direction, radius · u^(1/d)."""
+    """Uniform in an L2 ball: a Gaussian direction, radius · u^(1/d). ``radius`` in the unit of :class:`Uniform`."""
 
     radius: float = setting(1.0, low=0)
 
@@ -108,8 +124,11 @@ class Ball(Neighbourhood):
 class Path(Neighbourhood):
     """The segment from a baseline to the point: b + α (x − b).
 
-    ``steps``: the α and weights of Gauss–Legendre quadrature on [0, 1] (exact for polynomials of degree 2·steps − 1);
-    None: α ~ U(0, 1), with a drawn baseline if the baseline is a data set, and ``noise`` · N(0, I) added to the point.
+    Args:
+        baseline: where the path starts; one row of a data set for each sample, or its mean row if there are ``steps``.
+        steps: the α and weights of Gauss–Legendre quadrature on [0, 1], exact for polynomials of degree 2·steps − 1; None:
+            α ~ U(0, 1).
+        noise: σ of N(0, σ² I) that is added to the point, in the unit of :class:`Uniform`.
     """
 
     baseline: Baseline = Baseline()
@@ -117,29 +136,31 @@ class Path(Neighbourhood):
     noise: float = setting(0.0, low=0)
 
     def draw(self, points, samples, key, total):
-        s, dims = len(samples), points.x.ndim - 1
+        s = len(samples)
         x = points.x.repeat_interleave(s, 0)
         if self.noise:
-            x = x + points.scaled(self.noise * shared((key / "noise").normal, points, samples, x.shape[1:]).to(x)).to(x)
+            noise = shared((key / "noise").normal, points, samples, x.shape[1:]).to(x)
+            x = x + points.scaled(self.noise * noise).to(x)
         # The steps of a quadrature lie on one path: from a data set's mean row.
         baseline = self.baseline.one() if self.steps else self.baseline
         origin = baseline.drawn(points, samples, key / "baseline")
         if self.steps:
             nodes, weights = np.polynomial.legendre.leggauss(self.steps)
-            part = slice(samples.start, samples.stop)
-            place = lambda v, kind: torch.from_numpy(v).to(x.device, kind, non_blocking=True)  # noqa: E731
-            alpha = place((nodes[part] + 1) / 2, x.dtype).repeat(len(points))
-            weight = place(weights[part] / 2, _wide(x))
+            asked = slice(samples.start, samples.stop)
+            # From [−1, 1] to [0, 1].
+            shares = torch.from_numpy((nodes[asked] + 1) / 2)
+            alpha = shares.to(x.device, x.dtype, non_blocking=True).repeat(len(points))
+            weight = torch.from_numpy(weights[asked] / 2).to(x.device, _wide(x), non_blocking=True)
         else:
             alpha = shared((key / "alpha").uniform, points, samples, ()).to(x)
             weight = _even(points, samples, total)
-        rows = origin + alpha.view(-1, *[1] * dims) * (x - origin)
+        rows = origin + alpha.view(-1, *[1] * (x.ndim - 1)) * (x - origin)
         return Cloud(rows, points.owner.repeat_interleave(s), weight, samples, origin, x - origin)
 
 
 @dataclass(frozen=True)
 class Anchored(Neighbourhood):
-    """The point itself, beside its baseline (``origin``)."""
+    """The point itself, beside its ``baseline`` (the cloud's origin)."""
 
     baseline: Baseline = Baseline()
 
@@ -153,7 +174,16 @@ class Anchored(Neighbourhood):
 def neighbours(
     where: Neighbourhood, points: Points, samples: range, key: Key, total: int, redraw: bool = False
 ) -> Points:
-    """The cloud as points for explainers. They keep their input's ids, hence its noise, unless ``redraw``."""
+    """The cloud as points for explainers.
+
+    Args:
+        where: the neighbours' distribution.
+        points: N points.
+        samples: as for :meth:`Neighbourhood.draw`.
+        key: of the draws.
+        total: how many samples there are in all.
+        redraw: neighbours have ids of their own; else they keep their input's, hence the explainers' draws.
+    """
     cloud = where.draw(points, samples, key, total)
     ids = points.ids.repeat_interleave(len(samples))
     if redraw:
@@ -163,25 +193,34 @@ def neighbours(
 
 
 def noise_unit(features: Features, x: Tensor, baselines: Baseline | None = None) -> Tensor | None:
-    """The unit of noise around ``x`` (B, *F), for :class:`Points`; None: the model's input.
+    """The unit of noise, for :class:`Points`; None: the model's input.
 
     For a table with a data set of baselines, the standard deviation of each column there, so that a tenth means the same in
     every column. Columns that hold only 0 and 1 there, and one-hot blocks of
     :class:`~consilience.features.tables.Columns`, are left unchanged by noise: half a
     category is no input. So are tokens that are no features.
 
+    Args:
+        features: which say what may move.
+        x: (B, *F).
+        baselines: as given; None: none were.
+
     Raises:
         InputError: the data set has NaN, or rows of another shape.
     """
     unit = features.movable(x.shape[1:])
-    unit = None if unit is None else unit.to(device=x.device, dtype=torch.float32)
+    if unit is not None:
+        unit = unit.to(device=x.device, dtype=torch.float32)
     if baselines is None or baselines.kind != "samples" or x.ndim != 2:
         return unit
     data = baselines.rows(x).double()
     if not bool(data.isfinite().all()):
         raise InputError("baselines: the data set has missing values; fill them as the model's training data were")
-    spread = data.std(0, correction=0).masked_fill(((data == 0) | (data == 1)).all(0), 0).float()
-    return spread if unit is None else spread * unit
+    indicator = ((data == 0) | (data == 1)).all(0)
+    spread = data.std(0, correction=0).masked_fill(indicator, 0).float()
+    if unit is None:
+        return spread
+    return spread * unit
 
 
 def unmoved(

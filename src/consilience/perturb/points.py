@@ -13,15 +13,21 @@ from ..features.base import Features
 
 @dataclass(frozen=True)
 class Points:
-    """N points of evaluation: ``x`` (N, *F), the input each belongs to, ``owner`` (N,), and the id of its noise (N,)."""
+    """N points of evaluation.
+
+    Args:
+        x: (N, *F).
+        owner: (N,), the input to which each belongs.
+        ids: (N,), to which the draws around each belong.
+        inputs: B, the number of inputs that owners count; 0: not known.
+        unit: of noise, of shape F or (B, …) by owner, broadcastable; 0 where noise leaves an element as it is; None: 1.
+    """
 
     x: Tensor
     owner: Tensor
     ids: Tensor
     inputs: int = 0
-    """B, the number of inputs that owners count; 0: not known."""
     unit: Tensor | None = None
-    """The unit of noise, of shape F or (B, …) by owner, broadcastable; 0 where noise leaves an element as it is; None: 1."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -30,7 +36,7 @@ class Points:
         return replace(self, x=self.x[index], owner=self.owner[index], ids=self.ids[index])
 
     def scaled(self, noise: Tensor) -> Tensor:
-        """Noise (N·s, *F) in the points' unit."""
+        """The ``noise`` (N·s, *F) in the points' unit."""
         if self.unit is None:
             return noise
         unit = self.unit.to(noise.device)
@@ -44,9 +50,15 @@ class Points:
 class Cloud:
     """n points × s samples, rows in that order.
 
-    ``points`` (n·s, *F); ``owner`` (n·s,); ``weights`` (s,), which sum to 1 over all samples of the neighbourhood;
-    ``origin`` (n·s, *F) where paths start and ``delta`` where they lead from there, or None; ``masks`` (n·s, *A) of the
-    features taken away (True, or the share that is gone), or None; ``present`` (n, *A): the features that each point has.
+    Args:
+        points: (n·s, *F).
+        owner: (n·s,), the input to which each belongs.
+        weights: (s,), which sum to 1 over all samples of the neighbourhood.
+        samples: their numbers.
+        origin: (n·s, *F), where paths start, or None.
+        delta: (n·s, *F), where they lead from there, or None.
+        masks: (n·s, *A), the features taken away (True, or the share that is gone), or None.
+        present: (n, *A), the features that each point has, or None.
     """
 
     points: Tensor
@@ -59,12 +71,19 @@ class Cloud:
     present: Tensor | None = None
 
     def split(self, values: Tensor) -> Tensor:
-        """(n·s, …) → (n, s, …)."""
+        """The ``values`` (n·s, …) of all rows as (n, s, …)."""
         return values.unflatten(0, (-1, len(self.samples)))
 
 
 def shared(draw, points: Points, samples: range, shape: Sequence[int]) -> Tensor:
-    """(N·s, *shape) in float32: drawn once for each distinct id, then handed to every point that has it."""
+    """(N·s, *shape) in float32: drawn once for each distinct id, then handed to every point that has it.
+
+    Args:
+        draw: (ids, numbers, shape) → noise.
+        points: N points.
+        samples: the numbers of s samples.
+        shape: of one draw.
+    """
     ids, where = points.ids.unique(return_inverse=True)
     s = len(samples)
     numbers = torch.arange(samples.start, samples.stop, device=ids.device)
@@ -75,7 +94,7 @@ def shared(draw, points: Points, samples: range, shape: Sequence[int]) -> Tensor
 
 
 def present(features: Features, points: Points) -> Tensor:
-    """(N, A) bool: the features that each point has.
+    """(N, A) bool: the ``features`` that each of the ``points`` has.
 
     Raises:
         InputError: the features were given for another number of inputs.

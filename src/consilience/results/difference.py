@@ -70,5 +70,11 @@ class PairedDifference:
 
 
 def recorded(differences: Mapping[str, PairedDifference], i: int, reasons: dict[str, str]) -> dict[str, Any]:
-    """Criterion → :meth:`PairedDifference.record` of input ``i``."""
+    """Criterion → :meth:`PairedDifference.record` of one input.
+
+    Args:
+        differences: by criterion.
+        i: the input's place.
+        reasons: is added to where a number is missing.
+    """
     return {name: each.record(i, f"differences.{name}", reasons) for name, each in differences.items()}

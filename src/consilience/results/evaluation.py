@@ -23,9 +23,19 @@ SCHEMA = 1
 class Evaluation:
     """Numbers of R rows (methods, aggregations, the consensus) under M measures for n inputs.
 
-    ``values[measure]`` is (n, R) float64 with NaN where a number is missing; ``reasons[measure]`` says why, by (input, row),
-    or for the whole measure under "". ``ids`` (n,) are the inputs' identities, in the order in which they were given.
     :meth:`save` writes it as JSON, ``consilience.load(path)`` reads that back.
+
+    Args:
+        rows: R names.
+        measures: M names.
+        better: measure → "higher", "lower" or "".
+        ids: (n,), the inputs' identities, in the order in which they were given.
+        values: measure → (n, R) float64, with NaN where a number is missing.
+        reasons: measure → why a number is missing, by "input row", or for the whole measure under "".
+        settings: what was asked for, in plain words and numbers.
+        left_out: inputs and methods that were left out → why.
+        evaluations: of the model, "forward" and "gradient".
+        digests: id → a hash of the input, its target, regions and reference; also of inputs that were left out.
 
     Example:
         >>> from consilience.results.evaluation import Evaluation
@@ -36,7 +46,6 @@ class Evaluation:
     rows: tuple[str, ...]
     measures: tuple[str, ...]
     better: dict[str, str] = field(default_factory=dict)
-    """measure → "higher", "lower" or ""."""
     ids: list[int] = field(default_factory=list)
     values: dict[str, np.ndarray] = field(default_factory=dict)
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -44,7 +53,6 @@ class Evaluation:
     left_out: dict[str, str] = field(default_factory=dict)
     evaluations: dict[str, int] = field(default_factory=lambda: {"forward": 0, "gradient": 0})
     digests: dict[str, str] = field(default_factory=dict)
-    """id → a hash of the input, its target, regions and reference; also of inputs that were left out."""
 
     def __repr__(self) -> str:
         inputs = f"{len(self)} input{'' if len(self) == 1 else 's'}"
@@ -124,12 +132,12 @@ class Evaluation:
         }  # fmt: skip
 
     def save(self, path: str | Path) -> Path:
-        """Write everything as JSON."""
+        """Write everything as JSON to ``path``."""
         return write_text(Path(path), json.dumps(self.to_dict(), indent=1, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """What :meth:`save`, ``cs.evaluate(path=…)`` or ``consilience evaluate`` wrote.
+        """What :meth:`save`, ``cs.evaluate(path=…)`` or ``consilience evaluate`` wrote to ``path``.
 
         Raises:
             InputError: the file cannot be read, or is no evaluation.

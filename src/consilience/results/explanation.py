@@ -34,7 +34,13 @@ ROWS = (*(aggregation.name for aggregation in DERIVED), "weighted")
 
 @dataclass(frozen=True)
 class Measured:
-    """One criterion of one row: on the fitting draws, on fresh draws, and the fresh value's standard error; each (B,)."""
+    """One criterion of one row.
+
+    Args:
+        fit: (B,), on the draws that the weights were fitted to.
+        fresh: (B,), on draws of their own.
+        stderr: (B,), the standard error of ``fresh``.
+    """
 
     fit: Tensor
     fresh: Tensor
@@ -45,8 +51,11 @@ class Measured:
 class FrontPoints:
     """The front of one input: P mixtures of which none is both more robust and more faithful than another.
 
-    ``robustness`` (P,) is the relative sensitivity, ``correlation`` (P,) the faithfulness correlation, ``weights`` (P, k);
-    ``incompatibility`` as in :attr:`Explanation.incompatibility`.
+    Args:
+        robustness: (P,), the relative sensitivity.
+        correlation: (P,), the faithfulness correlation.
+        weights: (P, k).
+        incompatibility: as in :attr:`Explanation.incompatibility`.
     """
 
     robustness: Tensor
@@ -56,7 +65,7 @@ class FrontPoints:
 
     @classmethod
     def of(cls, front: Front | None, at: int) -> FrontPoints | None:
-        """The points of input ``at``; None where no front was solved, or where it has no point."""
+        """The points of input ``at`` on a ``front``; None where no front was solved, or where it has no point."""
         if front is None or not bool(front.keep[at].any()):
             return None
         keep = front.keep[at]
@@ -80,7 +89,8 @@ class Explanation:
         weights: (B, k), of the methods.
         maps: (B, k, *A), the methods' maps after sign and scale; NaN where one failed.
         derived: (B, 6, *A), mean, var, median, rank, uniform and weighted.
-        methods: k names; ``kinds``: of each, what its maps are ("contribution", "gradient" or "relevance").
+        methods: k names.
+        kinds: of each method, what its maps are: "contribution", "gradient" or "relevance".
         objective: what the weights are the optimum of.
         solution: weights with value, gap and status of each input.
         fronts: of each input its front, None where none was solved.
@@ -93,7 +103,8 @@ class Explanation:
         completeness: method → (B,), how far its sum is from f(x) − f(baseline), as a share.
         failed: method → why it does not work on this model.
         inputs: (B, *F); None if a version saved them that did not keep them.
-        index: places of the B inputs in the batch that was given; ``reasons``: what was left out of it → why.
+        index: places of the B inputs in the batch that was given.
+        reasons: what was left out of that batch → why.
         target, predicted: (B,), classes; ``predicted`` is −1 in a loaded result whose model predicts no class.
         score: (B,), what is explained.
         seed, draws, settings: what was asked for, in plain words and numbers.
@@ -152,8 +163,10 @@ class Explanation:
         if name == "consensus":
             return self.attribution
         rows = [*self.methods, *ROWS]
-        at = rows.index(row_named(name, [*rows, "consensus"]))
-        return self.maps[:, at] if at < len(self.methods) else self.derived[:, at - len(self.methods)]
+        place = rows.index(row_named(name, [*rows, "consensus"]))
+        if place < len(self.methods):
+            return self.maps[:, place]
+        return self.derived[:, place - len(self.methods)]
 
     # -- words ---------------------------------------------------------------------------------------------------------
 
@@ -261,10 +274,11 @@ class Explanation:
     def entry(self, i: int) -> Entry:
         """Input ``i`` as plain data: its record, picture and maps."""
         images = self.about.get("images")
+        image = None
         if images is not None:
             image = images[i]
-        else:
-            image = None if self.inputs is None else picture_of(_array(self.inputs[i]))
+        elif self.inputs is not None:
+            image = picture_of(_array(self.inputs[i]))
         return Entry(
             record=self.record(i),
             image=image,
@@ -281,7 +295,7 @@ class Explanation:
         return figure(self.entry(i))
 
     def report(self, path: str | Path, title: str = "Explanations") -> Path:
-        """Write one self-contained HTML page over all inputs.
+        """Write one self-contained HTML page over all inputs to ``path``, under a ``title``.
 
         Raises:
             InputError: ``path`` cannot be written.
@@ -318,8 +332,9 @@ class Explanation:
         tensors = {"weights": self.weights[i], "mixing": self.mixing[i], "uniform": self["uniform"][i].float()}
         tensors["scales"] = self.scales[i].double()
         if self.inputs is not None:
-            # NumPy has no bfloat16.
-            tensors["inputs"] = self.inputs[i].float() if self.inputs.dtype == torch.bfloat16 else self.inputs[i]
+            tensors["inputs"] = self.inputs[i]
+            if self.inputs.dtype == torch.bfloat16:  # which NumPy does not have
+                tensors["inputs"] = self.inputs[i].float()
         for stream, evidence in self.evidence.items():
             for name, value in evidence_arrays(evidence[i]).items():
                 tensors[f"{stream}.{name}"] = value
@@ -327,7 +342,7 @@ class Explanation:
 
 
 def evidence_arrays(evidence: Evidence) -> Mapping[str, Tensor]:
-    """The evidence of one input (B = 1) as arrays (S, …) by name; the names are those of the files."""
+    """The ``evidence`` of one input (B = 1) as arrays (S, …) by name; the names are those of the files."""
     tensors = {}
     for kind, part in evidence.parts.items():
         # The two metrics of every table had these names before there were others.

@@ -34,6 +34,11 @@ def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Seq
         row: a method, "mean" or "consensus".
         feature_names: of the features; None: the result's own.
 
+    Args:
+        explanation: a result.
+        row: a method, "mean" or "consensus".
+        feature_names: (A,); None: those of the result.
+
     Raises:
         InputError: a row or a method whose values are no contributions, or whose weights cancel; says which.
 
@@ -58,19 +63,23 @@ def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Seq
     unit = _unit(explanation, weights)
     values = values * unit.view(-1, *[1] * (values.ndim - 1))
     base = explanation.score.detach().cpu().double() - values.flatten(1).sum(1)
-    loose = torch.tensor([name not in explanation.completeness for name in explanation.methods])
-    unknown = (weights[:, loose] != 0).any(1) | (explanation.settings["sign"] != "keep")
+    incomplete = torch.tensor([name not in explanation.completeness for name in explanation.methods])
+    unknown = (weights[:, incomplete] != 0).any(1) | (explanation.settings["sign"] != "keep")
     base[unknown] = torch.nan
     if explanation.inputs is None:
         raise InputError("explanation: was saved by a version that did not keep the inputs; explain them again")
-    x, data = explanation.inputs.detach(), None
+    x = explanation.inputs.detach()
+    data = None
     if values.shape == x.shape:
-        data = x
+        data = x.cpu().double().numpy()
     elif x.ndim == 4 and values.shape[1:] == x.shape[2:]:
-        values, data = values[..., None], x.permute(0, 2, 3, 1)
-    array = lambda t: None if t is None else t.cpu().double().numpy()  # noqa: E731
-    names = explanation.feature_names if feature_names is None else list(feature_names)
-    return need("shap", "shap").Explanation(array(values), array(base), array(data), feature_names=names)
+        # Pixels: shap wants channels last.
+        values = values[..., None]
+        data = x.permute(0, 2, 3, 1).cpu().double().numpy()
+    names = explanation.feature_names
+    if feature_names is not None:
+        names = list(feature_names)
+    return need("shap", "shap").Explanation(values.numpy(), base.numpy(), data, feature_names=names)
 
 
 def _unit(explanation: Explanation, weights: Tensor) -> Tensor:
@@ -99,7 +108,8 @@ def _unit(explanation: Explanation, weights: Tensor) -> Tensor:
 
 def _weights(explanation: Explanation, row: str) -> Tensor:
     """(B, k) on the CPU: what each method has in the row."""
-    methods, count = explanation.methods, len(explanation)
+    methods = explanation.methods
+    count = len(explanation)
     if row in methods:
         return torch.eye(len(methods))[methods.index(row)].expand(count, -1)
     if row == "mean":
