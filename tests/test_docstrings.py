@@ -75,7 +75,7 @@ def argument_names(function: Callable[..., Any], owner: type | None) -> list[str
 
 def constructor_arguments(kind: type) -> list[str]:
     """The arguments of a public class's constructor, if the package defines it."""
-    if issubclass(kind, enum.Enum | BaseException):
+    if issubclass(kind, enum.Enum | BaseException) or getattr(kind, "_is_protocol", False):
         return []
     if dataclasses.is_dataclass(kind):
         return [field.name for field in dataclasses.fields(kind) if field.init and not field.name.startswith("_")]

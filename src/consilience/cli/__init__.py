@@ -19,7 +19,7 @@ from .terminal import say, tolerate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+    """Run the command in ``argv``, by default the process's own, and return its exit code."""
     tolerate(sys.stdout, sys.stderr)
     top = parser()
     arguments = top.parse_args(argv)

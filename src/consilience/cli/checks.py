@@ -10,7 +10,7 @@ from ..errors import InputError
 
 
 def rows_in_flight(given: str) -> int | str:
-    """--max-batch as a number or "auto".
+    """--max-batch, as it was ``given``, as a number or "auto".
 
     Raises:
         InputError: it is neither.
@@ -24,7 +24,7 @@ def rows_in_flight(given: str) -> int | str:
 
 
 def usable_device(name: str) -> None:
-    """Raise unless tensors can be made on --device.
+    """Raise unless tensors can be made on --device, whose ``name`` was given.
 
     Raises:
         InputError: they cannot.
@@ -36,6 +36,7 @@ def usable_device(name: str) -> None:
 
 
 def name_of(x: torch.Tensor) -> int:
-    """63 bits of what the model sees of an image: its identity, to which its draws belong."""
-    found = hashlib.blake2b(x.numpy().tobytes(), digest_size=8).digest()
-    return int.from_bytes(found, "little") >> 1
+    """63 bits of what the model sees of an image, ``x`` (C, H, W): its identity, to which its draws belong."""
+    digest = hashlib.blake2b(x.numpy().tobytes(), digest_size=8).digest()
+    # Ids are int64, and not negative.
+    return int.from_bytes(digest, "little") >> 1

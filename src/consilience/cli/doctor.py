@@ -12,10 +12,11 @@ from .terminal import say
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Try every method on one image, as the ``arguments`` say; the exit code, 2 where no method is valid."""
     loaded = load(arguments)
     x = loaded.preprocess(read_image(arguments.image))[None].to(arguments.device)
     target = parse_target(arguments.target, loaded.labels, loaded.n_classes)
     say(f"model     {loaded.name} ({loaded.weights})")
-    found = doctor(loaded.module, x, target, arguments.methods, progress=lambda check: say(check.line()))
-    say(found.summary)
-    return 0 if found.valid else 2
+    diagnosis = doctor(loaded.module, x, target, arguments.methods, progress=lambda check: say(check.line()))
+    say(diagnosis.summary)
+    return 0 if diagnosis.valid else 2

@@ -27,7 +27,7 @@ from .terminal import say
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Judge every image; the exit code."""
+    """Judge every image that the ``arguments`` name; the exit code."""
     images = expand(arguments.image)
     out = output(arguments.out, "--out")
     objective = None if arguments.objective == "none" else arguments.objective

@@ -34,7 +34,7 @@ ASKED = (
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Explain every image; the exit code."""
+    """Explain every image that the ``arguments`` name; the exit code."""
     images = expand(arguments.image)
     methods = _methods(arguments)
     max_batch = rows_in_flight(arguments.max_batch)

@@ -32,11 +32,23 @@ class Command(Protocol):
     key: str
     title: str
 
-    def read(self, image: str) -> tuple[Picture, torch.Tensor]: ...
+    def read(self, image: str) -> tuple[Picture, torch.Tensor]:
+        """The picture in the file ``image``, and the model's input."""
+        ...
 
-    def key_of(self, picture: Picture, x: torch.Tensor) -> str: ...
+    def key_of(self, picture: Picture, x: torch.Tensor) -> str:
+        """What the result of a ``picture`` with input ``x`` is known by."""
+        ...
 
-    def explain(self, picture: Picture, x: torch.Tensor, progress: Callable[[float, float], None]) -> Explanation: ...
+    def explain(self, picture: Picture, x: torch.Tensor, progress: Callable[[float, float], None]) -> Explanation:
+        """The result of one image.
+
+        Args:
+            picture: as read.
+            x: (C, H, W), the model's input.
+            progress: called with (done, planned).
+        """
+        ...
 
 
 class ImagesRun:
@@ -44,6 +56,11 @@ class ImagesRun:
 
     An image that was finished with the same model and options is not made again. Each finished image joins the run at
     once, unless the folder holds a run with other options: that one stays whole until the new one is.
+
+    Args:
+        folder: where the run is written.
+        images: files, or names of samples.
+        command: what is done with each image.
     """
 
     def __init__(self, folder: RunFolder, images: Sequence[str], command: Command):
@@ -105,12 +122,15 @@ class ImagesRun:
 
     def _commit(self, whole: bool = False) -> None:
         """``whole``: without the inputs of an earlier try that this run has not come to."""
-        others = [] if whole else [name for name in self._earlier if name not in self.finished]
+        others = []
+        if not whole:
+            others = [name for name in self._earlier if name not in self.finished]
         self.folder.commit([*self.finished, *others], self.failures)
 
     def _close(self) -> int:
         """The run's list and page, and what to say at the end."""
-        out, count = self.folder.directory, f"{len(self.finished)} of {len(self.images)} images"
+        out = self.folder.directory
+        count = f"{len(self.finished)} of {len(self.images)} images"
         trouble = ""
         if self.finished and (self._growing or not self.interrupted):
             try:
@@ -126,8 +146,12 @@ class ImagesRun:
             for name, reason in self.failures.items():
                 say(f"  {name}: {reason}", error=True)
         if self.interrupted:
-            where = out if self._growing else self.folder.next
-            kept = "" if self._growing or not self.finished else "; the run that was there is as it was"
+            where = out
+            kept = ""
+            if not self._growing:
+                where = self.folder.next
+                if self.finished:
+                    kept = "; the run that was there is as it was"
             say(f"interrupted; {count} are in {where}{kept}; the same command goes on", error=True)
             return 130
         if not self.finished:

@@ -30,6 +30,7 @@ CARDS: dict[str, dict[str, Any]] = {"Methods": METHODS, "Metrics": METRICS, "Mea
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Print what the ``arguments`` ask for; the exit code."""
     if arguments.markdown:
         say(markdown().removesuffix("\n"))
     elif arguments.name:
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def describe(name: str) -> str:
-    """One method, metric, measure, criterion, objective or set in full."""
+    """The method, metric, measure, criterion, objective or set of this ``name`` in full."""
     cards = {key: thing for things in CARDS.values() for key, thing in things.items()}
     name = choose("name", name, [*cards, *CRITERIA, *OBJECTIVES, *AGGREGATIONS, *PRESETS, *SETS])
     if name in cards:
@@ -63,6 +64,7 @@ def describe(name: str) -> str:
 
 
 def overview() -> str:
+    """Everything there is, one line each."""
     lines = ["Methods"]
     lines += [f"  {name:22} {cls.kind:13} {cls.card.formula}" for name, cls in METHODS.items()]
     lines += ["", "Sets of methods"]
@@ -80,9 +82,9 @@ def overview() -> str:
         better = f"{measure.card.better} is better" if measure.card.better else ""
         lines.append(f"  {name:26} {better:16} {measure.card.formula}")
     lines += ["", "Sets of measures"]
-    lines += [
-        f"  {name:22} {', '.join(members) if name != 'all' else 'every measure'}" for name, members in SETS.items()
-    ]
+    for name, members in SETS.items():
+        listed = "every measure" if name == "all" else ", ".join(members)
+        lines.append(f"  {name:22} {listed}")
     return "\n".join([*lines, "", "`consilience methods NAME` shows one in full."])
 
 

@@ -8,7 +8,10 @@ from ..data.models import Loaded, load_model
 
 
 def load(arguments: argparse.Namespace) -> Loaded:
-    """--model, --checkpoint, --random-weights, --labels, --device → the model with its preprocessing and labels."""
+    """The model with its preprocessing and labels.
+
+    ``arguments``: with --model, --checkpoint, --random-weights, --labels and --device.
+    """
     return load_model(
         arguments.model,
         checkpoint=arguments.checkpoint,

@@ -39,7 +39,7 @@ class Progress:
         self.update(0, 1)
 
     def update(self, done: float, planned: float) -> None:
-        """Called after each batch of model evaluations."""
+        """Called after each batch of model evaluations: ``done`` of ``planned``, in any unit."""
         completed = self.number + done / planned
         text = f"{self.number + 1}/{self.total} {self.name[:40]}"
         self.bar.update(self.task, completed=completed, description=need("rich.markup", "cli").escape(text))

@@ -17,7 +17,7 @@ from .terminal import say
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make the page; the exit code."""
+    """Make the page that the ``arguments`` ask for; the exit code."""
     place = Path(arguments.directory)
     if place.is_file():
         return _evaluation(place, arguments.out)
@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _evaluation(path: Path, out: str | None) -> int:
     """The numbers of a file of ``consilience evaluate``, which has no maps to make a page of."""
-    found = Evaluation.load(path)
+    evaluation = Evaluation.load(path)
     if out is not None:
         raise InputError(f"--out: {str(path)!r} is an evaluation, which is a table and no page; leave --out away")
-    say(found)
+    say(evaluation)
     return 0

@@ -10,12 +10,16 @@ from ..errors import printable
 
 
 def say(text: object = "", error: bool = False) -> None:
-    """Print lines. Names of files and classes, and whatever a decoder says about them, may hold anything."""
-    print(printable(text, keep="\n\t"), file=sys.stderr if error else sys.stdout, flush=True)
+    """Print ``text``, to standard error if ``error``.
+
+    Names of files and classes, and whatever a decoder says about them, may hold anything.
+    """
+    stream = sys.stderr if error else sys.stdout
+    print(printable(text, keep="\n\t"), file=stream, flush=True)
 
 
 def tolerate(*streams: TextIO) -> None:
-    """Let a terminal of another encoding show escapes for what it cannot print, instead of an error."""
+    """Let ``streams`` of another encoding show escapes for what they cannot print, instead of an error."""
     for stream in streams:
         with contextlib.suppress(AttributeError, ValueError):  # a stream that somebody put in its place
             stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]

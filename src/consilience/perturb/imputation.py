@@ -32,6 +32,7 @@ class Imputer(Settings):
 
     @property
     def occurs(self) -> bool:
+        """Whether what is put in place occurs in data, as codes of categories must."""
         return False
 
     def draws(self, points: Points) -> int:

@@ -25,7 +25,10 @@ LISTED = 2**17
 
 
 def budgeted(features: int, budget: int | None) -> int:
-    """How many coalitions, besides none and all, the design of so many features has."""
+    """How many coalitions, besides none and all, the design of so many ``features`` has.
+
+    ``budget``: at most so many; None: 2 A + 2048.
+    """
     usual = 2 * features + 2048
     limit = usual if budget is None else budget
     # 2^64 is beyond any budget, and 2^1024 beyond any float.
@@ -36,36 +39,47 @@ def budgeted(features: int, budget: int | None) -> int:
 def counts(features: int, coalitions: int) -> dict[int, int]:
     """Size s ≤ A / 2 → how many pairs of a coalition of s features and its complement are in the list.
 
+    ``features``: A; ``coalitions``: how many there are in all.
+
     Single features come first, because they alone determine the values of a sum. Then each size gets its share of the kernel,
     and what is left over by the sizes that are listed completely goes to the others.
     """
     sizes = range(1, features // 2 + 1)
     # Half a size is its own complement: half as many pairs.
-    most = {size: math.comb(features, size) // (2 if 2 * size == features else 1) for size in sizes}
+    most = {}
+    for size in sizes:
+        subsets_of_size = math.comb(features, size)
+        most[size] = subsets_of_size // 2 if 2 * size == features else subsets_of_size
     left = coalitions // 2
     if not most or left == 0:
         return {}
-    found = {1: min(most[1], left)}
-    left -= found[1]
+    pairs = {1: min(most[1], left)}
+    left -= pairs[1]
     open_sizes = [size for size in sizes if size > 1]
     while open_sizes and left:
         shares = kernel(features, open_sizes)
         complete = [size for size in open_sizes if left * shares[size] >= most[size] - 1e-9]
         if not complete:
-            found |= _apportioned({size: left * shares[size] for size in open_sizes}, left)
+            pairs |= _apportioned({size: left * shares[size] for size in open_sizes}, left)
             break
         # The smallest first: it has the largest weight for each coalition.
         size = complete[0]
-        found[size] = most[size]
+        pairs[size] = most[size]
         left -= most[size]
         open_sizes.remove(size)
-    return {size: count for size, count in found.items() if count}
+    return {size: count for size, count in pairs.items() if count}
 
 
 def kernel(features: int, sizes: list[int]) -> dict[int, float]:
-    """The share of the kernel's weight that each of the ``sizes``, with its complement, has among them."""
-    # A size and its complement weigh alike; half a size has no other.
-    weight = {size: (1 if 2 * size == features else 2) / (size * (features - size)) for size in sizes}
+    """The share of the kernel's weight that each of the ``sizes``, with its complement, has among them.
+
+    ``features``: A.
+    """
+    weight = {}
+    for size in sizes:
+        # A size and its complement weigh alike; half of all features have no other size.
+        alike = 1 if 2 * size == features else 2
+        weight[size] = alike / (size * (features - size))
     whole = sum(weight.values())
     return {size: value / whole for size, value in weight.items()}
 
@@ -111,8 +125,14 @@ def design_weights(features: int, budget: int | None) -> Tensor:
 
 
 def subsets(key: Key, features: int, size: int, count: int) -> Tensor:
-    """(count, A) bool: different sets of ``size`` of the features, none of them another's complement; all of them, if
-    ``count`` is their number."""
+    """(count, A) bool: different sets of features, none of them another's complement.
+
+    Args:
+        key: of the draws.
+        features: A.
+        size: of each set.
+        count: how many sets; all of them, if that is their number.
+    """
     half = 2 * size == features
     most = math.comb(features, size) // (2 if half else 1)
     nobody = torch.zeros(1, dtype=torch.int64)

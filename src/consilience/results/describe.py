@@ -14,7 +14,7 @@ from ..perturb.baseline import Baseline
 
 
 def describe(value: Any) -> str:
-    """``repr`` of a configuration that another run would write the same: arrays by their shape, no addresses."""
+    """``repr`` of ``value``, a configuration, that another run would write the same: arrays by their shape, no addresses."""
     if isinstance(value, Tensor | np.ndarray):
         return f"array{tuple(value.shape)}"
     if isinstance(value, list | tuple):

@@ -32,9 +32,12 @@ class Entries(Sequence[Entry]):
 
 
 def picture_of(x: np.ndarray) -> np.ndarray | None:
-    """An input of image shape (1 or 3, H, W) as (H, W, 3) stretched to 0…1, when the caller gave no picture; else None."""
+    """An input ``x`` of image shape (1 or 3, H, W) as (H, W, 3) stretched to 0…1; None for other shapes."""
     if x.ndim != 3 or x.shape[0] not in (1, 3):
         return None
-    low, high = x.min(), x.max()
-    shown = (x - low) / (high - low if high > low else 1)
-    return np.broadcast_to(shown.transpose(1, 2, 0), (*x.shape[1:], 3)).copy()
+    lowest = x.min()
+    span = x.max() - lowest
+    if not span > 0:  # one colour
+        span = 1
+    shown = ((x - lowest) / span).transpose(1, 2, 0)
+    return np.broadcast_to(shown, (*x.shape[1:], 3)).copy()

@@ -20,7 +20,7 @@ SCHEMA = 1
 
 
 def row_named(name: Any, rows: Iterable[str]) -> str:
-    """``name`` if it is one of a result's rows.
+    """``name`` if it is one of a result's ``rows``.
 
     Raises:
         InputError: it is not; of a number, how one input's numbers are had.
@@ -46,7 +46,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def output(path: str | os.PathLike[str], argument: str = "path") -> Path:
-    """``path`` as a place to write to.
+    """``path`` as a place to write to. ``argument``: its name, for errors.
 
     Raises:
         InputError: it is the empty string, which would stand for the current folder.
@@ -61,7 +61,10 @@ def output(path: str | os.PathLike[str], argument: str = "path") -> Path:
 def write_bytes(path: Path, pieces: Iterable[bytes], sync: bool = True) -> None:
     """Write ``pieces`` to a new file beside ``path``, then put it in the place of ``path``.
 
-    ``sync``: wait until it is on the disk; False where the caller waits for many files at once.
+    Args:
+        path: of the file.
+        pieces: of its content, in order.
+        sync: wait until it is on the disk; False where the caller waits for many files at once.
 
     Killed or failing at any point, ``path`` holds what it held before or all of the new content, and a failure leaves no
     other file behind. Nothing is followed: a symbolic link at ``path`` is replaced, not what it points to.
@@ -89,7 +92,7 @@ def write_bytes(path: Path, pieces: Iterable[bytes], sync: bool = True) -> None:
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> Path:
-    """Write UTF-8 whole or not at all, making the folders above. ``text`` in pieces is never in memory as a whole.
+    """Write UTF-8 to ``path``, whole or not at all, making the folders above. ``text`` in pieces is never in memory as a whole.
 
     Half a character, such as a file name that is no UTF-8 has, is written as an escape (``\\udce9``).
 
@@ -128,7 +131,10 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path, expected: str = "a folder written by save() or `consilience explain`") -> Iterator[None]:
-    """What a missing or damaged file makes its reader raise, as an InputError that names it."""
+    """What a missing or damaged file at ``path`` makes its reader raise, as an InputError that names it.
+
+    ``expected``: what should be there, in words.
+    """
     from safetensors import SafetensorError
 
     try:

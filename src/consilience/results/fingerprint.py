@@ -25,7 +25,7 @@ _OWN = {*vars(nn.Module()), "training"}
 
 
 def digest(*values: Any) -> str:
-    """16 hexadecimal digits of what the values hold.
+    """16 hexadecimal digits of what the ``values`` hold.
 
     - Arrays: type, shape and bytes (without those of quantised, nested and meta tensors).
     - Modules: the kinds of their parts, parameters, buffers, and what else each part has as an attribute and is plain:
@@ -47,20 +47,33 @@ def digest(*values: Any) -> str:
 
 
 def digests(count: int, x: Any, target: Any, *others: Any) -> list[str]:
-    """The digest of each of ``count`` inputs: its row of ``x`` (B, *F), of ``target`` and of the ``others`` (B, …)."""
+    """The digest of each input.
+
+    Args:
+        count: B.
+        x: (B, *F), or packed.
+        target: one for each input, or one for all.
+        others: (B, …), or None.
+    """
     target = plain(target)
-    each = isinstance(target, list) and len(target) == count
-    rows = [part.cpu() if isinstance(part, Tensor) else part for part in (x.x if isinstance(x, Packed) else x, *others)]
-    return [
-        digest(target[i] if each else target, *(None if row is None else row[i] for row in rows)) for i in range(count)
-    ]
+    of_each_input = isinstance(target, list) and len(target) == count
+    batch = x.x if isinstance(x, Packed) else x
+    # To the CPU as a whole, not row by row.
+    parts = [part.cpu() if isinstance(part, Tensor) else part for part in (batch, *others)]
+    hashes = []
+    for i in range(count):
+        own_target = target[i] if of_each_input else target
+        hashes.append(digest(own_target, *(None if part is None else part[i] for part in parts)))
+    return hashes
 
 
 def plain(target: Any) -> Any:
-    """A target in any form as numbers, or a list of them."""
+    """A ``target`` in any form as numbers, or a list of them."""
     if isinstance(target, list | tuple):
         return [plain(each) for each in target]
-    return target.tolist() if isinstance(target, Tensor | np.ndarray | np.generic) else target
+    if isinstance(target, Tensor | np.ndarray | np.generic):
+        return target.tolist()
+    return target
 
 
 def _add(found: Any, value: Any, above: set[int]) -> None:

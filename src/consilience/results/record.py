@@ -32,7 +32,9 @@ def as_json(value: Any) -> Any:
 
 
 def record_of(explanation: Explanation, i: int) -> dict[str, Any]:
-    """The record of input ``i``. A number that is not finite is None, and "reasons" says why, by its place.
+    """The record of input ``i`` of an ``explanation``.
+
+    A number that is not finite is None, and "reasons" says why, by its place.
 
     Of a loaded result it is the record that was read, with what :meth:`Explanation.describe` has added since.
     """
@@ -95,7 +97,7 @@ def record_of(explanation: Explanation, i: int) -> dict[str, Any]:
 
 
 def name_of(explanation: Explanation, i: int) -> str:
-    """The name of input ``i``: the given one, the beginning of its text, or its place."""
+    """The name of input ``i`` of an ``explanation``: the given one, the beginning of its text, or its place."""
     names = explanation.about.get("names")
     if names:
         return str(names[i])

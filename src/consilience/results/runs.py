@@ -30,6 +30,8 @@ OURS = {RECORD, ARRAYS, PICTURE}
 class RunFolder:
     """Writes a run to ``directory``; a context manager, which no other process may enter meanwhile.
 
+    ``argument``: the folder's name, for errors.
+
     Inputs are written to ``.next`` first. :meth:`commit` adds the list of the whole run and renames ``.next`` to ``.ready``:
     from that step on, the new run is what a reader finds. Then its parts move to their places. Killed before the step,
     the earlier run is whole; killed after it, the new one is, and the next writer ends the move.
@@ -79,6 +81,12 @@ class RunFolder:
     def add(self, name: str, entry: Entry, arrays: Mapping[str, np.ndarray], picture: bytes | None = None) -> None:
         """Write the folder of one input, for the next :meth:`commit`; all of it or nothing.
 
+        Args:
+            name: of the folder.
+            entry: the input's record and maps.
+            arrays: what else is kept, by name.
+            picture: a PNG of the input, or None.
+
         Raises:
             InputError: the file system refuses, or a folder of that name is not ours.
         """
@@ -97,7 +105,7 @@ class RunFolder:
                 raise
 
     def take(self, name: str, source: Path) -> None:
-        """As :meth:`add`, of an input that is in this run's folder already, maybe under another name."""
+        """As :meth:`add`, under ``name``, of an input that is in this run's folder already, at ``source``."""
         if source in (self.directory / name, self.next / name):
             return
         with writing(self.directory / name):
@@ -195,7 +203,9 @@ class RunFolder:
 
 
 def index_of(directory: Path) -> tuple[list[Path], dict[str, str]]:
-    """The folders of a run, in order, and what was left out of it with the reasons; of one input's folder, that folder.
+    """The folders of a run in ``directory``, in order, and what was left out of it with the reasons.
+
+    Of one input's folder, that folder.
 
     Raises:
         InputError: the run's list is damaged or empty.

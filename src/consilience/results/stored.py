@@ -21,7 +21,7 @@ RECORD, ARRAYS, PICTURE = "explanation.json", "attributions.safetensors", "expla
 
 @dataclass(frozen=True)
 class StoredInput:
-    """What one folder holds: the record with maps and image, and the other ``arrays`` by name (weights, evidence, …)."""
+    """What one folder holds: ``entry``, the record with maps and image, and other ``arrays`` by name (weights, evidence, …)."""
 
     entry: Entry
     arrays: Mapping[str, np.ndarray]
@@ -57,7 +57,7 @@ def write_input(folder: Path, entry: Entry, arrays: Mapping[str, np.ndarray], pi
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of one input's folder.
+    """The record in one input's ``folder``.
 
     Raises:
         InputError: it is missing, damaged, or of a newer version; names the file.
@@ -73,7 +73,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_input(folder: Path) -> StoredInput:
-    """Everything in one input's folder, with every part that a result must have.
+    """Everything in one input's ``folder``, with every part that a result must have.
 
     Raises:
         InputError: a file is missing or damaged; names it.

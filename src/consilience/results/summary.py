@@ -19,17 +19,17 @@ ARROWS = {"lower": " ↓", "higher": " ↑"}
 
 
 def summarised(numbers: np.ndarray) -> dict[str, float | int]:
-    """(n,) with NaN where a number is missing → mean, standard error, 95 % interval of the mean, and how many there are."""
+    """Mean, standard error, 95 % interval of the mean of ``numbers`` (n,), without NaN, and how many there are."""
     good = numbers[np.isfinite(numbers)]
     n = len(good)
+    mean = math.nan
+    stderr = math.nan
+    if n:
+        mean = float(good.mean())
+    if n > 1:
+        stderr = float(good.std(ddof=1) / math.sqrt(n))
     low, high = mean_interval(good)
-    return {
-        "mean": float(good.mean()) if n else math.nan,
-        "stderr": float(good.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan,
-        "low": float(low),
-        "high": float(high),
-        "n": n,
-    }
+    return {"mean": mean, "stderr": stderr, "low": float(low), "high": float(high), "n": n}
 
 
 def summary_table(
