@@ -10,6 +10,7 @@ import warnings
 import zlib
 from html.parser import HTMLParser
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ import pytest
 from consilience import InputError
 from consilience.report import sentences
 from consilience.report.colours import LEVELS, palette, robust_limit
+from consilience.report.differences import differences
 from consilience.report.entry import Entry, feature_names, top_features
 from consilience.report.numbers import Digits, short, with_error
 from consilience.report.page import page
 from consilience.report.pictures import finite_json
 from consilience.report.pixels import indexed_png, photo_png, pool
+from consilience.report.plane import Axis
 from consilience.report.sentences import incomplete, nearly_complete
 from consilience.report.table import CRITERIA, average, rows
 from consilience.report.text import text_table
@@ -370,3 +373,279 @@ def test_what_scaled_maps_miss_of_a_sum_is_said_without_alarm():
     assert not warned and "integrated_gradients 20%" in said[0]
     warned, said = lines(0.6, "max")
     assert "within 60% only" in warned[0] and not said
+
+
+# -- escaping --------------------------------------------------------------------------------------------------------
+
+PAYLOADS = (
+    '"><meta http-equiv=refresh content="0;url=x:">',
+    "</script><script>alert(1)</script>",
+    "' onmouseover='alert(1)' x='",
+    '" onerror="alert(1)" style="background:url(x:)" x="',
+    "javascript:alert(1)",
+    "</style></title></textarea><svg onload=alert(1)>",
+    "--><base href=x:><iframe srcdoc=x>",
+    "{{ 7 * 7 }}{% include 'page.css' %}",
+)
+MIXED = " ".join(PAYLOADS)
+STYLE = re.compile(r"(--zero:#\w{6};?|--ratio:[\d.]+;?|--w:[\d.]+%|background:#\w{6}|aspect-ratio:[\d.]+|height:auto)+")
+FILTER = re.compile(r"filter:url\(#fade-\d+\)")
+
+
+def full_entry(pictured=True):
+    """A record with everything that a page shows."""
+    kind = {"shape": (6, 5), "front": True} if pictured else {"shape": (4,), "tokens": ["a", "b", "c", "d"]}
+    one = entry(3, failed=1, name="one", **kind)
+    difference = {"best_single": "method_0", "value": 0.1, "stderr": 0.05, "low": 0.0, "high": 0.2, "n": 9}
+    one.record.update(
+        {
+            "kinds": ["gradient"] * 3,
+            "weights_stderr": [0.1, 0.1, 0.0],
+            "status": "optimal; no method explains these masks (0.01 ± 0.2)",
+            "value": 0.5,
+            "warnings": ["the outputs look like probabilities"],
+            "completeness_error": {"method_0": 0.3},
+            "differences": {"noise_over_signal": difference, "faithfulness_correlation": dict(difference)},
+        }
+    )
+    one.record["draws"]["masks"] = {"fit": 10, "fresh": 20, "exact": True}
+    one.record["settings"] |= {
+        "score": "logit", "outputs": "logits", "redraw": True, "mask_share": [0.1, 0.6], "mask_baseline": "blur",
+        "sensitivity": "Uniform(radius=0.1)", "noise_unit": "input units", "explainers": {"method_0": "M(n_steps=3)"},
+    }  # fmt: skip
+    return one
+
+
+def places(value, path=()):
+    """Every path into a record, to mappings and lists as well as to their values."""
+    if path:
+        yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inside:
+        yield from places(each, (*path, key))
+
+
+def changed(record, path, change):
+    """A copy in which ``change(mapping or list, key)`` was done at ``path``."""
+    copy = json.loads(json.dumps(record))
+    inside = copy
+    for key in path[:-1]:
+        inside = inside[key]
+    change(inside, path[-1])
+    return copy
+
+
+def parts_of(text):
+    """(element, attribute) of a page, and checks of every attribute's value."""
+    parts = set()
+    for tag, attrs in Reader(text).tags:
+        parts.add((tag, None))
+        for name, value in attrs.items():
+            parts.add((tag, name))
+            assert name not in ("href", "src") or re.match(r"#input-\d+$|data:image/png;base64,[\w+/=]*$", value), value
+            assert name != "style" or STYLE.fullmatch(value) or FILTER.fullmatch(value), value
+    return parts
+
+
+@pytest.fixture(scope="module")
+def clean():
+    """Every element and attribute that a page has by itself."""
+    parts = set()
+    for one in (full_entry(), full_entry(False), entry(3, signed=True, image=False)):
+        for count in (1, 2):
+            bare = dataclasses.replace(
+                one, record={**one.record, "reasons": {}, "gap": None, "status": "no valid method"}
+            )
+            two = dataclasses.replace(one, record={**one.record, "warnings": ["another"], "predicted": 1})
+            parts |= parts_of(page([one] * count, "t", [("x", "y")])) | parts_of(page([one, bare, two], "t"))
+    return parts
+
+
+def hostile(one, record):
+    """The entry with another record; None where its list of methods no longer fits the maps."""
+    try:
+        return dataclasses.replace(one, record=record)
+    except InputError:
+        return None
+
+
+@pytest.mark.parametrize("pictured", [True, False])
+def test_no_value_of_a_record_becomes_markup(clean, pictured):
+    one = full_entry(pictured)
+
+    def put(inside, key):
+        inside[key] = MIXED
+
+    for path in places(one.record):
+        other = hostile(one, changed(one.record, path, put))
+        if other is not None:
+            assert parts_of(page([other], "t")) <= clean, path
+
+
+@pytest.mark.parametrize("pictured", [True, False])
+def test_no_key_of_a_record_becomes_markup(clean, pictured):
+    one = full_entry(pictured)
+
+    def rename(inside, key):
+        inside[MIXED] = inside.pop(key)
+
+    for path in places(one.record):
+        if isinstance(path[-1], str):
+            other = hostile(one, changed(one.record, path, rename))
+            if other is not None:
+                assert parts_of(page([other], "t")) <= clean, path
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_no_name_title_or_reason_becomes_markup(clean, payload):
+    for pictured in (True, False):
+        one = full_entry(pictured)
+        known = {**one.record["input"], "name": payload, "features": [payload] * 4, "tokens": [payload] * 4}
+        text = json.dumps(one.record).replace("method_0", json.dumps(payload)[1:-1])
+        record = json.loads(text) | {
+            "input": known, "target_label": payload, "model": payload, "status": payload, "warnings": [payload],
+        }  # fmt: skip
+        several = [dataclasses.replace(one, record=record, name=payload, extra={payload: one.attribution})] * 2
+        text = page(several, payload, [(payload, payload)])
+        assert parts_of(text) <= clean
+        assert payload in "".join(Reader(text).texts)  # shown as it is
+
+
+def test_only_style_and_script_are_not_escaped():
+    """In one place of the package, for what is the package's own."""
+    from importlib import resources
+
+    folder = resources.files("consilience.report")
+    templates = {path.name: path.read_text(encoding="utf-8") for path in folder.joinpath("templates").iterdir()}
+    assert not any(
+        "safe" in text or "autoescape" in text for name, text in templates.items() if name.endswith(("html", "svg"))
+    )
+    code = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.name.endswith(".py")}
+    assert [name for name, text in code.items() if "Markup" in text] == ["page.py"]
+
+
+@pytest.mark.parametrize("pictured", [True, False])
+def test_a_record_that_lacks_anything_makes_a_page_a_table_and_a_picture(pictured):
+    """Older versions recorded less."""
+    one = full_entry(pictured)
+
+    def drop(inside, key):
+        del inside[key]
+
+    for path in places(one.record):
+        if isinstance(path[-1], str) and path != ("methods",):
+            record = changed(one.record, path, drop)
+            assert "<article" in page([dataclasses.replace(one, record=record)], "t"), path
+            assert text_table([record]), path
+
+
+@pytest.mark.parametrize("folder", ["run_schema_1", "run_schema_1_median"])
+def test_runs_of_earlier_versions_make_pages(folder, tmp_path):
+    pytest.importorskip("matplotlib")
+    import consilience as cs
+
+    r = cs.load(Path(__file__).parent / "data" / folder)
+    text = r.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "consensus" in text and "contrast" not in text.split("</style>")[1].split("<script>")[0]
+    r.plot(0).savefig(tmp_path / "one.png", dpi=40)
+
+
+# -- what a page shows -----------------------------------------------------------------------------------------------
+
+
+def test_reasons_and_other_long_texts_are_no_terms():
+    """A column as wide as its longest term left a letter's room for the rest: pages 65 000 pixels tall."""
+    reason = "no rule for the operation, " * 40
+    one = full_entry(False)
+    one.record["failed"] = dict.fromkeys(one.methods, reason)
+    one.record["reasons"] = {f"criteria.infidelity.{name}": reason for name in one.methods}
+    text = page([one] * 2, "t")
+    terms = re.findall(r"<dt>(.*?)</dt>", text, re.DOTALL)
+    assert terms and max(map(len, terms)) < 60
+    assert "max-content" not in text
+    # A reason of failure stands once for the run, not with every input.
+    assert sum(reason in each for each in Reader(text).texts) <= 2 + len(one.methods)
+
+
+def shown(text):
+    return " ".join(" ".join(Reader(text).texts).split())
+
+
+def test_page_shows_errors_differences_and_what_is_not_explained():
+    one = full_entry()
+    text = shown(page([one], "t"))
+    assert "No method explains these masks." in text and "± 0.10" in text
+    assert "+0.1 ± 0.05 [0, 0.2] over 9 fresh draws, beside method_0" in text and "undecided" in text
+    assert " exact" in text and "The outputs look like" in text.replace("the outputs", "The outputs")
+    assert "noise over signal" in text and "contrast" in text
+    assert "No method explains the masks of 2 of 2 inputs." in shown(page([one] * 2, "t"))
+
+
+def test_the_plane_lies_over_the_fronts_criterion():
+    one = full_entry()
+    assert "Relative sensitivity against correlation" in page([one], "t")
+    front = one.record["front"]
+    front["noise_over_signal"] = front.pop("relative_sensitivity")
+    text = page([one], "t")
+    assert "Noise over signal against correlation" in text and "Along the front: noise over signal" in text
+
+
+def test_the_front_is_recorded_under_its_criterion(tmp_path):
+    """ "opt" asks for noise over signal; a front of relative sensitivity says so."""
+    import torch
+
+    import consilience as cs
+
+    torch.manual_seed(0)
+    model, x = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)), torch.randn(1, 5)
+    methods = ["saliency", "input_x_gradient", "integrated_gradients"]
+    front = cs.Front(cs.AverageSensitivity(), cs.Infidelity())
+    for objective, criterion in (("opt", "noise_over_signal"), (front, "relative_sensitivity")):
+        r = cs.explain(model, x, methods=methods, objective=objective, fit_draws=8, fresh_draws=8)
+        record = r.record(0)
+        assert r.fronts[0].criterion == criterion and record["front"][criterion] == r.fronts[0].robustness.tolist()
+        saved = cs.load(r.save(tmp_path / criterion))
+        assert saved.fronts[0].criterion == criterion
+        title = criterion.replace("_", " ").capitalize()
+        assert f"{title} against correlation" in saved.report(tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_values_of_zero_do_not_squeeze_the_plane():
+    values = [0.0, 4e-15, 0.001, 0.01, 0.2]
+    axis = Axis.over(values, 0, 100, log=True)
+    assert axis.log and axis(0.0) == axis(4e-15) == 0 and axis(0.01) - axis(0.001) > 20
+    assert not Axis.over([0.0, 0.1, 0.2], 0, 100, log=True).log
+    assert not Axis.over([-0.1, 0.001, 0.2], 0, 100, log=True).log
+
+
+def test_a_difference_of_rounding_decides_nothing():
+    one = full_entry().record
+    one["differences"] = {"infidelity": {"value": -3e-16, "stderr": 1e-17, "low": -3.1e-16, "high": -2.9e-16, "n": 9}}
+    (found,) = differences([one])
+    assert found.text.startswith("0 over 9 fresh draws") and found.verdict == "equal"
+    assert "better for 0, worse for 0 of 2" in differences([one, one])[0].text
+
+
+def test_stretched_pictures_keep_their_rows():
+    series = np.arange(3 * 120.0).reshape(3, 120)
+    assert pool(series, 56).shape == (1, 56) and pool(series, 56, stretched=True).shape == (3, 56)
+
+
+def test_tokens_stand_in_order_on_their_colours():
+    one = entry(3, shape=(4,), signed=True, tokens=["not", "bad", "<at>", ""])
+    text = page([one], "t")
+    tokens = re.search(r'<p class="tokens">(.*?)</p>', text, re.DOTALL)[1]
+    assert re.findall(r">([^<]+)</span>", tokens) == ["not", "bad", "&lt;at&gt;"]
+
+
+def test_the_terminal_gets_no_escape_codes(tmp_path, capsys):
+    import consilience as cs
+    from consilience.cli import main
+
+    r = cs.load(Path(__file__).parent / "data" / "run_schema_1")
+    bad = "\x1b[2J\x1b]0;title\x07\r\u202e"
+    r.describe(model=bad, names=[bad, bad])
+    assert "\x1b" not in str(r) and "\u202e" not in str(r)
+    assert main(["report", str(r.save(tmp_path / bad)), "--out", str(tmp_path / f"{bad}.html")]) == 0
+    out = capsys.readouterr()
+    assert not set("\x1b\x07\r\u202e") & set(out.out + out.err)

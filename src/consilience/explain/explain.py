@@ -27,6 +27,7 @@ from ..model.batching import Counts
 from ..results.describe import describe
 from ..results.explanation import Explanation, FrontPoints
 from ..statistics.evidence import Evidence
+from .differences import criteria_of
 from .judge import Judgement, judge
 from .options import Options
 from .run import Combined, Job, Progress, begin
@@ -169,6 +170,9 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
         "fit": [groups[number].evidence.inputs([at]) for number, at in combined.places],
         "fresh": [judgement.fresh.inputs([i]) for i in range(len(ready.points))],
     }
+    # What lies across the front.
+    about = criteria_of(options.aggregation)
+    robust = "noise_over_signal" if "noise_over_signal" in about else "relative_sensitivity"
     return Explanation(
         attribution=judgement.consensus,
         weights=combined.solution.weights,
@@ -179,7 +183,7 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
         kinds=tuple(explainer.kind for explainer in ready.explainers),
         objective=_objective_in_words(options),
         solution=combined.solution,
-        fronts=[FrontPoints.of(groups[number].solved.curve, at) for number, at in combined.places],
+        fronts=[FrontPoints.of(groups[number].solved.curve, at, robust) for number, at in combined.places],
         criteria=judgement.criteria,
         differences=judgement.differences,
         evidence=evidence,

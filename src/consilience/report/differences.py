@@ -15,6 +15,10 @@ FEWEST = 3
 """From so many inputs on a standard error over inputs is shown: that of two is off by a factor of two as often as not."""
 
 
+ROUNDING = 1e-9
+"""Below this a difference of two criteria is zero but for rounding."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """Consensus − best single method by one criterion.
@@ -23,7 +27,7 @@ class Difference:
         title: the criterion's.
         arrow: "↑" where higher is better, else "↓".
         text: the difference with what is known of it, in words and numbers.
-        verdict: "better", "worse" or "undecided" for one input with an interval; else "".
+        verdict: "better", "worse", "undecided" or "equal" for one input with an interval; else "".
     """
 
     title: str
@@ -62,7 +66,7 @@ def _of_one(difference: Any) -> str:
     """One input: the difference, its standard error and interval over the draws, and the method."""
     words = _signed(number(difference, "value") or 0.0)
     stderr, low, high = (number(difference, name) for name in ("stderr", "low", "high"))
-    if stderr:
+    if stderr and _rounded(stderr):
         words += f" ± {stderr:.2g}"
         if low is not None and high is not None:
             words += f" [{low:.3g}, {high:.3g}]"
@@ -70,7 +74,12 @@ def _of_one(difference: Any) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3g}" if value else "0"
+    return f"{value:+.3g}" if _rounded(value) else "0"
+
+
+def _rounded(value: float) -> float:
+    """Zero where the value is so but for rounding."""
+    return 0.0 if abs(value) < ROUNDING else value
 
 
 def _verdict(difference: Any, higher: bool) -> str:
@@ -78,6 +87,9 @@ def _verdict(difference: Any, higher: bool) -> str:
     low, high = number(difference, "low"), number(difference, "high")
     if low is None or high is None:
         return ""
+    low, high = _rounded(low), _rounded(high)
+    if low == 0 == high:
+        return "equal"
     if low <= 0 <= high:
         return "undecided"
     return "better" if (low > 0) == higher else "worse"

@@ -45,17 +45,19 @@ def pictures(entry: Entry, front: Mapping[str, Any] | None) -> dict[str, Any]:
     values = surface(entry.attribution)
     assert values is not None
     high, wide = values.shape if entry.image is None else entry.image.shape[:2]
-    lead = map_url(pool(values, SIDE), colours)
+    ratio = min(max(wide / high, TALLEST), WIDEST)
+    stretched = ratio != wide / high
+    tiles = _tiles(entry, colours, stretched)
     view: dict[str, Any] = {
-        "ratio": f"{min(max(wide / high, TALLEST), WIDEST):.4f}",
+        "ratio": f"{ratio:.4f}",
         "zero": hexadecimal(colours.zero),
-        "coarse": max(values.shape) <= COARSE and (entry.image is not None or not TALLEST <= wide / high <= WIDEST),
-        "lead": lead,
+        "coarse": stretched or (max(values.shape) <= COARSE and entry.image is not None),
+        "lead": tiles[0]["url"],
         "photo": None,
         "fade": FADE,
         "scale": _scale(values, colours),
-        "tiles": _tiles(entry, colours, lead),
-        "explore": None if front is None else _explore(entry, front, colours),
+        "tiles": tiles,
+        "explore": None if front is None else _explore(entry, front, colours, stretched),
     }
     if entry.image is not None:
         small = pool(entry.image, SIDE)
@@ -85,29 +87,28 @@ def _scale(values: np.ndarray, colours: Palette) -> str:
     return f"blue −{limit}, pale 0, red {limit}" if colours.signed else f"black 0, yellow {limit}"
 
 
-def _tiles(entry: Entry, colours: Palette, lead: str) -> list[dict[str, Any]]:
+def _tiles(entry: Entry, colours: Palette, stretched: bool) -> list[dict[str, Any]]:
     """The consensus, every method by weight, those that failed, then the maps made from all methods."""
-    tiles = [{"name": "consensus", "url": lead, "pressed": True}]
+    tiles = [_tile("consensus", entry.attribution, colours, stretched, pressed=True)]
     for j in entry.order:
         name, weight = entry.methods[j], entry.weights[j]
-        values = surface(entry.maps[j])
-        if name in entry.failed or values is None:
-            tiles.append({"name": name, "failed": entry.failed.get(name, "no map to show")})
-            continue
-        tile = {
-            "name": name,
-            "url": map_url(pool(values, SIDE), colours),
-            "method": j,
-            "weight": weight_view(weight),
-            "idle": abs(weight or 0.0) <= FAINT,
-        }
-        tiles.append(tile)
+        more: dict[str, Any] = {"method": j, "weight": weight_view(weight), "idle": abs(weight or 0.0) <= FAINT}
+        if name in entry.failed:
+            more = {"failed": entry.failed[name]}
+        tiles.append(_tile(name, entry.maps[j], colours, stretched, **more))
     for name, derived in entry.extra.items():
-        values = surface(derived)
-        if values is not None:
-            tiles.append({"name": name, "url": map_url(pool(values, SIDE), colours)})
-    empty = {"url": "", "failed": "", "method": None, "weight": None, "idle": False, "pressed": False}
-    return [{**empty, **tile} for tile in tiles]
+        tiles.append(_tile(name, derived, colours, stretched))
+    return tiles
+
+
+def _tile(name: str, values: np.ndarray, colours: Palette, stretched: bool, **more: Any) -> dict[str, Any]:
+    """One small picture; ``more`` is what differs from a map made of all methods."""
+    tile = {"name": name, "url": "", "failed": "", "method": None, "weight": None, "idle": False, "pressed": False}
+    if "failed" not in more:
+        flat = surface(values)
+        assert flat is not None
+        tile["url"] = map_url(pool(flat, SIDE, stretched), colours)
+    return tile | more
 
 
 # -- the front ---------------------------------------------------------------------------------------------------------
@@ -144,13 +145,13 @@ def _numbers(values: Any) -> list[float | None]:
     return [number({"value": value}, "value") for value in listing({"values": values}, "values")]
 
 
-def _explore(entry: Entry, front: Mapping[str, Any], colours: Palette) -> dict[str, Any]:
+def _explore(entry: Entry, front: Mapping[str, Any], colours: Palette, stretched: bool) -> dict[str, Any]:
     """The slider along the front, with small grids of every map so that the browser can mix them."""
     grids, scales = [], []
     shape = [1, 1]
     for values in entry.maps:
         flat = surface(values)
-        small = np.zeros((1, 1)) if flat is None else np.nan_to_num(pool(flat, GRID))
+        small = np.zeros((1, 1)) if flat is None else np.nan_to_num(pool(flat, GRID, stretched))
         shape = list(small.shape)
         low, high = float(small.min()), float(small.max())
         step = (high - low) / 255 or 1.0

@@ -8,23 +8,37 @@ import zlib
 
 import numpy as np
 
+# Numbers of the PNG format: kinds of colours, and the filter of a row.
+COLOUR, PALETTE = 2, 3
+PAETH = 4
 
-def pool(values: np.ndarray, side: int) -> np.ndarray:
-    """(H, W) or (H, W, C), averaged over areas to at most ``side`` pixels a side; never enlarged. NaNs are left out."""
+
+def pool(values: np.ndarray, side: int, stretched: bool = False) -> np.ndarray:
+    """A smaller picture, averaged over areas; never enlarged. NaNs are left out.
+
+    Args:
+        values: (H, W) or (H, W, C).
+        side: at most so many pixels a side.
+        stretched: shrink each side by itself, rather than keep the ratio of the sides.
+    """
     height, width = values.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    down, across = min(1.0, side / height), min(1.0, side / width)
+    if not stretched:
+        down = across = min(down, across)
+    rows, columns = max(1, round(height * down)), max(1, round(width * across))
     if (rows, columns) == (height, width):
         return values
-    down, across = _shares(height, rows), _shares(width, columns)
+    of_rows, of_columns = _shares(height, rows), _shares(width, columns)
     known = np.isfinite(values)
-
-    def average(a: np.ndarray) -> np.ndarray:
-        return np.moveaxis(np.tensordot(across, np.tensordot(down, a, (1, 0)), (1, 1)), 0, 1)
-
-    weight = average(known.astype(np.float64))
-    total = average(np.where(known, values, 0.0).astype(np.float64))
+    weight = _averaged(known.astype(np.float64), of_rows, of_columns)
+    total = _averaged(np.where(known, values, 0.0).astype(np.float64), of_rows, of_columns)
     return np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
+
+
+def _averaged(values: np.ndarray, of_rows: np.ndarray, of_columns: np.ndarray) -> np.ndarray:
+    """(H, W, …) → (rows, columns, …) by the shares of its rows and columns."""
+    fewer_rows = np.tensordot(of_rows, values, (1, 0))
+    return np.moveaxis(np.tensordot(of_columns, fewer_rows, (1, 1)), 0, 1)
 
 
 def _shares(size: int, parts: int) -> np.ndarray:
@@ -36,32 +50,51 @@ def _shares(size: int, parts: int) -> np.ndarray:
 
 
 def indexed_png(levels: np.ndarray, rgba: np.ndarray) -> bytes:
-    """(H, W) indices and (n, 4) colours in 0…1 → a palette PNG with transparency."""
+    """A PNG file with a palette and transparency.
+
+    Args:
+        levels: (H, W), indices of colours.
+        rgba: (n, 4) colours in 0…1, n ≤ 256.
+    """
     table = np.rint(np.clip(rgba, 0, 1) * 255).astype(np.uint8)
     extra = [(b"PLTE", table[:, :3].tobytes()), (b"tRNS", table[:, 3].tobytes())]
-    plain = np.pad(levels.astype(np.uint8), ((0, 0), (1, 0)))
-    return _png(levels.shape, 3, plain, extra)
+    # Each row begins with its filter's number: 0, none.
+    unfiltered = np.pad(levels.astype(np.uint8), ((0, 0), (1, 0)))
+    return _png(levels.shape, PALETTE, unfiltered, extra)
 
 
 def photo_png(image: np.ndarray) -> bytes:
-    """(H, W, 3) in 0…1 → a PNG, every row with the Paeth filter."""
-    now = np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.int16)
-    padded = np.pad(now, ((1, 0), (1, 0), (0, 0)))
+    """(H, W, 3) in 0…1 → a PNG file, every row with the Paeth filter, which predicts a pixel by its neighbours."""
+    pixels = np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.int16)
+    padded = np.pad(pixels, ((1, 0), (1, 0), (0, 0)))
     left, up, corner = padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
-    a, b, c = np.abs(up - corner), np.abs(left - corner), np.abs(left + up - 2 * corner)
-    guess = np.where((a <= b) & (a <= c), left, np.where(b <= c, up, corner))
-    rest = ((now - guess) % 256).astype(np.uint8).reshape(len(now), -1)
-    return _png(now.shape[:2], 2, np.pad(rest, ((0, 0), (1, 0)), constant_values=4), [])
+    # Of the three neighbours, the one nearest to left + up − corner; the first of equals, as the format says.
+    from_left, from_up, from_corner = np.abs(up - corner), np.abs(left - corner), np.abs(left + up - 2 * corner)
+    left_wins = (from_left <= from_up) & (from_left <= from_corner)
+    guess = np.where(left_wins, left, np.where(from_up <= from_corner, up, corner))
+    residual = ((pixels - guess) % 256).astype(np.uint8).reshape(len(pixels), -1)
+    filtered = np.pad(residual, ((0, 0), (1, 0)), constant_values=PAETH)
+    return _png(pixels.shape[:2], COLOUR, filtered, [])
 
 
 def _png(shape: tuple[int, ...], kind: int, rows: np.ndarray, extra: list[tuple[bytes, bytes]]) -> bytes:
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    """A file of the header, ``extra`` chunks (name, body) and the pixels.
 
+    Args:
+        shape: (H, W).
+        kind: of colours, :data:`COLOUR` or :data:`PALETTE`.
+        rows: (H, 1 + bytes), filtered, the filter's number first.
+        extra: further chunks, before the pixels.
+    """
     header = struct.pack(">IIBBBBB", shape[1], shape[0], 8, kind, 0, 0, 0)
     chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, body) for name, body in chunks)
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def data_url(png: bytes) -> str:
+    """A PNG file as the address of a picture, for pages without files beside them."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -27,13 +27,16 @@ FAITHFUL = "faithfulness_correlation"
 
 TITLES = {criterion.key: criterion.title for criterion in CRITERIA}
 
+NOTHING = 1e-9
+"""A share of the largest value below which a value counts as zero."""
+
 Box = tuple[float, float, float, float]
 """left, top, right, bottom"""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values to pixels; logarithmic where the values span more than a decade and a half.
+    """Values to pixels; logarithmic where the values span more than a decade and a half. Zero is then the beginning.
 
     Attributes:
         low, high: the ends, or their logarithms.
@@ -50,9 +53,13 @@ class Axis:
     @classmethod
     def over(cls, values: Sequence[float], start: float, end: float, log: bool = False) -> Axis:
         """An axis with room for all ``values``; ``log`` allows it to be logarithmic."""
-        log = log and min(values) > 0 and max(values) > 30 * min(values)
-        scale = math.log10 if log else float
-        low, high = scale(min(values)), scale(max(values))
+        # Zeros, also those that are so but for rounding, are no reason to squeeze everything else to a line.
+        positive = [value for value in values if value > NOTHING * max(values)]
+        log = log and min(values) >= 0 and len(positive) > 1 and max(positive) > 30 * min(positive)
+        if log:
+            low, high = math.log10(min(positive)), math.log10(max(positive))
+        else:
+            low, high = min(values), max(values)
         room = 0.07 * (high - low) or 0.1 * abs(high) or 0.1
         return cls(low - room, high + room, start, end, log)
 
@@ -147,7 +154,7 @@ def _points(table: Sequence[Row], across_key: str) -> list[Point]:
 
 def _axes(points: Sequence[Point], line: Sequence[tuple[float, float]]) -> tuple[Axis, Axis]:
     """The two axes, with room for error bars and the line."""
-    positive = all(point.x > 0 for point in points)
+    positive = all(point.x >= 0 for point in points)
     xs, ys = [x for x, _ in line], [y for _, y in line]
     for point in points:
         # The lower end of a bar may lie below zero, which no logarithm has.

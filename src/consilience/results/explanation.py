@@ -52,20 +52,28 @@ class FrontPoints:
     """The front of one input: P mixtures of which none is both more robust and more faithful than another.
 
     Args:
-        robustness: (P,), the relative sensitivity.
+        robustness: (P,), the criterion named ``criterion``.
         correlation: (P,), the faithfulness correlation.
         weights: (P, k).
         incompatibility: as in :attr:`Explanation.incompatibility`.
+        criterion: "noise_over_signal" or "relative_sensitivity".
     """
 
     robustness: Tensor
     correlation: Tensor
     weights: Tensor
     incompatibility: float
+    criterion: str = "relative_sensitivity"
 
     @classmethod
-    def of(cls, front: Front | None, at: int) -> FrontPoints | None:
-        """The points of input ``at`` on a ``front``; None where no front was solved, or where it has no point."""
+    def of(cls, front: Front | None, at: int, criterion: str = "relative_sensitivity") -> FrontPoints | None:
+        """The points of input ``at``; None where no front was solved, or where it has no point.
+
+        Args:
+            front: of all inputs.
+            at: the input's place in it.
+            criterion: what its robustness is.
+        """
         if front is None or not bool(front.keep[at].any()):
             return None
         keep = front.keep[at]
@@ -74,6 +82,7 @@ class FrontPoints:
             correlation=front.correlation[at][keep],
             weights=front.weights[at][keep],
             incompatibility=float(front.incompatibility[at]),
+            criterion=criterion,
         )
 
 

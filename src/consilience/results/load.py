@@ -150,11 +150,12 @@ def _derived(each: StoredInput) -> np.ndarray:
 def _front(front: Mapping[str, Any] | None) -> FrontPoints | None:
     if front is None:
         return None
-    robustness = torch.tensor(front["relative_sensitivity"], dtype=torch.float64)
+    criterion = "noise_over_signal" if "noise_over_signal" in front else "relative_sensitivity"
+    robustness = torch.tensor(front[criterion], dtype=torch.float64)
     correlation = torch.tensor(front["faithfulness_correlation"], dtype=torch.float64)
     points = torch.tensor(front["weights"], dtype=torch.float64)
     least = front.get("incompatibility")
-    return FrontPoints(robustness, correlation, points, torch.nan if least is None else float(least))
+    return FrontPoints(robustness, correlation, points, torch.nan if least is None else float(least), criterion)
 
 
 def _criteria(records: Records) -> dict[str, dict[str, Measured]]:

@@ -227,7 +227,7 @@ def _front(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, Any
     chosen = (points.weights - explanation.weights[i].to(points.weights)).abs().sum(1).argmin()
     nothing = "no mixture has a positive correlation"
     return {
-        "relative_sensitivity": points.robustness.tolist(),
+        points.criterion: points.robustness.tolist(),
         "faithfulness_correlation": points.correlation.tolist(),
         "weights": points.weights.tolist(),
         "chosen": int(chosen),
