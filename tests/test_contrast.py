@@ -9,6 +9,7 @@ from nets import Small, bound, images, judged
 from torch import nn
 
 import consilience as cs
+from consilience.combine.aggregations import BestSingle
 from consilience.combine.named import named_objective
 from consilience.explainers import Function, Normalised, Saliency, SmoothGrad, Stack
 from consilience.features import Pixels
@@ -98,6 +99,23 @@ def test_the_most_robust_mixture_is_the_least_noise_over_signal_on_a_grid():
     torch.testing.assert_close(best.value, CRITERIA["noise_over_signal"](e, best.weights[:, None]).value[:, 0])
 
 
+def test_the_best_single_method_by_noise_over_signal_is_chosen_so():
+    """The metric looks at the contrast too; without it the map's own size would stand in its place."""
+    metric = cs.AverageSensitivity(signal="contrast")
+    options = {
+        "methods": ["saliency", Function(same, name="same")],
+        "fit_draws": 4,
+        "fresh_draws": 4,
+        "resolved_draws": 0,
+    }
+    r = cs.explain(Small(), images(), objective=BestSingle(metric), **options)
+    assert bool((r.weights[:, 0] == 1).all())  # the other map never moves, and never changes
+    by_size = cs.explain(Small(), images(), objective=BestSingle(cs.AverageSensitivity()), **options)
+    assert bool((by_size.weights[:, 1] == 1).all())
+    attributed = cs.Consensus(Small(), objective=BestSingle(metric), **options).attribute(images())
+    torch.testing.assert_close(attributed[:, 0], r.attribution)
+
+
 def lifted(model, inputs, target):
     """The gradient, and nine times its largest value everywhere: it says no more, and hardly moves."""
     x = inputs.detach().requires_grad_()
@@ -131,13 +149,21 @@ def test_maps_that_say_nothing_do_not_win(objective):
 
 
 def test_every_table_shows_the_contrast():
-    r = cs.explain(Small(), images(), methods=["saliency", "smoothgrad"], objective="mean", fit_draws=3, fresh_draws=3)
+    r = cs.explain(Small(), images(), methods=["saliency", "smoothgrad"], objective="mean", fit_draws=3, fresh_draws=4)
     for name in ("contrast", "noise_over_signal"):
         shown = r.criteria[name]["consensus"]
         assert bool(shown.fit.isfinite().all() and shown.fresh.isfinite().all())
         # Two other outputs are too few for an error of the contrast itself.
         assert bool(shown.stderr.isfinite().all()) == (name == "noise_over_signal")
         assert name.replace("_", " ") in str(r)
+
+
+def test_few_neighbours_have_no_standard_error_however_many_other_outputs():
+    e, corners = contrasts(2, 5), torch.eye(3).double().expand(5, 3, 3)
+    few = Evidence(e["quadratic"].take(torch.arange(3)), None, e.others)
+    found = CRITERIA["noise_over_signal"](few, corners)
+    assert bool(found.value.isfinite().all() and found.stderr.isnan().all())
+    assert bool(CRITERIA["noise_over_signal"](e, corners).stderr.isfinite().all())
 
 
 def test_two_outputs_have_one_other_and_it_is_asked_once():

@@ -10,7 +10,7 @@ import torch
 import consilience as cs
 from consilience.combine.named import named_objective
 from consilience.combine.regret import regret, solve_with_regret
-from consilience.combine.weights import Minimise
+from consilience.combine.weights import Minimise, resolve
 from consilience.metrics import AverageSensitivity, Infidelity
 from consilience.metrics.front import cross_validated
 from consilience.statistics.criteria import faithfulness_correlation
@@ -205,3 +205,17 @@ def test_a_sum_puts_no_weight_on_a_map_of_zeros_or_nans(objective, value):
     assert (
         (r.weights[:, 0] == 0).all() and r.attribution.isfinite().all() and (r.attribution.flatten(1).amax(1) > 0).all()
     )
+
+
+@pytest.mark.parametrize(
+    "objective", ["faith", "infidelity", "paper_faith", "paper_code", "paper_opt", "robust", "opt"]
+)
+def test_pooling_one_input_changes_no_weights(objective):
+    """Responses with a mean, and on another scale than the falls: only a correlation does not see either."""
+    g = torch.Generator().manual_seed(0)
+    a = torch.randn(1, 200, 3, generator=g, dtype=torch.float64) * torch.tensor([1.0, 0.3, 2.0])
+    y = 2.5 * (a[..., 0] + a[..., 1]) + torch.randn(1, 200, generator=g, dtype=torch.float64) / 2 + 3
+    residuals = torch.randn(1, 20, 3, 9, generator=g, dtype=torch.float64)
+    e = Evidence(Quadratic(residuals @ residuals.mT, torch.eye(3, dtype=torch.float64)[None]), Responses(a, y))
+    alone, pooled = (resolve(objective, pooled=pooled).fit(e).weights for pooled in (False, True))
+    torch.testing.assert_close(pooled, alone, rtol=0, atol=1e-6)

@@ -370,6 +370,28 @@ def test_the_best_single_method_is_chosen_on_the_fitting_draws():
     assert over["low"] < over["mean"] < over["high"]
 
 
+def test_a_differences_interval_has_each_inputs_own_degrees_of_freedom():
+    """In a padded batch a short input's interval is what it is when it is judged alone."""
+    rng = np.random.default_rng(0)
+    fit, long = masks(rng, 2, 40, (0.5, 0.4)), masks(rng, 2, 40, (0.5, 0.4)).responses
+    drawn = torch.arange(40) < torch.tensor([[40], [6]])
+    padded = Responses(torch.where(drawn[..., None], long.a, 0.0), torch.where(drawn, long.y, 0.0), drawn)
+    mixing = torch.full((2, 2), 0.5, dtype=torch.float64)
+
+    def difference(places: list[int]):
+        some = Evidence(responses=padded).inputs(places)
+        table = judged("faithfulness_correlation", fit.inputs(places), some, mixing[places], ["a", "b"])
+        (found,) = paired_differences(
+            Minimise(named_objective("faith")), table, some, mixing[places], ["a", "b"]
+        ).values()
+        return found
+
+    both, short = difference([0, 1]), difference([1])
+    assert float(both.low[1]) == pytest.approx(float(short.low[0]))
+    assert float(both.high[1]) == pytest.approx(float(short.high[0]))
+    assert float(both.high[1] - both.value[1]) == pytest.approx(2.5706 * float(both.stderr[1]), rel=1e-4)  # t of 5
+
+
 @pytest.mark.parametrize(
     "objective, criteria",
     [

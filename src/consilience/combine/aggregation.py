@@ -74,6 +74,14 @@ class Aggregation(Settings):
         """The parts of the evidence that :meth:`fit` looks at."""
         return tuple(dict.fromkeys(metric.statistic for metric in self.metrics))
 
+    def pool(self, evidence: Evidence) -> Evidence:
+        """The evidence of B inputs as that of one, whose weights are those of all.
+
+        Args:
+            evidence: the fitting draws of the k methods, of B inputs.
+        """
+        return evidence.pooled()
+
     def fit(self, evidence: Evidence) -> Combination:
         """The weights of every input, (B, k). A method that has no map for an input has weight 0 there.
 

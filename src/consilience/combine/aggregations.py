@@ -129,10 +129,11 @@ class BestSingle(Aggregation):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        return (self.metric or Infidelity(),)
+        metric = self.metric or Infidelity()
+        return (metric, *metric.beside)
 
     def fit(self, evidence: Evidence) -> Combination:
-        (metric,) = self.metrics
+        metric = self.metrics[0]
         seen = evidence.only(self.kinds)
         loss = metric.loss(seen.clean(), _corners(seen))
         usable = seen.valid() & loss.isfinite()

@@ -84,7 +84,7 @@ def regret(aggregation: Aggregation, evidence: Evidence, whole: Tensor, blocks: 
     shared = evidence.clean()
     if aggregation.pooled:
         # All inputs have the same weights: one regret, of the one input that stands for all.
-        shared = evidence.pooled().clean()
+        shared = aggregation.pool(evidence).clean()
         aggregation = replace(aggregation, pooled=False)
         whole = whole[:1]
     folds = _folds(goal, shared, blocks)

@@ -63,6 +63,14 @@ class Minimise(Aggregation):
         """The metrics of the goal, each followed by those whose draws it looks at too."""
         return tuple(part for _, metric in self.goal.terms for part in (metric, *metric.beside))
 
+    def pool(self, evidence: Evidence) -> Evidence:
+        """The evidence of B inputs as that of one, on scales that the goal does not see.
+
+        Args:
+            evidence: the fitting draws of the k methods, of B inputs.
+        """
+        return evidence.pooled(centred=all(metric.centred for metric in self.metrics))
+
     def fit(self, evidence: Evidence) -> Combination:
         """The weights of every input, with what they are worth and a certificate; the same for all inputs if pooled.
 
@@ -71,7 +79,7 @@ class Minimise(Aggregation):
         """
         if not self.pooled:
             return self._solve(evidence)
-        solution = self._solve(evidence.pooled()).solution
+        solution = self._solve(self.pool(evidence)).solution
         count = len(evidence.like)
         shared = Solution(
             solution.weights.expand(count, -1),

@@ -189,7 +189,7 @@ class Consensus:
             except NothingLeft:
                 continue
             (group,) = job.combine(every=False).groups
-            pooled.append(group.evidence.pooled())
+            pooled.append(aggregation.pool(group.evidence))
         if not start:
             raise InputError("loader: gave no batch")
         if not pooled:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..combine.aggregation import Aggregation
 from ..results.difference import PairedDifference
 from ..results.explanation import Measured
-from ..statistics.criteria import CRITERIA, HIGHER_IS_BETTER
+from ..statistics.criteria import CRITERIA, HIGHER_IS_BETTER, Estimate
 from ..statistics.evidence import Evidence
 from ..statistics.paired import student_quantile
 
@@ -80,9 +80,18 @@ def _difference(
     value = apart.value[:, 0].where(usable, torch.nan)
     stderr = apart.stderr[:, 0].where(usable, torch.nan)
     draws = apart.influence.shape[-1]
-    reach = stderr * student_quantile(0.975, draws - 1) if draws > 1 else stderr
+    reach = stderr * _students(apart)
     names = tuple(methods[at] if ok else None for at, ok in zip(best.tolist(), usable.tolist(), strict=True))
     return PairedDifference(names, value, stderr, value - reach, value + reach, draws)
+
+
+def _students(estimate: Estimate) -> Tensor:
+    """(B,): Student's 97.5 % quantile with each input's own degrees of freedom; 1 where one draw leaves none."""
+    like = estimate.value[:, 0]
+    number = torch.full_like(like, estimate.influence.shape[-1]) if estimate.number is None else estimate.number
+    # Of a padded batch, short inputs have fewer masks than the longest one.
+    quantiles = [student_quantile(0.975, int(n) - 1) if n > 1 else 1.0 for n in number.tolist()]
+    return like.new_tensor(quantiles)
 
 
 def _best(fitted: Tensor, higher: bool) -> Tensor:

@@ -52,6 +52,11 @@ class Metric(Measure):
         return self.scale_free
 
     @property
+    def centred(self) -> bool:
+        """Whether nothing changes if each input's responses are centred, and scaled by themselves."""
+        return True
+
+    @property
     def fixed(self) -> int | None:
         """How many draws it makes whatever number is asked for; None: as many as asked."""
         return 1 if self.asks == "nothing" else None

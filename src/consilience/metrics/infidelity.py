@@ -100,6 +100,11 @@ class Infidelity(Metric, Settings):
         return self.scaling == "correlation"
 
     @property
+    def centred(self) -> bool:
+        """Whether it is the correlation, which sees neither means nor scales."""
+        return self.scale_free
+
+    @property
     def drawn(self) -> Infidelity:
         baseline = None if self.baseline is None else Baseline.of(self.baseline)
         return replace(self, scaling="correlation", baseline=baseline)

@@ -217,7 +217,11 @@ def noise_over_signal(evidence: Evidence, w: Tensor) -> Estimate:
     # all draws gives that.
     total = of_noise.shape[-1] + of_signal.shape[-1]
     scaled = [_scaled(of_noise, total), _scaled(of_signal, total)]
-    return Estimate(value, torch.cat(scaled, -1))
+    influence = torch.cat(scaled, -1)
+    # Other outputs do not stand in for neighbours: of few neighbours no error is known.
+    if of_noise.shape[-1] < FEWEST:
+        influence = torch.full_like(influence, torch.nan)
+    return Estimate(value, influence)
 
 
 def _scaled(influence: Tensor, total: int) -> Tensor:

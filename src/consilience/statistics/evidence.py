@@ -81,8 +81,12 @@ class Quadratic:
         square = hole[:, :, None] + hole[:, None]
         return Quadratic(self.draws + square[:, None], self.norm + square)
 
-    def pooled(self) -> Quadratic:
-        """All inputs' draws as those of one, Gram matrices divided by the input's mean ‖φ_j‖² over rows."""
+    def pooled(self, centred: bool = True) -> Quadratic:
+        """All inputs' draws as those of one, Gram matrices divided by the input's mean ‖φ_j‖² over rows.
+
+        Args:
+            centred: for :meth:`Responses.pooled`; squared residuals are never centred.
+        """
         size = self.norm.diagonal(dim1=-2, dim2=-1).mean(1)[:, None, None]
         size = torch.where(size > 0, size, torch.ones_like(size))
         draws = (self.draws / size[:, None]).flatten(0, 1)[None]
@@ -213,12 +217,16 @@ class Evidence:
             return part.norm.diagonal(dim1=-2, dim2=-1).isfinite()
         return part.a.isfinite().all(1)
 
-    def pooled(self) -> Evidence:
+    def pooled(self, centred: bool = True) -> Evidence:
         """One input that stands for all: every input's statistics on a scale of its own, then their mean.
 
         See :meth:`Quadratic.pooled` and :meth:`Responses.pooled` for the scales. An input with a NaN in a row that works
         elsewhere is left out; a row that works nowhere stays NaN. If no input would be left, all are, and only rows that
-        work everywhere."""
+        work everywhere.
+
+        Args:
+            centred: what is minimised is a correlation, see :meth:`Responses.pooled`.
+        """
         finite = self.finite()
         works = finite.any(0)
         whole = finite[:, works].all(1)
@@ -228,7 +236,7 @@ class Evidence:
             kept, works = self, finite.all(0)
         # A row that one kind of draws rules out is ruled out in all: it would count in the scale of the other kinds only.
         usable = kept.spoil(~works.expand_as(kept.like)).clean()
-        return usable._each("pooled").spoil(~works[None])
+        return usable._each("pooled", centred).spoil(~works[None])
 
     def spoil(self, rows: Tensor) -> Evidence:
         """NaN in the rows (B, R) that must not be used."""

@@ -135,14 +135,28 @@ class Responses:
         """``hole`` (B, R): 0, or NaN for rows that must not be used."""
         return replace(self, a=self.a + hole[:, None])
 
-    def pooled(self) -> Responses:
-        """All inputs' draws as those of one, responses and falls centred and divided by their standard deviations."""
+    def pooled(self, centred: bool = True) -> Responses:
+        """All inputs' draws as those of one.
+
+        Args:
+            centred: responses and falls are centred, and divided by their standard deviations, each by its own: no correlation
+                sees that. Else both are divided by √E y², so that what is no correlation, such as E(a − y)², is only divided by
+                one number for each input.
+        """
+        if not centred:
+            level = self.mean(self.y**2).sqrt()[:, None]
+            level = torch.where(level > 0, level, torch.ones_like(level))
+            return self._as_one(self.a / level[..., None], self.y / level)
         a = self.centred(self.a)
         y = self.centred(self.y)
         width = self.mean(a**2).sqrt().mean(1)[:, None, None]
         height = self.mean(y**2).sqrt()[:, None]
         a = a / torch.where(width > 0, width, torch.ones_like(width))
         y = y / torch.where(height > 0, height, torch.ones_like(height))
+        return self._as_one(a, y)
+
+    def _as_one(self, a: Tensor, y: Tensor) -> Responses:
+        """Responses a (B, S, R) and falls y (B, S) in place of these, as those of one input."""
         drawn = None if self.drawn is None else self.drawn.flatten()[None]
         whole = None if self.whole is None else self.whole.all()[None]
         return Responses(a.flatten(0, 1)[None], y.flatten()[None], drawn, whole)
