@@ -370,6 +370,19 @@ def test_the_best_single_method_is_chosen_on_the_fitting_draws():
     assert over["low"] < over["mean"] < over["high"]
 
 
+def test_the_weights_error_of_an_input_with_few_masks_is_what_it_is_alone():
+    """Three masks that are all there are estimate nothing, in a batch of longer inputs or not; three of many tell nothing."""
+    long = masks(np.random.default_rng(0), 3, 40, (0.5, 0.4)).responses
+    drawn = torch.arange(40) < torch.tensor([[40], [3], [3]])
+    whole = torch.tensor([False, True, False])
+    padded = Responses(torch.where(drawn[..., None], long.a, 0.0), torch.where(drawn, long.y, 0.0), drawn, whole)
+    rule, evidence = Minimise(named_objective("faith")), Evidence(responses=padded)
+    together = weights_stderr(rule, evidence)
+    alone = torch.cat([weights_stderr(rule, evidence.inputs([at])) for at in range(3)])
+    torch.testing.assert_close(together, alone, equal_nan=True)
+    assert bool((together[0] > 0).any()) and bool((together[1] == 0).all()) and bool(together[2].isnan().all())
+
+
 def test_a_differences_interval_has_each_inputs_own_degrees_of_freedom():
     """In a padded batch a short input's interval is what it is when it is judged alone."""
     rng = np.random.default_rng(0)

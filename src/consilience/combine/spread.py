@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..statistics.evidence import Evidence
+from ..statistics.evidence import Evidence, Part, Responses
 from .aggregation import Aggregation
 from .draws import SEQUENTIAL_KINDS
 from .regret import solved_apart
@@ -29,19 +29,27 @@ def weights_stderr(aggregation: Aggregation, evidence: Evidence) -> Tensor:
         evidence: the fitting draws of the k methods.
 
     Returns:
-        (B, k) float64; NaN where the weights do not depend on draws, where a kind has fewer than four, and where no method
-        can be used.
+        (B, k) float64; NaN where the weights do not depend on draws, where an input has fewer than four of a kind that are
+        not all there are, and where no method can be used.
 
     Source: balanced half-samples, McCarthy 1969, *Pseudo-replication: half samples*.
     """
     unknown = torch.full_like(evidence.like, torch.nan)
     kinds = [kind for kind in aggregation.kinds if kind in SEQUENTIAL_KINDS]
-    if not kinds or any(1 < evidence.count(kind) < FEWEST for kind in kinds):
+    if not kinds:
         return unknown
+    few = torch.stack([_too_few(evidence[kind]) for kind in kinds]).any(0)
     # A row that fails at some draw must be unusable in both halves.
     clean = evidence.clean()
     quarters = [clean.fold(part, 4)[1] for part in range(4)]
     halves = [quarters[one] + quarters[other] for pair in HALVES for one, other in pair]
     weights = torch.stack(solved_apart(aggregation, halves)).unflatten(0, (len(HALVES), 2))
     half_difference = (weights[:, 0] - weights[:, 1]) / 2
-    return half_difference.square().mean(0).sqrt()
+    return half_difference.square().mean(0).sqrt().masked_fill(few[:, None], torch.nan)
+
+
+def _too_few(part: Part) -> Tensor:
+    """(B,) bool: inputs with two or three draws. Where these are all that there are, weights do not move with them."""
+    if isinstance(part, Responses):
+        return (part.number > 1) & (part.number < FEWEST) & ~part.exact
+    return torch.full_like(part.norm[:, 0, 0], 1 < part.count < FEWEST, dtype=torch.bool)
