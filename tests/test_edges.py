@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test_explain import METHODS, SMALL, value
 from torch import nn
 
 import consilience as cs
+from consilience.combine.aggregation import Aggregation
 from consilience.explainers import DeepLIFT, EigenCAM, IntegratedGradients, Saliency, SmoothGradSquared, Stack, VarGrad
 from consilience.features.images import coarse
 from consilience.metrics import AverageSensitivity, Infidelity
@@ -414,7 +416,7 @@ def test_a_method_that_gives_nan_takes_no_part_where_it_does(objective):
 @pytest.mark.parametrize("make", [lambda t: t, lambda t: t.numpy(), lambda t: t.tolist(), cs.Baseline.samples])
 def test_baselines_with_missing_values_are_refused(make):
     hole = torch.where(TABLE > 1, torch.nan, TABLE)
-    with pytest.raises(cs.InputError, match=r"baselines: .* NaN"):
+    with pytest.raises(cs.InputError, match=r"baselines: .*NaN"):
         explain(net(), baselines=make(hole))
 
 
@@ -466,8 +468,8 @@ def test_given_weights_stay_on_a_method_that_gives_nan_and_the_warning_says_no_m
         ({"x": TABLE[:, :5]}, r"x: the model fails on \(4, 5\)"),
         ({"model": nn.Bilinear(6, 6, 3).double()}, "kwargs="),
         ({"fit_draws": 4.5}, "fit_draws"),
-        ({"ids": ["a", "b", "c", "d"]}, "ids: expected 4 integers"),
-        ({"ids": torch.arange(4) / 2}, "ids: expected 4 integers"),
+        ({"ids": ["a", "b", "c", "d"]}, "ids: expected whole numbers, one for each input"),
+        ({"ids": torch.arange(4) / 2}, "ids: expected whole numbers, one for each input"),
         ({"seed": None}, "seed"),
         ({"tolerance": -1}, "tolerance"),
         ({"weights": torch.tensor([torch.nan, 1])}, "weights"),
@@ -545,3 +547,28 @@ def test_a_nan_in_one_input_leaves_the_gradients_of_training_alone():
     assert float(loss.parts["defined"]) == 0.75
     torch.testing.assert_close(loss.total * 4, whole.total * 3)
     torch.testing.assert_close(found, expected)
+
+
+def test_a_map_of_zeros_is_said():
+    """Grad-CAM of a class that no cell speaks for is zero everywhere, and its row in the table is empty."""
+    r = explain(net(), methods=["saliency", lambda model, inputs, target: 0 * inputs])
+    (said,) = [warning for warning in r.warnings if "zero everywhere" in warning]
+    assert f"{r.methods[1]}: the map is zero everywhere for {len(TABLE)} of {len(TABLE)} inputs" in said
+
+
+def test_an_aggregation_that_combines_says_whether_it_is_linear():
+    """Otherwise its combine() would be ignored without a word: a weighted sum is made of weights alone."""
+    with pytest.raises(TypeError, match=r"Largest: overrides combine\(\), so say what it is: linear = False"):
+
+        class Largest(Aggregation):
+            name = "largest"
+
+            def combine(self, maps, weights, present):
+                return maps.amax(1)
+
+    @dataclass(frozen=True)
+    class Nameless(Aggregation):
+        pass
+
+    with pytest.raises(cs.InputError, match="Nameless: name is missing"):
+        Nameless()

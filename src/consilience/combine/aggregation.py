@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..metrics.base import Metric
 from ..settings import Settings
 from ..simplex import Front as Curve
@@ -58,6 +59,20 @@ class Aggregation(Settings):
 
     name: ClassVar[str]
     linear: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "combine" in vars(cls) and "linear" not in vars(cls):
+            # As a weighted sum it would never be asked to combine anything.
+            raise TypeError(
+                f"{cls.__name__}: overrides combine(), so say what it is: linear = False, or linear = True if it is Σ w_j φ_j "
+                "with the weights of fit()"
+            )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(getattr(self, "name", None), str):
+            raise InputError(f'{type(self).__name__}: name is missing; set a class attribute, name = "…"')
 
     @property
     def solves(self) -> bool:

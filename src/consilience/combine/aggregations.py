@@ -21,6 +21,7 @@ class Mean(Aggregation):
     """The mean of the maps that are finite."""
 
     name = "mean"
+    linear = True
 
     def combine(self, maps: Tensor, weights: Tensor, present: Tensor) -> Tensor:
         return _average(maps, maps)

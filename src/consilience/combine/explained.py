@@ -84,7 +84,7 @@ def mark_unexplained(aggregation: Aggregation, evidence: Evidence, solution: Sol
 def _words(rho: float, stderr: float) -> str:
     """The correlation with its error, where there is one."""
     if math.isnan(rho):
-        return "the score, or every response, is the same for all of them"
+        return "too few masks to tell, or the score or every response is the same for all of them"
     if math.isnan(stderr):
         return f"cross-fitted correlation {rho:.2f}"
     return f"cross-fitted correlation {rho:.2f} ± {stderr:.2f}"

@@ -112,6 +112,12 @@ def _method_warnings(job: Job, base: Tensor) -> list[str]:
             found.append(
                 f"{job.ready.names[at]} gives NaN or infinite values for {count} of {len(base)} inputs{left_out}"
             )
+    silent = (base[:, list(working)].flatten(2) == 0).all(2).sum(0).tolist()
+    for at, count in zip(working, silent, strict=True):
+        if count:
+            found.append(
+                f"{job.ready.names[at]}: the map is zero everywhere for {count} of {len(base)} inputs{left_out}"
+            )
     for name, why in job.ready.measurement.stack.stack.failures.items():
         found.append(f"{name} failed at some inputs or neighbours of theirs, and is NaN there: {why}")
     return found

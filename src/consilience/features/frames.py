@@ -60,8 +60,9 @@ def plain_array(x: Any, argument: str) -> Any:
     bad = [name for name, column in zip(x.columns, array.T, strict=True) if not all(map(_is_number, column))]
     if bad:
         raise InputError(
-            f"{argument}: the columns {', '.join(map(repr, bad[:4]))} hold what is no number; give the frame that the model is "
-            "called with after encoding, and say features=Columns(categorical=[…]) for columns of codes"
+            f"{argument}: the columns {', '.join(map(repr, bad[:4]))} are not numbers; give codes in their place (in pandas: "
+            "frame[name].cat.codes), decode them inside the function that calls the model, and say "
+            f"features=cs.Columns(categorical={bad[:4]})"
         )
     return array.astype(np.float64)
 
