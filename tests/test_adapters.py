@@ -647,7 +647,7 @@ def test_a_texts_words_are_shown_stored_and_loaded(tmp_path):
         labels = [label.get_text() for axes in each.plot(1).axes for label in axes.get_yticklabels()]
         assert sorted(labels) == ["[CLS]", "[SEP]", "bad", "not"]
         page = each.report(tmp_path / "page.html").read_text()
-        assert '<th scope="row">gripping</th>' in page and '<th scope="row"></th>' not in page and "input 2" not in page
+        assert ">gripping</th>" in page and '<th scope="row" title=""></th>' not in page and "input 2" not in page
     torch.testing.assert_close(found["uniform"], r["uniform"].float())  # 0 where padded
 
 

@@ -419,5 +419,5 @@ def test_training_and_attacks_share_one_ascent():
     found = attack.ascend(x, start, gradient)
     assert torch.equal(found, pgd(model, x, y, eps=EPS, steps=3, step_size=0.04, key=KEY))
     assert torch.equal(project(x + 5, x, 0.1, None), x + 0.1)
-    with pytest.raises(InputError, match="eps is not negative"):
+    with pytest.raises(InputError, match="eps has numbers, at least 0"):
         PGD(torch.tensor([-0.1]))

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ..report.entry import Entry
-from ..report.text import text_table
 from .files import SCHEMA, reading, write_bytes
 
 RECORD, ARRAYS, PICTURE = "explanation.json", "attributions.safetensors", "explanation.png"
@@ -67,9 +66,26 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["schema"] != SCHEMA:
             raise ValueError(f"schema {record['schema']!r}; this version reads {SCHEMA}")
-        int(record["target"])
-        text_table([record])  # so that damage shows here, where the file is known
+        _check(record)
     return record
+
+
+SHAPE: dict[str, tuple[type, ...]] = {
+    "methods": (list,),
+    "weights": (list, dict, type(None)),  # None where nothing was solved
+    "criteria": (dict,),
+    "failed": (dict,),
+    "input": (dict,),
+}
+"""What results, tables and pages take for granted of a record."""
+
+
+def _check(record: dict[str, Any]) -> None:
+    """Raise what tells a damaged record: here, where the file is known."""
+    int(record["target"])
+    for name, kinds in SHAPE.items():
+        if not isinstance(record[name], kinds):
+            raise ValueError(f"{name} is {type(record[name]).__name__}, not {kinds[0].__name__}")
 
 
 def read_input(folder: Path) -> StoredInput:
