@@ -339,14 +339,16 @@ def test_one_image_at_a_time_is_kept_in_memory(tmp_path, monkeypatch, calls):
     def written(path, pieces):
         def counted():
             for piece in pieces:
-                alive.append(entries() - before)
+                # Once for each image's article: looking through all objects takes a while.
+                if "<article" in piece:
+                    alive.append(entries() - before)
                 yield piece
 
         return real(path, counted())
 
     monkeypatch.setattr(images_run, "write_text", written)
     assert explain(*CAMERA, *ROCKET, *COFFEE, out=tmp_path / "out") == 0
-    assert len(alive) == 6 and max(alive) <= 2
+    assert len(alive) >= 3 and max(alive) <= 2
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
