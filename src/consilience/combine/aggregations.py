@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..metrics import AverageSensitivity, Infidelity
 from ..metrics.base import Metric
 from ..statistics.evidence import Evidence
+from ..statistics.tensors import corners
 from .aggregation import Aggregation, Combination, unsolved
 
 
@@ -108,8 +109,8 @@ class Weighted(Aggregation):
             evidence: neighbours and masks of the k methods.
         """
         clean = evidence.clean()
-        corners = _corners(evidence)
-        loss = AverageSensitivity().loss(clean, corners) * Infidelity().loss(clean, corners)
+        alone = corners(evidence.like)
+        loss = AverageSensitivity().loss(clean, alone) * Infidelity().loss(clean, alone)
         quality = (1 / loss.clamp(min=1e-12)).nan_to_num(0)
         quality = torch.where(evidence.valid(), quality, torch.zeros_like(quality))
         weights = quality / quality.sum(1, keepdim=True)
@@ -136,7 +137,7 @@ class BestSingle(Aggregation):
     def fit(self, evidence: Evidence) -> Combination:
         metric = self.metrics[0]
         seen = evidence.only(self.kinds)
-        loss = metric.loss(seen.clean(), _corners(seen))
+        loss = metric.loss(seen.clean(), corners(seen.like))
         usable = seen.valid() & loss.isfinite()
         best = torch.where(usable, loss, torch.inf).argmin(1)
         weights = torch.nn.functional.one_hot(best, loss.shape[1]).to(loss)
@@ -191,12 +192,6 @@ AGGREGATIONS: dict[str, Aggregation] = {
 
 DERIVED: tuple[Aggregation, ...] = (Mean(), Var(), Median(), Rank(), Uniform())
 """Those whose maps stand in every table; "weighted", a mixture, stands beside them."""
-
-
-def _corners(evidence: Evidence) -> Tensor:
-    """(B, k, k): every method alone."""
-    like = evidence.like
-    return torch.eye(like.shape[1], dtype=like.dtype, device=like.device).expand(len(like), -1, -1)
 
 
 def _finite(maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..perturb.points import Points
 from ..simplex import Solution
 from ..statistics.evidence import Evidence, Part
+from ..statistics.tensors import corners
 from ..task import Measure, Task
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ class Metric(Measure):
             parts[own.statistic] = own.measure(task, range(count), count)
         evidence = Evidence.of(parts)
         valid = evidence.valid()
-        corners = torch.eye(valid.shape[1], dtype=torch.float64, device=valid.device).expand(len(valid), -1, -1)
-        return torch.where(valid, self.loss(evidence.clean(), corners), torch.nan)
+        alone = corners(valid)
+        return torch.where(valid, self.loss(evidence.clean(), alone), torch.nan)
 
     def _objective(self) -> Objective:
         from .objective import Objective

@@ -14,7 +14,7 @@ from ..model.score import Score
 from ..perturb.neighbourhoods import Gaussian, neighbours
 from ..settings import setting
 from ..statistics.evidence import Evidence, Quadratic
-from ..statistics.tensors import exact
+from ..statistics.tensors import corners, exact
 from ..task import Task
 from .base import Metric
 from .grams import gram
@@ -104,8 +104,8 @@ class Contrast(Metric):
         """The method of the largest contrast: a convex function is largest at a corner."""
         if signed:
             raise InputError("signed: not for Contrast; its weights are convex")
-        corners = torch.eye(valid.shape[1], dtype=torch.float64, device=valid.device).expand(len(valid), -1, -1)
-        loss = self.loss(evidence, corners).masked_fill(~valid, torch.inf).nan_to_num(torch.inf, torch.inf)
+        alone = corners(valid)
+        loss = self.loss(evidence, alone).masked_fill(~valid, torch.inf).nan_to_num(torch.inf, torch.inf)
         best = loss.argmin(1)
         weights = torch.nn.functional.one_hot(best, valid.shape[1]).double()
         value = loss.gather(1, best[:, None])[:, 0]

@@ -14,6 +14,7 @@ from ..settings import Settings, setting
 from ..simplex import Solution, even
 from ..simplex.ties import EQUAL
 from ..statistics.evidence import Evidence
+from ..statistics.tensors import corners
 from .base import Metric
 from .objective import Objective, _refuse
 from .sensitivity import AverageSensitivity
@@ -146,8 +147,8 @@ def _rules(objective: Objective, valid: Tensor) -> dict[str, Callable[[Evidence]
 
 
 def _best_single(objective: Objective, evidence: Evidence, valid: Tensor) -> Tensor:
-    corners = torch.eye(valid.shape[1], dtype=torch.float64, device=valid.device).expand(len(valid), -1, -1)
-    best = objective.at(evidence, corners, valid).masked_fill(~valid, torch.inf).nan_to_num(torch.inf).argmin(1)
+    alone = corners(valid)
+    best = objective.at(evidence, alone, valid).masked_fill(~valid, torch.inf).nan_to_num(torch.inf).argmin(1)
     return torch.nn.functional.one_hot(best, valid.shape[1]).double()
 
 
