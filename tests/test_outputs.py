@@ -13,7 +13,8 @@ from torch import nn
 import consilience as cs
 from consilience import train
 from consilience.errors import InputError
-from consilience.model.outputs import SCORE_KINDS, Kind, Outputs, interpret, last_layer_of
+from consilience.model.outputs import SCORE_KINDS, Kind, Outputs
+from consilience.model.recognition import interpret, last_layer_of
 
 FEW = {"fit_draws": 2, "fresh_draws": 2, "objective": "mean", "resolved_draws": 0}
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -139,10 +140,10 @@ TABLE = [
     ("a sigmoid of a black box", numpy_of(nn.Sequential(linear(1), SIGMOID)), "logit", "probabilities", "guess"),
     ("sigmoids", nn.Sequential(linear(4), SIGMOID), "logit", "label_probabilities", "layer"),
     ("one logit", linear(1), "logit", "logits", "default"),
-    ("regression, said", linear(1), "output", "values", "said"),
-    ("a proportion, said", nn.Sequential(linear(1), SIGMOID), "output", "values", "said"),
+    ("regression, said", linear(1), "output", "values", "caller"),
+    ("a proportion, said", nn.Sequential(linear(1), SIGMOID), "output", "values", "caller"),
     ("two numbers, said", linear(2), "output", "values", "default"),
-    ("labels, said", linear(4), Kind("probability", outputs="label_logits"), "label_logits", "said"),
+    ("labels, said", linear(4), Kind("probability", outputs="label_logits"), "label_logits", "caller"),
     ("labels, configured", configured(4, problem_type="multi_label_classification"), "logit", "label_logits", "config"),
     ("regression, configured", configured(1, problem_type="regression", num_labels=1), "logit", "values", "config"),
     ("one label, configured", configured(1, problem_type=None, num_labels=1), "logit", "label_logits", "config"),

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from ..arrays import as_tensor
 from ..errors import InputError, choose
-from ..model.outputs import Outputs, interpret, last_layer_of, resolve_target
+from ..model.outputs import Outputs
+from ..model.recognition import interpret, last_layer_of
 from ..model.state import borrowed
+from ..model.targets import resolve_target
 from .base import Adapter, Prepared
 from .batch import batch_of
 
@@ -86,9 +88,9 @@ class Segmentation(Adapter):
 
         places = maps.movedim(1, -1).flatten(0, -2)
         places = places[places.isfinite().all(1)]
-        outputs = interpret(places, "logit", said=self.outputs, last_layer=last_layer)
+        outputs = interpret(places, "logit", declared=self.outputs, last_layer=last_layer)
         # One output of a classifier may be a number; one map of a segmentation is a foreground's for certain.
-        return replace(outputs, told=True)
+        return replace(outputs, known=True)
 
     def _whole(self) -> Tensor:
         """The caller's region as a tensor of truth values or of classes."""
@@ -131,7 +133,7 @@ def segmentation(
         reduce: "mean" of the class's map over the region, or "sum".
         outputs: what the maps hold: "logits" or "probabilities" of classes (of one class: of the foreground),
             "label_logits" or "label_probabilities" of masks that are independent of each other. None: by the rule of
-            :func:`~consilience.model.outputs.interpret`; independent logits have to be said.
+            :func:`~consilience.model.recognition.interpret`, which cannot know independent logits: say them.
 
     The target is a class; None: the most frequent one of the model's map in the region; of a binary segmentation the
     foreground, of independent masks the largest.

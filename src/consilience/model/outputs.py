@@ -1,22 +1,19 @@
-"""What a model's outputs mean: the one rule that scores, measures, reports and training share.
+"""What a model's outputs mean, and the scores, probabilities and decisions that follow: one rule for the whole library.
 
-A column of outputs (N, O) can be the logit of a class, the probability of a class, the logit or the probability of a label of
-its own, or a plain number. ``Outputs`` says which, and turns outputs into scores, probabilities and decisions accordingly.
+A column of outputs (N, O) can be the logit of a class, the probability of a class, the logit or the probability of an
+independent label, or a plain number. :class:`Outputs` holds which of these it is. :mod:`.recognition` finds it out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from ..arrays import as_tensor
-from ..errors import InputError, choose
+from ..errors import InputError
 from ..settings import Settings, setting
 
 SCORE_KINDS = ("logit", "probability", "log_probability", "margin", "output")
@@ -29,11 +26,8 @@ MEANINGS = {
     "values": "numbers, as in regression",
 }
 
-SUM_OF_PROBABILITIES = 1e-3
-"""How far a row of probabilities may be from one: half precision, and rounding by the caller."""
-
-PROPER = (-1e-4, 1 + 1e-4)
-"""Where a probability lies, with room for rounding."""
+PROBABILITY_RANGE = (-1e-4, 1 + 1e-4)
+"""The smallest and largest value that is taken for a probability: 0 and 1, with room for rounding."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class Kind(Settings):
     """Which number of the output is explained, and what the outputs mean.
 
     ``kind="probability"`` is short for ``kind=Kind("probability")``, which leaves the meaning to the model:
-    :func:`interpret` has the rule. Say ``outputs`` where the rule cannot know, or takes them for something else:
+    :func:`~.recognition.interpret` has the rule. Say ``outputs`` where the rule cannot know, or takes them for something else:
     ``kind=Kind("logit", outputs="label_logits")`` for independent labels.
 
     Args:
@@ -66,27 +60,28 @@ class Kind(Settings):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the ``columns`` of an output mean.
-
-    Attributes:
-        meaning: one of :data:`MEANINGS`. columns: O.
-        source: how it is known: "said" by the caller, the model's "config", the model's last "layer", the outputs' "values"
-            (non-negative with sums of one), "guess" (between 0 and 1, and nothing else is known), or "default".
-        told: False for a single output that may be a logit or a plain number: nothing says which.
+    """What the columns of a model's output mean.
 
     One column that is known to be a logit or a probability answers for two classes: target 1 is the column, target 0 the other
     class. One column of which that is not known is output number 0.
+
+    Args:
+        meaning: one of :data:`MEANINGS`.
+        columns: O, the number of columns.
+        source: how the meaning is known: from the "caller", the model's "config", the model's last "layer", the outputs'
+            "values" (non-negative with sums of one), a "guess" (between 0 and 1, and nothing else is known), or "default".
+        known: False for a single output that may be a logit or a plain number, where nothing says which.
     """
 
     meaning: str
     columns: int
-    source: str = "said"
-    told: bool = True
+    source: str = "caller"
+    known: bool = True
 
     @property
     def binary(self) -> bool:
-        """One column for two classes."""
-        return self.columns == 1 and self.told and self.meaning in ("logits", "probabilities")
+        """Whether one column answers for two classes."""
+        return self.columns == 1 and self.known and self.meaning in ("logits", "probabilities")
 
     @property
     def targets(self) -> int:
@@ -95,23 +90,30 @@ class Outputs:
 
     @property
     def labels(self) -> bool:
-        """Every column is a question of its own."""
+        """Whether every column is a question of its own, as in multi-label classification."""
         return self.meaning in ("label_logits", "label_probabilities")
 
     @property
     def normalised(self) -> bool:
-        """The outputs are probabilities already."""
+        """Whether the outputs are probabilities already."""
         return self.meaning in ("probabilities", "label_probabilities")
 
     @property
     def described(self) -> str:
-        """For records: the meaning, or "one output" where it is a logit or a plain number."""
-        return self.meaning if self.told else "one output"
+        """The meaning as records keep it; "one output" where it is a logit or a plain number."""
+        return self.meaning if self.known else "one output"
 
-    # -- scores: (N, O), targets (N,) → (N,) ---------------------------------------------------------------------------
+    # -- scores --------------------------------------------------------------------------------------------------------
 
     def score(self, kind: str, outputs: Tensor, target: Tensor, runner_up: Tensor) -> Tensor:
-        """The number that is explained, see :class:`Kind`."""
+        """The number that is explained, of each row: (N,).
+
+        Args:
+            kind: one of :data:`SCORE_KINDS`; :class:`Kind` says what they are.
+            outputs: (N, O).
+            target: (N,) int64.
+            runner_up: (N,) int64, for the margin.
+        """
         if kind == "probability":
             return self.probability(outputs, target)
         if kind == "log_probability":
@@ -121,46 +123,92 @@ class Outputs:
         return self.value(outputs, target)
 
     def value(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The target's own output; of the other class of one column, −logit or 1 − probability."""
+        """The target's own output; of the other class of one column, −logit or 1 − probability.
+
+        Args:
+            outputs: (N, O).
+            target: (N,) int64.
+
+        Returns:
+            (N,).
+        """
         if not self.binary:
             return outputs.gather(1, target[:, None])[:, 0]
         column = outputs[:, 0]
-        other = 1 - column if self.normalised else -column
-        return torch.where(target == 1, column, other)
+        other_class = 1 - column if self.normalised else -column
+        return torch.where(target == 1, column, other_class)
 
     def probability(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The target's probability; NaN of plain values.
 
+        Args:
+            outputs: (N, O).
+            target: (N,) int64.
+
+        Returns:
+            (N,).
+
         Raises:
-            InputError: outputs that were taken for probabilities are not.
+            InputError: outputs that were taken for probabilities are none.
         """
         if self.meaning == "values":
             return torch.full_like(outputs[:, 0], torch.nan)
         if self.normalised:
-            self._contradicted(outputs)
+            self._refuse_contradiction(outputs)
             return self.value(outputs, target)
         if self.meaning == "logits" and self.columns > 1:
             return self.value(outputs.softmax(1), target)
         return self.value(outputs, target).sigmoid()
 
     def log_probability(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The logarithm of :meth:`probability`, from logits without rounding."""
+        """The logarithm of :meth:`probability`.
+
+        Args:
+            outputs: (N, O).
+            target: (N,) int64.
+
+        Returns:
+            (N,).
+
+        Raises:
+            InputError: as :meth:`probability`.
+        """
+        # From logits by the functions made for it: the logarithm of a rounded probability loses what is near 0 and 1.
         if self.meaning == "logits" and self.columns > 1:
             return self.value(outputs.log_softmax(1), target)
         if self.normalised or self.meaning == "values":
             probability = self.probability(outputs, target)
+            # A probability of exactly 0 would give −∞, and a gradient without direction.
             return probability.clamp(min=torch.finfo(probability.dtype).tiny).log()
         return nnf.logsigmoid(self.value(outputs, target))
 
     def margin(self, outputs: Tensor, target: Tensor, runner_up: Tensor) -> Tensor:
-        """The target's output minus that of the runner-up, or of the other answer to a question with two."""
+        """The target's output minus that of the runner-up, or of the other answer to a question with two.
+
+        Args:
+            outputs: (N, O).
+            target: (N,) int64.
+            runner_up: (N,) int64; not read where a question has two answers.
+
+        Returns:
+            (N,).
+        """
         value = self.value(outputs, target)
         if self.binary or self.labels:
-            return 2 * value - 1 if self.normalised else value  # p − (1 − p), and the logit of the other answer is 0
+            # Of a probability, p − (1 − p). Of a logit z, z − 0: two classes with logits z and 0 have its sigmoid.
+            return 2 * value - 1 if self.normalised else value
         return value - self.value(outputs, runner_up)
 
     def runner_up(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """(N,): what is largest besides the target."""
+        """The largest output besides the target; of one column for two classes, the other class.
+
+        Args:
+            outputs: (N, O).
+            target: (N,) int64.
+
+        Returns:
+            (N,) int64.
+        """
         if self.binary:
             return 1 - target
         return outputs.scatter(1, target[:, None], -torch.inf).argmax(1)
@@ -168,72 +216,108 @@ class Outputs:
     # -- decisions -----------------------------------------------------------------------------------------------------
 
     def predicted(self, outputs: Tensor) -> Tensor:
-        """(N,): the class (of labels: the likeliest label; of values: the largest) of each row (N, O)."""
+        """The class of each row; of labels the likeliest one, of values the largest.
+
+        Args:
+            outputs: (N, O).
+
+        Returns:
+            (N,) int64.
+        """
         if self.binary:
-            return self._positive(outputs[:, 0]).long()
+            return self._is_positive(outputs[:, 0]).long()
         return outputs.argmax(1)
 
     def decision(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """(…, O), (…) → (…): what the model decides about the target, to be compared between rows.
+        """What the model decides about the target, to be compared between rows.
 
-        The class; of labels, whether the target's applies; nothing (0) of plain values, and of one output that may be one.
+        The class; of labels, whether the target's applies (0 or 1); always 0 of plain values, and of one output that may be
+        a plain value.
+
+        Args:
+            outputs: (…, O).
+            target: (…) int64.
+
+        Returns:
+            (…) int64.
         """
-        if self.meaning == "values" or not self.told:
+        if self.meaning == "values" or not self.known:
             return torch.zeros_like(outputs[..., 0], dtype=torch.int64)
         if self.binary:
-            return self._positive(outputs[..., 0]).long()
+            return self._is_positive(outputs[..., 0]).long()
         if self.labels:
             column = outputs.gather(-1, target.expand(outputs.shape[:-1])[..., None])[..., 0]
-            return self._positive(column).long()
+            return self._is_positive(column).long()
         return outputs.argmax(-1)
 
     def agrees(self, outputs: Tensor, before: Tensor, target: Tensor) -> Tensor:
-        """(N,) bool: the target is the largest output; of one output or of labels: on the same side as ``before`` (N, O)."""
+        """Whether the model still decides for the target.
+
+        The target is the largest output; of one output or of labels, it is on the same side as before.
+
+        Args:
+            outputs: (N, O).
+            before: (N, O), the outputs to which they are compared.
+            target: (N,) int64.
+
+        Returns:
+            (N,) bool.
+        """
         if self.columns == 1 or self.labels:
-            now, then = (self._positive(self.value(each, target)) for each in (outputs, before))
+            now = self._is_positive(self.value(outputs, target))
+            then = self._is_positive(self.value(before, target))
             return now == then
         return outputs.argmax(1) == target
 
-    def _positive(self, column: Tensor) -> Tensor:
-        return column > (0.5 if self.normalised else 0.0)
+    def _is_positive(self, column: Tensor) -> Tensor:
+        """Whether a logit or probability decides for yes."""
+        threshold = 0.5 if self.normalised else 0.0
+        return column > threshold
 
     # -- words ---------------------------------------------------------------------------------------------------------
 
     def named(self, kind: str) -> str:
-        """What to call the score in a caption: a probability is no logit, and a regression's output is no class's."""
-        if kind in ("logit", "output"):
-            if self.normalised:
-                return "probability"
-            if kind == "output" or self.meaning == "values" or not self.told:
-                return "output"
-            return "logit"
-        return kind.replace("_", " ")
+        """What a caption calls the score: no probability is called a logit, and no output of a regression a class's.
+
+        Args:
+            kind: one of :data:`SCORE_KINDS`.
+        """
+        if kind not in ("logit", "output"):
+            return kind.replace("_", " ")
+        if self.normalised:
+            return "probability"
+        if kind == "output" or self.meaning == "values" or not self.known:
+            return "output"
+        return "logit"
 
     def warnings(self, kind: Any, differentiable: bool) -> list[str]:
         """What the caller should know: probabilities explained where logits could be, and what was guessed.
 
         Args:
             kind: of the score.
-            differentiable: the model is a network, whose logits can be had.
+            differentiable: whether the model is a network, whose logits can be had.
         """
-        found = []
-        if self.normalised and self.source != "guess" and (differentiable or kind == "logit"):
+        sentences = []
+        guessed = self.source == "guess"
+        if self.normalised and not guessed and (differentiable or kind == "logit"):
             last = "sigmoid" if self.columns == 1 or self.labels else "softmax"
-            found.append(
+            sentences.append(
                 f"the model's outputs look like probabilities: explain its logits, before the {last}, which saturates"
             )
-        if self.source == "guess":
-            many = "the only output lies" if self.columns == 1 else "outputs lie"
-            found.append(
-                f"{many} between 0 and 1: taken for {self.meaning.replace('_', ' ')}; if that is wrong, say what they are, "
+        if guessed:
+            subject = "the only output lies" if self.columns == 1 else "outputs lie"
+            sentences.append(
+                f"{subject} between 0 and 1: taken for {self.meaning.replace('_', ' ')}; if that is wrong, say what they are, "
                 "e.g. kind=cs.Kind('logit', outputs='logits') or kind='output'"
             )
-        return found
+        return sentences
 
-    def _contradicted(self, outputs: Tensor) -> None:
+    def _refuse_contradiction(self, outputs: Tensor) -> None:
+        """Raise where outputs that were guessed to be probabilities turn out to be none."""
+        # Only after a guess: what the caller or the model says is taken at its word, and a check costs a wait for the GPU.
         if self.source != "guess":
             return
-        low, high = PROPER
+        low, high = PROBABILITY_RANGE
         outside = (outputs < low) | (outputs > high)
         if bool(outside.any()):
             raise InputError(
@@ -241,175 +325,3 @@ class Outputs:
                 f"{float(outputs[outside][0]):.4g}; say what they are, e.g. kind=cs.Kind('logit', outputs='logits') or "
                 "kind='output'"
             )
-
-
-def interpret(
-    outputs: Tensor,
-    kind: Any,
-    *,
-    said: str | None = None,
-    model: Any = None,
-    last_layer: Callable[[], str | None] = lambda: None,
-) -> Outputs:
-    """What outputs (N, O) at x mean. The first of these that knows decides:
-
-    1. the caller: ``Kind(…, outputs=…)``;
-    2. the model: an attribute ``outputs_meaning`` with one of :data:`MEANINGS`, or a transformers' ``config``:
-       ``problem_type``, and labels where ``num_labels`` is 1, as in its text classification pipeline;
-    3. ``kind="output"`` of one column: values;
-    4. the outputs: non-negative rows that sum to one are probabilities, unless the network's last layer is linear;
-       numbers between 0 and 1 are probabilities (of labels, if several) where the last layer is a sigmoid, are logits where it
-       is linear, and are *taken* for probabilities, which the result says, where there is no such layer to be seen;
-    5. else logits; with ``kind="output"``, values.
-
-    Args:
-        outputs: (N, O), at inputs whose outputs are finite.
-        kind: of the score: one of :data:`SCORE_KINDS`, or a callable.
-        said: what the caller says. model: whose config is read.
-        last_layer: gives "sigmoid", "softmax", "linear" or None, see :func:`last_layer_of`; called only where it matters.
-    """
-    columns = outputs.shape[1]
-    if said is not None:
-        return Outputs(said, columns)
-    if (known := _configured(model, columns)) is not None:
-        return Outputs(known, columns, "config")
-    if kind == "output" and columns == 1:
-        return Outputs("values", columns)
-    single = columns == 1
-    told = not single or kind in ("probability", "log_probability", "margin")
-    otherwise = Outputs("values" if kind == "output" else "logits", columns, "default", told)
-    low, high = PROPER
-    if not len(outputs) or bool((outputs < low).any()) or bool((outputs > high).any()):
-        return otherwise
-    last = last_layer()
-    if last == "linear":
-        return otherwise
-    # Saturated sigmoids may sum to one by chance: where they are seen, the columns are labels.
-    if not single and last != "sigmoid" and are_probabilities(outputs.detach()):
-        return Outputs("probabilities", columns, "values")
-    meaning = "probabilities" if single else "label_probabilities"
-    if last is not None:
-        return Outputs(meaning, columns, "layer")
-    return otherwise if kind == "output" else Outputs(meaning, columns, "guess")
-
-
-def are_probabilities(outputs: Tensor) -> bool:
-    """Whether outputs (N, classes, …) are a softmax's: by their last layer, else by rows that are non-negative and sum to one.
-
-    What has a graph is told without waiting for an accelerator.
-    """
-    last = last_layer_of(outputs)
-    if last in ("linear", "sigmoid"):
-        return False
-    with torch.no_grad():
-        return bool((outputs >= PROPER[0]).all() & ((outputs.sum(1) - 1).abs() < SUM_OF_PROBABILITIES).all())
-
-
-def _configured(model: Any, columns: int) -> str | None:
-    meaning = getattr(model, "outputs_meaning", None)
-    if isinstance(meaning, str):
-        return choose("outputs_meaning", meaning, MEANINGS)
-    config = getattr(model, "config", None)
-    problem = getattr(config, "problem_type", None)
-    known = {
-        "regression": "values",
-        "multi_label_classification": "label_logits",
-        "single_label_classification": "logits",
-    }
-    if problem is None and columns == 1 and getattr(config, "num_labels", None) == 1:
-        return "label_logits"
-    return known.get(problem)  # type: ignore[arg-type]
-
-
-def resolve_target(target: Any, outputs: Tensor, meaning: Outputs, kind: Any) -> Tensor:
-    """(B,) int64: the target of each input, from what the caller gave and the outputs (B, O) at x.
-
-    Raises:
-        InputError: no integers, not one for each input, out of range, or a kind that these outputs do not have.
-    """
-    count = len(outputs)
-    if meaning.meaning == "values" and kind in ("probability", "log_probability", "margin"):
-        raise InputError(f"kind: {kind!r} needs classes, and these outputs are values (regression); use kind='output'")
-    if target is None or (isinstance(target, str) and target == "predicted"):
-        if meaning.meaning == "values" and meaning.columns > 1:
-            raise InputError(f"target: the model has {meaning.columns} outputs; say which one (an integer)")
-        if meaning.binary and target is None:
-            return torch.ones(count, dtype=torch.int64, device=outputs.device)
-        return meaning.predicted(outputs)
-    given = _integers(target, count, meaning).to(outputs.device)
-    given = given.long().expand(count) if given.ndim == 0 else given.long()
-    if len(given) != count:
-        raise InputError(f"target: {len(given)} targets for {count} inputs; give one, or one for each")
-    if bool(((given < 0) | (given >= meaning.targets)).any()):
-        has = f"the model has {meaning.columns} outputs (0 … {meaning.targets - 1})"
-        if meaning.binary:
-            has = "the model has one output for two classes (0 and 1)"
-        elif not meaning.told:
-            has = "the model has one output; if it is the logit of class 1, say kind=cs.Kind('logit', outputs='logits')"
-        raise InputError(f"target: {given.tolist()} out of range; {has}")
-    return given
-
-
-def _integers(target: Any, count: int, meaning: Outputs) -> Tensor:
-    """A target in any form as integers, () or (n,)."""
-    if isinstance(target, str):
-        raise InputError(f"target: 'predicted' or integers, got {target!r}; look a class name up first")
-    listed = target if isinstance(target, list | tuple) else []
-    if any(isinstance(each, bool | np.bool_ | str | None) for each in listed):
-        raise InputError(f"target: expected integers, got {_shown(target)}; give one class number for each input")
-    given = as_tensor("target", target)
-    if given.dtype == torch.bool or given.is_floating_point() or given.is_complex():
-        raise InputError(f"target: expected integers, got {given.dtype}{_cast(given)}")
-    if given.ndim > 1 and given.numel() != count:
-        remedy = "give class numbers"
-        if given.shape == (count, meaning.columns) and bool((given.sum(1) == 1).all()):
-            remedy = "give class numbers, of one-hot rows .argmax(1)"
-        elif given.shape == (count, meaning.columns):
-            remedy = (
-                "rows with several labels are several questions: explain one label at a time, target=number, with "
-                "kind=cs.Kind('logit', outputs='label_logits')"
-            )
-        raise InputError(f"target: shape {tuple(given.shape)} for {count} inputs; {remedy}")
-    return given.flatten() if given.ndim else given
-
-
-def _cast(given: Tensor) -> str:
-    if given.is_complex() or given.dtype == torch.bool or not bool((given == given.round()).all()):
-        return "; give class numbers"
-    return "; cast with .long()" if given.ndim < 2 else "; give class numbers, of one-hot rows .argmax(1)"
-
-
-def _shown(target: Any) -> str:
-    text = repr(target)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-# Operations that move numbers without changing them, as autograd names them.
-MOVES = frozenset(
-    "Squeeze Unsqueeze View UnsafeView ReshapeAlias Reshape Select Slice Index Transpose T Permute Expand Clone ToCopy Alias "
-    "AsStrided Stack Cat".split()
-)
-
-# Whatever comes out of these has no bounds, whatever values it happens to have.
-LINEAR = frozenset("Addmm Mm Bmm Baddbmm Mv Linear Convolution LogSoftmax".split())
-
-SIGMOIDS = frozenset("Sigmoid Hardsigmoid".split())
-
-SOFTMAXES = frozenset("Softmax SafeSoftmax".split())
-
-
-def last_layer_of(output: Tensor) -> str | None:
-    """ "sigmoid", "softmax" or "linear": what made ``output``, by its graph; None where that is something else or not seen."""
-    node = output.grad_fn
-    while node is not None:
-        name = node.name().partition("Backward")[0]
-        if name in SIGMOIDS:
-            return "sigmoid"
-        if name in SOFTMAXES:
-            return "softmax"
-        if name in LINEAR:
-            return "linear"
-        if name not in MOVES or not node.next_functions:
-            return None
-        node = node.next_functions[0][0]
-    return None

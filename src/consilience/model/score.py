@@ -23,9 +23,11 @@ from .backward_rules import applied
 from .batching import Batch, Counts
 from .calling import from_numpy, layout_of, one_vector_each, precision_of
 from .independence import Dependence, dependence_of
-from .outputs import SCORE_KINDS, Kind, Outputs, interpret, last_layer_of, resolve_target
+from .outputs import SCORE_KINDS, Kind, Outputs
 from .random_state import forked, seeded
+from .recognition import interpret, last_layer_of
 from .state import borrowed, check_ready
+from .targets import resolve_target
 from .values import Values, kept, wide
 
 T = TypeVar("T")
@@ -45,7 +47,7 @@ class Score:
             "predicted" the more likely one. Any other single output is number 0.
         kind: "logit" (the output itself), "probability", "log_probability", "margin" (target minus the runner-up at x),
             "output" (for regression: the only output, or output number ``target``), a :class:`~.outputs.Kind`, which says what
-            the outputs mean too, or a callable (outputs, target) → (N,). What outputs mean: :func:`~.outputs.interpret`.
+            the outputs mean too, or a callable (outputs, target) → (N,). What outputs mean: :func:`~.recognition.interpret`.
         kwargs: further arguments of the model. Which of them have one entry for each input is said by
             :func:`~.arguments.per_input` and :func:`~.arguments.constant`, else found (:func:`~.arguments.resolved`).
         ids: (B,) identities of the inputs, which name their random draws; default 0 … B − 1.
@@ -265,7 +267,7 @@ class Score:
                 return last_layer_of(self._outputs(x[first].clone().requires_grad_().clone(), index[first]))
 
         outputs = wide(found[finite])
-        return interpret(outputs, self.kind, said=self.said, model=self.model, last_layer=last_layer)
+        return interpret(outputs, self.kind, declared=self.said, model=self.model, last_layer=last_layer)
 
     def _resolve(self, outputs: Tensor) -> Tensor:
         """(B,): the target of each input."""

@@ -12,7 +12,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..model.outputs import SUM_OF_PROBABILITIES, are_probabilities, last_layer_of
+from ..model.recognition import SUM_OF_PROBABILITIES, are_probabilities, last_layer_of
 from ..settings import Settings, checked, setting
 from ..statistics.keys import Key
 from .passes import Passes
