@@ -12,7 +12,7 @@ from consilience.errors import InputError
 from consilience.explainers import Saliency, Stack
 from consilience.explainers.cam import LayerCAM, ScoreCAM, stretched
 from consilience.explainers.noise import FusionGrad, NoiseGrad, _noise, perturb
-from consilience.model.state import duplicate
+from consilience.model.copies import duplicate
 from consilience.statistics.keys import Key
 
 TARGET = torch.tensor([1, 0, 3])

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from consilience.errors import InputError
-from consilience.model.random_weights import detached_copy, randomised, redraw, with_parameters
+from consilience.model.copies import detached_copy
+from consilience.model.random_weights import randomised, redraw, with_parameters
 from consilience.statistics.keys import Key
 
 KEY = Key(3, "random")

@@ -17,10 +17,11 @@ from torch import nn
 
 import consilience as cs
 from consilience.explainers import FusionGrad, NoiseGrad, Saliency, Stack
-from consilience.model.locks import held, parts_of
+from consilience.model.copies import duplicate
+from consilience.model.locks import held, modules_and_parameters
 from consilience.model.owned import modules_of
 from consilience.model.random_state import RandomState, forked, seeded
-from consilience.model.state import borrowed, duplicate, intact
+from consilience.model.state import borrowed, intact
 from consilience.model.undo import interrupts_held_back, undoing
 
 FEW = {"fit_draws": 2, "fresh_draws": 2, "resolved_draws": 0, "objective": "mean"}
@@ -222,7 +223,7 @@ def test_two_threads_that_want_each_others_model_do_not_wait_for_ever():
 
 def test_threads_are_served_in_the_order_in_which_they_come():
     model, order = nn.Linear(2, 2), []
-    modules, _ = parts_of([model])
+    modules, _ = modules_and_parameters([model])
     ready = threading.Event()
 
     def wait(name):

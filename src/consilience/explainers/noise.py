@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..card import Card
 from ..errors import InputError
+from ..model.copies import duplicate
 from ..model.score import Score
-from ..model.state import duplicate
 from ..perturb.neighbourhoods import Gaussian, Neighbourhood, Point
 from ..perturb.points import Points
 from ..settings import setting

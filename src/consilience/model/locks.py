@@ -24,19 +24,33 @@ from .undo import undoing
 
 @dataclass(eq=False)
 class Hold:
-    """What one thread uses: ``parts``, the identities of modules and parameters, and the process's random state, which
-    many may read (each puts it back) and which only one may draw from (``draws``)."""
+    """What one thread uses, or waits for.
+
+    Two holds are equal only if they are the same object: a thread may hold the same things twice.
+
+    Args:
+        thread: its number.
+        parts: the ids of modules and parameters.
+        draws: whether it draws from the process's random state. Any number of threads may evaluate models that do not (each
+            puts the state back), but one that draws is alone.
+    """
 
     thread: int
     parts: frozenset[int]
     draws: bool
 
     def excludes(self, other: Hold) -> bool:
+        """Whether the two cannot be in use at the same time.
+
+        Args:
+            other: another hold, of any thread.
+        """
         if self.thread == other.thread:
             return False
         return self.draws or other.draws or not self.parts.isdisjoint(other.parts)
 
 
+# One lock for the three of them: whoever reads or writes the lists has the condition, and waits at it.
 _condition = threading.Condition()
 _holds: list[Hold] = []
 _waiting: list[Hold] = []  # in the order in which they came
@@ -47,24 +61,30 @@ def held(parts: Iterable[nn.Module | nn.Parameter], draws: bool = False) -> Iter
     """Inside, no other thread of this library uses any of these modules and parameters.
 
     Args:
-        parts: the modules of a model with all submodules and parameters, as :func:`parts_of` lists them.
+        parts: the modules of a model with all submodules and parameters, see :func:`modules_and_parameters`.
         draws: also keep every other thread of this library away from the process's random state.
 
     Raises:
         InputError: waiting would never end, because a thread that is waited for waits for this one.
     """
     hold = Hold(threading.get_ident(), frozenset(map(id, parts)), draws)
+    # The release is registered before the hold is taken: an interrupt may come between the two, or while waiting.
     with undoing(lambda: _release(hold)):
         _take(hold)
         yield
 
 
-def parts_of(roots: Iterable[nn.Module]) -> tuple[list[nn.Module], list[nn.Parameter]]:
-    """(modules, parameters) of models, with all submodules, each once."""
+def modules_and_parameters(roots: Iterable[nn.Module]) -> tuple[list[nn.Module], list[nn.Parameter]]:
+    """The modules of some models with all submodules, and their parameters, each once.
+
+    Args:
+        roots: the models, which may share submodules and parameters.
+    """
+    # Dictionaries as ordered sets: the order is that in which they are met.
     modules = dict.fromkeys(module for root in roots for module in root.modules())
     parameters: dict[nn.Parameter, None] = {}
     for module in modules:
-        # A scripted module keeps its parameters elsewhere.
+        # The dictionary is ten times as fast as the method; but a scripted module keeps its parameters elsewhere.
         scripted = isinstance(module, torch.jit.ScriptModule)
         own = module.parameters(recurse=False) if scripted else module._parameters.values()
         parameters.update((parameter, None) for parameter in own if parameter is not None)
@@ -72,9 +92,11 @@ def parts_of(roots: Iterable[nn.Module]) -> tuple[list[nn.Module], list[nn.Param
 
 
 def _take(hold: Hold) -> None:
+    """Wait until nobody has what is wanted, then have it."""
     with _condition:
         _waiting.append(hold)
         while blocking := _blocking(hold):
+            # Looked for anew each time: the circle may have been closed by a thread that came later.
             if _circular(hold.thread, blocking):
                 raise InputError(
                     "model: two threads wait for each other's model: each explains, inside a method of its own, the model that "
@@ -91,36 +113,39 @@ def _release(hold: Hold) -> None:
         for holds in (_holds, _waiting):
             if hold in holds:
                 holds.remove(hold)
+        # All of them: each looks by itself whether it can go on.
         _condition.notify_all()
 
 
 def _blocking(hold: Hold) -> set[int]:
     """The threads that ``hold`` has to wait for."""
-    found = {other.thread for other in _holds if hold.excludes(other)}
+    threads = {other.thread for other in _holds if hold.excludes(other)}
     # First come, first served: else a thread that goes on at once to its next batch would keep the others out. A thread that
     # holds something must not queue, since those before it may be waiting for just that.
     if not any(other.thread == hold.thread for other in _holds):
         earlier = _waiting[: _waiting.index(hold)]
-        found |= {other.thread for other in earlier if hold.excludes(other)}
-    return found
+        threads |= {other.thread for other in earlier if hold.excludes(other)}
+    return threads
 
 
 def _circular(thread: int, blocking: set[int]) -> bool:
-    """Whether one of the threads waits, by way of others or not, for ``thread``."""
+    """Whether one of the threads ``blocking`` waits, by way of others or not, for ``thread``."""
+    # All threads that are reached from `blocking` along "waits for".
     seen: set[int] = set()
-    left = set(blocking)
-    while left:
-        current = left.pop()
+    to_visit = set(blocking)
+    while to_visit:
+        current = to_visit.pop()
         seen.add(current)
         for other in _waiting:
             if other.thread == current:
-                left |= _blocking(other) - seen
+                to_visit |= _blocking(other) - seen
     return thread in seen
 
 
-def _forget() -> None:
+def _forget_other_threads() -> None:
     """In a forked process: the other threads, and whatever they held, are not there."""
     global _condition
+    # A new one: one of the other threads may have had the lock at the moment of the fork.
     _condition = threading.Condition()
     thread = threading.get_ident()
     _holds[:] = [hold for hold in _holds if hold.thread == thread]
@@ -128,4 +153,4 @@ def _forget() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_forget_other_threads)

@@ -30,30 +30,35 @@ def modules_of(model: Any) -> list[nn.Module]:
     A module is the only one of its own. Of another callable these are looked through: a bound method's object, what
     ``functools.partial`` holds, a function's closure, defaults, ``__wrapped__`` and the globals that its code names, and the
     attributes of objects, through lists, tuples and dictionaries. What a compiled extension holds cannot be seen.
+
+    Args:
+        model: any callable.
     """
     if isinstance(model, nn.Module):
         return [model]
-    found: dict[int, nn.Module] = {}
+    # Breadth first, so that what is near is met first; by identity, since objects need not be hashable or comparable.
+    modules: dict[int, nn.Module] = {}
     seen: set[int] = set()
-    layer = [model]
+    reached = [model]
     for _ in range(DEPTH):
-        following: list[Any] = []
-        for item in layer:
+        next_step: list[Any] = []
+        for item in reached:
             if id(item) in seen:
                 continue
             seen.add(id(item))
             if isinstance(item, nn.Module):
-                found.setdefault(id(item), item)
+                modules.setdefault(id(item), item)
             else:
-                following.extend(_reached(item))
-        layer = following
-    return list(found.values())
+                next_step.extend(_references(item))
+        reached = next_step
+    return list(modules.values())
 
 
-def _reached(item: Any) -> Iterator[Any]:
+def _references(item: Any) -> Iterator[Any]:
     """What ``item`` refers to, one step away."""
     if isinstance(item, types.MethodType):
         yield item.__self__
+        # A module's own method runs that module, and nothing that its code names besides.
         if not isinstance(item.__self__, nn.Module):
             yield item.__func__
     elif isinstance(item, functools.partial):
@@ -72,10 +77,12 @@ def _reached(item: Any) -> Iterator[Any]:
 
 
 def _of_library(name: Any) -> bool:
+    """Whether a module's ``__name__`` is of a package that holds no model of the caller's."""
     return isinstance(name, str) and name.partition(".")[0] in LIBRARIES
 
 
 def _of_function(function: types.FunctionType) -> Iterator[Any]:
+    """What a function's variables from outside, its defaults, and the globals in its code refer to."""
     for cell in function.__closure__ or ():
         # A cell is empty until its variable is assigned.
         with contextlib.suppress(ValueError):
@@ -90,7 +97,10 @@ def _of_function(function: types.FunctionType) -> Iterator[Any]:
 @functools.lru_cache(maxsize=4096)
 def _global_names(code: types.CodeType) -> tuple[str, ...]:
     """The globals that a function's code reads, and those of the functions written inside it."""
-    names = [found.argval for found in dis.get_instructions(code) if found.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    # Not co_names, which has the names of attributes too: model.encoder would reach a global `encoder`.
+    instructions = dis.get_instructions(code)
+    names = [each.argval for each in instructions if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    # Inner functions and lambdas are constants of the outer one's code.
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             names.extend(_global_names(constant))
@@ -102,9 +112,12 @@ def _of_object(item: Any) -> Iterator[Any]:
     yield from getattr(item, "__dict__", {}).values()
     for cls in type(item).__mro__:
         slots = cls.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
+        if isinstance(slots, str):
+            slots = (slots,)
+        for name in slots:
             if name not in ("__dict__", "__weakref__"):
                 yield getattr(item, name, None)
+    # Static: an object's own __getattr__ is not to be run only because we look.
     call = inspect.getattr_static(type(item), "__call__", None)
     if isinstance(call, types.FunctionType):
         yield call

@@ -21,7 +21,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RandomState:
-    """The state of every global generator; accelerators that were never used have none."""
+    """The state of every global generator.
+
+    Args:
+        cpu: of PyTorch's generator on the CPU.
+        cuda: of its generators on each GPU; empty before the first use of a GPU in the process.
+        numpy: of NumPy's legacy generator, ``np.random.*``.
+        python: of the module :mod:`random`.
+    """
 
     cpu: Tensor
     cuda: list[Tensor]
@@ -30,10 +37,13 @@ class RandomState:
 
     @staticmethod
     def now() -> RandomState:
+        """The state at this moment."""
+        # Asking for the states of GPUs would start CUDA in a process that has not used it.
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         return RandomState(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())  # noqa: NPY002
 
     def restore(self) -> None:
+        """Put every generator into this state."""
         torch.set_rng_state(self.cpu)
         if self.cuda:
             torch.cuda.set_rng_state_all(self.cuda)
@@ -41,7 +51,12 @@ class RandomState:
         random.setstate(self.python)
 
     def same(self, other: RandomState) -> bool:
-        """Whether nothing was drawn between the two."""
+        """Whether nothing was drawn between two states.
+
+        Args:
+            other: an earlier or later state of the same process.
+        """
+        # NumPy's is (name, 624 words, position, a spare normal number or 0, that number).
         name, words, *rest = self.numpy
         other_name, other_words, *other_rest = other.numpy
         return (
@@ -64,13 +79,14 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
+# What each thread that is inside `forked` found when it came in, the outermost first; and what the first thread found.
 _lock = threading.RLock()
-_inside: dict[int, list[RandomState]] = {}  # thread → what it found each time it came in
-_outside: list[RandomState] = []  # what the first thread found
+_inside: dict[int, list[RandomState]] = {}
+_outside: list[RandomState] = []  # at most one: a list, so that it is changed in place
 
 
-def _forget() -> None:
-    """In a forked process the other threads are not there, and will never leave."""
+def _forget_other_threads() -> None:
+    """In a forked process the other threads are not there, and will never leave. The lock may have been theirs."""
     global _lock
     _lock = threading.RLock()
     thread = threading.get_ident()
@@ -79,44 +95,55 @@ def _forget() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_forget_other_threads)
 
 
 @contextlib.contextmanager
 def forked(seed: int = 0) -> Iterator[None]:
-    """All global generators start from ``seed`` inside, and are afterwards as they were.
+    """All global generators start from a seed inside, and are afterwards as they were.
 
     The state is the process's: of several threads that are inside at once, the last one to leave puts back what the first
     one found. A thread that is inside twice finds its own draws undisturbed.
+
+    Args:
+        seed: below 2^64.
     """
     thread = threading.get_ident()
     depth = len(_inside.get(thread, ()))
 
     def leave() -> None:
         with _lock:
-            found = _inside.get(thread, [])
-            if len(found) <= depth:
-                return  # left already, or never came in
+            states = _inside.get(thread, [])
+            if len(states) <= depth:
+                return  # left already (`undoing` runs it twice), or never came in
             if depth:
-                found[depth].restore()
+                # Inside another `forked` of this thread: go on from its draws.
+                states[depth].restore()
             elif len(_inside) == 1:
                 _outside[0].restore()
-            del found[depth:]
-            if not found:
+            # Else other threads are inside, whose state this one must not touch.
+            del states[depth:]
+            if not states:
                 del _inside[thread]
 
+    # Leaving is registered before coming in: an interrupt may come between the two.
     with undoing(leave):
         with _lock:
-            found = RandomState.now()
+            state = RandomState.now()
             if not _inside:
-                _outside[:] = [found]
-            _inside.setdefault(thread, []).append(found)
+                _outside[:] = [state]
+            _inside.setdefault(thread, []).append(state)
         seed_all(seed)
         yield
 
 
 def seeded(run: Callable[[], T], seed: int) -> tuple[T, bool]:
-    """``run()`` with all global generators seeded, and whether it drew from one; afterwards they are as they were."""
+    """What a function gives with all global generators seeded, and whether it drew from one; afterwards they are as they were.
+
+    Args:
+        run: the function, called once without arguments.
+        seed: below 2^64.
+    """
     with forked(seed):
         start = RandomState.now()
         result = run()

@@ -13,7 +13,6 @@ Draws are keyed by the seed and the submodule's name, made on the CPU, in a copy
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator
 from typing import Any, cast
@@ -26,6 +25,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ..errors import InputError
 from ..statistics.keys import Key
+from .copies import detached_copy
 from .inspection import quantised
 
 DOUBLINGS = 10  # of the deviation of tensors from which a weight is computed by a map without inverse
@@ -112,16 +112,6 @@ def redraw(module: nn.Module, key: Key) -> None:
         for name, parameter in fresh._parameters.items():
             if parameter is not None:
                 _write(module, name, parameter.detach())
-
-
-def detached_copy(model: nn.Module) -> nn.Module:
-    """A deep copy, also of a model with attributes that deepcopy refuses because they are results of a calculation."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
 
 
 # -- which tensors belong to whom --------------------------------------------------------------------------------------

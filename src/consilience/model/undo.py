@@ -1,4 +1,4 @@
-"""Clean-up that an interrupt cannot cut short."""
+"""Clean-up that an interrupt (Ctrl-C) cannot cut short."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from types import FrameType
 
 @contextlib.contextmanager
 def undoing(*steps: Callable[[], None]) -> Iterator[None]:
-    """Run every step on leaving, the last one first, also when one of them raises. A step may run twice: it must not mind.
+    """Run every step on leaving, the last one first, also when one of them raises.
 
     Register a step here before making the change that it undoes: an interrupt may come between the two.
+
+    Args:
+        *steps: functions without arguments. A step may run twice, or without the change having been made: it must not mind.
     """
     with contextlib.ExitStack() as stack:
         # Twice: an interrupt that comes just before interrupts are held back stops only the first of the two.
@@ -29,21 +32,22 @@ def _without_interrupts(step: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C inside takes effect on leaving. Elsewhere than in the main thread there is nothing to hold back."""
+    """Ctrl-C inside takes effect on leaving."""
     before = signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()
-    if not main or before in (None, signal.SIG_IGN, signal.SIG_DFL):
+    # Python runs signal handlers in the main thread only. Without a handler of Python's there is no KeyboardInterrupt.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or before in (None, signal.SIG_IGN, signal.SIG_DFL):
         yield
         return
-    came: list[tuple[int, FrameType | None]] = []
+    interrupts: list[tuple[int, FrameType | None]] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        came.append((number, frame))
+        interrupts.append((number, frame))
 
     signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if came and callable(before):
-            before(*came[0])
+        if interrupts and callable(before):
+            before(*interrupts[0])
