@@ -6,8 +6,8 @@
 
 Models trained without and with a regulariser, over seeds; for each, on the same test inputs, the single methods, their mean,
 and the consensus (robust, faith, opt), fitted on one set of draws and judged on fresh ones: relative sensitivity,
-faithfulness correlation, infidelity over Var Δf. The label's output is explained. "best single": the method that was best by
-the same criterion on the fitting draws, chosen for each input. Differences are paired by input and seed.
+faithfulness correlation, infidelity (1: as good as a uniform map). The label's output is explained. "best single": the method
+that was best by the same criterion on the fitting draws, chosen for each input. Differences are paired by input and seed.
 
 Every finished (data, training, seed) is kept in ``--cache``.
 """
@@ -32,6 +32,7 @@ import consilience as cs
 from consilience import train
 from consilience.combine.named import named_objective
 from consilience.data.sets import Data, load
+from consilience.perturb.mask_order import SHARES
 from consilience.statistics.criteria import CRITERIA, HIGHER_IS_BETTER
 from consilience.statistics.evidence import joined
 
@@ -265,7 +266,7 @@ def main() -> None:
         table += rows(data, {(t, s): values for t, s, values in everything(data, options)}, options.seeds)
     settings = {
         **{key: getattr(options, key) for key in ("inputs", "seeds", "fit", "fresh")}, "methods": METHODS, "trainings": ABOUT,
-        "neighbourhood": "U[−.1, .1] of the input's unit per element", "mask_share": 0.2,
+        "neighbourhood": "U[−.1, .1] of the input's unit per element", "mask_shares": list(SHARES),
     }  # fmt: skip
     result = {"rows": table, "settings": settings, "machine": expo.machine()}
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)

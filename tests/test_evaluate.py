@@ -99,6 +99,9 @@ def test_what_is_missing_has_a_reason():
         for i, j in zip(*np.nonzero(np.isnan(found.values[name])), strict=True):
             assert {"", f"{found.ids[i]} {found.rows[j]}"} & set(found.reasons[name])
     assert "id 1 left out" in str(found) and "needs regions" in str(found)
+    why = found.reasons["signed"]["0 mean"]
+    rows = [row for row in found.rows if np.isnan(found["signed"][row]).any()]
+    assert f"{2 * len(rows)} numbers missing (signed of {', '.join(rows)}): {why}" in str(found).split("\n")
 
 
 def test_regions_labels_and_rows():

@@ -22,8 +22,10 @@ from consilience.features.base import Elements
 from consilience.features.images import Patches, Pixels, Segments
 from consilience.features.sequences import Tokens
 from consilience.features.tables import Columns
+from consilience.measures import MEASURES
 from consilience.measures.axiomatic import Completeness, LocalFidelity
 from consilience.measures.base import Measure
+from consilience.measures.curve import Curve
 from consilience.measures.faithfulness import FaithfulnessCorrelation, Infidelity, SensitivityN
 from consilience.measures.faithfulness_curves import (
     Deletion,
@@ -511,7 +513,21 @@ def test_each_set_of_features_is_evaluated_once(batch):
     most = 3 + 7 * 3 * 5  # all, and what lies between; of the eight maps two repeat others and two are constant
     assert most - 3 <= len(rows) <= most  # a map and its rounded values may meet now and then
     torch.testing.assert_close(curve.score[0, :2], curve.score[0, 5:7], rtol=0, atol=0)
-    assert curve.score[1, 1].isnan().all() and curve.score[1, [0, 2, 5, 6, 7]].isfinite().all()
+    assert curve.score[1, 1].isnan().all() and curve.score[1, [0, 2, 5, 6]].isfinite().all()
+    assert curve.score[:, 7].isnan().all()  # a map of zeros orders nothing
+
+
+@pytest.mark.parametrize("name", [name for name, cls in MEASURES.items() if issubclass(cls, Curve)])
+def test_a_map_that_orders_nothing_has_no_removal_curve(name):
+    """Zero everywhere, or on everything that is taken away: the number would be that of the words that break ties."""
+    given = task()
+    zero = torch.zeros_like(given.maps[:, :1])
+    cancelling = zero + torch.tensor([1.0, -1.0]).double().repeat(8, 4)  # every patch of 2 × 2 pixels sums to zero
+    given = replace(given, maps=torch.cat([given.maps, zero, cancelling], 1), memory={})
+    measure = MEASURES[name](features=Patches(2))
+    numbers = measure(given)
+    assert numbers[:, 5:].isnan().all() and "zero on all" in measure.undefined
+    torch.testing.assert_close(numbers[:, :5], measure(task()), rtol=0, atol=0)
 
 
 def test_curves_are_evaluated_once_for_all_measures_and_nothing_else():

@@ -52,7 +52,9 @@ def test_every_result_is_on_a_page():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part, name", [("compare", "discrete (−1, 0, 1), n = 3"), ("differences", "robust, 8 draws")])
+@pytest.mark.parametrize(
+    "part, name", [("compare", "discrete (−1, 0, 1), n = 3"), ("differences", "relative_sensitivity, 8 draws")]
+)
 def test_a_stored_trial_can_be_made_again(monkeypatch, part, name):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     trials = pytest.importorskip("trials")

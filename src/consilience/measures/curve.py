@@ -1,4 +1,4 @@
-"""What measures have in common that are read off a curve of removals."""
+"""The base class of measures that are read off a removal curve, and what their cards share."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from .removal import Curves, Removal
 
 ONCE = "what several maps or steps take away alike is asked once"
 
-
-TIES = "ties are broken by keyed random words, the same for all maps of an input (stream 'ties')"
+TIES = (
+    "ties are broken by keyed random words, the same for all maps of an input (stream 'ties'); a map that is zero everywhere "
+    "has no order: NaN"
+)
 
 
 def curve_card(
@@ -26,14 +28,14 @@ def curve_card(
     differences: tuple[tuple[str, str], ...] = (),
     normalisation: str = "none: of the map only the order counts",
 ) -> Card:
-    """A card with what is said alike of all curves.
+    """A card of a measure that is read off a removal curve.
 
     Args:
-        formula: of the measure.
+        formula: the measure's formula.
         source: its paper.
         better: "lower" or "higher".
         perturbation: what is taken away, and by what it is replaced.
-        cost: in evaluations for each map.
+        cost: how many evaluations each map takes.
         differences: (library, how its number differs).
         normalisation: what the number is divided by.
     """
@@ -52,21 +54,29 @@ def curve_card(
 class Curve(Measure):
     """Interface: a measure read off the curves of one :class:`~consilience.measures.removal.Removal`.
 
-    ``curve(task)`` gives the curves themselves: counts and shares (B, T); score, probability, accuracy (B, R, T).
+    By default it is the area under one of them.
 
     Attributes:
         value: which of them is read: "score", "probability", "accuracy" or "change".
     """
 
     value: str
-    undefined = "regression has no probability or accuracy; use value='score'"
+    undefined = "regression has no probability or accuracy (use value='score'), or the map is zero on all features that are taken away"
 
     def removal(self, task: Task) -> Removal:
-        """What is taken away from the inputs of the ``task``, and how."""
+        """What is taken away from the inputs, and how.
+
+        Args:
+            task: what is judged.
+        """
         raise NotImplementedError
 
     def curve(self, task: Task) -> Curves:
-        """The curves of all maps of the ``task``."""
+        """The curves of all maps: counts and shares (B, T); score, probability and accuracy (B, R, T).
+
+        Args:
+            task: what is judged.
+        """
         return self.removal(task).curves(task)
 
     def __call__(self, task: Task) -> Tensor:

@@ -1,4 +1,7 @@
-"""Measures that take subsets of features away whatever the attribution says, and compare its sum with what the score did."""
+"""Faithfulness on random subsets of features: the attribution of a subset against the fall of the score without it.
+
+The subsets do not depend on the maps, so all maps and all measures of one subset size share their evaluations.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,9 @@ from ..statistics.ranks import spearman
 from ..statistics.tensors import exact
 from ..task import Task
 from .base import Measure
-from .removal import blurred, chosen, on_features, settled
+from .removed_features import all_maps_on_features, removed_features, replacement, rounded
 
+# What the cards of this module and of leave_one_out.py share.
 PATCHES = (
     "patches, about 14 to the short side, or the map's own features if they are none of pixels and elements (features)"
 )
@@ -30,7 +34,7 @@ BLUR = "replaced by x blurred by σ = 10 pixels, zero where inputs are no images
 
 @dataclass(frozen=True)
 class Subsets(Measure):
-    """Interface: S random subsets of a fixed size, the same for every map, on the stream "masks".
+    """Interface: S random subsets of one size, the same for every map, drawn from the stream "masks".
 
     Args:
         draws: S, of each size.
@@ -49,18 +53,18 @@ class Subsets(Measure):
     undefined = "the attributions of the subsets, or the falls of the score, do not vary"
 
     def responses(self, task: Task, share: float, raw: bool = False) -> Responses:
-        """a (B, S, R), the attribution of each subset, and y (B, S), by how much the score falls without it.
+        """The attribution of each subset, a (B, S, R), and by how much the score falls without it, y (B, S).
 
-        The masks are those of :class:`~consilience.perturb.masks.Masked`, hence those of the metric Infidelity with this one
-        share and the same key.
+        The subsets are those of :class:`~consilience.perturb.masks.Masked`, so the metric Infidelity with this one share and
+        the same key has the same.
 
         Args:
             task: what is judged.
             share: int(share · K) of the K features that the input has are in each subset.
-            raw: of the signed, unscaled maps, where the task has them.
+            raw: judge the signed, unscaled maps, where the task has them.
         """
-        features = chosen(task, self.features)
-        replaced = imputer(blurred(task, self.baseline, self.usual))
+        features = removed_features(task, self.features)
+        replaced = imputer(replacement(task, self.baseline, self.usual))
         if raw and task.raw is not None:
             task = replace(task, maps=task.raw)
         asked = ("responses", features, replaced, self.draws, share, raw)
@@ -68,41 +72,35 @@ class Subsets(Measure):
 
 
 def _responses(task: Task, features: Features, replaced: Imputer, draws: int, share: float) -> Responses:
+    """The responses of :meth:`Subsets.responses`, some subsets of all inputs at a time."""
     points = task.points
     score = task.score
     key = task.stream("masks")
-    attributions = all_on_features(task, features)
-    where = Masked(features, share)
+    attributions = all_maps_on_features(task, features)
+    subsets = Masked(features, share)
     shape = points.x.shape[1:]
     axes = features.shape(shape)
     clean = exact(score.clean)[points.owner][:, None]
-    a: list[Tensor] = []
-    y: list[Tensor] = []
+    sums: list[Tensor] = []
+    falls: list[Tensor] = []
     step = max(1, 4 * score.batch.size(False) // len(points))
     for start in range(0, draws, step):
         part = range(start, min(start + step, draws))
-        masks = where.masks(points, part, key)[0]
+        masks = subsets.masks(points, part, key)[0]  # (B, s, K)
         owner = points.owner.repeat_interleave(len(part))
         mask = features.mask(masks.flatten(0, 1).unflatten(1, axes), owner, shape)
-        rows = replaced.fill(points.x.repeat_interleave(len(part), 0), mask, replaced.reference(points, part, key))
-        y.append(clean - exact(score(rows, owner)).unflatten(0, (-1, len(part))))
-        a.append(exact(masks) @ attributions.mT)
-    return Responses(torch.cat(a, 1), torch.cat(y, 1))
+        reference = replaced.reference(points, part, key)
+        rows = replaced.fill(points.x.repeat_interleave(len(part), 0), mask, reference)
+        falls.append(clean - exact(score(rows, owner)).unflatten(0, (-1, len(part))))
+        sums.append(exact(masks) @ attributions.mT)
+    return Responses(torch.cat(sums, 1), torch.cat(falls, 1))
 
 
-def all_on_features(task: Task, features: Features) -> Tensor:
-    """(B, R, K) float64: every map of the ``task``, summed over the elements of other ``features``."""
-    inputs, rows = task.maps.shape[:2]
-    # 32 maps at a time: in between each feature is spread over its elements in float64.
-    parts = torch.arange(inputs * rows, device=exact(task.maps[:0]).device).split(32)
-    return torch.cat([on_features(task, features, pairs) for pairs in parts]).unflatten(0, (inputs, rows))
-
-
-def _each(criterion: Any, responses: Responses) -> Tensor:
-    """(B, R): a criterion of :mod:`~consilience.statistics.criteria` for every row; NaN where it is not finite."""
+def _of_each_row(criterion: Any, responses: Responses) -> Tensor:
+    """(B, R): a criterion of :mod:`~consilience.statistics.criteria` for every row; NaN where its responses are not finite."""
     a = responses.a
     finite = a.isfinite().all(1) & responses.y.isfinite().all(1)[:, None]
-    # Criteria are of weights over rows: each row alone is a unit vector.
+    # Criteria judge mixtures, given by weights over rows: a row by itself is a unit vector.
     alone = torch.eye(a.shape[2], dtype=torch.float64, device=a.device).expand(len(a), -1, -1)
     value = criterion(Evidence(responses=responses).clean(), alone).value
     return torch.where(finite, value, torch.nan)
@@ -143,8 +141,9 @@ class FaithfulnessCorrelation(Subsets):
     def __call__(self, task: Task) -> Tensor:
         responses = self.responses(task, self.share)
         if self.method == "pearson":
-            return _each(faithfulness_correlation, responses)
-        return spearman(settled(responses.a.mT), responses.y[:, None])
+            return _of_each_row(faithfulness_correlation, responses)
+        # Sums of the same values in another order differ by rounding, and ranks would take that for a difference.
+        return spearman(rounded(responses.a.mT), responses.y[:, None])
 
 
 @dataclass(frozen=True)
@@ -183,10 +182,16 @@ class SensitivityN(Subsets):
     )
 
     def curve(self, task: Task) -> Tensor:
-        """(B, R, sizes): the correlation for each size."""
-        return torch.stack([_each(faithfulness_correlation, self.responses(task, share)) for share in self.shares], -1)
+        """The correlation for each size, (B, R, sizes); NaN for a size at which the attributions do not vary.
+
+        Args:
+            task: what is judged.
+        """
+        sizes = [_of_each_row(faithfulness_correlation, self.responses(task, share)) for share in self.shares]
+        return torch.stack(sizes, -1)
 
     def __call__(self, task: Task) -> Tensor:
+        # At a size where every subset has the same sum there is nothing to correlate; the other sizes still count.
         return self.curve(task).nanmean(-1)
 
 
@@ -233,8 +238,8 @@ class Infidelity(Subsets):
 
     def __call__(self, task: Task) -> Tensor:
         if self.scaling == "free":
-            return _each(infidelity, self.responses(task, self.share))
+            return _of_each_row(infidelity, self.responses(task, self.share))
         if self.scaling == "yeh":
-            return _each(infidelity_of_either_sign, self.responses(task, self.share))
+            return _of_each_row(infidelity_of_either_sign, self.responses(task, self.share))
         responses = self.responses(task, self.share, raw=True)
         return ((responses.a - responses.y[..., None]) ** 2).mean(1)

@@ -1,4 +1,7 @@
-"""Measures that take features away, or put them in, in the order of the attribution."""
+"""Faithfulness along a removal curve: features taken away, or put in, in the order of the attribution.
+
+ROAD is in :mod:`.road`; IROF and monotonicity, which look at every step, are in :mod:`.whole_curves`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from ..perturb.imputation import AnyImputer, imputer
 from ..settings import setting
 from ..task import Task
 from .curve import Curve, curve_card
-from .removal import VALUES, Removal, blurred, chosen
+from .removal import VALUES, Removal
+from .removed_features import removed_features, replacement
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class Selectivity(Curve):
     )
 
     def removal(self, task: Task) -> Removal:
-        return Removal(chosen(task, self.features), imputer(self.baseline), self.steps)
+        return Removal(removed_features(task, self.features), imputer(self.baseline), self.steps)
 
 
 @dataclass(frozen=True)
@@ -128,10 +132,13 @@ class RegionPerturbation(Curve):
         features = self.features
         if features is None:
             shape = task.points.x.shape[1:]
-            is_large = len(shape) == 3 and min(shape[1:]) >= 63  # at least 7 regions along each side
+            is_large = len(shape) == 3 and min(shape[1:]) >= 63  # at least 7 of the paper's regions along each side
             is_fine = isinstance(task.features, Elements | Pixels)
-            features = Patches(9) if is_large and is_fine else chosen(task, None)
-        return Removal(features, imputer(blurred(task, self.baseline, "noise")), range(self.regions + 1))
+            if is_large and is_fine:
+                features = Patches(9)
+            else:
+                features = removed_features(task, None)
+        return Removal(features, imputer(replacement(task, self.baseline, "noise")), range(self.regions + 1))
 
     def __call__(self, task: Task) -> Tensor:
         curve = self.curve(task)
@@ -240,7 +247,7 @@ class EffectiveComplexity(Curve):
             ),
         ),
     )
-    undefined = "the score does not change when everything is taken away"
+    undefined = "the score does not change when everything is taken away, or the map is zero on all features that are taken away"
 
     def removal(self, task: Task) -> Removal:
         return _inserted(task, self)
@@ -248,17 +255,18 @@ class EffectiveComplexity(Curve):
     def __call__(self, task: Task) -> Tensor:
         curve = self.curve(task)
         heights = curve.read(self.value)
-        off = (heights - heights[..., -1:]).abs()
-        enough = off <= self.tolerance * off[..., :1]
-        first = enough.double().argmax(-1, keepdim=True)  # of equal values the first: the least share that is enough
-        share = curve.share[:, None].expand_as(off).gather(-1, first)[..., 0]
-        return torch.where(off[..., 0] > 0, share, torch.nan)
+        missing = (heights - heights[..., -1:]).abs()  # of the whole input's score
+        enough = missing <= self.tolerance * missing[..., :1]
+        # argmax gives the first of equal values: the least share that is enough.
+        first = enough.double().argmax(-1, keepdim=True)
+        share = curve.share[:, None].expand_as(missing).gather(-1, first)[..., 0]
+        return torch.where(missing[..., 0] > 0, share, torch.nan)
 
 
 def _inserted(task: Task, measure: Insertion | EffectiveComplexity) -> Removal:
-    """Features put into a baseline, for images a softer blur than elsewhere: RISE's."""
-    soft = Baseline()
+    """Features put into a baseline; for images RISE's blur, which is weaker than that of other measures."""
+    usual = Baseline()
     if task.points.x.ndim == 4:
-        soft = Baseline("blur", sigma=5.0)
-    start = imputer(blurred(task, measure.baseline, soft))
+        usual = Baseline("blur", sigma=5.0)
+    start = imputer(replacement(task, measure.baseline, usual))
     return Removal(measure.features or task.features, start, measure.steps, insert=True)

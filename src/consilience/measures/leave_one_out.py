@@ -1,4 +1,4 @@
-"""Measures that take each feature away alone, and compare its attribution with what the score did."""
+"""Faithfulness by leaving one feature out at a time: its attribution against the fall of the score without it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..statistics.ranks import pearson, spearman
 from ..statistics.tensors import exact
 from ..task import Task
 from .base import Measure
-from .faithfulness import BLUR, PATCHES, all_on_features
-from .removal import blurred, chosen, settled
+from .faithfulness import BLUR, PATCHES
+from .removed_features import all_maps_on_features, removed_features, replacement, rounded
 
 
 @dataclass(frozen=True)
 class Singles(Measure):
-    """Interface: each feature taken away alone, the same for every map.
+    """Interface: each feature is taken away by itself, with the same replacements for every map.
 
     Args:
-        draws: S, baselines for each feature, where these are drawn.
+        draws: S, how many baselines each feature is replaced by, where baselines are drawn.
         baseline: see :class:`Subsets`.
         features: see :class:`Subsets`.
     """
@@ -39,24 +39,33 @@ class Singles(Measure):
     undefined = "the attributions, or the changes of the score, are the same for all features"
 
     def falls(self, task: Task) -> tuple[Tensor, Tensor, Tensor]:
-        """What taking each feature of the ``task``'s inputs away does.
+        """What each map gives each feature, and what the score does without it.
+
+        Args:
+            task: what is judged.
 
         Returns:
-            attributions (B, R, K); by how much the score falls without each feature (B, S, K), zero for features that the
-            input lacks; which it has (B, 1, K) bool.
+            The attributions (B, R, K); by how much the score falls without each feature (B, S, K), zero for features that
+            the input lacks; and which features it has (B, 1, K) bool.
         """
-        features = chosen(task, self.features)
-        replaced = imputer(blurred(task, self.baseline, self.usual))
+        features = removed_features(task, self.features)
+        replaced = imputer(replacement(task, self.baseline, self.usual))
         has = present(features, task.points)[:, None]
         asked = ("singles", features, replaced, self.draws)
         falls = task.once(asked, lambda: _falls(task, features, replaced, self.draws))
-        return settled(all_on_features(task, features)), falls, has
+        return rounded(all_maps_on_features(task, features)), falls, has
 
     @staticmethod
     def even(task: Task, falls: Tensor) -> Tensor:
-        """The ``task``'s ``falls`` (B, S, K); those that differ by less than 1e-6 of the score, maybe rounding, made equal."""
-        size = exact(task.score.clean)[task.points.owner].abs()[:, None, None]
-        return settled(falls, 1e-6 * size.maximum(falls.abs().amax((1, 2), keepdim=True)))
+        """The falls with differences below 1e-6 of the score removed: they may be rounding, and ranks would see them.
+
+        Args:
+            task: what is judged.
+            falls: (B, S, K).
+        """
+        score_size = exact(task.score.clean)[task.points.owner].abs()[:, None, None]
+        largest = score_size.maximum(falls.abs().amax((1, 2), keepdim=True))
+        return rounded(falls, 1e-6 * largest)
 
 
 def _falls(task: Task, features: Features, replaced: Imputer, draws: int) -> Tensor:
@@ -66,7 +75,7 @@ def _falls(task: Task, features: Features, replaced: Imputer, draws: int) -> Ten
     shape = points.x.shape[1:]
     has = present(features, points)
     count = has.shape[1]
-    # Pairs of an input and a feature that it has, numbered input · K + feature.
+    # Pairs of an input and a feature that it has, numbered input · K + feature: what it lacks costs no evaluation.
     pairs = has.flatten().nonzero()[:, 0]
     clean = exact(score.clean)[points.owner]
     falls = torch.zeros(draws, has.numel(), dtype=torch.float64, device=clean.device)
@@ -119,7 +128,8 @@ class FaithfulnessEstimate(Singles):
         by_rank = spearman(attributions, self.even(task, falls), has)
         if self.method == "spearman":
             return by_rank
-        # Falls that differ by rounding alone have a Pearson correlation, of noise; the ranks know that there is none.
+        # Falls that differ by rounding alone have a Pearson correlation with the map, that of noise. Their ranks, which are
+        # all tied, show that there is nothing to correlate.
         return pearson(attributions, falls, has).where(by_rank.isfinite(), torch.nan)
 
 

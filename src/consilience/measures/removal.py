@@ -1,4 +1,8 @@
-"""Features taken away, or put in, in the order of each attribution: one engine, whose curves measures share."""
+"""The engine of removal curves: features taken away, or put in, in the order of each map.
+
+What the model says along the way (:class:`Curves`) is evaluated once for each task, so measures that read other numbers off
+the same removals share their evaluations.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..features.base import Elements, Features
-from ..features.images import Pixels, coarse
+from ..features.base import Features
 from ..model.score import Score
 from ..model.values import wide
 from ..perturb.imputation import Imputer
@@ -18,15 +21,18 @@ from ..perturb.points import present
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
 from ..task import Task
+from .removed_features import maps_on_features, rounded
 
 VALUES = ("change", "score", "probability", "accuracy")
+"""What may be read off a curve; see :meth:`Curves.read`."""
 
-ROOM = 2**25  # numbers of maps in a group of inputs
+FEATURES_AT_ONCE = 2**25
+"""Numbers, maps × features, of the inputs whose curves are evaluated together: bounds the memory of their orders."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What the model says along the way. float64; NaN in rows whose map is not finite.
+    """What the model says along the way: float64, NaN in rows whose map orders nothing (not finite, or zero everywhere).
 
     Args:
         count: (B, T) int64, how many features were taken away (or put in).
@@ -46,7 +52,11 @@ class Curves:
     clean: Tensor
 
     def read(self, value: str) -> Tensor:
-        """(B, R, T): "score", "probability" or "accuracy", or "change", the score minus the clean score."""
+        """(B, R, T): one of the curves.
+
+        Args:
+            value: "score", "probability", "accuracy", or "change", the score minus the clean score.
+        """
         if value == "change":
             return self.score - self.clean[:, None, None]
         return getattr(self, value)
@@ -55,12 +65,13 @@ class Curves:
         """(B, R): the mean height of the curve of ``value`` over ``share`` (trapezoidal rule)."""
         width = self.share.diff(dim=1)[:, None]
         heights = self.read(value)
-        return (width * (heights[..., 1:] + heights[..., :-1]) / 2).sum(-1) / width.sum(-1)
+        means = (heights[..., 1:] + heights[..., :-1]) / 2
+        return (width * means).sum(-1) / width.sum(-1)
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Which features go, in which order, by what they are replaced, and where to look.
+    """Which features go, in which order, what stands in their place, and where to look.
 
     Where features are replaced by rows of a data set, curves are means over up to eight of its rows, drawn without
     replacement by the input's id, the same for all maps and steps of an input.
@@ -94,9 +105,13 @@ class Removal:
             raise InputError(f"steps: shares between 0 and 1, got {self.steps!r}")
 
     def curves(self, task: Task) -> Curves:
-        """The curves of all maps of a task, evaluated once for each task.
+        """The curves of all maps, evaluated once for each task.
 
-        At most B · R · T model evaluations, in batches of at most ``max_batch``.
+        At most B · R · T model evaluations, in batches of at most ``max_batch``. A map that is zero on every feature taken
+        away has no order, and so no curve: NaN.
+
+        Args:
+            task: what is judged.
 
         Raises:
             InputError: where codes of categories would be replaced by values that need not occur.
@@ -115,7 +130,7 @@ class Removal:
                 last = min(self.steps, last)
             shares = [step / last for step in range(last + 1)]
         exactly = torch.tensor(shares, dtype=torch.float64, device=owned.device) * owned[:, None]
-        # A share of 0.3 of ten features is three, whatever rounding says.
+        # A share of 0.3 of ten features is three, although 0.3 · 10 is a little less in floating point.
         return (exactly + 1e-9).long()
 
     def _curves(self, task: Task) -> Curves:
@@ -125,22 +140,33 @@ class Removal:
         has = present(self.features, points).to(clean.device)
         owned = has.sum(1)
         counts = self.counts(owned)
-        inputs = len(points)
-        rows = task.maps.shape[1]
-        steps = counts.shape[1]
-        draws = self.imputer.draws(points)
-        reference = self.imputer.reference(points, range(draws), task.stream("removal")).unflatten(0, (inputs, draws))
-        # Maps are numbered over inputs and rows together, 0 … B·R − 1: those that are not finite are left out at once.
-        usable = exact(task.maps).flatten(2).isfinite().all(2).flatten().nonzero()[:, 0]
-        heights = torch.full((3, inputs * rows, steps), torch.nan, dtype=torch.float64, device=has.device)
-        group_size = rows * max(1, ROOM // (rows * has.shape[1]))  # all maps of some inputs, which share evaluations
+        reference = self._reference(task)
+        inputs, rows = task.maps.shape[:2]
+        # Maps are numbered over inputs and rows together, 0 … B·R − 1.
+        finite = exact(task.maps).flatten(2).isfinite().all(2).flatten().nonzero()[:, 0]
+        heights = torch.full((3, inputs * rows, counts.shape[1]), torch.nan, dtype=torch.float64, device=has.device)
+        # Groups hold all maps of their inputs: maps of one input share evaluations.
+        group_size = rows * max(1, FEATURES_AT_ONCE // (rows * has.shape[1]))
         for start in range(0, inputs * rows, group_size):
-            pairs = usable[(usable >= start) & (usable < start + group_size)]
+            pairs = finite[(finite >= start) & (finite < start + group_size)]
+            if not len(pairs):
+                continue
+            relevance = rounded(maps_on_features(task, self.features, pairs, self.average))
+            # A map of zeros orders nothing: its curve would be that of the random words that break ties.
+            orders = ((relevance != 0) & has[pairs // rows]).any(1)
+            pairs = pairs[orders]
             if len(pairs):
-                heights[:, pairs] = self._group(task, pairs, has, counts, reference)
+                heights[:, pairs] = self._group(task, pairs, relevance[orders], has, counts, reference)
         share = counts / owned.clamp(min=1)[:, None].double()
         score, probability, accuracy = heights.unflatten(1, (inputs, rows))
         return Curves(counts, share, score, probability, accuracy, clean[points.owner])
+
+    def _reference(self, task: Task) -> Tensor:
+        """(B, draws, *F): what is put in the place of the features."""
+        points = task.points
+        draws = self.imputer.draws(points)
+        rows = self.imputer.reference(points, range(draws), task.stream("removal"))
+        return rows.unflatten(0, (len(points), draws))
 
     def _refuse_invented_codes(self, task: Task) -> None:
         """Raise InputError where codes of categories would be replaced by values that need not occur."""
@@ -152,15 +178,18 @@ class Removal:
                 "evaluate baselines=rows of a data set"
             )
 
-    def _group(self, task: Task, pairs: Tensor, has: Tensor, counts: Tensor, reference: Tensor) -> Tensor:
+    def _group(
+        self, task: Task, pairs: Tensor, relevance: Tensor, has: Tensor, counts: Tensor, reference: Tensor
+    ) -> Tensor:
         """The curves of some maps, (3, P, T): score, probability and accuracy.
 
-        Each distinct set of features of an input is evaluated once, whichever maps and steps ask for it: everything is asked
-        for by all maps, good ones begin alike, and what the model says to the whole input is known.
+        Each distinct set of features of an input is evaluated once, whichever maps and steps ask for it: all maps ask for the
+        full set, good maps begin with the same features, and the score of the whole input is known already.
 
         Args:
             task: what is judged.
             pairs: (P,) numbers of maps, input · R + row.
+            relevance: (P, K), how much each map gives each feature.
             has: (B, K) bool, which features the inputs have.
             counts: (B, T), how many are gone (or put in) at each step.
             reference: (B, draws, *F), what is put in their place.
@@ -170,24 +199,27 @@ class Removal:
         inputs = pairs // task.maps.shape[1]
         after = counts[inputs]  # (P, T)
         steps = after.shape[1]
-        order = self._order(task, pairs, has[inputs])
+        order = self._order(task, inputs, relevance, has[inputs])
         places = _places(order)
-        # A set is named by its input and a number made of its features; equal names are asked once.
+        # A set is named by its input and a number made of its features; each distinct name is evaluated once.
         names = torch.stack([inputs[:, None].expand_as(after), _set_numbers(order, after)], -1)
         sets, set_of = names.flatten(0, 1).unique(dim=0, return_inverse=True)
         # Of the maps and steps that ask for a set, the first one shows which features are in it.
         asking = torch.arange(len(set_of), device=set_of.device)
         shown_by = torch.full_like(sets[:, 0], len(set_of)).scatter_reduce_(0, set_of, asking, "amin")
         values = torch.empty(3, len(sets), dtype=torch.float64, device=has.device)
+
+        # Sets that leave the input whole: the model has answered these already.
         whole_count = torch.zeros_like(shown_by)
         if self.insert:
             whole_count = has.sum(1)[sets[:, 0]]
         whole = after.flatten()[shown_by] == whole_count
         owner = points.owner[sets[whole, 0].to(points.owner.device)]
         values[:, whole] = _read(score, wide(score.outputs[owner]), owner)
+
         for part in (~whole).nonzero()[:, 0].split(4 * score.batch.size(False)):
             if not len(part):
-                break  # a single feature: whole or gone, and both are known
+                break  # split gives one empty part where every set leaves its input whole
             pair = shown_by[part] // steps
             step = shown_by[part] % steps
             chosen = places[pair] < after[pair, step][:, None]
@@ -212,9 +244,9 @@ class Removal:
         owner = points.owner[inputs]
         mask = self.features.mask(gone.unflatten(1, self.features.shape(shape)).to(device), owner, shape)
         total = torch.zeros(3, len(inputs), dtype=torch.float64, device=exact(score.clean).device)
-        lone = bool((inputs == inputs[0]).all())  # rows of one input are not copied
+        is_one_input = bool((inputs == inputs[0]).all())
         for draw in range(reference.shape[1]):
-            if lone:
+            if is_one_input:  # an expanded row costs no copy
                 x = points.x[inputs[:1]].expand(len(inputs), *shape)
                 other = reference[inputs[:1], draw].expand(len(inputs), *shape)
             else:
@@ -224,11 +256,18 @@ class Removal:
             total += _read(score, score.outputs_of(filled, owner), owner)
         return total / reference.shape[1]
 
-    def _order(self, task: Task, pairs: Tensor, has: Tensor) -> Tensor:
-        """(P, K) int64: the features in the order in which they go; those that the input lacks come last."""
-        values = settled(on_features(task, self.features, pairs, self.average)).masked_fill(~has, -torch.inf)
-        inputs, input_of = (pairs // task.maps.shape[1]).unique_consecutive(return_inverse=True)
-        words = task.stream("ties").bits(task.points.ids.to(has.device)[inputs], 0, has.shape[1])
+    def _order(self, task: Task, inputs: Tensor, relevance: Tensor, has: Tensor) -> Tensor:
+        """The features in the order in which they go, (P, K) int64; those that the input lacks come last.
+
+        Args:
+            task: what is judged.
+            inputs: (P,), of which input each map is.
+            relevance: (P, K), how much each map gives each feature.
+            has: (P, K) bool, which features that input has.
+        """
+        values = relevance.masked_fill(~has, -torch.inf)
+        distinct, input_of = inputs.unique_consecutive(return_inverse=True)
+        words = task.stream("ties").bits(task.points.ids.to(has.device)[distinct], 0, has.shape[1])
         # A stable sort of shuffled features leaves ties in the shuffled order, which all maps of an input share.
         shuffled = words.argsort(dim=1, stable=True)[input_of]
         order = shuffled.gather(1, values.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
@@ -256,73 +295,13 @@ def _set_numbers(order: Tensor, counts: Tensor) -> Tensor:
         order: (P, K), the features as they go.
         counts: (P, T), how many are in the set.
     """
-    nobody = torch.zeros(1, dtype=torch.int64, device=order.device)
-    high, low = Key(0, "sets").bits(nobody, 0, 2 * order.shape[1])[0].view(2, -1)
+    # One fixed id: the words belong to the features, whatever the input and the task's own key.
+    one_id = torch.zeros(1, dtype=torch.int64, device=order.device)
+    high, low = Key(0, "sets").bits(one_id, 0, 2 * order.shape[1])[0].view(2, -1)
     words = high << 32 | low
+    # Sums of whole numbers wrap around without rounding, so they do not depend on the order of the features.
     sums = words[order].cumsum(1)
     return torch.where(counts > 0, sums.gather(1, (counts - 1).clamp(min=0)), 0)
-
-
-def on_features(task: Task, features: Features, pairs: Tensor, average: bool = False) -> Tensor:
-    """Maps summed over the elements of other features, (P, K) float64; each attributed feature is spread evenly.
-
-    Args:
-        task: what is judged.
-        features: the other features.
-        pairs: (P,) numbers of maps, input · R + row.
-        average: over the elements, in place of the sum.
-    """
-    maps = exact(task.maps.flatten(0, 1)[pairs.to(task.maps.device)])
-    if features == task.features and not average:
-        return maps.flatten(1)
-    owner = task.points.owner.to(maps.device)[pairs // task.maps.shape[1]]
-    shape = task.points.x.shape[1:]
-    values = features.reduce(task.features.spread(maps, owner, shape), owner).flatten(1)
-    if not average:
-        return values
-    return values / features.sizes(owner, shape).flatten(1).clamp(min=1).to(values)
-
-
-def settled(values: Tensor, unit: Tensor | None = None) -> Tensor:
-    """Values rounded, so that what differs by the rounding of sums only becomes equal, and ties are ties.
-
-    Args:
-        values: (…, K).
-        unit: they become multiples of this; None: of 2⁻⁴⁰ of the largest along the last axis.
-    """
-    if unit is None:
-        unit = values.abs().amax(-1, keepdim=True) * 2.0**-40
-    return torch.where(unit > 0, (values / unit).round() * unit, values)
-
-
-def chosen(task: Task, features: Features | None) -> Features:
-    """The features to take away: those asked for, else those of the maps, or coarser ones.
-
-    Args:
-        task: what is judged.
-        features: those asked for; None: open. Then elements and pixels become :func:`~consilience.features.images.coarse`
-            features: single ones hardly move a score.
-    """
-    if features is not None:
-        return features
-    if isinstance(task.features, Elements | Pixels):
-        return coarse(task.points.x.shape[1:])
-    return task.features
-
-
-def blurred(task: Task, baseline: object, usual: object = None) -> object:
-    """The baseline asked for; else the usual one; else "blur" for images and "zero" for anything else.
-
-    Args:
-        task: what is judged.
-        baseline: what was asked for; None: open.
-        usual: the measure's own; None: as for :class:`~consilience.metrics.Infidelity`.
-    """
-    if baseline is not None:
-        return baseline
-    if usual is not None:
-        return usual
-    return "blur" if task.points.x.ndim == 4 else "zero"
 
 
 def _read(score: Score, outputs: Tensor, owner: Tensor) -> Tensor:
@@ -330,8 +309,8 @@ def _read(score: Score, outputs: Tensor, owner: Tensor) -> Tensor:
     value = score._pick(outputs, owner)
     meaning = score.meaning
     target = score.targets[owner]
-    if callable(score.kind):  # the caller's own idea of the score: there is no other probability then
-        probability = value
+    if callable(score.kind):
+        probability = value  # of a score of the caller's own, no probability is known
     else:
         probability = meaning.probability(outputs, target)
     if meaning.meaning == "values":

@@ -1,4 +1,7 @@
-"""ROAD: removal with noisy linear imputation."""
+"""ROAD: removal curves whose pixels are replaced by noisy linear imputation, not by a constant.
+
+A constant leaves a visible hole, whose shape alone can tell the model what was there (Rong et al. 2022).
+"""
 
 from __future__ import annotations
 
@@ -75,9 +78,14 @@ class Road(Curve):
             raise InputError(
                 f"{self.name}: imputes pixels, so it is for images (B, C, H, W); use pixel_flipping or deletion"
             )
-        fine = isinstance(task.features, Elements | Pixels)
-        features = self.features or (Pixels() if fine else task.features)
-        return Removal(features, NoisyLinear(self.sigma), tuple(p / 100 for p in self.percentages), self.first)
+        features = self.features
+        if features is None:
+            features = task.features
+            # The colours of a pixel are imputed together, so they are taken away together.
+            if isinstance(features, Elements | Pixels):
+                features = Pixels()
+        shares = tuple(percentage / 100 for percentage in self.percentages)
+        return Removal(features, NoisyLinear(self.sigma), shares, self.first)
 
     def __call__(self, task: Task) -> Tensor:
         return self.curve(task).read(self.value).mean(-1)
@@ -85,7 +93,11 @@ class Road(Curve):
 
 @dataclass(frozen=True)
 class RoadMoRF(Road):
-    """ROAD without the most relevant pixels first; arguments as for :class:`Road`."""
+    """ROAD without the most relevant pixels first (MoRF).
+
+    Args:
+        percentages, value, sigma, features: as for :class:`Road`.
+    """
 
     name = "road_morf"
     first = "most"
@@ -96,7 +108,11 @@ class RoadMoRF(Road):
 
 @dataclass(frozen=True)
 class RoadLeRF(Road):
-    """ROAD without the least relevant pixels first; arguments as for :class:`Road`."""
+    """ROAD without the least relevant pixels first (LeRF).
+
+    Args:
+        percentages, value, sigma, features: as for :class:`Road`.
+    """
 
     name = "road_lerf"
     first = "least"
@@ -107,14 +123,21 @@ class RoadLeRF(Road):
 
 @dataclass(frozen=True)
 class RoadCombined(Road):
-    """(LeRF − MoRF) / 2: how much less the score falls without the least than without the most relevant pixels. Arguments as
-    for :class:`Road`; evaluates nothing that RoadMoRF and RoadLeRF have not. ``curve`` is the one of MoRF."""
+    """(LeRF − MoRF) / 2: how much less the score falls without the least than without the most relevant pixels.
+
+    It evaluates nothing that RoadMoRF and RoadLeRF have not. ``curve`` is that of MoRF.
+
+    Args:
+        percentages, value, sigma, features: as for :class:`Road`.
+    """
 
     name = "road_combined"
     first = "most"
     card = _road("(road_lerf − road_morf) / 2", "higher", "18 forward for each map, none after the other two")
 
     def __call__(self, task: Task) -> Tensor:
-        most = self.removal(task)
-        least = replace(most, first="least")
-        return (least.curves(task).read(self.value).mean(-1) - most.curves(task).read(self.value).mean(-1)) / 2
+        most_first = self.removal(task)
+        least_first = replace(most_first, first="least")
+        morf = most_first.curves(task).read(self.value).mean(-1)
+        lerf = least_first.curves(task).read(self.value).mean(-1)
+        return (lerf - morf) / 2

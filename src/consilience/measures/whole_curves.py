@@ -1,4 +1,4 @@
-"""Measures that look at every step of a curve: IROF, segment by segment, and monotonicity."""
+"""Faithfulness read off every step of a removal curve: IROF, segment by segment, and monotonicity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ..perturb.imputation import AnyImputer, imputer
 from ..settings import setting
 from ..task import Task
 from .curve import Curve, curve_card
-from .removal import VALUES, Removal, blurred, chosen
+from .removal import VALUES, Removal
+from .removed_features import removed_features, replacement
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,15 @@ class IROF(Curve):
         ),
         "by p(x)",
     )
-    undefined = "p(x) is zero, or regression has no probability; then use value='score'"
+    undefined = (
+        "p(x) is zero, or the map is zero on all segments, or regression has no probability (then use value='score')"
+    )
 
     def removal(self, task: Task) -> Removal:
         features = self.features
         if features is None and task.points.x.ndim == 4 and isinstance(task.features, Elements | Pixels):
             features = task.once(("slic", self.segments), lambda: _slic(task, self.segments))
-        replaced = imputer(blurred(task, self.baseline, "mean"))
+        replaced = imputer(replacement(task, self.baseline, "mean"))
         return Removal(features or task.features, replaced, self.steps, average=True)
 
     def __call__(self, task: Task) -> Tensor:
@@ -67,15 +70,20 @@ class IROF(Curve):
         heights = curve.read(self.value)
         width = curve.share.diff(dim=1)[:, None]
         relative = heights / heights[..., :1]
+        # The trapezoidal rule over shares, which run from 0 to 1 whatever the number of segments.
         return 1 - (width * (relative[..., 1:] + relative[..., :-1]) / 2).sum(-1)
 
 
 def _slic(task: Task, segments: int) -> Segments:
-    """The labels stand where their input's owner looks for them, whichever inputs the task holds."""
+    """SLIC superpixels of the task's inputs, each image's labels at the number of its owner.
+
+    A task may hold some of a batch's inputs only, in any order; features look labels up by the owner.
+    """
     points = task.points
-    found = Segments.slic(points.x, segments).labels
-    labels = found.new_zeros(max(points.inputs, int(points.owner.max()) + 1), *found.shape[1:])
-    return Segments(labels.index_copy(0, points.owner, found), batched=True)
+    own = Segments.slic(points.x, segments).labels
+    count = max(points.inputs, int(points.owner.max()) + 1)
+    labels = own.new_zeros(count, *own.shape[1:])
+    return Segments(labels.index_copy(0, points.owner, own), batched=True)
 
 
 @dataclass(frozen=True)
@@ -113,20 +121,25 @@ class Monotonicity(Curve):
             ),
         ),
     )
-    undefined = "the value never changes, or regression has no probability; then use value='score'"
+    undefined = (
+        "the value never changes, or the map is zero on all features that are put in, or regression has no probability (then "
+        "use value='score')"
+    )
 
     def removal(self, task: Task) -> Removal:
-        start = imputer(blurred(task, self.baseline))
-        return Removal(chosen(task, self.features), start, self.steps, first="least", insert=True)
+        start = imputer(replacement(task, self.baseline))
+        return Removal(removed_features(task, self.features), start, self.steps, first="least", insert=True)
 
     def __call__(self, task: Task) -> Tensor:
         curve = self.curve(task)
         heights = curve.read(self.value)
         rise = heights.diff(dim=-1)
-        taken = (curve.count.diff(dim=1) > 0)[:, None]  # an input with fewer features has fewer steps
-        falls = rise < -1e-6 * heights.abs().amax(-1, keepdim=True)  # less is rounding
-        kept = (~falls & taken).sum(-1) / taken.sum(-1).double()
+        # An input with fewer features has fewer steps; what follows repeats the last one.
+        is_step = (curve.count.diff(dim=1) > 0)[:, None]
+        # A smaller fall is rounding.
+        falls = rise < -1e-6 * heights.abs().amax(-1, keepdim=True)
+        share = (~falls & is_step).sum(-1) / is_step.sum(-1).double()
         if self.strict:
-            kept = (kept == 1).double()
+            share = (share == 1).double()
         defined = (rise != 0).any(-1) & rise.isfinite().all(-1)
-        return torch.where(defined, kept, torch.nan)
+        return torch.where(defined, share, torch.nan)

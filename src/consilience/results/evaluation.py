@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import InputError, choose
 from .comparison import Comparisons, compared
 from .files import versions, write_text
-from .summary import summarised, summary_table
+from .summary import missing_lines, summarised, summary_table
 
 SCHEMA = 1
 
@@ -109,12 +109,12 @@ class Evaluation:
         return compared(left, right, self.better, draws, seed, level)
 
     def table(self) -> str:
-        """Rows × measures: mean ± standard error over inputs, and n; the best row of each measure is marked."""
+        """Rows × measures: mean ± standard error over inputs, and n; the best row of each measure is marked.
+
+        Below it, why numbers are missing, one line for each reason.
+        """
         lines = [summary_table(self.rows, self.summary(), self.better, len(self))]
-        for measure in self.measures:
-            whole = self.reasons.get(measure, {}).get("")
-            if whole:
-                lines.append(f"{measure}: {whole}")
+        lines += missing_lines(self.reasons)
         lines += [f"{what} left out: {why}" for what, why in self.left_out.items()]
         return "\n".join(lines)
 

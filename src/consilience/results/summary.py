@@ -1,9 +1,10 @@
-"""Means over inputs, and the text table that shows them with their errors and how many numbers they rest on."""
+"""Means over inputs, and the text that shows them: their errors, how many numbers they rest on, and why some are missing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -57,6 +58,41 @@ def summary_table(
         "(n) where numbers are missing; * the best"
     )
     return "\n".join(lines)
+
+
+SHOWN = 4
+"""So many names are listed before "…"."""
+
+
+def missing_lines(reasons: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Why numbers are missing, one line for each reason: how many, of which measures and rows.
+
+    Args:
+        reasons: measure → "input row" → why its number is missing; under "", why the whole measure is.
+    """
+    counts: dict[str, int] = defaultdict(int)
+    # Dictionaries as sets that keep the order in which names are added.
+    measures: dict[str, dict[str, None]] = defaultdict(dict)
+    rows: dict[str, dict[str, None]] = defaultdict(dict)
+    lines = []
+    for measure, of_measure in reasons.items():
+        for place, why in of_measure.items():
+            if not place:
+                lines.append(f"{measure}: {why}")
+                continue
+            counts[why] += 1
+            measures[why][measure] = None
+            rows[why][place.partition(" ")[2]] = None
+    for why, count in counts.items():
+        numbers = "1 number" if count == 1 else f"{count} numbers"
+        lines.append(f"{numbers} missing ({_listed(measures[why])} of {_listed(rows[why])}): {why}")
+    return lines
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first names, separated by commas."""
+    every = list(names)
+    return ", ".join(every[:SHOWN]) + (", …" if len(every) > SHOWN else "")
 
 
 def _column(rows: Sequence[str], summary: Mapping[str, Summary], measure: str, better: str) -> list[str]:
