@@ -61,7 +61,7 @@ class Curve(Measure):
     """
 
     value: str
-    undefined = "regression has no probability or accuracy (use value='score'), or the map is zero on all features that are taken away"
+    undefined = "the map is zero on all that is taken away, or regression has no probability (use value='score')"
 
     def removal(self, task: Task) -> Removal:
         """What is taken away from the inputs, and how.

@@ -247,7 +247,7 @@ class EffectiveComplexity(Curve):
             ),
         ),
     )
-    undefined = "the score does not change when everything is taken away, or the map is zero on all features that are taken away"
+    undefined = "the score does not change when everything is taken away, or the map is zero on all that is taken away"
 
     def removal(self, task: Task) -> Removal:
         return _inserted(task, self)
