@@ -270,6 +270,17 @@ def test_signed_weights_do_no_worse():
         simplex.correlation(C, b, v, ridge=0.1)
 
 
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_signed_weights_are_given_to_methods_that_can_be_used(ridge):
+    # One method left out by the caller, one with a constant response, and one that speaks against the output.
+    C = torch.diag(torch.tensor([1.0, 1.0, 0.0])).expand(2, 3, 3)
+    b, v = torch.tensor([[0.3, -0.6, 0.0], [0.0, 0.0, 0.0]]), torch.ones(2)
+    found = simplex.correlation(C, b, v, torch.tensor([[False, True, True]] * 2), signed=True, ridge=ridge)
+    torch.testing.assert_close(found.weights[0], torch.tensor([0.0, -1.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(found.value, torch.tensor([0.64, 1.0], dtype=torch.float64))
+    assert found.weights[1].abs().sum() == 1 and found.status[1] == "no method helps"
+
+
 def test_correlation_says_when_nothing_can_be_gained():
     C, b, v = data(3, 4)
     b[0] = -b[0].abs() - 0.1

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from . import newton
 from .active_set import nnls
-from .convex import FLAT, correlation, quadratic, scale_free
+from .convex import quadratic
 from .descent import descend, project
 from .ratios import ratio
+from .regressions import FLAT, correlation, scale_free
 from .scan import front
 from .solution import Solution, even
 from .ties import most_even

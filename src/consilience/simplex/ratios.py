@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import newton
-from .convex import _nearest
+from .convex import nearest
 from .solution import EPS, Solution, corner, diagonal, even, finish, form, in_double, normalise, usable
 from .ties import LOSS, ROUNDING, TIE, even_out, evenness
 
@@ -215,7 +215,7 @@ def _starts(G: Tensor, ok: Tensor, first: Tensor, many: bool) -> Tensor:
         # An invalid method's corner is replaced by the best one's: a start more that finds nothing new.
         chosen = torch.where(ok.gather(1, chosen), chosen, first[:, None])
     corners = torch.nn.functional.one_hot(chosen, k).double()
-    others = torch.stack([even(ok), normalise(_nearest(G, torch.ones_like(G[:, 0, 0]), ok))], 1)
+    others = torch.stack([even(ok), normalise(nearest(G, torch.ones_like(G[:, 0, 0]), ok))], 1)
     return torch.cat([others, corners], 1)
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .convex import correlation, varies
 from .descent import descend_with_slope
 from .ratios import ratio
+from .regressions import correlation, varies
 from .solution import convert, diagonal, in_double, usable
 from .tradeoff import Front
 from .two_criteria import Criteria, loss_with_derivatives

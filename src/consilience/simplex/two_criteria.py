@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .convex import FLAT
 from .ratios import CANCELLED
+from .regressions import FLAT
 from .solution import EPS, convert, form, normalise
 
 VARIES = 1e-12
