@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +13,27 @@ from torch import Tensor
 from ..errors import InputError
 
 MOST = 6
-"""Arguments as long as the batch of which nothing is said: more take too many tries."""
+"""The most arguments that are as long as the batch without the caller saying why: 2^6 ways are tried at most."""
 
 
 @dataclass(frozen=True)
 class PerInput:
-    """See :func:`per_input`."""
+    """A keyword argument with one entry for each input, as :func:`per_input` marks it.
+
+    Args:
+        value: a tensor or array (B, …), or a list of B.
+    """
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Constant:
-    """See :func:`constant`."""
+    """A keyword argument that is the same for every row, as :func:`constant` marks it.
+
+    Args:
+        value: anything.
+    """
 
     value: Any
 
@@ -56,26 +64,31 @@ def constant(value: Any) -> Constant:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Keyword arguments as plain ``values``; those named in ``following`` have one entry for each input."""
+    """Keyword arguments of a model, for which it is known how they belong to the inputs.
+
+    Args:
+        values: name → value, without the marks of :func:`per_input` and :func:`constant`.
+        following: the names of those that have one entry for each input.
+    """
 
     values: Mapping[str, Any]
     following: frozenset[str] = frozenset()
 
     def of(self, owner: Tensor, arrays: bool) -> dict[str, Any]:
-        """What the model gets with rows of the inputs ``owner`` (N,).
+        """What the model gets together with some rows.
 
         Args:
+            owner: (N,), to which input each row belongs.
             arrays: the model takes NumPy arrays, so that tensors become arrays.
         """
-        found = {
-            name: _entries(value, owner) if name in self.following else value for name, value in self.values.items()
-        }
+        chosen = dict(self.values)
+        for name in self.following:
+            chosen[name] = _entries(chosen[name], owner)
         if arrays:
-            return {
-                name: value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-                for name, value in found.items()
-            }
-        return found
+            for name, value in chosen.items():
+                if isinstance(value, Tensor):
+                    chosen[name] = value.detach().cpu().numpy()
+        return chosen
 
 
 def resolved(given: Mapping[str, Any], count: int, accepts: Callable[[Arguments, int], Exception | None]) -> Arguments:
@@ -86,39 +99,62 @@ def resolved(given: Mapping[str, Any], count: int, accepts: Callable[[Arguments,
     another number of rows. Tuples are settings, never data.
 
     Args:
-        given: the arguments. count: B.
+        given: the arguments, as the caller gave them.
+        count: B, the number of inputs.
         accepts: tries the model on ``n`` copies of one input with the arguments; the error, or None if it gave one vector
             for each. Nothing else is compared: with B + 1 rows no argument of length B can be paired with them.
 
     Raises:
-        InputError: an argument said to follow has another length, or the model takes none of the ways.
+        InputError: an argument marked by :func:`per_input` has another length; the model accepts none of the ways, or several;
+            more than :data:`MOST` arguments would have to be tried.
     """
+    declared = frozenset(name for name, value in given.items() if isinstance(value, PerInput))
     for name, value in given.items():
         if isinstance(value, PerInput) and _length(value.value) != count:
-            raise InputError(
-                f"kwargs[{name!r}]: per_input needs one entry for each of {count} inputs, got {_shown(value.value)}"
-            )
-    said = frozenset(name for name, value in given.items() if isinstance(value, PerInput))
-    unclear = [
-        name for name, value in given.items() if not isinstance(value, PerInput | Constant) and _length(value) == count
-    ]
-    plain = {name: value.value if isinstance(value, PerInput | Constant) else value for name, value in given.items()}
+            described = _described(value.value)
+            raise InputError(f"kwargs[{name!r}]: per_input needs one entry for each of {count} inputs, got {described}")
+    marked = PerInput | Constant
+    plain = {name: value.value if isinstance(value, marked) else value for name, value in given.items()}
+    unclear = [name for name, value in given.items() if not isinstance(value, marked) and _length(value) == count]
     if not unclear:
-        return Arguments(plain, said)
+        return Arguments(plain, declared)
     if len(unclear) > MOST:
         raise InputError(f"kwargs: {', '.join(unclear)} are as long as the batch; {_REMEDY}")
+    return _tried(plain, declared, unclear, count, accepts)
+
+
+def _tried(
+    plain: Mapping[str, Any],
+    declared: frozenset[str],
+    unclear: Sequence[str],
+    count: int,
+    accepts: Callable[[Arguments, int], Exception | None],
+) -> Arguments:
+    """The one way in which the model takes arguments of which nobody has said how they belong to the inputs.
+
+    Args:
+        plain: the arguments without marks.
+        declared: the names of those that follow their inputs, as the caller says.
+        unclear: the names of those that may.
+        count: B.
+        accepts: see :func:`resolved`.
+    """
+    # Fewest first: constants first of all, since an argument that the model takes unchanged need not follow.
     for size in range(len(unclear) + 1):
-        tries = [Arguments(plain, said | set(chosen)) for chosen in itertools.combinations(unclear, size)]
-        errors = [accepts(each, count + 1) for each in tries]
-        fits = [each for each, error in zip(tries, errors, strict=True) if error is None]
-        if len(fits) == 1:
-            return fits[0]
-        if fits:
-            ways = " or ".join(", ".join(sorted(each.following - said)) for each in fits)
-            raise InputError(f"kwargs: {ways} may have one entry for each input; {_REMEDY}")
+        ways = [Arguments(plain, declared | set(chosen)) for chosen in itertools.combinations(unclear, size)]
+        errors = [accepts(way, count + 1) for way in ways]
+        accepted = [way for way, error in zip(ways, errors, strict=True) if error is None]
+        if len(accepted) == 1:
+            return accepted[0]
+        if accepted:
+            names = " or ".join(", ".join(sorted(way.following - declared)) for way in accepted)
+            raise InputError(f"kwargs: {names} may have one entry for each input; {_REMEDY}")
+    # The last error is that of the last way, in which all of them follow.
+    last = errors[-1]
+    reason = str(last).partition("\n")[0]
     raise InputError(
         f"kwargs: {', '.join(unclear)}: the model takes them neither for all rows nor one entry for each "
-        f"({type(errors[-1]).__name__}: {str(errors[-1]).partition(chr(10))[0]}); {_REMEDY}"
+        f"({type(last).__name__}: {reason}); {_REMEDY}"
     )
 
 
@@ -133,13 +169,17 @@ def _length(value: Any) -> int | None:
 
 
 def _entries(value: Any, owner: Tensor) -> Any:
+    """The entry of its input for each row: ``value[owner]`` of a tensor, an array or a list."""
     if isinstance(value, Tensor):
         return value[owner.to(value.device)]
     places = owner.cpu().numpy()
-    return value[places] if isinstance(value, np.ndarray) else [value[at] for at in places]
+    if isinstance(value, np.ndarray):
+        return value[places]
+    return [value[place] for place in places]
 
 
-def _shown(value: Any) -> str:
+def _described(value: Any) -> str:
+    """A value in words, for errors."""
     if isinstance(value, Tensor | np.ndarray):
         return f"shape {tuple(value.shape)}"
     return f"{type(value).__name__} of length {_length(value)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.nn.functional as nnf
@@ -87,11 +87,15 @@ def guided(mode: RuleMode, call: Invocation) -> Any:
     def positive(gradient: Tensor) -> Tensor:
         if not mode.in_force():
             return gradient
+        # The clamp would be seen as a rectifier itself, since the mode is active while gradients are taken.
         with mode.bypassed():
             return gradient.clamp(min=0)
 
+    # The hook changes ∂f/∂y, before the rectifier's own derivative 1[x > 0] is applied: together they are the rule.
     y.register_hook(positive)
-    return x.copy_(y) if call.in_place else y
+    if call.in_place:
+        return x.copy_(y)
+    return y
 
 
 def _refuse_unguided(mode: RuleMode, call: Invocation) -> None:
@@ -128,23 +132,39 @@ def rescale(mode: RuleMode, call: Invocation) -> Any:
     name = call.name
     x = call.live[0]
     _refuse_training(mode, call)
+    # x · x has two live arguments, but one input.
     one_input = all(tensor is x for tensor in call.live)
     if one_input and _is_elementwise(call):
         return _rescale_elementwise(mode, call, x)
     if one_input and name in ops.MAX_POOLS:
         return _rescale_max_pool(mode, call, x)
-    if name in ops.JOINS and mode.rows:  # before the model runs, [x; baseline] itself may be joined
-        axes = x.ndim + 1 if name == "stack" else x.ndim
-        if call.argument(1, "dim", 0) % axes == 0:
-            mode.refuse(f"{name!r} along the batch axis")
+    if name in ops.JOINS:
+        _refuse_join_of_rows(mode, call, x)
     out = call.run()
+    # The multiplier of an affine operation is its derivative, so the gradient is the right one already.
     if name in ops.LINEAR or (name in ops.MULTILINEAR and len(call.live) == 1):
         # An axis that moves takes its stride along: a transposed square batch has the same shape, and another stride.
         if name in ops.MOVES and (out.shape[0], out.stride(0)) != (x.shape[0], x.stride(0)):
             mode.refuse(f"{name!r} moves the batch axis")
         return out
+    # Sizes, comparisons, argmax: no gradient to change.
     if not any(tensor.requires_grad for tensor in ops.tensors_in(out)):
-        return out  # sizes, comparisons, argmax: no gradient to change
+        return out
+    _refuse_without_rule(mode, name)
+
+
+def _refuse_join_of_rows(mode: RuleMode, call: Invocation, x: Tensor) -> None:
+    """Refuse a join along the batch axis, after which the rows would not be in two halves."""
+    # Before the model runs, [x; baseline] itself may be joined.
+    if not mode.rows:
+        return
+    axes = x.ndim + 1 if call.name == "stack" else x.ndim
+    if call.argument(1, "dim", 0) % axes == 0:
+        mode.refuse(f"{call.name!r} along the batch axis")
+
+
+def _refuse_without_rule(mode: RuleMode, name: str) -> NoReturn:
+    """Refuse an operation for which the rescale rule has no answer."""
     why = ""
     if name in ops.MULTILINEAR or name in ops.ELEMENTWISE:
         why = " of tensors that both depend on the input"
@@ -158,7 +178,8 @@ def _refuse_training(mode: RuleMode, call: Invocation) -> None:
     """Refuse layers in training mode: the halves x and baseline would get other noise, or mix."""
     name = call.name
     random = False
-    if "dropout" in name:  # torch.dropout calls it "train", nn.functional "training"
+    if "dropout" in name:
+        # torch.dropout calls the argument "train", nn.functional "training". With p = 0 nothing is drawn.
         training = call.argument(2, "training", call.kwargs.get("train", False))
         random = training and call.kwargs.get("p", 1)
     elif name == "rrelu":
@@ -181,8 +202,10 @@ def _is_elementwise(call: Invocation) -> bool:
 
 
 def _rescale_elementwise(mode: RuleMode, call: Invocation, x: Tensor) -> Tensor:
+    """The call's own result, whose gradient in ``x`` (2n, …) is the multiplier Δy/Δx."""
     _check_rows(mode, call.name, x)
     function = _as_function(mode, call, x)
+    # The multiplier needs x as it was before an in-place call writes to it.
     before = x.clone() if call.in_place else x
     y = function(before)
     if y.shape != x.shape:
@@ -196,14 +219,17 @@ def _rescale_elementwise(mode: RuleMode, call: Invocation, x: Tensor) -> Tensor:
         return gradient * _multiplier(function, x, y)
 
     out = _ReplacedGradient.apply(before, y, backward, mode)
-    return x.copy_(out) if call.in_place else out
+    if call.in_place:
+        return x.copy_(out)
+    return out
 
 
 def _rescale_max_pool(mode: RuleMode, call: Invocation, x: Tensor) -> Any:
+    """The call's own result, whose gradient goes to one winner of each window (:func:`_max_pool_gradient`)."""
     name = call.name
     _check_rows(mode, name, x)
     base = name.removesuffix("_with_indices")
-    spatial_axes = int(base[-2])  # max_pool2d: 2
+    spatial_axes = int(base[-2])  # the 2 of max_pool2d
     if x.ndim != spatial_axes + 2:
         mode.refuse(f"{name!r} without a batch axis")
     with_indices = call.kwargs.get("return_indices", False) or name != base
@@ -214,7 +240,9 @@ def _rescale_max_pool(mode: RuleMode, call: Invocation, x: Tensor) -> Any:
         return _max_pool_gradient(gradient, x, y, index)
 
     out = _ReplacedGradient.apply(x, pooled, backward, mode)
-    return (out, index) if with_indices else out
+    if with_indices:
+        return out, index
+    return out
 
 
 def _max_pool_gradient(gradient: Tensor, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
@@ -236,7 +264,9 @@ def _max_pool_gradient(gradient: Tensor, x: Tensor, y: Tensor, index: Tensor) ->
     delta_y = y_input - y_baseline
     # Where Δx = 0 at the larger winner, Δy = 0 too: any multiplier adds up, and max pooling's own is 1.
     one = torch.ones_like(delta_y)
-    ratio = torch.where(delta_x == 0, one, delta_y / torch.where(delta_x == 0, one, delta_x))
+    # Divided by 1 there, not by 0: torch.where passes zero times the gradient of the branch not taken, and 0 · ∞ is NaN.
+    divisor = torch.where(delta_x == 0, one, delta_x)
+    ratio = torch.where(delta_x == 0, one, delta_y / divisor)
     shares = gradient.flatten(2) * torch.cat([ratio, ratio])
     # Windows may overlap: an element that wins several gets the sum.
     return torch.zeros_like(x).flatten(2).scatter_add(2, torch.cat([winner, winner]), shares).view(x.shape)
@@ -254,6 +284,7 @@ def _multiplier(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> T
     """
     x_input, x_baseline = x.chunk(2)
     y_input, y_baseline = y.chunk(2)
+    # Within a backward pass grad mode is what create_graph says: whether the multiplier is to be differentiated in turn.
     graph = torch.is_grad_enabled()
     largest = torch.maximum(x_input.abs(), x_baseline.abs())
     small = (x_input - x_baseline).abs() <= torch.finfo(x.dtype).eps ** 0.5 * largest
@@ -261,6 +292,7 @@ def _multiplier(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> T
         middle = (x_input + x_baseline) / 2
         if not graph:
             middle = middle.detach().requires_grad_()
+        # Of a sum of elementwise values: the slope at each element.
         (slope,) = torch.autograd.grad(function(middle).sum(), middle, create_graph=graph)
     # torch.where passes zero times the gradient of the branch not taken: a division by zero there would give NaN.
     delta_x = torch.where(small, torch.ones_like(x_input), x_input - x_baseline)
@@ -273,6 +305,7 @@ def _check_rows(mode: RuleMode, name: str, x: Tensor) -> None:
     if not mode.rows:
         mode.rows = len(x) if x.ndim else 1
     mode.require_halves()
+    # A multiple is allowed: windows or heads of each row, folded into the first axis, keep the halves apart.
     if x.ndim == 0 or x.shape[0] % mode.rows:
         mode.refuse(f"{name!r} of shape {tuple(x.shape)}, whose first axis is not the batch of {mode.rows} rows,")
 
@@ -288,10 +321,12 @@ class _ReplacedGradient(torch.autograd.Function):
         ctx.save_for_backward(x, y)
         ctx.back = back
         ctx.mode = mode
+        # A clone: an input that is returned as it is would be taken for a view of itself.
         return y.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        # One gradient for each argument of forward: x, y, back, mode.
         if not ctx.mode.in_force():
             return None, gradient, None, None
         # The multiplier is made here, from x and y as they stand in the graph: with create_graph it is differentiable.
@@ -304,6 +339,7 @@ def _as_function(mode: RuleMode, call: Invocation, x: Tensor) -> Callable[[Tenso
     func = call.func
     in_place = call.in_place
     if in_place and (not call.args or call.args[0] is not x):
+        # The constant would depend on the input from here on, for all who hold it.
         mode.refuse(f"in-place {func.__name__!r} on a constant")
 
     # The function must not hold x: after an in-place call x's graph leads to the function, a cycle that no garbage

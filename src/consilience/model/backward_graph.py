@@ -24,7 +24,8 @@ class InputGraph:
         self.made: set[Any] = set()
         self.frozen: dict[int, Tensor] = {}
         self._reaches_input: dict[Any, bool] = {}
-        # Autograd numbers its nodes as they are made: what has a smaller number is older than this object.
+        # Autograd numbers its nodes as they are made: what has a smaller number is older than this object. The number of now
+        # is that of a node made here.
         with torch.enable_grad():
             newest = torch.zeros((), requires_grad=True).clone().grad_fn
         assert newest is not None
@@ -59,7 +60,8 @@ class InputGraph:
         return self._reaches_input[tensor.grad_fn]
 
     def _node_depends(self, node: Any, parents: list[Any]) -> bool:
-        """The same of a node all of whose parents are decided, or that is older than this object."""
+        """Whether a node leads to the input, if all its parents are decided, or it is older than this object."""
+        # A leaf's node, AccumulateGrad, has no parents and keeps the leaf as `variable`.
         leaf = None if parents else getattr(node, "variable", None)
         if leaf is not None:
             return not isinstance(leaf, nn.Parameter)

@@ -22,6 +22,7 @@ def one_vector_each(outputs: Any, rows: Tensor) -> Tensor:
     Raises:
         InputError: it is anything else.
     """
+    # The outputs of a transformers model.
     outputs = getattr(outputs, "logits", outputs)
     if not isinstance(outputs, Tensor):
         raise InputError(
@@ -42,17 +43,17 @@ def one_vector_each(outputs: Any, rows: Tensor) -> Tensor:
     return outputs
 
 
-def from_numpy(found: Any) -> Tensor:
-    """What a NumPy model gave, as a tensor.
+def from_numpy(given: Any) -> Tensor:
+    """The outputs of a NumPy model, as a floating-point tensor.
 
     Args:
-        found: an array, or anything that becomes one.
+        given: an array, or anything that becomes one.
 
     Raises:
         InputError: it is no array of numbers.
     """
     try:
-        outputs = as_tensor("model", found)
+        outputs = as_tensor("model", given)
     except InputError as error:
         raise InputError(
             f"model: its outputs are no numbers ({error}); of a classifier give predict_proba, not predict"
@@ -84,15 +85,22 @@ def precision_of(model: Any) -> torch.dtype | None:
 
 
 def layout_of(model: Any, x: Tensor) -> torch.memory_format:
-    """Rows follow the model: ``model.to(memory_format=torch.channels_last)`` is worth a third of the time on a CPU.
+    """The order in memory in which a model wants its rows.
+
+    Rows follow the model: after ``model.to(memory_format=torch.channels_last)`` they have their channels last, which saves
+    a third of the time on a CPU.
 
     Args:
         model: any callable.
         x: inputs (B, *F).
     """
-    if isinstance(model, nn.Module) and x.ndim == 4:
-        for parameter in model.parameters():
-            if parameter.ndim == 4 and parameter.shape[1] > 1 and parameter.shape[2] > 1:
-                last = parameter.is_contiguous(memory_format=torch.channels_last) and not parameter.is_contiguous()
-                return torch.channels_last if last else torch.preserve_format
+    if not isinstance(model, nn.Module) or x.ndim != 4:
+        return torch.preserve_format
+    for parameter in model.parameters():
+        # With one channel or one row, the two orders are the same.
+        if parameter.ndim == 4 and parameter.shape[1] > 1 and parameter.shape[2] > 1:
+            channels_last = parameter.is_contiguous(memory_format=torch.channels_last)
+            if channels_last and not parameter.is_contiguous():
+                return torch.channels_last
+            return torch.preserve_format
     return torch.preserve_format

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 Run = Callable[[Tensor, Tensor], tuple[Tensor, bool]]
+"""(rows (m, *F), owner (m,)) → their outputs (m, …), and whether a global random generator was drawn from."""
 
 
 class Dependence(Enum):
@@ -65,22 +66,25 @@ def dependence_of(run: Run, rows: Tensor, owner: Tensor) -> Dependence:
     """What the outputs of two rows depend on besides the rows: three passes of two rows, and one of one row if they do.
 
     Args:
-        run: (rows (m, *F), owner (m,)) → outputs (m, …) of one forward pass of the model as it is given, and whether it drew
-            from a global generator, which starts from another seed in each pass.
+        run: one forward pass of the model as it is given. A global generator starts from another seed in each pass.
         rows: (n, *F), n ≥ 1 inputs; of one alone, halves of it stand for other inputs.
         owner: (n,), to which inputs they belong.
     """
-    pair, owners, beside_first, beside_owners = _batches(rows, owner)
-    first, drew = run(pair, owners)
-    exchanged = run(pair.flip(0), owners.flip(0))[0].flip(0)
-    if _same(first, exchanged):
-        beside, _ = run(beside_first, beside_owners)
-        if _same(first[:1], beside[:1]):
+    pair, pair_owner, other_pair, other_pair_owner = _batches(rows, owner)
+    outputs, drew = run(pair, pair_owner)
+    exchanged, _ = run(pair.flip(0), pair_owner.flip(0))
+    if _same(outputs, exchanged.flip(0)):
+        beside_another, _ = run(other_pair, other_pair_owner)
+        if _same(outputs[:1], beside_another[:1]):
             return Dependence.NOTHING
-    elif not drew and not _same(first, run(pair, owners)[0]):
-        return Dependence.CHANCE
+    elif not drew:
+        # The same batch twice: what differs even so is chance, from a generator that cannot be watched.
+        again, _ = run(pair, pair_owner)
+        if not _same(outputs, again):
+            return Dependence.CHANCE
     if drew:
         return Dependence.DRAWS
+    # Batch norm without running statistics refuses a row alone; then there is nothing that could be run in place of a batch.
     try:
         run(rows[:1], owner[:1])
     except (RuntimeError, ValueError):
@@ -89,23 +93,32 @@ def dependence_of(run: Run, rows: Tensor, owner: Tensor) -> Dependence:
 
 
 def _batches(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """([a, b], their owners, [a, a′], their owners): the caller's own inputs where there are two that differ, since a model
-    may refuse what is no input (a category that does not exist)."""
-    others = (rows != rows[:1]).flatten(1).any(1).nonzero()[:, 0].tolist()
+    """Two pairs of rows that share their first one: [a, b], its owners, [a, a′], its owners.
+
+    The caller's own inputs where there are two that differ, since a model may refuse what is no input (a category that does
+    not exist).
+    """
+    first = rows[:1]
+    others = (rows != first).flatten(1).any(1).nonzero()[:, 0].tolist()
     if not others:
-        second, third = rows[:1] / 2, rows[:1].flip(-1) / 4
+        # Two rows that differ from the first and from each other, and are not far from it.
         same_owner = owner[:1].expand(2)
-        return torch.cat([rows[:1], second]), same_owner, torch.cat([rows[:1], third]), same_owner
-    two = [0, others[0]]
+        half = torch.cat([first, first / 2])
+        turned_quarter = torch.cat([first, first.flip(-1) / 4])
+        return half, same_owner, turned_quarter, same_owner
+    pair = [0, others[0]]
     # Of two inputs only, a itself is the other neighbour.
-    three = [0, others[1] if len(others) > 1 else 0]
-    return rows[two], owner[two], rows[three], owner[three]
+    other_pair = [0, 0]
+    if len(others) > 1:
+        other_pair = [0, others[1]]
+    return rows[pair], owner[pair], rows[other_pair], owner[other_pair]
 
 
 def _same(one: Tensor, two: Tensor) -> bool:
-    """Whether outputs (n, …) agree but for rounding: by a thousandth of a percent or so in float32, relative to the largest
-    output; NaN agrees with NaN."""
+    """Whether outputs (n, …) agree but for rounding: within 6e-5 of the largest output in float32; NaN agrees with NaN."""
     eps = torch.finfo(one.dtype).eps if one.is_floating_point() else 0.0
+    # A batch of another size or order may sum in another order, in each of many layers: far more than one rounding, and far
+    # less than what another neighbour changes. Half precision has the upper bound, float64 the lower one.
     tolerance = min(0.05, max(1e-9, 500 * eps))
     largest = one.nan_to_num(0, 0, 0).abs().max()
     return torch.allclose(one, two, rtol=0, atol=float(tolerance * largest), equal_nan=True)

@@ -84,7 +84,7 @@ def modules_and_parameters(roots: Iterable[nn.Module]) -> tuple[list[nn.Module],
     modules = dict.fromkeys(module for root in roots for module in root.modules())
     parameters: dict[nn.Parameter, None] = {}
     for module in modules:
-        # The dictionary is ten times as fast as the method; but a scripted module keeps its parameters elsewhere.
+        # The dictionary is several times as fast as the method; but a scripted module keeps its parameters elsewhere.
         scripted = isinstance(module, torch.jit.ScriptModule)
         own = module.parameters(recurse=False) if scripted else module._parameters.values()
         parameters.update((parameter, None) for parameter in own if parameter is not None)

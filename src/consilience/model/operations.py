@@ -16,32 +16,31 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-CLIPS = _words("relu relu6 hardtanh clamp clip clamp_min clamp_max threshold")  # rectifiers, with the right arguments
+CLIPS = _words("relu relu6 hardtanh clamp clip clamp_min clamp_max threshold")
+"""Rectifiers, if their arguments are those of one: see :func:`rectifies`."""
 
+GATES = _words("sigmoid expit tanh hardsigmoid softsign")
+"""Bounded activations: guided backpropagation keeps their derivative."""
 
-GATES = _words("sigmoid expit tanh hardsigmoid softsign")  # bounded: guided backpropagation keeps their derivative
-
-
-LEAKY = _words(  # let negative values through: what guided backpropagation would mean is not defined
+LEAKY = _words(
     "leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish softplus logsigmoid log_sigmoid softshrink"
     " hardshrink tanhshrink"
 )
-
+"""Activations that let negative values through: what guided backpropagation would mean for them is not defined."""
 
 MAX_POOLS = {f"{a}max_pool{n}d{b}" for a in ("", "adaptive_") for n in "123" for b in ("", "_with_indices")}
 
-
 ACTIVATIONS = CLIPS | GATES | LEAKY | MAX_POOLS | _words("softmax log_softmax softmin glu")
-
+"""What is counted and shown as an activation of the model."""
 
 ELEMENTWISE = (CLIPS | GATES | LEAKY) | _words(
     "abs absolute exp exp2 expm1 log log1p log2 log10 sin cos tan sinh cosh asin acos atan asinh acosh atanh arctan erf"
     " erfc square sqrt rsqrt reciprocal pow rpow float_power rdiv rtruediv maximum minimum fmax fmin floor ceil round"
     " trunc sign sinc"
 )
+"""Functions that work element by element and are not affine."""
 
-
-LINEAR = _words(  # affine in all tensors together
+LINEAR = _words(
     "add sub subtract rsub radd iadd isub neg negative positive sum mean cat concat concatenate stack view"
     " reshape flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis"
     " t T mT H mH adjoint contiguous clone to type type_as float double half bfloat16 cpu cuda expand"
@@ -55,31 +54,30 @@ LINEAR = _words(  # affine in all tensors together
     " feature_dropout feature_alpha_dropout real view_as_real data alias requires_grad retain_grad"
     " register_hook as_strided trace"
 )
+"""Operations that are affine in all their tensors together."""
 
-
-MULTILINEAR = _words(  # affine in each tensor while the others stand still
+MULTILINEAR = _words(
     "mul multiply rmul imul div divide true_divide truediv matmul rmatmul mm bmm mv dot inner outer einsum"
     " tensordot addmm addmv addbmm baddbmm addcmul linear bilinear lerp batch_norm grid_sample conv1d conv2d"
     " conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc multi_dot kron"
 )
-
+"""Operations that are affine in each tensor while the others stay the same."""
 
 MOVES = _words("permute transpose swapaxes swapdims movedim moveaxis t T mT H mH adjoint")
-
+"""Operations that may move the batch axis."""
 
 DIVISIONS = _words("div divide true_divide truediv")
 
-
 JOINS = _words("cat concat concatenate stack")
 
-
-SHAPES = _words("expand_as view_as reshape_as type_as")  # read only the shape or type of their second tensor
-
+SHAPES = _words("expand_as view_as reshape_as type_as")
+"""Operations that read only the shape or type of their second tensor."""
 
 EMPTY = _words("zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty")
-
+"""Operations that make a new tensor and read only the shape and type of the one they are given."""
 
 PROPERTIES = _words("T mT H mH real imag data")
+"""Attributes of a tensor that are tensors themselves, so that reading them is an operation."""
 
 
 def identify(func: Any, kwargs: dict) -> tuple[str | None, bool]:
@@ -93,7 +91,8 @@ def identify(func: Any, kwargs: dict) -> tuple[str | None, bool]:
         (name without underscores, in-place); name None for a read of an attribute that is no tensor.
     """
     raw = getattr(func, "__name__", str(func))
-    if raw == "__get__":  # an attribute: its name is that of the descriptor
+    # The read of an attribute comes as its descriptor's __get__; the attribute's name is the descriptor's.
+    if raw == "__get__":
         raw = func.__self__.__name__
         if raw not in PROPERTIES:
             return None, False
@@ -103,6 +102,7 @@ def identify(func: Any, kwargs: dict) -> tuple[str | None, bool]:
 
 def writes(raw: str, kwargs: dict) -> bool:
     """Whether a function of the name ``raw``, underscores and all, called with ``kwargs``, writes to its first argument."""
+    # clamp_ writes; __getitem__ does not.
     trailing = raw.endswith("_") and not raw.endswith("__")
     return bool(kwargs.get("inplace")) or trailing or raw == "__setitem__"
 
@@ -133,6 +133,7 @@ def rectifies(name: str, args: tuple, kwargs: dict) -> bool:
 
     def is_zero(place: int, key: str, default: float | None) -> bool:
         bound = argument(args, kwargs, place, key, default)
+        # A bound may be a tensor, with a value for each element.
         return bound is not None and bool((torch.as_tensor(bound) == 0).all())
 
     if name in ("relu", "relu6"):
@@ -145,7 +146,12 @@ def rectifies(name: str, args: tuple, kwargs: dict) -> bool:
 
 
 def gated(x: Tensor, gate: Tensor) -> bool:
-    """Whether ``gate`` is sigmoid, tanh or hardsigmoid of ``x``, as its graph says."""
+    """Whether one tensor is a gate of another, as its graph says: x · gate(x) is a swish written out.
+
+    Args:
+        x: a tensor.
+        gate: whether this is sigmoid, tanh or hardsigmoid of ``x``.
+    """
     made_gate = gate.grad_fn
     made_x = x.grad_fn
     if made_gate is None or made_x is None:

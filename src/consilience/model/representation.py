@@ -52,7 +52,7 @@ def classifier(score: Score, rows: Tensor, owner: Tensor) -> str:
 
 
 def _multiplies(module: nn.Module) -> bool:
-    """Whether a module has a weight matrix, or, without submodules, any matrix of its own."""
+    """Whether a module has a weight matrix, or, without submodules, any matrix of its own (as recurrent layers have)."""
     parameters = [getattr(module, "weight", None)]
     # Matrices beside submodules do not count: they are position embeddings of a whole network.
     if next(module.children(), None) is None:
@@ -94,14 +94,24 @@ def represent(score: Score, rows: Tensor, owner: Tensor, name: str, before: bool
 
 @contextlib.contextmanager
 def _watched(model: nn.Module, module: nn.Module, before: bool, parts: list[Tensor]) -> Iterator[None]:
-    """Append what ``module`` gets (``before``) or gives in each forward pass of the model."""
-    last: list[Any] = []  # empty, or what the module's latest run got or gave
+    """Keep what a submodule gets or gives in each forward pass of the model that runs inside.
+
+    Args:
+        model: the whole model, whose hook ends a pass.
+        module: the submodule.
+        before: what it gets; else what it gives.
+        parts: a tensor is appended for each pass.
+    """
+    last: list[Any] = []  # at most one: what the module's latest run in this pass got or gave
 
     def keep_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
         last[:] = [*args, *kwargs.values()][:1]
 
     def keep_output(_: nn.Module, args: Any, output: Any) -> None:
-        last[:] = [output[0] if isinstance(output, (tuple, list)) else output]
+        # The first of several is the one that the next layer reads: (output, state) of a recurrent layer.
+        if isinstance(output, (tuple, list)):
+            output = output[0]
+        last[:] = [output]
 
     def end_of_pass(*_: Any) -> None:
         if not last or not isinstance(last[0], Tensor):

@@ -40,17 +40,22 @@ class Softplus(nn.Module):
         if not beta > 0:
             raise InputError(f"beta: a positive number, got {beta}")
         for name, child in model.named_modules():
-            kind = hidden(child)
-            if kind:
+            reason = hidden(child)
+            if reason:
                 raise UnsupportedOp(
-                    f"softplus: module {name or type(child).__name__!r} is {kind}; pass the original module"
+                    f"softplus: module {name or type(child).__name__!r} is {reason}; pass the original module"
                 )
         self.model = model
         self.beta = beta
+        # Not self.train(…), which would put every part of the caller's model into that mode.
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's output for the same arguments, with softplus in place of its rectifiers."""
+        """The model's output, with softplus in place of its rectifiers.
+
+        Args:
+            *args, **kwargs: the model's own.
+        """
         with _Smooth(self.beta):
             return self.model(*args, **kwargs)
 
@@ -71,7 +76,10 @@ class _Smooth(TorchFunctionMode):
             smooth = self._smooth(raw.strip("_"), x, args, kwargs)
         if smooth is None:
             return func(*args, **kwargs)
-        return x.copy_(smooth) if writes(raw, kwargs) else smooth
+        # relu_ and inplace=True: the model goes on with the tensor that it gave.
+        if writes(raw, kwargs):
+            return x.copy_(smooth)
+        return smooth
 
     def _smooth(self, name: str, x: Tensor, args: tuple, kwargs: dict) -> Tensor | None:
         """The smooth version of an operation at x; None for an operation that has none."""
@@ -84,17 +92,17 @@ class _Smooth(TorchFunctionMode):
             return self._leaky(x, slope)
         if not rectifies(name, args, kwargs):
             return None
-        top = None
+        upper = None
         if name == "relu6":
-            top = 6.0
+            upper = 6.0
         elif name == "hardtanh":
-            top = argument(args, kwargs, 2, "max_val", 1.0)
+            upper = argument(args, kwargs, 2, "max_val", 1.0)
         elif name in ("clamp", "clip"):
-            top = argument(args, kwargs, 2, "max", None)
-        if top is None:
+            upper = argument(args, kwargs, 2, "max", None)
+        if upper is None:
             return self._softplus(x)
-        # min(max(0, z), top) = max(0, z) − max(0, z − top): a second bend takes back what the first one adds.
-        return self._softplus(x) - self._softplus(x - top)
+        # min(max(0, z), upper) = max(0, z) − max(0, z − upper): a second bend takes back what the first one adds.
+        return self._softplus(x) - self._softplus(x - upper)
 
     def _leaky(self, x: Tensor, slope: Any) -> Tensor:
         """max(0, x) + slope · min(0, x), smoothed: slope · x + (1 − slope) · softplus(x)."""

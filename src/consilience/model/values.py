@@ -49,24 +49,26 @@ class Values:
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     """One after the other; None where there are none."""
-    found = [part for part in parts if part is not None]
-    return torch.cat(found) if found else None
+    present = [part for part in parts if part is not None]
+    if not present:
+        return None
+    return torch.cat(present)
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """float32 at least: what is squared and summed afterwards would underflow in half precision.
+    """A tensor in float32 at least: what is squared and summed afterwards would underflow in half precision.
 
     Args:
-        tensor: of any precision.
+        tensor: of any precision; float64 stays.
     """
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def kept(tensor: Tensor, graph: bool) -> Tensor:
-    """With its graph, or without.
+    """A tensor with its graph, or without.
 
     Args:
-        tensor: any.
-        graph: whether it is wanted.
+        tensor: of any shape.
+        graph: whether the graph is wanted.
     """
     return tensor if graph else tensor.detach()
