@@ -381,7 +381,7 @@ def test_same_for_any_batch_order_size_and_chunk(row, monkeypatch):
     moved = row.measure(task(images()[order], IDS[order], targets, max_batch=1))
     torch.testing.assert_close(moved, whole(row)[order], rtol=1e-9, atol=1e-12)
     monkeypatch.setattr("consilience.statistics.ranks.BLOCK", 70)
-    monkeypatch.setattr("consilience.measures.neighbour_pass.ROOM", 400)
+    monkeypatch.setattr("consilience.measures.neighbour_pass.MAP_VALUES_AT_ONCE", 400)
     part = row.measure(task(max_batch=3).only(slice(1, 3)))
     torch.testing.assert_close(part, whole(row)[1:], rtol=1e-9, atol=1e-12)
 
@@ -620,7 +620,7 @@ def test_a_named_layer_is_the_representation_and_a_wrong_one_is_an_error():
     [
         (lambda: MaxSensitivity(samples=0), "samples is a whole number, at least 1"),
         (lambda: TopKIntersection(k=0)(task()), "k is a"),
-        (lambda: TopKIntersection(k=2.5)(task()), "k is a"),
+        (lambda: TopKIntersection(k=2.5)(task()), "k: a whole number"),
         (lambda: MPRT("topdown"), "order is one of 'top_down'"),
         (lambda: MPRT(similarity="hog"), "similarity is one of 'spearman'"),
         (lambda: MPRT(steps=0), "steps is None, or it is a whole number, at least 1"),

@@ -24,7 +24,6 @@ from consilience.features.sequences import Tokens
 from consilience.features.tables import Columns
 from consilience.measures import MEASURES
 from consilience.measures.axiomatic import Completeness, LocalFidelity
-from consilience.measures.base import Measure
 from consilience.measures.curve import Curve
 from consilience.measures.faithfulness import FaithfulnessCorrelation, Infidelity, SensitivityN
 from consilience.measures.faithfulness_curves import (
@@ -44,7 +43,7 @@ from consilience.perturb.imputation import Noise, NoisyLinear, imputer
 from consilience.perturb.inpaint import inpaint
 from consilience.perturb.points import Points
 from consilience.statistics.keys import Key
-from consilience.task import Task
+from consilience.task import Measure, Task
 
 KEY = Key(5, "measure")
 MODEL = Small()

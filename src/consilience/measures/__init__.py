@@ -1,4 +1,8 @@
-"""Measures: one number for each input and each attribution, by definitions that are not quadratic in the map."""
+"""Measures: one number for each input and each attribution. The table :data:`MEASURES` holds all of them by name.
+
+A measure may be any function of a map; those that are affine in it, and can be minimised, are in :mod:`..metrics`. The
+interface, :class:`~consilience.task.Measure`, is in :mod:`..task`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from ..errors import InputError, choose
-from ..task import Task
+from ..task import Measure, Task
 from .agreement import (
     FeatureAgreement,
     PairwiseRankAgreement,
@@ -17,7 +21,6 @@ from .agreement import (
     SignedRankAgreement,
 )
 from .axiomatic import Completeness, LocalFidelity
-from .base import Measure
 from .complexity import EntropyComplexity, GiniSparseness, TruncatedL2
 from .faithfulness import FaithfulnessCorrelation, Infidelity, SensitivityN
 from .faithfulness_curves import (
@@ -61,7 +64,7 @@ MEASURES: dict[str, type[Measure]] = {
         FeatureAgreement, RankAgreement, SignAgreement, SignedRankAgreement, RankCorrelation, PairwiseRankAgreement,
     )
 }  # fmt: skip
-
+"""Every measure by name, in the order in which tables and the catalogue list them."""
 
 SETS: dict[str, tuple[str, ...]] = {
     # One of each kind, cheap beside the explanations themselves.
@@ -71,7 +74,7 @@ SETS: dict[str, tuple[str, ...]] = {
     ),
     "all": tuple(MEASURES),
 }  # fmt: skip
-
+"""Measures that are asked for together by one name."""
 
 __all__ = ["MEASURES", "SETS", "Measure", "Task", "resolve", *(cls.__name__ for cls in MEASURES.values())]
 
@@ -84,7 +87,7 @@ def resolve(measures: str | Measure | Iterable[str | Measure], baseline: Any = N
         baseline: for those that have one and leave it open (None). None: it stays open.
 
     Raises:
-        InputError: an unknown name, nothing at all, or something that is no measure.
+        InputError: an unknown name, nothing at all, or something that is not a measure.
     """
     items: list[Any]
     if isinstance(measures, str):

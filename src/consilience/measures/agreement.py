@@ -1,4 +1,4 @@
-"""How far the methods disagree: each row against the others, or against a known attribution (Krishna et al. 2022)."""
+"""Agreement of attributions: each row with the other rows, or with a known attribution (Krishna et al. 2022)."""
 
 from __future__ import annotations
 
@@ -12,31 +12,39 @@ from ..card import Card
 from ..errors import InputError
 from ..settings import setting
 from ..statistics.ranks import Order, pairs, pearson, ranks, top
-from ..task import Task
-from .base import Measure, check_share, ordered, present, some
+from ..task import Measure, Task
+from .task_maps import flattened_for_order, present_in
+from .top_k import NumberOrShare
 
 KRISHNA = "Krishna et al. 2022, arXiv 2202.01602"
 
 
 @dataclass(frozen=True)
 class Agreement(Measure):
-    """The agreement of a row with the task's ``reference`` where there is one, else its mean agreement with the other rows.
+    """Interface: the agreement of a row with the task's ``reference`` where there is one, else its mean with the other rows.
 
-    :meth:`matrix` gives that of each pair of rows. Features are ordered by |φ|."""
+    :meth:`matrix` gives that of each pair of rows. Features are ordered by |φ|. A subclass says what is compared of one map
+    (:meth:`_describe`), and how two maps are compared by it (:meth:`_compare`).
+    """
 
-    undefined = "there is no other row to compare with, or no other for which the comparison is defined"
+    undefined = "the task has one row only, or the comparison is not defined for any other row"
 
     def matrix(self, task: Task) -> Tensor:
-        """(B, R, R), symmetric: how far each two rows of the ``task`` agree; NaN where that is not defined."""
-        values = ordered(task.maps)
-        there = some(present(task), slice(None))
-        described = self._describe(values, there)
+        """How far each two rows agree, (B, R, R), symmetric; NaN where that is not defined.
+
+        Args:
+            task: what is judged.
+        """
+        values = flattened_for_order(task.maps)
+        present = present_in(task)
+        # Sorting is the larger part of the work: each row is described once, not once for each pair.
+        described = self._describe(values, present)
         count = values.shape[1]
         matrix = values.new_empty(len(values), count, count)
         for row in range(count):
             one = [part[:, row : row + 1] for part in described]
             others = [part[:, row:] for part in described]
-            agreement = self._compare(one, others, there)
+            agreement = self._compare(one, others, present)
             matrix[:, row, row:] = agreement
             matrix[:, row:, row] = agreement
         return matrix
@@ -65,23 +73,41 @@ class Agreement(Measure):
             )
         if not bool(reference.isfinite().all()):
             raise InputError("reference: it has NaN or infinite values")
-        there = some(present(task), slice(None))
-        rows = self._describe(ordered(task.maps), there)
-        known = self._describe(ordered(reference[:, None].to(task.maps)), there)
-        return self._compare(known, rows, there)
+        present = present_in(task)
+        rows = self._describe(flattened_for_order(task.maps), present)
+        known = self._describe(flattened_for_order(reference[:, None].to(task.maps)), present)
+        return self._compare(known, rows, present)
 
-    def _describe(self, values: Tensor, there: Tensor | None) -> list[Any]:
-        """What is compared of each row, (B, R, A) each, or an :class:`~consilience.statistics.ranks.Order`."""
+    def _describe(self, values: Tensor, present: Tensor | None) -> list[Any]:
+        """What is compared of each row: tensors (B, R, A), or an :class:`~consilience.statistics.ranks.Order`.
+
+        Args:
+            values: (B, R, A), the maps without rounding.
+            present: (B, 1, A) bool, which features the inputs have; None: all.
+        """
         raise NotImplementedError
 
-    def _compare(self, one: list[Any], two: list[Any], there: Tensor | None) -> Tensor:
-        """(B, 1, A) and (B, m, A) each → (B, m)."""
+    def _compare(self, one: list[Any], two: list[Any], present: Tensor | None) -> Tensor:
+        """The agreement of one row with each of m rows, (B, m).
+
+        Args:
+            one: what :meth:`_describe` gives for one row, (B, 1, A) each.
+            two: the same for the m rows, (B, m, A) each.
+            present: as for :meth:`_describe`.
+        """
         raise NotImplementedError
 
 
 def _card(
     formula: str, normalisation: str = "free of the maps' scales", openxai: str = "their place in the array"
 ) -> Card:
+    """A card of this family.
+
+    Args:
+        formula: the agreement of two maps φ and ψ.
+        normalisation: as in :class:`~consilience.card.Card`.
+        openxai: by what OpenXAI counts tied features.
+    """
     return Card(
         formula=f"mean over the other rows of {formula}; with a reference ψ, that with ψ alone",
         source=KRISHNA,
@@ -101,23 +127,20 @@ class FeatureAgreement(Agreement):
         k: a number of features, or below 1 a share of those that the input has.
     """
 
-    k: int | float = setting(0.1, above=0)
+    k: NumberOrShare = setting(0.1, above=0)
 
     name = "feature_agreement"
     card = _card("|top-k(φ) ∩ top-k(ψ)| / k")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(self, self.k)
+    def _describe(self, values: Tensor, present: Tensor | None) -> list[Tensor]:
+        return [top(values.abs(), self.k, present)]
 
-    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
-        return [top(values.abs(), self.k, there)]
-
-    def _compare(self, one: list[Tensor], two: list[Tensor], there: Tensor | None) -> Tensor:
-        """The share of the k places that both give to a feature about which they agree in everything else described."""
+    def _compare(self, one: list[Tensor], two: list[Tensor], present: Tensor | None) -> Tensor:
+        """The share of the k places that both rows give to features on which they also agree in what else is described."""
+        # Membership of the top k is a fraction where features tie for the last places: the minimum is what both give.
         both = torch.minimum(one[0], two[0])
-        for a, b in zip(one[1:], two[1:], strict=True):
-            both = both * (a == b)
+        for first, second in zip(one[1:], two[1:], strict=True):
+            both = both * (first == second)
         return both.sum(-1) / one[0].sum(-1)
 
 
@@ -128,8 +151,8 @@ class RankAgreement(FeatureAgreement):
     name = "rank_agreement"
     card = _card("|{i in both top-k: rank_φ(i) = rank_ψ(i)}| / k")
 
-    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
-        return [*super()._describe(values, there), ranks(values.abs(), there)]
+    def _describe(self, values: Tensor, present: Tensor | None) -> list[Tensor]:
+        return [*super()._describe(values, present), ranks(values.abs(), present)]
 
 
 @dataclass(frozen=True)
@@ -139,8 +162,8 @@ class SignAgreement(FeatureAgreement):
     name = "sign_agreement"
     card = _card("|{i in both top-k: sign φ_i = sign ψ_i}| / k", "maps without a sign: the same as feature_agreement")
 
-    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
-        return [*super()._describe(values, there), values.sign()]
+    def _describe(self, values: Tensor, present: Tensor | None) -> list[Tensor]:
+        return [*super()._describe(values, present), values.sign()]
 
 
 @dataclass(frozen=True)
@@ -153,8 +176,8 @@ class SignedRankAgreement(FeatureAgreement):
         "maps without a sign: the same as rank_agreement",
     )
 
-    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
-        return [*super()._describe(values, there), ranks(values.abs(), there), values.sign()]
+    def _describe(self, values: Tensor, present: Tensor | None) -> list[Tensor]:
+        return [*super()._describe(values, present), ranks(values.abs(), present), values.sign()]
 
 
 @dataclass(frozen=True)
@@ -162,14 +185,14 @@ class RankCorrelation(Agreement):
     """Spearman's correlation of |φ| and |ψ| over all features; not defined with a constant map."""
 
     name = "rank_correlation"
-    undefined = "the map is constant, or there is no other row that is not"
+    undefined = "the map is constant, or every other row is"
     card = _card("Spearman's ρ(|φ|, |ψ|)", openxai="dense ranks, which is not Spearman's ρ")
 
-    def _describe(self, values: Tensor, there: Tensor | None) -> list[Tensor]:
-        return [ranks(values.abs(), there)]
+    def _describe(self, values: Tensor, present: Tensor | None) -> list[Tensor]:
+        return [ranks(values.abs(), present)]
 
-    def _compare(self, one: list[Tensor], two: list[Tensor], there: Tensor | None) -> Tensor:
-        return pearson(one[0], two[0], there)
+    def _compare(self, one: list[Tensor], two: list[Tensor], present: Tensor | None) -> Tensor:
+        return pearson(one[0], two[0], present)
 
 
 @dataclass(frozen=True)
@@ -182,9 +205,9 @@ class PairwiseRankAgreement(Agreement):
         openxai="the order in which they are listed",
     )
 
-    def _describe(self, values: Tensor, there: Tensor | None) -> list[Any]:
-        return [Order.of(values.abs(), there)]
+    def _describe(self, values: Tensor, present: Tensor | None) -> list[Any]:
+        return [Order.of(values.abs(), present)]
 
-    def _compare(self, one: list[Any], two: list[Any], there: Tensor | None) -> Tensor:
+    def _compare(self, one: list[Any], two: list[Any], present: Tensor | None) -> Tensor:
         counts = pairs(one[0], two[0])
         return (counts.concordant + counts.tied_both) / counts.total

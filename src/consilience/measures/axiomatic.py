@@ -1,4 +1,4 @@
-"""Measures in units of the output: of signed, unscaled gradients and contributions."""
+"""Axiomatic measures in units of the output: completeness and local fidelity, of signed, unscaled attributions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from ..errors import InputError
 from ..perturb.baseline import AnyBaseline, Baseline
 from ..settings import setting
 from ..surrogates.local_linear import Local, completeness
-from ..task import Task
-from .base import Measure
+from ..task import Measure, Task
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Completeness(Measure):
     """|Σφ − (f(x) − f(b))| / |f(x) − f(b)| (Sundararajan, Taly & Yan 2017, arXiv 1703.01365); of contributions only.
 
     Against a data set f(b) is the mean score of its rows, E f(b): that is what Shapley values and expected gradients add up to.
-    Methods that start from its mean row (integrated gradients, DeepLIFT) add up to another number, and are found to.
+    Methods that start from its mean row (integrated gradients, DeepLIFT) add up to another number, and have an error here.
     Elements that belong to no attributed feature (special tokens, padding) stay as they are.
 
     Args:
@@ -46,15 +45,19 @@ class Completeness(Measure):
             ),
         ),
     )
-    undefined = "no contribution, whose sum would mean something, or the score at the baseline is that at the input"
+    undefined = (
+        "the row is not a contribution, so its sum has no meaning, or the score at the baseline is that at the input"
+    )
     needs = ("raw",)
 
     def __call__(self, task: Task) -> Tensor:
-        raw = _raw(task)
-        found = completeness(task.score, task.points, raw, Baseline.of(self.baseline), task.features)
-        y = found.y[..., None]
-        error = ((found.a - y).abs() / torch.where(y == 0, torch.nan, y.abs()))[:, 0]
-        return torch.where(_of(task, "contribution", error), error, torch.nan)
+        baseline = Baseline.of(self.baseline)
+        responses = completeness(task.score, task.points, _signed_maps(task), baseline, task.features)
+        # One response: everything is taken away at once.
+        sums = responses.a[:, 0]
+        fall = responses.y
+        error = (sums - fall).abs() / torch.where(fall == 0, torch.nan, fall.abs())
+        return torch.where(_is_kind(task, "contribution", error), error, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class LocalFidelity(Measure):
     Args:
         radius: σ of ε: for gradients in the points' unit of noise (the model's input; columns' standard deviations where a
             data set of baselines was given), for contributions a share of x − b.
-        draws: S. baseline: b, as for :class:`Completeness`.
+        draws: S, how many x′.
+        baseline: b, as for :class:`Completeness`.
     """
 
     radius: float = setting(0.1, above=0)
@@ -91,24 +95,28 @@ class LocalFidelity(Measure):
     needs = ("raw",)
 
     def __call__(self, task: Task) -> Tensor:
-        raw = _raw(task)
+        maps = _signed_maps(task)
         score = task.score
-        found = torch.full(raw.shape[:2], torch.nan, dtype=torch.float64, device=score.clean.device)
+        baseline = Baseline.of(self.baseline).one()
+        step = 4 * score.batch.size(False)
+        key = task.stream("local")
+        errors = torch.full(maps.shape[:2], torch.nan, dtype=torch.float64, device=score.clean.device)
+        # The two kinds predict the score at different neighbours; each is asked about only where it occurs.
         for kind in sorted({"gradient", "contribution"} & set(task.kinds)):
-            where = Local(kind, self.radius, Baseline.of(self.baseline).one())
-            step = 4 * score.batch.size(False)
-            r = where.responses(score, task.points, raw, task.features, range(self.draws), task.stream("local"), step)
-            error = ((r.a - r.y[..., None]) ** 2).mean(1)
-            found = torch.where(_of(task, kind, error), error, found.to(error))
-        return found
+            local = Local(kind, self.radius, baseline)
+            responses = local.responses(score, task.points, maps, task.features, range(self.draws), key, step)
+            error = ((responses.a - responses.y[..., None]) ** 2).mean(1)
+            errors = torch.where(_is_kind(task, kind, error), error, errors.to(error))
+        return errors
 
 
-def _raw(task: Task) -> Tensor:
+def _signed_maps(task: Task) -> Tensor:
+    """(B, R, *A): the maps in units of the output."""
     if task.raw is None:
         raise InputError("raw: this measure needs signed, unscaled attributions")
     return task.raw
 
 
-def _of(task: Task, kind: str, like: Tensor) -> Tensor:
-    """(R,) bool: the rows of one kind."""
+def _is_kind(task: Task, kind: str, like: Tensor) -> Tensor:
+    """(R,) bool, on the device of ``like``: the rows of one kind."""
     return torch.tensor([each == kind for each in task.kinds], device=like.device)

@@ -1,4 +1,4 @@
-"""Measures of the map alone: how concentrated it is. No model evaluation."""
+"""Complexity of a map: on how many features it concentrates. The model is not asked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..card import Card
 from ..settings import setting
-from ..task import Task
-from .base import Measure, flat, none_is_nan, present, some
+from ..task import Measure, Task
+from .task_maps import flattened, nan_unless, present_in
 
 ZERO = "the map is zero everywhere"
 
@@ -38,16 +38,16 @@ class GiniSparseness(Measure):
     )
 
     def __call__(self, task: Task) -> Tensor:
-        v = flat(task.maps).abs()
-        there = some(present(task), slice(None))
+        v = flattened(task.maps).abs()
+        present = present_in(task)
         d = torch.full_like(v[..., :1], v.shape[-1])
-        if there is not None:
-            d = there.sum(-1, keepdim=True).double()
-        # Absent features are zero: they come first in the order, and add nothing but their count.
+        if present is not None:
+            d = present.sum(-1, keepdim=True).double()
+        # Absent features are zero, so they come first in ascending order: places are counted from the first that is present.
         place = torch.arange(1, v.shape[-1] + 1, device=v.device) - (v.shape[-1] - d)
         total = v.sum(-1)
-        gini = (v.sort(-1)[0] * (2 * place - d - 1)).sum(-1) / (d[..., 0] * total)
-        return none_is_nan(gini, total > 0)
+        weighted = (v.sort(-1)[0] * (2 * place - d - 1)).sum(-1)
+        return nan_unless(total > 0, weighted / (d[..., 0] * total))
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,19 @@ class EntropyComplexity(Measure):
     )
 
     def __call__(self, task: Task) -> Tensor:
-        v = flat(task.maps).abs()
+        v = flattened(task.maps).abs()
         total = v.sum(-1)
-        return none_is_nan(torch.special.entr(v / total[..., None]).sum(-1), total > 0)
+        entropy = torch.special.entr(v / total[..., None]).sum(-1)  # entr(p) = −p ln p, and 0 at p = 0
+        return nan_unless(total > 0, entropy)
 
 
 @dataclass(frozen=True)
 class TruncatedL2(Measure):
     """‖min(|φ|, t)‖²: a count of the features that matter, which beyond t do not cost more (AGG, arXiv 2406.05090).
 
-    ``threshold`` t is in units of the map; maps divided by their largest value have it at 1."""
+    Args:
+        threshold: t, in units of the map; the largest value of a map is 1 with the usual scale "max".
+    """
 
     threshold: float = setting(0.1, above=0)
 
@@ -89,4 +92,4 @@ class TruncatedL2(Measure):
     )
 
     def __call__(self, task: Task) -> Tensor:
-        return flat(task.maps).abs().clamp(max=self.threshold).square().sum(-1)
+        return flattened(task.maps).abs().clamp(max=self.threshold).square().sum(-1)

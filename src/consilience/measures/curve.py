@@ -7,8 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..card import Card
-from ..task import Task
-from .base import Measure
+from ..task import Measure, Task
 from .removal import Curves, Removal
 
 ONCE = "what several maps or steps take away alike is asked once"

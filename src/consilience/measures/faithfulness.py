@@ -20,8 +20,7 @@ from ..statistics.criteria import faithfulness_correlation, infidelity, infideli
 from ..statistics.evidence import Evidence, Responses
 from ..statistics.ranks import spearman
 from ..statistics.tensors import exact
-from ..task import Task
-from .base import Measure
+from ..task import Measure, Task
 from .removed_features import all_maps_on_features, removed_features, replacement, rounded
 
 # What the cards of this module and of leave_one_out.py share.

@@ -15,8 +15,7 @@ from ..perturb.points import present
 from ..settings import setting
 from ..statistics.ranks import pearson, spearman
 from ..statistics.tensors import exact
-from ..task import Task
-from .base import Measure
+from ..task import Measure, Task
 from .faithfulness import BLUR, PATCHES
 from .removed_features import all_maps_on_features, removed_features, replacement, rounded
 

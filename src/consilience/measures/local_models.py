@@ -40,17 +40,24 @@ class LocalQuality:
 
 @dataclass(frozen=True)
 class LocalModels(Settings):
-    """PF = (g_x(x) − f(x))², NF = E(g_x(x') − f(x'))², S = E‖e_x' − e_x‖², with g_x the local linear model at x, e_x its
-    coefficients, intercept included, and x' = x + ``sigma`` N(0, I), the same ``samples`` for NF and S (Plumb et al. 2020,
-    arXiv 1902.06787). Lower is better.
+    """Point fidelity, neighbourhood fidelity and stability of local linear models (Plumb et al. 2020, arXiv 1902.06787).
+
+    PF = (g_x(x) − f(x))², NF = E(g_x(x') − f(x'))², S = E‖e_x' − e_x‖², with g_x the local linear model at x, e_x its
+    coefficients, intercept included, and x' = x + ``sigma`` N(0, I), the same ``samples`` for NF and S. Lower is better.
 
     Args:
         data: rows (n, *F) on which the local models rest, usually the training data.
         kind: "lime" (:func:`~consilience.surrogates.lime_maple.lime_tabular`) or "maple"
             (:class:`~consilience.surrogates.lime_maple.Maple`).
-        samples, sigma: neighbours of each input; in the points' own unit, if they have one.
-        n_samples, penalty, width, around: of LIME: around="mean" as the lime package samples by default, or "x".
-        forest, validation: of MAPLE.
+        samples: neighbours x' of each input.
+        sigma: their standard deviation, in the points' own unit of noise where they have one.
+        n_samples: of LIME, so many for each input.
+        penalty: of LIME, of the squared slopes.
+        width: of LIME, that of the samples' weights, in standard deviations; None: .75 √d, d the elements of an input.
+        around: of LIME, where it samples: around the "mean" of the data, as the lime package by default, or around "x".
+        forest: of MAPLE, its settings.
+        validation: of MAPLE, rows (m, *F) that choose its number of columns; None: a quarter of the data.
+        memory: of MAPLE, the forests fitted so far, which further calls reuse; empty by default.
 
     A local model at x' uses the draws of the one at x, so that S is not its sampling error.
     """
@@ -85,7 +92,13 @@ class LocalModels(Settings):
     )
 
     def coefficients(self, score: Score, points: Points, key: Key) -> Tensor:
-        """(N, d + 1): the local models at the points, intercept first."""
+        """The local models at the points, (N, d + 1), intercept first.
+
+        Args:
+            score: what is explained.
+            points: x (N, *F), of d elements each.
+            key: of the draws.
+        """
         if self.kind == "maple":
             return maple(score, points, self.data, key / "maple", self.forest, self.validation, self.memory)
         return lime_tabular(
@@ -96,15 +109,20 @@ class LocalModels(Settings):
         size = points.x[:1].numel() + 1
         # A local model's Gram matrix has size² numbers, for each neighbour of each point.
         step = max(1, 2**22 // (self.samples * size**2))
-        parts = [self._some(score, points[start : start + step], key) for start in range(0, len(points), step)]
+        parts = [self._of_part(score, points[start : start + step], key) for start in range(0, len(points), step)]
         return LocalQuality(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
-    def _some(self, score: Score, points: Points, key: Key) -> tuple[Tensor, Tensor, Tensor]:
+    def _of_part(self, score: Score, points: Points, key: Key) -> tuple[Tensor, Tensor, Tensor]:
+        """PF, NF and S of some points, (n,) each."""
         near = neighbours(Gaussian(self.sigma), points, range(self.samples), key / "neighbours", self.samples)
+        by_point = (len(points), -1)
+        # The same key at the points and their neighbours: both local models use the same draws.
         here = self.coefficients(score, points, key)
-        there = self.coefficients(score, near, key).unflatten(0, (len(points), -1))
-        rows = exact(near.x.flatten(1)).unflatten(0, (len(points), -1))
-        point = predict(here, exact(points.x.flatten(1))[:, None])[:, 0] - exact(score(points.x, points.owner))
-        around = predict(here, rows) - exact(score(near.x, near.owner)).unflatten(0, (len(points), -1))
+        there = self.coefficients(score, near, key).unflatten(0, by_point)
+
+        own_rows = exact(points.x.flatten(1))[:, None]
+        point_error = predict(here, own_rows)[:, 0] - exact(score(points.x, points.owner))
+        near_rows = exact(near.x.flatten(1)).unflatten(0, by_point)
+        near_errors = predict(here, near_rows) - exact(score(near.x, near.owner)).unflatten(0, by_point)
         moved = (there - here[:, None]).square().sum(2)
-        return point.square(), around.square().mean(1), moved.mean(1)
+        return point_error.square(), near_errors.square().mean(1), moved.mean(1)

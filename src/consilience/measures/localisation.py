@@ -1,4 +1,4 @@
-"""Measures of where the evidence is said to be, for inputs whose evidence is known to lie in a region."""
+"""Localisation: how much of a map lies in the region where the evidence is known to be."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from ..card import Card
 from ..errors import InputError
 from ..settings import setting
 from ..statistics.ranks import ROUNDING, ranks, top
-from ..task import Task
-from .base import Measure, check_share, none_is_nan, ordered, present, region, some
+from ..task import Measure, Task
+from .task_maps import flattened_for_order, nan_unless, present_in, region
+from .top_k import NumberOrShare
 
 EMPTY = "the region is empty or everything, or the map has no positive value to judge"
 
 
 @dataclass(frozen=True)
 class Localised(Measure):
-    """Interface: judges where the values v of a map lie, in a region or outside.
+    """Interface: judges whether the values v of a map lie inside the task's region.
 
     Args:
         magnitude: v = |φ|; else the positive part v = max(φ, 0). The same for maps without a sign.
@@ -32,24 +33,32 @@ class Localised(Measure):
     undefined = EMPTY
 
     def __call__(self, task: Task) -> Tensor:
-        values = ordered(task.maps)
+        values = flattened_for_order(task.maps)
         if self.magnitude:
             values = values.abs()
         else:
             values = values.clamp(min=0)
-        there = some(present(task), slice(None))
+        present = present_in(task)
         inside = region(task)
         defined = (values > 0).any(-1) & inside.any(-1)
-        return none_is_nan(self._judge(values, inside, there, task), defined)
+        return nan_unless(defined, self._judge(values, inside, present, task))
 
-    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
-        """(B, R, A) values, (B, 1, A) region and presence → (B, R)."""
+    def _judge(self, values: Tensor, inside: Tensor, present: Tensor | None, task: Task) -> Tensor:
+        """The number of each row, (B, R).
+
+        Args:
+            values: (B, R, A), v.
+            inside: (B, 1, A) bool, the region.
+            present: (B, 1, A) bool, which features the inputs have; None: all.
+            task: what is judged.
+        """
         raise NotImplementedError
 
 
 def _card(
     formula: str, source: str, normalisation: str = "none", differences: tuple[tuple[str, str], ...] = ()
 ) -> Card:
+    """A card of this family; arguments as of :class:`~consilience.card.Card`, the formula in terms of v and G."""
     return Card(
         formula=f"{formula}; v = |φ| (magnitude) or max(φ, 0), G the region",
         source=source,
@@ -82,7 +91,7 @@ class RelevanceMass(Localised):
         ),
     )
 
-    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
+    def _judge(self, values: Tensor, inside: Tensor, present: Tensor | None, task: Task) -> Tensor:
         return (values * inside).sum(-1) / values.sum(-1)
 
 
@@ -113,12 +122,12 @@ class AttributionLocalisation(Localised):
         ),
     )
 
-    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
+    def _judge(self, values: Tensor, inside: Tensor, present: Tensor | None, task: Task) -> Tensor:
         ratio = (values * inside).sum(-1) / values.sum(-1)
         if not self.weighted:
             return ratio
-        count = _count(values, there)
-        return ratio * count / inside.sum(-1)
+        count = _count(values, present)
+        return ratio * count / inside.sum(-1)  # the density inside, relative to that of the whole map
 
 
 @dataclass(frozen=True)
@@ -143,9 +152,9 @@ class RelevanceRank(Localised):
         ),
     )
 
-    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
+    def _judge(self, values: Tensor, inside: Tensor, present: Tensor | None, task: Task) -> Tensor:
         size = inside.sum(-1, keepdim=True)
-        return (top(values, size, there) * inside).sum(-1) / size[..., 0]
+        return (top(values, size, present) * inside).sum(-1) / size[..., 0]
 
 
 @dataclass(frozen=True)
@@ -158,7 +167,7 @@ class TopKLocalisation(Localised):
         k: a number of features, or below 1 a share of those that the input has.
     """
 
-    k: int | float = setting(0.1, above=0)
+    k: NumberOrShare = setting(0.1, above=0)
 
     name = "top_k_localisation"
     card = _card(
@@ -174,12 +183,8 @@ class TopKLocalisation(Localised):
         ),
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(self, self.k)
-
-    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
-        members = top(values, self.k, there)
+    def _judge(self, values: Tensor, inside: Tensor, present: Tensor | None, task: Task) -> Tensor:
+        members = top(values, self.k, present)
         return (members * inside).sum(-1) / members.sum(-1)
 
 
@@ -212,16 +217,16 @@ class PointingGame(Localised):
         ),
     )
 
-    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
+    def _judge(self, values: Tensor, inside: Tensor, present: Tensor | None, task: Task) -> Tensor:
         if self.tolerance:
             inside = _wider(inside, task.maps.shape[2:], self.tolerance)
-            if there is not None:
-                inside = inside & there
-        top_value = values.amax(-1, keepdim=True)
-        # Largest up to rounding, which would else pick one of two equal values in this batch and the other in the next.
-        rounding = ROUNDING * torch.finfo(task.maps.dtype).eps * top_value
-        largest = values >= top_value - rounding
-        return (largest & inside).sum(-1) / largest.sum(-1).double()
+            if present is not None:
+                inside = inside & present
+        highest = values.amax(-1, keepdim=True)
+        # Rounding, which differs between batches, must not choose among values that are equal without it.
+        rounding = ROUNDING * torch.finfo(task.maps.dtype).eps * highest
+        is_highest = values >= highest - rounding
+        return (is_highest & inside).sum(-1) / is_highest.sum(-1).double()
 
 
 @dataclass(frozen=True)
@@ -241,24 +246,30 @@ class LocalisationAUC(Localised):
         (("quantus", "AUC takes φ as it is, with abs=True it gives this number"),),
     )
 
-    def _judge(self, values: Tensor, inside: Tensor, there: Tensor | None, task: Task) -> Tensor:
-        total = _count(values, there)
+    def _judge(self, values: Tensor, inside: Tensor, present: Tensor | None, task: Task) -> Tensor:
+        total = _count(values, present)
         count = inside.sum(-1).double()
         # Mann and Whitney: the sum of the ranks inside, less its least possible value, over the number of pairs.
-        rank_sum = (ranks(values, there) * inside).sum(-1)
+        rank_sum = (ranks(values, present) * inside).sum(-1)
         pairs = count * (total - count)
         return (rank_sum - count * (count + 1) / 2) / torch.where(pairs > 0, pairs, torch.nan)
 
 
-def _count(values: Tensor, there: Tensor | None) -> Tensor:
-    """(B, 1) float64: how many features each input has, of those of the values (B, R, A)."""
-    if there is None:
+def _count(values: Tensor, present: Tensor | None) -> Tensor:
+    """(B, 1) float64: how many of the A features of ``values`` (B, R, A) each input has."""
+    if present is None:
         return values.new_full((len(values), 1), values.shape[-1])
-    return there.sum(-1).double()
+    return present.sum(-1).double()
 
 
 def _wider(inside: Tensor, grid: torch.Size, tolerance: int) -> Tensor:
-    """(B, 1, A) → the features within ``tolerance`` of the region on the grid."""
+    """The features within ``tolerance`` of the region, (B, 1, A) bool.
+
+    Args:
+        inside: (B, 1, A) bool, the region.
+        grid: the axes A of the maps.
+        tolerance: the largest Euclidean distance, in features.
+    """
     if len(grid) not in (1, 2):
         raise InputError(f"tolerance: needs maps on a line or a grid, these have shape {tuple(grid)}; use tolerance=0")
     columns = torch.arange(-tolerance, tolerance + 1, device=inside.device)
@@ -266,6 +277,7 @@ def _wider(inside: Tensor, grid: torch.Size, tolerance: int) -> Tensor:
     if len(grid) == 1:
         rows = columns.new_zeros(1)  # a line is a grid of one row
     disc = (rows[:, None] ** 2 + columns**2 <= tolerance**2).float()
+    # A convolution with the disc counts, for each feature, those of the region within reach.
     pictures = inside.reshape(len(inside), 1, -1, grid[-1]).float()
-    near = nnf.conv2d(pictures, disc[None, None], padding=(len(rows) // 2, tolerance))
-    return (near > 0.5).reshape(inside.shape)
+    counts = nnf.conv2d(pictures, disc[None, None], padding=(len(rows) // 2, tolerance))
+    return (counts > 0.5).reshape(inside.shape)

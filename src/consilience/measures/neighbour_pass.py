@@ -1,4 +1,4 @@
-"""How an attribution changes at the input's neighbours: measures that are a maximum, a rank or a ratio of changes.
+"""One pass over the neighbours of the inputs, from which all robustness measures take what they need.
 
 All measures with the same neighbours share one evaluation of the maps there: what is kept of it are statistics
 (B, S, R), taken chunk by chunk. ``prepare`` says beforehand which statistics a measure will want, so that a table of
@@ -22,22 +22,21 @@ from ..settings import setting
 from ..statistics.keys import Key
 from ..statistics.ranks import kendall, top
 from ..statistics.tensors import exact
-from ..task import Task
-from .base import Measure, flat, ordered, present, some
+from ..task import Measure, Task
+from .task_maps import flattened, flattened_for_order, present_in
 
-ROOM = 2**25  # numbers of maps in a chunk of neighbours
-
-ZERO = "the map is zero everywhere"
+MAP_VALUES_AT_ONCE = 2**25
+"""Numbers, of all maps, in a chunk of neighbours: bounds the memory."""
 
 
 class Chunk:
-    """n inputs and s neighbours of each, with what is known of them, evaluated when it is asked for.
+    """n inputs and s neighbours of each. Maps, outputs and representations are evaluated when they are first asked for.
 
     Args:
         task: what is judged.
         which: n of its inputs.
         near: their neighbours (n·s, *F), those of one input in a row.
-        memory: what is known of the inputs, for all chunks of their neighbours.
+        memory: representations of the inputs by layer, shared by all chunks of the same inputs.
     """
 
     def __init__(self, task: Task, which: slice, near: Points, memory: dict[str, Tensor]):
@@ -46,13 +45,15 @@ class Chunk:
         self.memory = memory
         self.points = task.points[which]
         self.maps = task.maps[which]
-        self.here = flat(self.maps)[:, None]
-        self.present = some(present(task), which)
+        self.here = flattened(self.maps)[:, None]
+        self.present = present_in(task, which)
 
     @property
     def present_near(self) -> Tensor | None:
         """(n, 1, 1, A): which features the inputs have, to be broadcast over neighbours and rows; None: all."""
-        return None if self.present is None else self.present[:, None]
+        if self.present is None:
+            return None
+        return self.present[:, None]
 
     def _split(self, values: Tensor) -> Tensor:
         """(n·s, …) → (n, s, …)."""
@@ -65,44 +66,50 @@ class Chunk:
 
     @cached_property
     def there(self) -> Tensor:
-        """(n, s, R, A): the maps at the neighbours; ``here`` (n, 1, R, A): those at the inputs."""
-        return self._split(flat(self.moved))
+        """(n, s, R, A) float64: the maps at the neighbours; ``here`` (n, 1, R, A) are those at the inputs."""
+        return self._split(flattened(self.moved))
 
     @cached_property
     def ordered(self) -> tuple[Tensor, Tensor]:
         """(n, 1, R, A) and (n, s, R, A): ``here`` and ``there`` with the ties that rounding has broken."""
-        return ordered(self.maps)[:, None], self._split(ordered(self.moved))
+        return flattened_for_order(self.maps)[:, None], self._split(flattened_for_order(self.moved))
 
     @cached_property
     def inputs(self) -> tuple[Tensor, Tensor]:
-        """(n, 1, F) and (n, s, F)."""
+        """(n, 1, F) and (n, s, F): the elements of the inputs and of their neighbours."""
         return exact(self.points.x.flatten(1))[:, None], self._split(exact(self.near.x.flatten(1)))
 
     @cached_property
     def outputs(self) -> tuple[Tensor, Tensor]:
-        """(n, 1, classes) and (n, s, classes)."""
+        """(n, 1, classes) and (n, s, classes): the model's outputs at the inputs and at their neighbours."""
         score = self.task.score
         there = self._split(exact(score.outputs_of(self.near.x, self.near.owner)))
         return exact(score.outputs[self.points.owner])[:, None], there
 
     def representation(self, layer: str) -> tuple[Tensor, Tensor]:
-        """(n, 1, D) and (n, s, D): what the classifier gets, or what ``layer`` gives."""
+        """The inputs' and their neighbours' representation, (n, 1, D) and (n, s, D).
+
+        Args:
+            layer: a submodule, whose output it is; or "auto", for what the classifier gets.
+        """
         score = self.task.score
         points = self.points
 
-        def find() -> str:
+        def find_classifier() -> str:
             return classifier(score, points.x[:1], points.owner[:1])
 
-        before = layer == "auto"
-        name = self.task.once("classifier", find) if before else layer
+        takes_input = layer == "auto"
+        name = layer
+        if takes_input:
+            name = self.task.once("classifier", find_classifier)
         if layer not in self.memory:
-            self.memory[layer] = represent(score, points.x, points.owner, name, before)
-        there = represent(score, self.near.x, self.near.owner, name, before)
+            self.memory[layer] = represent(score, points.x, points.owner, name, takes_input)
+        there = represent(score, self.near.x, self.near.owner, name, takes_input)
         return self.memory[layer][:, None], self._split(there)
 
 
-# → (n, s, R), or (n, s) for what is the same in every row. They are compared by equality: equal ones are evaluated once.
 Statistic = Callable[[Chunk], Tensor]
+"""What is kept of a chunk: (n, s, R), or (n, s) where it is the same in every row. Equal statistics are evaluated once."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +201,7 @@ class Overlap:
         here, there = _signed(chunk.ordered, self.signed)
         top_here = top(here, self.k, chunk.present_near)
         top_there = top(there, self.k, chunk.present_near)
-        # Features that tie for the last place share it, each with a part of one: the minimum is the intersection of parts.
+        # Features that tie for the last place share it, each as a fraction: the minimum is what both sets have of a feature.
         return torch.minimum(top_here, top_there).sum(-1) / top_here.sum(-1)
 
 
@@ -223,7 +230,7 @@ def _signed(maps: tuple[Tensor, Tensor], signed: bool) -> tuple[Tensor, Tensor]:
 
 
 def zero_if_only_other_constant(value: Tensor, one: Tensor, two: Tensor, present: Tensor | None) -> Tensor:
-    """A correlation with 0 in place of NaN where only the second map is constant: that has no covariance with anything.
+    """A correlation with 0 in place of NaN where only the second map is constant: its covariance with any map is 0.
 
     Args:
         value: (…), the correlation.
@@ -236,7 +243,12 @@ def zero_if_only_other_constant(value: Tensor, one: Tensor, two: Tensor, present
 
 
 def constant(values: Tensor, present: Tensor | None) -> Tensor:
-    """(…) bool: all features of a map (…, A) that are present (…, A) have the same finite value."""
+    """(…) bool: whether all features of a map that are present have the same finite value.
+
+    Args:
+        values: (…, A), the maps.
+        present: (…, A) bool, which features there are; None: all.
+    """
     low = values
     high = values
     if present is not None:
@@ -247,7 +259,7 @@ def constant(values: Tensor, present: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Nearby(Measure):
-    """What measures at neighbours have in common.
+    """Interface of measures at neighbours: :attr:`statistics` names what is kept of each neighbour.
 
     Args:
         radius: neighbours are x + ε, ε ~ U[−radius, radius] per element (the L∞ ball), in units of the model's input.
@@ -256,7 +268,7 @@ class Nearby(Measure):
         redraw: draw an explainer's own noise anew at each neighbour (see :class:`~consilience.AverageSensitivity`).
 
     Raises:
-        InputError: ``where`` is no neighbourhood.
+        InputError: ``where`` is not a neighbourhood.
     """
 
     radius: float = setting(0.1, low=0)
@@ -271,6 +283,7 @@ class Nearby(Measure):
 
     @property
     def neighbourhood(self) -> Neighbourhood:
+        """Where neighbours are drawn: ``where``, or the box of half side ``radius``."""
         return self.where or Uniform(self.radius)
 
     @property
@@ -285,6 +298,7 @@ class Nearby(Measure):
             shared.setdefault(statistic, None)
 
     def _shared(self, task: Task) -> dict[Statistic, Tensor | ConsilienceError | None]:
+        """The statistics of all measures with these neighbours; None where one is wanted and not evaluated yet."""
         return task.once(("neighbours", self.neighbourhood, self.samples, self.redraw), dict)
 
     def _gathered(self, task: Task) -> list[Tensor]:
@@ -313,7 +327,7 @@ class Nearby(Measure):
                     try:
                         parts[statistic].append(statistic(chunk))
                     except ConsilienceError as error:
-                        # Without its traceback, whose frames would keep the chunk's maps.
+                        # Without its traceback, whose frames would keep the chunk's maps in memory.
                         errors[statistic] = error.with_traceback(None)
             for statistic, part in parts.items():
                 if statistic not in errors:
@@ -327,21 +341,21 @@ class Nearby(Measure):
     def _chunks(self, task: Task) -> Iterator[Iterator[Chunk]]:
         """Groups of inputs, and for each its neighbours in chunks: bounded by rows in flight and by memory."""
         key = task.stream("neighbours")
-        room = max(1, ROOM // max(1, task.maps[0].numel()))
+        at_once = max(1, MAP_VALUES_AT_ONCE // max(1, task.maps[0].numel()))
         start = 0
         while start < len(task.points):
-            which = slice(start, start + min(room, task.score.batch.size(True)))
-            yield self._around(task, which, key, room)
+            which = slice(start, start + min(at_once, task.score.batch.size(True)))
+            yield self._around(task, which, key, at_once)
             start = which.stop
 
-    def _around(self, task: Task, which: slice, key: Key, room: int) -> Iterator[Chunk]:
-        """The neighbours of some inputs, at most ``room`` maps at a time."""
+    def _around(self, task: Task, which: slice, key: Key, at_once: int) -> Iterator[Chunk]:
+        """The neighbours of some inputs, at most ``at_once`` of them in a chunk."""
         points = task.points[which]
         memory: dict[str, Tensor] = {}
         start = 0
         while start < self.samples:
             # The batch may have shrunk since the last chunk, when memory ran out: ask each time.
-            step = max(1, min(room, task.score.batch.size(True)) // len(points))
+            step = max(1, min(at_once, task.score.batch.size(True)) // len(points))
             part = range(start, min(start + step, self.samples))
             near = neighbours(self.neighbourhood, points, part, key, self.samples, self.redraw)
             yield Chunk(task, which, near, memory)

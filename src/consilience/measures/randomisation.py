@@ -1,6 +1,6 @@
-"""Whether the map depends on what the model has learned, and on the output it is asked about.
+"""Randomisation tests: does a map depend on what the model has learned, and on the output it is asked about?
 
-How parameters are drawn: :mod:`..model.random_weights`. Submodules count in the order in which they are registered, which is
+:mod:`..model.random_weights` draws the parameters. Submodules are taken in the order in which they are registered, which is
 nearly always that of execution.
 """
 
@@ -20,9 +20,9 @@ from ..perturb.neighbourhoods import Gaussian, neighbours
 from ..perturb.points import Points
 from ..settings import setting
 from ..statistics.tensors import exact
-from ..task import Task
-from .base import Measure, none_is_nan, ordered, present, some
+from ..task import Measure, Task
 from .similarity import histogram_entropy, similarity
+from .task_maps import flattened_for_order, nan_unless, present_in
 
 ORDERS = ("top_down", "bottom_up", "independent")
 
@@ -78,14 +78,21 @@ class MPRT(Measure):
     )
 
     def curve(self, task: Task) -> Tensor:
-        """(B, R, L): the similarity after each layer, in the order in which they are drawn anew."""
+        """The similarity after each layer, (B, R, L), in the order in which they are drawn anew.
+
+        Args:
+            task: what is judged.
+        """
         return self._curves(task)[self.similarity]
 
     def __call__(self, task: Task) -> Tensor:
         return self.curve(task).mean(-1)
 
     def _curves(self, task: Task) -> dict[str, Tensor]:
-        """The curves (B, R, L) of all similarities that fit the maps: the explanations are dear, the similarities are not."""
+        """The curves (B, R, L) of all similarities that fit the maps.
+
+        Explanations cost far more than similarities, so a measure with another similarity must not explain again.
+        """
         kinds = [kind for kind in SIMILARITIES if kind != "ssim" or task.maps.ndim == 4]
         if self.similarity not in kinds:
             raise InputError(
@@ -96,25 +103,25 @@ class MPRT(Measure):
     def _compare(self, task: Task, kinds: list[str]) -> dict[str, Tensor]:
         """Each similarity in ``kinds`` after each layer, (B, R, L)."""
         trained = self._maps(task, task.score, slice(None))
-        entropies = _entropies(task)
+        wanted_entropies = _entropies(task)
         layers = []
         for model in randomised(task.score.model, self.order, task.stream("randomisation"), self.steps):
             random = _asking(task.score, model)
             similarities: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
-            complexities: dict[int, list[Tensor]] = {bins: [] for bins in entropies}
+            entropies: dict[int, list[Tensor]] = {bins: [] for bins in wanted_entropies}
             for part in _groups(task):
                 maps = self._maps(task, random, part)
-                there = some(present(task), part)
+                present = present_in(task, part)
                 for kind in kinds:
-                    similarities[kind].append(similarity(kind, trained[part], maps, there))
-                for bins in entropies:
-                    complexities[bins].append(histogram_entropy(ordered(maps), bins, there))
+                    similarities[kind].append(similarity(kind, trained[part], maps, present))
+                for bins in wanted_entropies:
+                    entropies[bins].append(histogram_entropy(flattened_for_order(maps), bins, present))
             layers.append({kind: torch.cat(parts) for kind, parts in similarities.items()})
         if self.order != "independent":
             _check_changed(task, random)
         if self._ends_random:
-            # The last model is the same from either end, since each submodule has a seed of its own: EfficientMPRT's.
-            entropies.update({bins: torch.cat(parts) for bins, parts in complexities.items()})
+            # Each submodule has a seed of its own, so the last model is the same from either end, and EfficientMPRT's.
+            wanted_entropies.update({bins: torch.cat(parts) for bins, parts in entropies.items()})
         return {kind: torch.stack([layer[kind] for layer in layers], -1) for kind in kinds}
 
     @property
@@ -128,7 +135,7 @@ class MPRT(Measure):
         return self.order != "independent"
 
     def _maps(self, task: Task, score: Score, which: slice) -> Tensor:
-        """(n, R, *A): what is compared."""
+        """(n, R, *A): what is compared, of the inputs ``which``."""
         if score is task.score:
             return task.maps[which]
         return task.explain(score, task.points[which])
@@ -174,8 +181,8 @@ class SmoothMPRT(MPRT):
         return False
 
     def _maps(self, task: Task, score: Score, which: slice) -> Tensor:
-        parts = [self._smooth(task, score, task.points[which][p]) for p in _groups(task, len(task.points[which]))]
-        return torch.cat(parts)
+        points = task.points[which]
+        return torch.cat([self._smooth(task, score, points[part]) for part in _groups(task, len(points))])
 
     def _smooth(self, task: Task, score: Score, points: Points) -> Tensor:
         """(n, R, *A): the mean map over the noisy copies."""
@@ -184,6 +191,7 @@ class SmoothMPRT(MPRT):
         total = torch.zeros(())
         start = 0
         while start < self.samples:
+            # The batch may have shrunk since the last chunk, when memory ran out: ask each time.
             step = max(1, score.batch.size(True) // len(points))
             part = range(start, min(start + step, self.samples))
             maps = exact(task.explain(score, neighbours(where, points, part, key, self.samples)))
@@ -196,8 +204,8 @@ class SmoothMPRT(MPRT):
 class EfficientMPRT(Measure):
     """(H(φ_f̃) − H(φ_f)) / H(φ_f): how much more complex the map gets when all parameters are drawn anew.
 
-    H is the entropy of the histogram of its values (Hedström et al. 2024, arXiv 2401.06465; 100 bins). One explanation in
-    place of one per layer.
+    H is the entropy of the histogram of its values (Hedström et al. 2024, arXiv 2401.06465; 100 bins). It takes one
+    explanation, where :class:`MPRT` takes one per layer.
 
     Args:
         bins: of the histogram.
@@ -223,7 +231,7 @@ class EfficientMPRT(Measure):
 
     def __call__(self, task: Task) -> Tensor:
         def entropy(maps: Tensor, which: slice) -> Tensor:
-            return histogram_entropy(ordered(maps), self.bins, some(present(task), which))
+            return histogram_entropy(flattened_for_order(maps), self.bins, present_in(task, which))
 
         before = torch.cat([entropy(task.maps[part], part) for part in _groups(task)])
         after = _entropies(task).get(self.bins)
@@ -232,7 +240,7 @@ class EfficientMPRT(Measure):
             score = _asking(task.score, model)
             _check_changed(task, score)
             after = torch.cat([entropy(task.explain(score, task.points[part]), part) for part in _groups(task)])
-        return (after - before) / none_is_nan(before, before > 0)
+        return (after - before) / nan_unless(before > 0, before)
 
 
 @dataclass(frozen=True)
@@ -275,7 +283,7 @@ class RandomLogit(Measure):
         return torch.stack([self._similarity(task, sample) for sample in range(self.samples)]).mean(0)
 
     def _similarity(self, task: Task, sample: int) -> Tensor:
-        """(B, R): with the map of the ``sample``-th other output."""
+        """(B, R): the similarity with the map of the ``sample``-th other output."""
         score = task.score
         points = task.points
         classes = score.outputs.shape[1]
@@ -288,12 +296,12 @@ class RandomLogit(Measure):
         parts = []
         for part in _groups(task):
             maps = task.explain(other, points[part])
-            parts.append(similarity(self.similarity, task.maps[part], maps, some(present(task), part)))
+            parts.append(similarity(self.similarity, task.maps[part], maps, present_in(task, part)))
         return torch.cat(parts)
 
 
 def _entropies(task: Task) -> dict[int, Tensor | None]:
-    """Entropies (B, R) of the random model's maps by the number of bins; None: wanted, and not known yet."""
+    """Number of bins → entropies (B, R) of the random model's maps; None where they are wanted and not known yet."""
     return task.once("entropies of the random model", dict)
 
 
@@ -305,7 +313,7 @@ def _asking(score: Score, model: nn.Module) -> Score:
 
 
 def _check_changed(task: Task, random: Score) -> None:
-    """A model that computes the same with all its parameters drawn anew keeps its weights elsewhere."""
+    """Raise InputError where the random model computes what the trained one does: its weights are not parameters."""
     first = task.points[slice(0, 4)]
     outputs = random.outputs_of(first.x, first.owner)
     if torch.equal(outputs, task.score.outputs_of(first.x, first.owner)):
@@ -316,7 +324,7 @@ def _check_changed(task: Task, random: Score) -> None:
 
 
 def _groups(task: Task, count: int | None = None) -> Iterator[slice]:
-    """The inputs (or ``count`` points), as many at a time as rows may be in flight."""
+    """The inputs, or ``count`` points, in groups of as many as may be explained at once."""
     if count is None:
         count = len(task.points)
     start = 0

@@ -1,4 +1,4 @@
-"""Robustness: how maps change between neighbours."""
+"""Robustness: how much a map changes at the neighbours of its input, as a mean, a maximum, a ratio or a rank."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from torch import Tensor
 from ..card import Card
 from ..settings import setting
 from ..task import Task
-from .base import check_share, flat, none_is_nan
 from .neighbour_pass import (
     COST,
     DRAWS,
     MOVED,
     ONE_SIDED,
     SCALES,
-    ZERO,
     Change,
     Distance,
     Nearby,
@@ -28,6 +26,8 @@ from .neighbour_pass import (
     Statistic,
     Tau,
 )
+from .task_maps import flattened, nan_unless
+from .top_k import NumberOrShare
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MaxSensitivity(Nearby):
     relative: bool = True
 
     name = "max_sensitivity"
-    undefined = ZERO
+    undefined = "the map is zero everywhere"
     card = Card(
         formula="max_s ‖φ(x_s) − φ(x)‖₂ / ‖φ(x)‖₂; relative=False: not divided",
         source="Yeh et al. 2019, arXiv 1901.09392 (absolute); AGG 2024, arXiv 2406.05090 (relative)",
@@ -73,8 +73,8 @@ class MaxSensitivity(Nearby):
         """(B, R): the change, divided by the norm of the map if it is relative."""
         if not self.relative:
             return change
-        size = flat(task.maps).norm(dim=-1)
-        return none_is_nan(change / size, size > 0)
+        size = flattened(task.maps).norm(dim=-1)
+        return nan_unless(size > 0, change / size)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ class LocalLipschitz(Nearby):
 
     def __call__(self, task: Task) -> Tensor:
         change, distance = self._gathered(task)
-        return _largest(change / distance[..., None], distance[..., None] > 0)
+        has_moved = distance[..., None] > 0
+        return _largest(change / distance[..., None], has_moved)
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class RelativeStability(Nearby):
 
     @property
     def _change(self) -> Statistic:
-        """(B, S): the denominator."""
+        """What stands below the fraction, (B, S)."""
         raise NotImplementedError
 
     @property
@@ -172,8 +173,8 @@ class RelativeStability(Nearby):
         return maps, self._change
 
     def __call__(self, task: Task) -> Tensor:
-        maps, change, *same_class = self._gathered(task)
-        ratio = maps / change.clamp(min=self.eps)[..., None]
+        map_change, change, *same_class = self._gathered(task)
+        ratio = map_change / change.clamp(min=self.eps)[..., None]
         counts = torch.ones_like(ratio, dtype=torch.bool)
         if same_class:
             counts = (same_class[0] > 0)[..., None]
@@ -181,6 +182,12 @@ class RelativeStability(Nearby):
 
 
 def _stability(symbol: str, differences: tuple[tuple[str, str], ...]) -> Card:
+    """The card of a relative stability.
+
+    Args:
+        symbol: the change below the fraction.
+        differences: as in :class:`~consilience.card.Card`.
+    """
     return Card(
         formula=f"max_s ‖(φ(x_s) − φ(x))/φ(x)‖₂ / max({symbol}, ε), over neighbours with the predicted class of x",
         source="Agarwal et al. 2022, arXiv 2203.06877",
@@ -284,7 +291,7 @@ class TopKIntersection(Nearby):
         signed: the k largest φ, not |φ|.
     """
 
-    k: int | float = setting(0.1, above=0)
+    k: NumberOrShare = setting(0.1, above=0)
     signed: bool = False
 
     name = "top_k_intersection"
@@ -297,10 +304,6 @@ class TopKIntersection(Nearby):
         draws=DRAWS,
         cost=COST,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(self, self.k)
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
@@ -347,4 +350,4 @@ class KendallTau(Nearby):
 def _largest(ratio: Tensor, counts: Tensor) -> Tensor:
     """(B, S, R) → (B, R): the largest that counts; NaN where none does."""
     largest = torch.where(counts, ratio, -torch.inf).amax(1)
-    return none_is_nan(largest, largest > -torch.inf)
+    return nan_unless(largest > -torch.inf, largest)

@@ -1,4 +1,4 @@
-"""How like two maps are, and how complex one is: what the randomisation tests compare."""
+"""Similarity of two maps, and the entropy of one: what the randomisation tests compare."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..statistics.ranks import pearson, spearman
-from .base import flat, none_is_nan, ordered
 from .neighbour_pass import constant, zero_if_only_other_constant
+from .task_maps import flattened, flattened_for_order, nan_unless
 
 
 def similarity(kind: str, a: Tensor, b: Tensor, present: Tensor | None) -> Tensor:
-    """How like two attributions are, (N, R). Correlations are 0 where only ``b`` is constant, NaN where ``a`` is.
+    """The similarity of two attributions, (N, R). Correlations are 0 where only ``b`` is constant, NaN where ``a`` is.
 
     Args:
         kind: "spearman", "pearson" or "ssim".
@@ -23,8 +23,8 @@ def similarity(kind: str, a: Tensor, b: Tensor, present: Tensor | None) -> Tenso
     """
     if kind == "ssim":
         return ssim(a, b)
-    one = ordered(a)
-    two = ordered(b)
+    one = flattened_for_order(a)
+    two = flattened_for_order(b)
     correlation = spearman if kind == "spearman" else pearson
     value = correlation(one, two, present)
     return torch.where(constant(one, present), torch.nan, zero_if_only_other_constant(value, one, two, present))
@@ -52,8 +52,8 @@ def ssim(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
     def mean(pictures: Tensor) -> Tensor:
         return nnf.avg_pool2d(pictures, side, stride=1)[:, 0]
 
-    one = flat(a)
-    two = flat(b)
+    one = flattened(a)
+    two = flattened(b)
     signed = (one < 0).any(-1) | (two < 0).any(-1)
     span = torch.where(signed, 2.0, 1.0).double().reshape(-1, 1, 1)
     one = _by_largest(one).reshape(n * rows, 1, height, width)
@@ -67,10 +67,9 @@ def ssim(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
     # Wang's constants: they decide where a window is nearly empty in both maps.
     c1 = (0.01 * span) ** 2
     c2 = (0.03 * span) ** 2
-    luminance = (2 * mean_one * mean_two + c1, mean_one**2 + mean_two**2 + c1)
-    structure = (2 * covariance + c2, variance_one + variance_two + c2)
-    value = luminance[0] * structure[0] / (luminance[1] * structure[1])
-    return value.mean((1, 2)).reshape(n, rows)
+    above = (2 * mean_one * mean_two + c1) * (2 * covariance + c2)
+    below = (mean_one**2 + mean_two**2 + c1) * (variance_one + variance_two + c2)
+    return (above / below).mean((1, 2)).reshape(n, rows)
 
 
 def _by_largest(values: Tensor) -> Tensor:
@@ -87,6 +86,7 @@ def histogram_entropy(maps: Tensor, bins: int, present: Tensor | None) -> Tensor
         bins: number of equal bins from the least to the largest value.
         present: (N, 1, A) bool, which features count; None: all.
     """
+    # Absent features count for neither end of the range, and for no bin.
     lower = maps
     upper = maps
     ones = torch.ones_like(maps)
@@ -102,4 +102,4 @@ def histogram_entropy(maps: Tensor, bins: int, present: Tensor | None) -> Tensor
     counts = torch.zeros(*maps.shape[:-1], bins, dtype=torch.float64, device=maps.device)
     counts.scatter_add_(-1, bin_number, ones)
     entropy = torch.special.entr(counts / counts.sum(-1, keepdim=True)).sum(-1)
-    return none_is_nan(entropy, maps.isfinite().all(-1))
+    return nan_unless(maps.isfinite().all(-1), entropy)

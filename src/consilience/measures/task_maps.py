@@ -1,4 +1,7 @@
-"""What a measure is: a configuration that gives one number for each input and each attribution of it."""
+"""How measures read a task: its maps in float64, which features its inputs have, and the region of the evidence.
+
+The interface of a measure itself, :class:`~consilience.task.Measure`, is in :mod:`..task`.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,21 @@ from ..errors import InputError
 from ..perturb import points
 from ..statistics.ranks import without_rounding
 from ..statistics.tensors import exact
-from ..task import Measure as Measure
 from ..task import Task
 
 
-def flat(maps: Tensor) -> Tensor:
+def flattened(maps: Tensor) -> Tensor:
     """``maps`` (N, R, *A) as (N, R, A) float64."""
     return exact(maps.flatten(2))
 
 
-def ordered(maps: Tensor) -> Tensor:
+def flattened_for_order(maps: Tensor) -> Tensor:
     """``maps`` (N, R, *A) as (N, R, A) float64 without rounding, for measures of order and sign: see
     :func:`~..statistics.ranks.without_rounding`."""
     return without_rounding(maps.flatten(2))
 
 
-def present(task: Task) -> Tensor | None:
+def present_features(task: Task) -> Tensor | None:
     """(B, A) bool: which features each input of the ``task`` has; None where every input has all."""
 
     def make() -> Tensor | None:
@@ -36,8 +38,14 @@ def present(task: Task) -> Tensor | None:
     return task.once("present", make)
 
 
-def some(present: Tensor | None, which: slice | Tensor) -> Tensor | None:
-    """(n, 1, A): ``present`` (B, A) of the inputs ``which``, to be broadcast over rows; None stays None."""
+def present_in(task: Task, which: slice = slice(None)) -> Tensor | None:
+    """Which features some inputs have, (n, 1, A) bool, to be broadcast over rows; None where every input has all.
+
+    Args:
+        task: what is judged.
+        which: of its inputs; all by default.
+    """
+    present = present_features(task)
     if present is None:
         return None
     return present[which][:, None]
@@ -58,26 +66,12 @@ def region(task: Task) -> Tensor:
             "reduce masks over elements to features first, e.g. features.reduce(mask, owner) > 0"
         )
     inside = task.regions.flatten(1).bool().to(exact(task.maps[:0]).device)
-    there = present(task)
-    if there is not None:
-        inside = inside & there
+    present = present_features(task)
+    if present is not None:
+        inside = inside & present
     return inside[:, None]
 
 
-def check_share(measure: Measure, k: int | float) -> None:
-    """Refuse fractions beyond 1 for a number of features that below 1 is a share of them.
-
-    Args:
-        measure: whose setting it is.
-        k: the setting.
-
-    Raises:
-        InputError: ``k`` is such a fraction.
-    """
-    if k >= 1 and int(k) != k:
-        raise InputError(f"{type(measure).__name__}: k is a whole number, or a share above 0 and below 1; got {k!r}")
-
-
-def none_is_nan(value: Tensor, where: Tensor) -> Tensor:
-    """``value``, and NaN where the condition ``where`` fails."""
-    return torch.where(where, value, torch.nan)
+def nan_unless(defined: Tensor, value: Tensor) -> Tensor:
+    """``value`` where it is ``defined`` (bool), NaN elsewhere."""
+    return torch.where(defined, value, torch.nan)
