@@ -20,9 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_PREFIX = 16  # class, distillation and register tokens in front of the grid
-SHARE = 0.75  # of the cells must follow their own quarter; residual streams have 1.0, attention's branches .4 to .7
-CHANCE = 0.01  # at most: of so many cells that follow, were the order of cells arbitrary
+MAX_PREFIX = 16
+"""The most tokens in front of the grid: class, distillation and register tokens."""
+
+SHARE = 0.75
+"""The share of the cells that must follow their own quarter. Residual streams have 1.0, attention's branches .4 to .7."""
+
+CHANCE = 0.01
+"""The largest probability of so many cells that follow, were the order of cells arbitrary."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +68,22 @@ def readings(name: str, call: int, shape: torch.Size, spatial: tuple[int, int]) 
     if len(shape) == 4:
         layouts = {"NCHW": (shape[2], shape[3]), "NHWC": (shape[1], shape[2])}
         layers = [Layer(name, call, layout, grid) for layout, grid in layouts.items()]
+        # A cell may be twice as high as wide, not more: (N, C, h, w) read as NHWC is mostly a stripe.
         layers = [layer for layer in layers if _distortion(layer.grid, spatial) <= math.log(2)]
         return sorted(layers, key=lambda layer: _distortion(layer.grid, spatial))
-    if len(shape) == 3 and shape[2] > 1:  # not (N, C, 1), the mean over tokens: C may well be a square
-        # Patches of every size, where the rest of the image is cut off or padded.
+    # Not (N, C, 1), the mean over tokens: C may well be a square.
+    if len(shape) == 3 and shape[2] > 1:
+        # Square patches of every size, where the rest of the image is cut off or padded.
         strides = range(1, max(spatial) + 1)
         rounded_down = {(height // s, width // s) for s in strides}
         rounded_up = {(-(-height // s), -(-width // s)) for s in strides}
-        sizes = {h * w: (h, w) for h, w in sorted(rounded_down | rounded_up) if h * w > 1}
+        grid_of_count = {h * w: (h, w) for h, w in sorted(rounded_down | rounded_up) if h * w > 1}
         counts = [(prefix, shape[1] - prefix) for prefix in range(MAX_PREFIX + 1)]
-        return [Layer(name, call, "tokens", sizes[count], prefix) for prefix, count in counts if count in sizes]
+        return [
+            Layer(name, call, "tokens", grid_of_count[count], prefix)
+            for prefix, count in counts
+            if count in grid_of_count
+        ]
     return []
 
 
@@ -92,7 +103,8 @@ def to_grid(tensor: Tensor, layer: Layer) -> Tensor:
 
 # -- proof by what is between the input and the activation -------------------------------------------------------------
 
-# Nodes of an autograd graph that leave every place where it is, by name without "Backward0".
+# Nodes of an autograd graph that leave every place where it is, by name without "Backward0". Not among them: matrix products
+# and attention, which mix places; views and permutations, which may move them.
 _LOCAL = frozenset(
     "Convolution MkldnnConvolution CudnnConvolution ThnnConv2D SlowConv2D ConvDepthwise2D"
     " NativeBatchNorm CudnnBatchNorm MiopenBatchNorm NativeGroupNorm"
@@ -124,6 +136,7 @@ def is_local(tensor: Tensor, layer: Layer) -> bool:
         if not parents:  # a leaf: the image, or a parameter
             continue
         operation = node.name().rstrip("0123456789").removesuffix("Backward")
+        # A join of channels leaves places where they are; one along height or width does not.
         along_space = operation == "Cat" and node._saved_dim != 1  # type: ignore[attr-defined]
         # A mean that keeps its axes is a factor for all places alike (squeeze and excitation).
         squeezed = operation == "Mean" and not node._saved_keepdim  # type: ignore[attr-defined]
@@ -158,7 +171,12 @@ class Tiles:
         return self.rows * self.columns
 
     def replaced(self, image: Tensor, other: Tensor) -> Iterator[Tensor]:
-        """(1, C, H, W) twice → for each tile, ``image`` with that tile taken from ``other``."""
+        """For each tile, the image with that tile taken from another one.
+
+        Args:
+            image: (1, C, H, W).
+            other: (1, C, H, W).
+        """
         height, width = image.shape[2:]
         for row in range(self.rows):
             for column in range(self.columns):
@@ -170,24 +188,26 @@ class Tiles:
 
     def of_cells(self, grid: tuple[int, int]) -> Tensor:
         """(h, w) int64: the tile in which each cell of a ``grid`` (h, w) lies; −1 for a cell that lies across two."""
-        places = []
+        along_axes = []
         for cells, parts in zip(grid, (self.rows, self.columns), strict=True):
+            # Cell c covers [c, c + 1) / cells of the axis: the part in which that begins, and the one in which it ends.
             start = torch.arange(cells) * parts // cells
             end = ((torch.arange(cells) + 1) * parts - 1) // cells
-            places.append(torch.where(start == end, start, -1))
-        down = places[0][:, None]
-        across = places[1][None]
+            along_axes.append(torch.where(start == end, start, -1))
+        down = along_axes[0][:, None]
+        across = along_axes[1][None]
         return torch.where((down < 0) | (across < 0), -1, down * self.columns + across)
 
 
 def follow(changes: Tensor, tiles: Tiles) -> tuple[int, int]:
-    """(cells that follow their own tile, cells that could): see :func:`proved`.
-
-    A cell could, if its centre lies in one tile and it moves at all.
+    """How many cells follow their own tile: they move most when the tile in which they lie is replaced.
 
     Args:
         changes: (tiles, h, w), how far each cell moves when each tile is replaced.
         tiles: the tiles.
+
+    Returns:
+        (cells that follow, cells that could: those that lie in one tile and move at all). See :func:`proved`.
     """
     # A tile that moves the whole layer more than others must not win everywhere.
     overall = changes.mean((1, 2), keepdim=True)
@@ -210,12 +230,12 @@ def proved(right: int, judged: int, tiles: Tiles) -> bool:
         return False
     # In an arbitrary order each cell follows its own tile with this probability: a binomial tail.
     chance = 1 / len(tiles)
-    tail = sum(math.comb(judged, k) * chance**k * (1 - chance) ** (judged - k) for k in range(right, judged + 1))
-    return tail <= CHANCE
+    probabilities = (math.comb(judged, k) * chance**k * (1 - chance) ** (judged - k) for k in range(right, judged + 1))
+    return sum(probabilities) <= CHANCE
 
 
 def _distortion(grid: tuple[int, int], spatial: tuple[int, int]) -> float:
-    """|log| of the ratio of the two aspects; infinite for a single cell or a grid finer than the image."""
+    """|log| of a cell's height over its width, in pixels; infinite for a single cell or a grid finer than the image."""
     h, w = grid
     height, width = spatial
     if h * w <= 1 or h > height or w > width:

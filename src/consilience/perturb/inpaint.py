@@ -1,8 +1,11 @@
 """Missing pixels as the weighted mean of their neighbours: ROAD's linear system, solved for a batch of images at once.
 
 The equations of one mask are a weighted graph Laplacian with fixed values at its known pixels: symmetric and positive
-definite. Conjugate gradients, preconditioned by one multigrid cycle, need about 10 to 20 iterations at any image size and
-any share of missing pixels. Nothing is assembled: the matrix is a 3 × 3 stencil and a mask.
+definite. Conjugate gradients (Hestenes & Stiefel 1952), preconditioned by one multigrid cycle, need about 10 to 20 iterations
+at any image size and any share of missing pixels. Nothing is assembled: the matrix is a 3 × 3 stencil and a mask.
+
+The matrix A acts on images u that are zero at known pixels: (A u)_p = (Σ of the weights of p's neighbours) · u_p − Σ of
+weight · u at the neighbours, at missing pixels p, and 0 at known ones.
 """
 
 from __future__ import annotations
@@ -13,7 +16,20 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-CACHED = 600_000  # numbers
+CACHED = 600_000
+"""Numbers of one block of images on a CPU, so that its caches hold what an iteration reads and writes."""
+
+DAMPING = 0.8
+"""The share of a Jacobi step that is made; a whole one would not damp the finest waves."""
+
+STAY = 0.2
+"""The share that is not made: 1 − DAMPING, which is another number in floating point."""
+
+COARSEST = 4
+"""The shorter side of the coarsest grid at most, in pixels: from there on a few Jacobi steps solve it."""
+
+JACOBI_STEPS = 5
+"""On the coarsest grid."""
 
 
 def inpaint(x: Tensor, missing: Tensor, tolerance: float = 1e-5, most: int = 200) -> Tensor:
@@ -22,13 +38,15 @@ def inpaint(x: Tensor, missing: Tensor, tolerance: float = 1e-5, most: int = 200
     The weights are 1/6 for direct and 1/12 for diagonal neighbours, divided by their sum where the border leaves some out
     (Rong et al. 2022, arXiv 2202.00449). An image without any known pixel becomes its own mean. Each channel stops when
     the norm of its residual is below ``tolerance`` times the first one's, or rounding; at the latest after ``most`` iterations.
-    On a CPU, images are taken in blocks that its caches hold.
 
     Args:
         x: (N, C, H, W).
         missing: (N, H, W) bool.
         tolerance: of the residual's norm, as a share of the first one's.
         most: iterations.
+
+    Returns:
+        (N, C, H, W), in float32 or better.
 
     >>> x = torch.tensor([[[[1.0, 9.0, 3.0]]]])
     >>> inpaint(x, x[:, 0] == 9)
@@ -43,39 +61,60 @@ def inpaint(x: Tensor, missing: Tensor, tolerance: float = 1e-5, most: int = 200
 
 
 def _solve(x: Tensor, missing: Tensor, tolerance: float, most: int) -> Tensor:
-    known = (~missing[:, None]).to(x)
-    seen = known.sum((2, 3), keepdim=True)
-    mean = torch.where(
-        seen > 0, (x * known).sum((2, 3), keepdim=True) / seen.clamp(min=1), x.mean((2, 3), keepdim=True)
-    )
-    start = torch.where(missing[:, None], mean, x)
+    """Preconditioned conjugate gradients for a block of images, each channel by itself.
+
+    Args:
+        x: (N, C, H, W).
+        missing: (N, H, W) bool.
+        tolerance: see :func:`inpaint`.
+        most: iterations.
+    """
+    start = torch.where(missing[:, None], _known_mean(x, missing), x)
     grids = _grids(missing[:, None], x.dtype)
 
-    change, direction = torch.zeros_like(start), torch.zeros_like(start)
-    residual = grids[0].rest(start)
+    change = torch.zeros_like(start)
+    direction = torch.zeros_like(start)
+    residual = grids[0].minus_product(start)
     norm = _dot(residual, residual).sqrt()
+    # The residual cannot become smaller than the rounding of the image's own size.
     rounding = 8 * torch.finfo(x.dtype).eps * _dot(start, start).sqrt()
-    enough, size = (tolerance * norm).maximum(rounding), torch.ones_like(norm)
+    enough = (tolerance * norm).maximum(rounding)
+    # rᵀz of the residual r and its preconditioned form z; 1 at first, when there is no earlier direction to add.
+    inner = torch.ones_like(norm)
     for _ in range(most):
         active = norm > enough
         if not bool(active.any()):
             break
-        smooth = _cycle(grids, residual)
-        before, size = size, _dot(residual, smooth)
-        direction = smooth.addcmul_(direction, torch.where(active, size / before, 0))
-        step = grids[0].rest(direction)
-        along = -_dot(direction, step)
-        length = torch.where(active & (along > 0), size / along, 0)  # what has converged stays as it is, in any batch
+        preconditioned = _cycle(grids, residual)
+        inner_before = inner
+        inner = _dot(residual, preconditioned)
+        direction = preconditioned.addcmul_(direction, torch.where(active, inner / inner_before, 0))
+        minus_image = grids[0].minus_product(direction)
+        curvature = -_dot(direction, minus_image)
+        # What has converged stays as it is, so that an image is the same in any batch.
+        length = torch.where(active & (curvature > 0), inner / curvature, 0)
         change.addcmul_(direction, length)
-        residual.addcmul_(step, length)
+        residual.addcmul_(minus_image, length)
         norm = _dot(residual, residual).sqrt()
     return start + change
 
 
-def neighbours(u: Tensor) -> Tensor:
-    """Σ of the 8 neighbours' values of ``u`` (…, H, W), weighted by 1/6 and 1/12: (1 2 1)ᵀ(1 2 1) / 12 without its centre.
+def _known_mean(x: Tensor, missing: Tensor) -> Tensor:
+    """(N, C, 1, 1): the mean of each channel's known pixels; of all of them where none is known."""
+    known = (~missing[:, None]).to(x)
+    count = known.sum((2, 3), keepdim=True)
+    mean_of_known = (x * known).sum((2, 3), keepdim=True) / count.clamp(min=1)
+    return torch.where(count > 0, mean_of_known, x.mean((2, 3), keepdim=True))
 
-    Shifted sums: on one core 4 to 15 times faster than a convolution of single channels."""
+
+def neighbours(u: Tensor) -> Tensor:
+    """The weighted sum of each pixel's 8 neighbours: 1/6 for direct and 1/12 for diagonal ones, 0 beyond the border.
+
+    Args:
+        u: (…, H, W).
+    """
+    # The stencil is (1 2 1)ᵀ(1 2 1) / 12 without its centre, so two passes along one axis each make it. Shifted sums: on one
+    # core 4 to 15 times faster than a convolution of single channels.
     rows = u / 6
     rows[..., 1:, :].add_(u[..., :-1, :], alpha=1 / 12)
     rows[..., :-1, :].add_(u[..., 1:, :], alpha=1 / 12)
@@ -87,49 +126,89 @@ def neighbours(u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Grid:
-    """``mask`` (N, 1, h, w): 1 where a pixel is missing; ``degree`` (1, 1, h, w): the sum of its weights inside the image;
-    ``damped``: a Jacobi step of 0.8, zero at known pixels."""
+    """The equations on one grid of the multigrid cycle.
+
+    Args:
+        mask: (N, 1, h, w), 1 where a pixel is missing, else 0.
+        degree: (1, 1, h, w), the sum of a pixel's weights inside the image, the matrix's diagonal.
+        damped: (N, 1, h, w), a damped Jacobi step: :data:`DAMPING` over the diagonal, zero at known pixels.
+    """
 
     mask: Tensor
     degree: Tensor
     damped: Tensor
 
-    def rest(self, u: Tensor) -> Tensor:
-        """Minus the matrix times u, which is zero at known pixels. Of an image: the right-hand side minus that."""
+    def minus_product(self, u: Tensor) -> Tensor:
+        """−A u of an image that is zero at known pixels. Of one that is not, the right-hand side minus A u: the residual.
+
+        Args:
+            u: (N, C, h, w).
+        """
         return neighbours(u).addcmul_(u, self.degree, value=-1).mul_(self.mask)
 
     def smooth(self, u: Tensor, residual: Tensor) -> Tensor:
-        return neighbours(u).add_(residual).mul_(self.damped).add_(u, alpha=0.2)
+        """One damped Jacobi step towards the solution of A u = residual.
+
+        Args:
+            u: (N, C, h, w), zero at known pixels.
+            residual: (N, C, h, w).
+        """
+        return neighbours(u).add_(residual).mul_(self.damped).add_(u, alpha=STAY)
 
 
 def _grids(missing: Tensor, dtype: torch.dtype) -> list[_Grid]:
-    """Coarser and coarser; a coarse pixel is missing if all of its four are. In two dimensions one stencil serves all."""
+    """The image's grid and coarser and coarser ones, each of half the sides.
+
+    A coarse pixel is missing if all of its four are. In two dimensions one stencil serves all grids: the second derivative
+    is a quarter at twice the distance, and a coarse pixel stands for four.
+
+    Args:
+        missing: (N, 1, H, W) bool.
+        dtype: of the images.
+    """
     grids = []
     while True:
         mask = missing.to(dtype)
         degree = neighbours(torch.ones_like(mask[:1]))
-        grids.append(_Grid(mask, degree, mask * (0.8 / degree.clamp(min=1 / 12))))
-        if min(missing.shape[2:]) <= 4:
+        # An image of a single pixel has no neighbours: no division by zero. Elsewhere the diagonal is 1/6 at least.
+        grids.append(_Grid(mask, degree, mask * (DAMPING / degree.clamp(min=1 / 12))))
+        if min(missing.shape[2:]) <= COARSEST:
             return grids
         missing = nnf.max_pool2d(1 - mask, 2, ceil_mode=True) == 0
 
 
 def _cycle(grids: list[_Grid], residual: Tensor) -> Tensor:
-    """One symmetric V-cycle: smooth, correct from the next grid, smooth. An approximate solution for this residual."""
-    here, coarser = grids[0], grids[1:]
+    """One symmetric V-cycle: smooth, correct from the next grid, smooth.
+
+    It is symmetric, as conjugate gradients need it: the same smoothing before and after, and a restriction that is the
+    transpose of the interpolation.
+
+    Args:
+        grids: of this and all coarser levels.
+        residual: (N, C, h, w), on the first of them; overwritten at coarser levels only.
+
+    Returns:
+        (N, C, h, w), an approximate solution u of A u = residual.
+    """
+    here = grids[0]
+    coarser = grids[1:]
+    # A step from u = 0.
     u = here.damped * residual
     if not coarser:
-        for _ in range(5):
+        for _ in range(JACOBI_STEPS):
             u = here.smooth(u, residual)
         return u
     height, width = residual.shape[2:]
-    left = nnf.pad(here.rest(u).add_(residual), (0, width % 2, 0, height % 2))
+    # Restriction: a coarse pixel gets the sum of what is left at its four; an odd side is padded with zeros.
+    left = nnf.pad(here.minus_product(u).add_(residual), (0, width % 2, 0, height % 2))
     left = left[..., ::2] + left[..., 1::2]
     left = left[..., ::2, :] + left[..., 1::2, :]
-    up = _cycle(coarser, left.mul_(coarser[0].mask))
-    up = up.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :height, :width]
-    return here.smooth(u.addcmul_(here.mask, up), residual)
+    correction = _cycle(coarser, left.mul_(coarser[0].mask))
+    # Interpolation: the coarse pixel's value at each of its four.
+    correction = correction.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :height, :width]
+    return here.smooth(u.addcmul_(here.mask, correction), residual)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """(N, C, 1, 1): the inner product of each channel."""
     return (a * b).sum((2, 3), keepdim=True)

@@ -1,4 +1,6 @@
-"""Which subsets of K features are the masks, and in which order: sizes that vary, no subset twice, two streams without overlap.
+"""Which subsets of K features are the masks of an input, and in which order.
+
+Sizes vary, no subset occurs twice, and two streams have none in common: one for fitting, one for judging what was fitted.
 
 The masks of one input are laid out in *classes*, one for each scale and size. A class of M members has a keyed permutation.
 One stream takes the members at its even places, the other those at its odd places. Hence a mask is a function of
@@ -29,7 +31,7 @@ KEYED = 2**40
 probability of n² / 2⁴¹ at most, which is 4.8e-7 for 1024 draws."""
 
 ROUNDS = 8
-"""Of the Feistel network. Four make a pseudo-random permutation of large sets; of a dozen members, more are needed."""
+"""Rounds of the Feistel network. Four make a pseudo-random permutation of large sets; of a dozen members, more are needed."""
 
 
 def sizes(count: int, shares: tuple[float, ...]) -> tuple[int, ...]:
@@ -38,12 +40,17 @@ def sizes(count: int, shares: tuple[float, ...]) -> tuple[int, ...]:
     Of two or more features there are two sizes or more: with one size only, and that 1, the masks would be feature ablation's
     own evaluations.
 
+    Args:
+        count: the number of features.
+        shares: of them, 0 … 1.
+
     Example:
         >>> sizes(2, SHARES), sizes(9, SHARES), sizes(20, SHARES)
         ((1, 2), (1, 2, 3, 4, 5, 6), (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12))
     """
-    # The hair keeps .55 · 20 = 11.000000000000002 from being 12.
-    return tuple(sorted({min(count, math.ceil(share * count - 1e-9)) for share in shares} - {0}))
+    # Less 1e-9, which keeps .55 · 20 = 11.000000000000002 from being 12.
+    rounded_up = {min(count, math.ceil(share * count - 1e-9)) for share in shares}
+    return tuple(sorted(rounded_up - {0}))
 
 
 @dataclass(frozen=True)
@@ -117,93 +124,129 @@ class Order:
             second: see :meth:`half`.
         """
         most = self.all if self.even else sum(self.half(second))
-        length = 1 << max(0, stop - 1).bit_length()  # powers of two, for few different results to keep
-        which, place = _places(self, min(length, most), second)
-        at = np.arange(stop) % max(1, len(which))
-        return which[at], place[at]
+        # Rounded up to a power of two, so that few different results are to be kept.
+        length = 1 << max(0, stop - 1).bit_length()
+        classes, places = _places(self, min(length, most), second)
+        sample = np.arange(stop) % max(1, len(classes))
+        return classes[sample], places[sample]
 
 
 @lru_cache(maxsize=64)
 def _places(order: Order, length: int, second: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The class that lags most behind its share is next, so that any run of samples has its sizes in proportion."""
-    weights = []
-    for scale in range(len(order.counts)):
-        alike = [min(number, EVEN) for number, (at, _) in zip(order.subsets, order.classes, strict=True) if at == scale]
-        weights += [number / sum(alike) for number in alike]  # scales are drawn equally often
-    # Integers, so that ties are the same on every machine.
-    weight = np.round(np.array(weights) * 2**30).astype(np.int64)
+    """(class, place in its permutation) of the samples 0 … ``length`` − 1 of one stream.
+
+    The class that lags most behind its share is next, so that any run of samples has its sizes in proportion. A class's own
+    members come first; a stream that wants all masks goes on with the other stream's.
+    """
+    weight = _class_weights(order)
     total = int(weight.sum())
     members = np.array([min(number, KEYED) for number in order.members], dtype=np.int64)
     own = np.array([min(number, KEYED) for number in order.half(second)], dtype=np.int64)
     taken = np.zeros_like(weight)
-    room = own
-    which = np.empty(length, dtype=np.int64)
-    place = np.empty(length, dtype=np.int64)
+    available = own
+    classes = np.empty(length, dtype=np.int64)
+    places = np.empty(length, dtype=np.int64)
     for sample in range(length):
-        if not (taken < room).any():
-            room = members  # a stream that wants all masks goes on with the other's half
-        lag = np.where(taken < room, weight * (sample + 1) - taken * total, np.iinfo(np.int64).min)
-        at = int(lag.argmax())
-        rank = int(taken[at])
-        which[sample] = at
-        if rank < own[at]:
-            place[sample] = 2 * rank + second
+        if not (taken < available).any():
+            available = members
+        # How far a class is behind weight / total of the samples so far, times the total: integers, no rounding.
+        behind = weight * (sample + 1) - taken * total
+        behind = np.where(taken < available, behind, np.iinfo(np.int64).min)
+        chosen = int(behind.argmax())
+        rank = int(taken[chosen])
+        classes[sample] = chosen
+        # The first stream owns the even places, the second one the odd ones.
+        if rank < own[chosen]:
+            places[sample] = 2 * rank + second
         else:
-            place[sample] = 2 * (rank - own[at]) + (not second)
-        taken[at] += 1
-    return which, place
+            places[sample] = 2 * (rank - own[chosen]) + (not second)
+        taken[chosen] += 1
+    return classes, places
+
+
+def _class_weights(order: Order) -> np.ndarray:
+    """(classes,) int64: how often each class is drawn. Scales are drawn equally often, sizes as :data:`EVEN` says."""
+    weights = []
+    for scale in range(len(order.counts)):
+        subsets = [number for number, (of, _) in zip(order.subsets, order.classes, strict=True) if of == scale]
+        capped = [min(number, EVEN) for number in subsets]
+        weights += [number / sum(capped) for number in capped]
+    # Integers, so that ties are the same on every machine.
+    return np.round(np.array(weights) * 2**30).astype(np.int64)
 
 
 def permuted(place: Tensor, members: int, key: Key, ids: Tensor, number: int) -> Tensor:
-    """(N, s) places of [0, members) → (N, s) members: a permutation of its own for each id and class ``number``.
+    """The members of a class at some places of its order: a permutation of its own for each id and class.
 
-    A Feistel network on the next even power of two, walked until it is back in the range (Black and Rogaway, *Ciphers with
-    arbitrary finite domains*, 2002): at most four members are passed over on average.
+    A Feistel network on the next even power of two, walked until it is back in the range (Black & Rogaway 2002, *Ciphers with
+    arbitrary finite domains*): at most four members are passed over on average. A Feistel network is a permutation whatever
+    its round function is, and walking along its cycles to the next member of the range is one of the range.
+
+    Args:
+        place: (N, s) int64 in [0, ``members``).
+        members: how many the class has, below :data:`KEYED`.
+        key: of the permutations.
+        ids: (N,) int64, the identities of the inputs.
+        number: of the class.
+
+    Returns:
+        (N, s) int64 in [0, ``members``).
     """
-    half = 1
+    half = 1  # bits of each half of a value
     while 4**half < members:
         half += 1
-    low = 2**half - 1
-    keys = key.bits(ids, number, ROUNDS)
+    low_bits = 2**half - 1
+    round_keys = key.bits(ids, number, ROUNDS)
 
     def network(value: Tensor, words: Tensor) -> Tensor:
-        left, right = value >> half, value & low
+        left = value >> half
+        right = value & low_bits
         for turn in range(ROUNDS):
             # Two multiplications by odd constants (of MurmurHash3); int64 wraps, and the shifts take its middle bits.
             mixed = (right + words[..., turn] + 1) * 0x85EBCA6B
             mixed = (mixed ^ (mixed >> 15)) * 0xC2B2AE35
             mixed = (mixed >> 17) ^ (mixed >> 33)
-            left, right = right, left ^ (mixed & low)
+            left, right = right, left ^ (mixed & low_bits)
         return (left << half) | right
 
-    words = keys[:, None].expand(*place.shape, ROUNDS)
+    words = round_keys[:, None].expand(*place.shape, ROUNDS)
     value = network(place, words)
-    out = value >= members
-    while bool(out.any()):
-        value[out] = network(value[out], words[out])
-        out = value >= members
+    outside = value >= members
+    while bool(outside.any()):
+        value[outside] = network(value[outside], words[outside])
+        outside = value >= members
     return value
 
 
 @lru_cache(maxsize=64)
 def _binomials(count: int, size: int) -> Tensor:
-    """(count, size + 1): C(n, k), those beyond any rank cut off."""
+    """(count, size + 1) int64: C(n, k) for n below ``count`` and k up to ``size``."""
+    # Larger than any rank, and what int64 holds: these features are never in the subset.
     table = [[min(math.comb(n, k), 2**62) for k in range(size + 1)] for n in range(count)]
     return torch.tensor(table, dtype=torch.int64).reshape(count, size + 1)
 
 
 def unranked(rank: Tensor, count: int, size: int) -> Tensor:
-    """(…) → (…, count) bool: the subset of ``size`` of ``count`` features that is number ``rank`` of all C(count, size).
+    """The subsets of some numbers, in the order of the combinatorial number system.
 
-    The combinatorial number system: feature n is in the subset if at least C(n, k) subsets come before, k those still to name.
+    A subset {n₁ < … < n_size} has the number Σ C(n_k, k). So, from the last feature down: feature n is in the subset if at
+    least C(n, k) of the numbers that are left come before it, k being how many features are still to be named.
+
+    Args:
+        rank: (…) int64, numbers in [0, C(count, size)).
+        count: of features.
+        size: of the subsets.
+
+    Returns:
+        (…, count) bool, True for the members of the subset.
     """
     table = _binomials(count, size).to(rank.device)
-    left = torch.full_like(rank, size)
-    found = torch.empty(*rank.shape, count, dtype=torch.bool, device=rank.device)
+    to_name = torch.full_like(rank, size)
+    subsets = torch.empty(*rank.shape, count, dtype=torch.bool, device=rank.device)
     for feature in reversed(range(count)):
-        before = table[feature][left]
+        before = table[feature][to_name]
         inside = rank >= before
-        found[..., feature] = inside
+        subsets[..., feature] = inside
         rank = torch.where(inside, rank - before, rank)
-        left = left - inside.long()
-    return found
+        to_name = to_name - inside.long()
+    return subsets

@@ -16,7 +16,7 @@ from ..settings import setting
 from ..statistics.keys import Key
 from .baseline import Baseline
 from .mask_order import KEYED, Order, permuted, unranked
-from .neighbourhoods import Neighbourhood, _even
+from .neighbourhoods import Neighbourhood, even_weights
 from .points import Cloud, Points, present, shared
 
 FIT = "fit"
@@ -55,18 +55,22 @@ class Masked(Neighbourhood):
 
     def draw(self, points, samples, key, total):
         masks, rows, has = self.masks(points, samples, key)
+        # With a data set, which of its rows replaces the features belongs to the mask; else the baseline draws by itself.
         origin = None
         if rows is not None:
-            origin = self.baseline._rows(points.x)[rows.flatten()]
+            origin = self.baseline.rows(points.x)[rows.flatten()]
         return without(points, samples, masks, has, self.features, self.baseline, key, total, origin)
 
     def drawn(self, points: Points, asked: int, key: Key) -> tuple[Tensor, Tensor]:
-        """(N,) int64: how many masks a stream gets; (N,) bool: whether these are all there are.
+        """How many masks each input gets of a stream.
 
         Args:
             points: N inputs.
             asked: how many are asked for, for each.
             key: names the stream.
+
+        Returns:
+            (N,) int64, the numbers; (N,) bool, whether these are all masks that there are.
         """
         has = present(self.features, points)
         number = torch.full_like(has[:, 0], asked, dtype=torch.int64)
@@ -79,24 +83,35 @@ class Masked(Neighbourhood):
         return number, whole
 
     def masks(self, points: Points, samples: range, key: Key) -> tuple[Tensor, Tensor | None, Tensor]:
-        """(N, s, A) bool: the features that each sample takes away; (N, s) int64: the row of the baseline's data set that
-        replaces them, or None; (N, A) bool: the features that each point has."""
+        """The masks of some samples.
+
+        Args:
+            points: N inputs.
+            samples: the numbers of s draws.
+            key: names the stream.
+
+        Returns:
+            (N, s, A) bool, the features that each sample takes away; (N, s) int64, the row of the baseline's data set that
+            replaces them, or None; (N, A) bool, the features that each point has.
+        """
         has = present(self.features, points)
         if not isinstance(self.share, tuple):
             return self._of_one_size(points, samples, key, has), None, has
         masks = torch.zeros(len(points), len(samples), has.shape[1], dtype=torch.bool, device=has.device)
         rows = torch.zeros(masks.shape[:2], dtype=torch.int64, device=has.device)
         for order, at, owned in self._orders(points, has):
-            found, row = _members(order, points.ids[at], samples, key)
-            fine = self._fine(found, order, points.x.shape[1:])
+            of_scales, rows_of_order = _members(order, points.ids[at], samples, key)
+            fine = self._fine(of_scales, order, points.x.shape[1:])
+            # From the features that a point has to its places among all A.
             masks[at] = torch.zeros_like(masks[at]).scatter_(2, owned[:, None].expand(fine.shape), fine)
-            rows[at] = row
+            rows[at] = rows_of_order
         if not self.baseline.is_data(points.x.ndim - 1):
             return masks, None, has
         return masks, rows, has
 
     def _of_one_size(self, points: Points, samples: range, key: Key, has: Tensor) -> Tensor:
-        """(N, s, A) bool: the features of the smallest keyed words."""
+        """(N, s, A) bool: masks of one share, drawn independently. The features of the smallest keyed words are a random
+        subset of a given size."""
         assert isinstance(self.share, float | int)
         count = (has.sum(1) * self.share).long().clamp(min=1)
         drawn = words(key, points, samples, has.shape[1])
@@ -106,7 +121,8 @@ class Masked(Neighbourhood):
         return smallest(drawn.masked_fill(~has[:, None], 2**32), count) & has[:, None]
 
     def _orders(self, points: Points, has: Tensor) -> Iterator[tuple[Order, Tensor, Tensor]]:
-        """Points with the same number of features: the order of their masks, their places (n,), their features (n, K)."""
+        """For each number K of features that points have: the order of their masks, the n points' places (n,), and the
+        places of their features among all A, (n, K)."""
         assert isinstance(self.share, tuple)
         owned = has.sum(1)
         rows = self.baseline.count(points.x.ndim - 1)
@@ -122,17 +138,24 @@ class Masked(Neighbourhood):
                 counts = tuple(int(np.prod(_blocks(shape, scale))) for scale in self.scales)
             yield Order(counts, self.share, rows), at, places[at, :count]
 
-    def _fine(self, found: list[tuple[int, Tensor, Tensor]], order: Order, shape: Sequence[int]) -> Tensor:
-        """Masks of each scale's units, (scale, samples, (n, s′, K′)) each → (n, s, K) masks of the features."""
+    def _fine(self, of_scales: list[_OfScale], order: Order, shape: Sequence[int]) -> Tensor:
+        """(n, s, K) bool: masks of the features, from masks of the units of each scale.
+
+        Args:
+            of_scales: see :func:`_members`.
+            order: of the masks.
+            shape: F.
+        """
         if self.scales == (1,):
             count = order.counts[0]
         else:
             count = math.prod(self.features.shape(shape))
-        if not found:
+        if not of_scales:
             return torch.zeros(0, 0, count, dtype=torch.bool)
-        number = sum(len(samples) for _, samples, _ in found)
-        fine = found[0][2].new_zeros(len(found[0][2]), number, count)
-        for scale, samples, masks in found:
+        total = sum(len(samples) for _, samples, _ in of_scales)
+        first_masks = of_scales[0][2]
+        fine = first_masks.new_zeros(len(first_masks), total, count)
+        for scale, samples, masks in of_scales:
             side = self.scales[scale]
             if side > 1:
                 height, width = self.features.shape(shape)
@@ -144,37 +167,66 @@ class Masked(Neighbourhood):
         return fine
 
 
-def _members(order: Order, ids: Tensor, samples: range, key: Key) -> tuple[list[tuple[int, Tensor, Tensor]], Tensor]:
-    """The masks number ``samples`` of points with ``ids`` (n,): for each class (its scale, which samples, (n, s′, K′) bool),
-    and (n, s) the rows of the data set."""
-    second = _is_fresh(key)
-    shared = _shared(key) / "order"
-    which, place = order.places(samples.stop, second)
-    which, place = which[samples.start :], place[samples.start :]
+_OfScale = tuple[int, Tensor, Tensor]
+"""(scale, which of the samples (s′,), masks (n, s′, K′) bool of that scale's units)."""
+
+
+def _members(order: Order, ids: Tensor, samples: range, key: Key) -> tuple[list[_OfScale], Tensor]:
+    """The masks of some samples, class by class, and the rows of the data set that belong to them.
+
+    Args:
+        order: of the masks.
+        ids: (n,), of points with the same number of features.
+        samples: the numbers of s draws.
+        key: names the stream.
+
+    Returns:
+        the masks of each class that has any, and the rows (n, s) int64.
+    """
+    classes, places = order.places(samples.stop, _is_fresh(key))
+    classes = classes[samples.start :]
+    places = places[samples.start :]
     rows = torch.zeros(len(ids), len(samples), dtype=torch.int64, device=ids.device)
-    found = []
+    of_scales: list[_OfScale] = []
     for number, (scale, size) in enumerate(order.classes):
-        here = np.flatnonzero(which == number)
+        here = np.flatnonzero(classes == number)
         if not len(here):
             continue
-        count = order.counts[scale]
         at = torch.from_numpy(here).to(ids.device)
         if order.members[number] < KEYED:
-            places = torch.from_numpy(place[here]).to(ids.device).expand(len(ids), -1)
-            member = permuted(places, order.members[number], shared, ids, number)
+            place = torch.from_numpy(places[here]).to(ids.device).expand(len(ids), -1)
+            member = permuted(place, order.members[number], _shared_key(key) / "order", ids, number)
+            # A member is a subset and a row: number = subset · rows + row.
             rows[:, at] = member % order.rows
-            masks = unranked(member // order.rows, count, size)
+            masks = unranked(member // order.rows, order.counts[scale], size)
         else:
-            # `sample` names the draw, so that it is the same in any chunk.
-            sample = (at + samples.start).repeat(len(ids))
-            each = ids.repeat_interleave(len(at))
-            drawn = key.bits(each, sample, count).unflatten(0, (len(ids), -1))
-            masks = smallest(drawn, torch.full_like(ids, size))
-            if order.rows > 1:
-                word = (key / "baseline").bits(each, sample, 1).unflatten(0, (len(ids), -1))[..., 0]
-                rows[:, at] = word * order.rows >> 32
-        found.append((scale, at, masks))
-    return found, rows
+            masks, row = _independent(order, number, ids, at + samples.start, key)
+            if row is not None:
+                rows[:, at] = row
+        of_scales.append((scale, at, masks))
+    return of_scales, rows
+
+
+def _independent(order: Order, number: int, ids: Tensor, samples: Tensor, key: Key) -> tuple[Tensor, Tensor | None]:
+    """Subsets of a class that is too large for a permutation, (n, s′, K′) bool, and their rows (n, s′); None: row 0.
+
+    Args:
+        order: of the masks.
+        number: of the class.
+        ids: (n,), of the points.
+        samples: (s′,), the numbers of the draws, which name them: so they are the same in any chunk.
+        key: names the stream.
+    """
+    scale, size = order.classes[number]
+    sample = samples.repeat(len(ids))
+    each = ids.repeat_interleave(len(samples))
+    drawn = key.bits(each, sample, order.counts[scale]).unflatten(0, (len(ids), -1))
+    masks = smallest(drawn, torch.full_like(ids, size))
+    if order.rows == 1:
+        return masks, None
+    word = (key / "baseline").bits(each, sample, 1).unflatten(0, (len(ids), -1))[..., 0]
+    # A word of 32 bits as a number in [0, rows).
+    return masks, word * order.rows >> 32
 
 
 def _blocks(shape: Sequence[int], side: int) -> tuple[int, ...]:
@@ -187,8 +239,8 @@ def _is_fresh(key: Key) -> bool:
     return key.stream.partition("/")[0] == FRESH
 
 
-def _shared(key: Key) -> Key:
-    """The key of the order that "fit" and "fresh" share; any other stream has its own."""
+def _shared_key(key: Key) -> Key:
+    """The key of the order that "fit" and "fresh" share, of which they take different halves; any other stream has its own."""
     first, _, rest = key.stream.partition("/")
     if first == FRESH:
         first = FIT
@@ -196,13 +248,19 @@ def _shared(key: Key) -> Key:
 
 
 def mask_units(shape: Sequence[int]) -> tuple[Features, tuple[int, ...]]:
-    """The default units and scales of inputs with axes ``shape``: elements; for images patches of about 1/28, 1/14 and 1/7 of
-    the short side.
+    """The default mask units of inputs, and their scales: elements; for images patches of about 1/28, 1/14 and 1/7 of the
+    short side.
 
     The finest patch has a side of 4 pixels at least (finer ones hardly move the score: a mean correlation of .41 with 2 × 2
     pixels, .57 with 4 × 4, .75 with 8 × 8, on GTSRB) or, of images under 16 pixels, a quarter of the side. Where both sides of
     the image have a common divisor nearby, it is that, so that all patches are of one size. The coarser ones are blocks of
     2 × 2 and 4 × 4 of these, as long as they are not much wider than a seventh.
+
+    Args:
+        shape: F.
+
+    Returns:
+        the units, and by how many of them blocks are wide, for :class:`Masked`.
 
     Example:
         >>> mask_units((3, 224, 224)), mask_units((3, 32, 32)), mask_units((5,))
@@ -213,38 +271,40 @@ def mask_units(shape: Sequence[int]) -> tuple[Features, tuple[int, ...]]:
     short = min(shape[1:])
     least = max(1, min(4, short // 4))
     wanted = max(least, short / 28)
+    # "Nearby", and below "not much wider", is a factor of √2: halfway to the next power of two.
     nearby = range(math.ceil(wanted / 2**0.5), math.floor(wanted * 2**0.5) + 1)
-    even = [side for side in nearby if side >= least and shape[1] % side == 0 and shape[2] % side == 0]
-    fine = max(even, default=round(wanted))
+    divisors = [side for side in nearby if side >= least and shape[1] % side == 0 and shape[2] % side == 0]
+    fine = max(divisors, default=round(wanted))
     scales = [scale for scale in (1, 2, 4) if scale == 1 or scale * fine <= short / 7 * 2**0.5]
     return Patches(fine), tuple(scales)
 
 
 def smallest(values: Tensor, count: Tensor) -> Tensor:
-    """(N, s, A) bool: the smallest of each row, of equal ones the first.
-
-    Selected, not sorted, and on a CPU by NumPy, whose selection is vectorised: 50 times faster than a stable sort.
+    """(N, s, A) bool: the smallest values of each row, of equal ones the first.
 
     Args:
         values: (N, s, A) int64.
         count: (N,), how many of each row.
     """
-    k = count.unique()
-    if len(k) > 1:
+    counts = count.unique()
+    # The largest value that is taken, (N, s, 1). Where it can be, it is selected and not sorted, on a CPU by NumPy, whose
+    # selection is vectorised: 50 times faster than a stable sort.
+    if len(counts) > 1:
         edge = values.sort(dim=2)[0].gather(2, (count - 1)[:, None, None].expand(-1, values.shape[1], 1))
     elif values.is_cpu:
-        at = int(k) - 1
+        at = int(counts) - 1
         edge = torch.from_numpy(np.partition(values.numpy(), at, axis=2)[..., at : at + 1])
     else:
-        edge = values.kthvalue(int(k), dim=2, keepdim=True)[0]
+        edge = values.kthvalue(int(counts), dim=2, keepdim=True)[0]
     masks = values <= edge
-    over = masks.sum(2) > count[:, None]
-    if bool(over.any()):  # words that are equal: about once in a million draws
-        below = values[over] < edge[over]
-        tied = values[over] == edge[over]
-        wanted = count[:, None].expand_as(over)[over][:, None]
-        left = wanted - below.sum(1, keepdim=True)
-        masks[over] = below | (tied & (tied.cumsum(1) <= left))
+    too_many = masks.sum(2) > count[:, None]
+    # Words that are equal: about once in a million draws.
+    if bool(too_many.any()):
+        below = values[too_many] < edge[too_many]
+        tied = values[too_many] == edge[too_many]
+        wanted = count[:, None].expand_as(too_many)[too_many][:, None]
+        still_wanted = wanted - below.sum(1, keepdim=True)
+        masks[too_many] = below | (tied & (tied.cumsum(1) <= still_wanted))
     return masks
 
 
@@ -287,9 +347,9 @@ def without(
     """
     shape = points.x.shape[1:]
     owner = points.owner.repeat_interleave(len(samples))
-    gone = (masks & has[:, None]).flatten(0, 1).unflatten(1, features.shape(shape))
+    removed = (masks & has[:, None]).flatten(0, 1).unflatten(1, features.shape(shape))
     if origin is None:
         origin = baseline.drawn(points, samples, key / "baseline")
     whole = points.x.repeat_interleave(len(samples), 0)
-    rows = torch.where(features.mask(gone, owner, shape), origin, whole)
-    return Cloud(rows, owner, _even(points, samples, total), samples, origin, masks=gone, present=has)
+    rows = torch.where(features.mask(removed, owner, shape), origin, whole)
+    return Cloud(rows, owner, even_weights(points, samples, total), samples, origin, masks=removed, present=has)

@@ -43,10 +43,10 @@ class Neighbourhood(Settings):
 
     def _around(self, points: Points, samples: range, offset: Tensor, total: int) -> Cloud:
         rows = points.x.repeat_interleave(len(samples), 0) + offset.to(points.x.dtype)
-        return Cloud(rows, points.owner.repeat_interleave(len(samples)), _even(points, samples, total), samples)
+        return Cloud(rows, points.owner.repeat_interleave(len(samples)), even_weights(points, samples, total), samples)
 
 
-def _even(points: Points, samples: range, total: int) -> Tensor:
+def even_weights(points: Points, samples: range, total: int) -> Tensor:
     return torch.full((len(samples),), 1 / total, device=points.x.device, dtype=_wide(points.x))
 
 
@@ -60,7 +60,7 @@ class Point(Neighbourhood):
     """The point itself, once."""
 
     def draw(self, points, samples, key, total=1):
-        return Cloud(points.x, points.owner, _even(points, range(1), 1), range(1))
+        return Cloud(points.x, points.owner, even_weights(points, range(1), 1), range(1))
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Path(Neighbourhood):
             weight = torch.from_numpy(weights[asked] / 2).to(x.device, _wide(x), non_blocking=True)
         else:
             alpha = shared((key / "alpha").uniform, points, samples, ()).to(x)
-            weight = _even(points, samples, total)
+            weight = even_weights(points, samples, total)
         rows = origin + alpha.view(-1, *[1] * (x.ndim - 1)) * (x - origin)
         return Cloud(rows, points.owner.repeat_interleave(s), weight, samples, origin, x - origin)
 
@@ -168,7 +168,7 @@ class Anchored(Neighbourhood):
         x = points.x.repeat_interleave(len(samples), 0)
         origin = self.baseline.drawn(points, samples, key / "baseline")
         owner = points.owner.repeat_interleave(len(samples))
-        return Cloud(x, owner, _even(points, samples, total), samples, origin, x - origin)
+        return Cloud(x, owner, even_weights(points, samples, total), samples, origin, x - origin)
 
 
 def neighbours(
