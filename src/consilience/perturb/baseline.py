@@ -1,4 +1,4 @@
-"""What stands for an absent feature."""
+"""Baselines: the values that stand for absent features, computed from the input, given, or drawn from a data set."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ COMPUTED = ("zero", "mean", "blur", "auto")
 """Kinds whose values are computed, and need not occur in any data."""
 
 GOLDEN = (math.sqrt(5) - 1) / 2
-"""Steps of this share of a circle spread most evenly over it, however many there are."""
+"""The golden section. Steps of this share of a circle spread most evenly over it, however many there are."""
 
 
 @dataclass(frozen=True)
 class Baseline(Settings):
-    """What stands for "absent".
+    """The values of absent features.
 
-    Computed from the point itself, drawn from data, or looked up by the input the point belongs to, so that an explainer
-    stays a function of its point.
+    Computed from the point itself, drawn from data, or looked up by the input to which the point belongs, so that an
+    explainer stays a function of its point.
 
     Args:
         kind: "zero"; "constant"; "mean", of each channel; "blur", Gaussian; "auto", blur for images and zero for anything
@@ -42,7 +42,7 @@ class Baseline(Settings):
         value: of "constant".
         sigma: of "blur", in pixels. The kernel is renormalised at the borders.
         tensor: of the last four kinds.
-        tag: identity of the tensor, so that equal baselines are equal needs.
+        tag: identity of the tensor. Tensors are not compared, but two explainers with the same baseline share evaluations.
     """
 
     kind: str = setting("zero", choices=KINDS)
@@ -75,10 +75,10 @@ class Baseline(Settings):
             return cls(choose("baseline", spec, ("zero", "mean", "blur")))
         if isinstance(spec, (int, float)):
             return cls("constant", value=float(spec))
-        found = cls._holding("given", spec)
-        if x is not None and found.is_data(x.ndim - 1):
-            return replace(found, kind="samples")
-        return found
+        given = cls._holding("given", spec)
+        if x is not None and given.is_data(x.ndim - 1):
+            return replace(given, kind="samples")
+        return given
 
     @classmethod
     def samples(cls, data: Tensor | np.ndarray | Sequence) -> Baseline:
@@ -92,6 +92,7 @@ class Baseline(Settings):
 
     @classmethod
     def _holding(cls, kind: str, rows: Tensor | np.ndarray | Sequence) -> Baseline:
+        """A baseline with a tensor of its own."""
         tensor = as_tensor("baselines", rows)
         if isinstance(rows, Tensor | np.ndarray):
             return cls(kind, tensor=tensor, tag=id(rows))
@@ -104,9 +105,9 @@ class Baseline(Settings):
         """Whether this is a data set of inputs with so many ``axes`` F."""
         if self.kind == "samples":
             return True
-        return (
-            self.kind == "given" and self.tensor is not None and self.tensor.ndim == axes + 1 and len(self.tensor) > 1
-        )
+        if self.kind != "given" or self.tensor is None:
+            return False
+        return self.tensor.ndim == axes + 1 and len(self.tensor) > 1
 
     def count(self, axes: int) -> int:
         """n, the rows of a data set of inputs with so many ``axes`` F; 1 where there is one baseline for a point."""
@@ -116,8 +117,11 @@ class Baseline(Settings):
         return len(self.tensor)
 
     def one(self) -> Baseline:
-        """For what integrates from one baseline: the mean row of a data set; anything else as it is."""
-        return replace(self, kind="average") if self.kind in ("given", "samples") else self
+        """One baseline, for what integrates along a path: the mean row of a data set; anything else as it is."""
+        # "given" is the mean of one row where it is an array of shape F.
+        if self.kind in ("given", "samples"):
+            return replace(self, kind="average")
+        return self
 
     def take(self, places: Tensor | Sequence[int]) -> Baseline:
         """The same baseline for some of the inputs: ``places`` (n,) among all that rows were given for.
@@ -129,9 +133,8 @@ class Baseline(Settings):
         """
         if self.kind != "per_input" or self.tensor is None:
             return self
-        return replace(
-            self, tensor=chosen_rows(self.tensor, places, "baselines"), tag=hash((self.tag, tuple(map(int, places))))
-        )
+        rows = chosen_rows(self.tensor, places, "baselines")
+        return replace(self, tensor=rows, tag=hash((self.tag, tuple(map(int, places)))))
 
     # -- values --------------------------------------------------------------------------------------------------------
 
@@ -147,7 +150,9 @@ class Baseline(Settings):
         if self.kind == "constant":
             return torch.full_like(x, self.value)
         if self.kind == "mean":
-            return x.mean(dim=tuple(range(2 if x.ndim > 2 else 1, x.ndim)), keepdim=True).expand_as(x)
+            # Of each channel; of rows (N, d), which have none, of the whole row.
+            first = 2 if x.ndim > 2 else 1
+            return x.mean(dim=tuple(range(first, x.ndim)), keepdim=True).expand_as(x)
         if self.kind in ("blur", "auto"):
             return blur(x, self.sigma)
         if self.is_data(x.ndim - 1):
@@ -155,7 +160,7 @@ class Baseline(Settings):
                 f"baselines: a data set of {self.count(x.ndim - 1)} rows where one baseline for each input is needed; give "
                 "Baseline.per_input(rows) if they are one for each, or one row, e.g. data.mean(0)"
             )
-        rows = self._rows(x)
+        rows = self.rows(x)
         if self.kind == "average":
             return rows.double().mean(0).to(x.dtype).expand_as(x)
         if self.kind == "per_input":
@@ -170,6 +175,9 @@ class Baseline(Settings):
             points: N points.
             samples: the numbers of s samples.
             key: of the draws.
+
+        Raises:
+            InputError: as :meth:`at`, but for data sets.
         """
         numbers = torch.arange(samples.start, samples.stop, device=points.x.device)
         return self.numbered(points, numbers.expand(len(points), -1), key)
@@ -177,28 +185,37 @@ class Baseline(Settings):
     def numbered(self, points: Points, numbers: Tensor, key: Key) -> Tensor:
         """(N·s, *F): as :meth:`drawn`, for draws of any numbers.
 
+        Rows are drawn without replacement: row (start + number · step) mod n, where the input's id draws the start and the
+        step has no divisor in common with n. So n draws in a row meet every row once, and fewer are spread evenly.
+
         Args:
             points: N points.
             numbers: (N, s), of the draws.
             key: of the draws.
 
-        Rows are drawn without replacement: row (start + number · step) mod n, where the input's id draws the start and the
-        step has no divisor in common with n. So n draws in a row meet every row once, and fewer are spread evenly.
+        Raises:
+            InputError: as :meth:`at`, but for data sets.
         """
         if not self.is_data(points.x.ndim - 1):
             return self.at(points).repeat_interleave(numbers.shape[1], 0)
-        rows = self._rows(points.x)
+        rows = self.rows(points.x)
+        count = len(rows)
         uniform = shared(key.uniform, points, range(1), ())
-        start = (uniform.double() * len(rows)).long().clamp(max=len(rows) - 1)
-        place = start[:, None] + (numbers % len(rows)) * _coprime(len(rows))
-        return rows[(place % len(rows)).flatten()]
+        # In float64, and clamped: a float32 just below 1 times n may round to n.
+        start = (uniform.double() * count).long().clamp(max=count - 1)
+        # The numbers modulo n first, so that the product does not leave int64.
+        place = start[:, None] + (numbers % count) * _coprime_step(count)
+        return rows[(place % count).flatten()]
 
     def rows(self, x: Tensor) -> Tensor:
-        """(n, *F): all rows of the data set, on the device and in the type of ``x`` (N, *F)."""
-        return self._rows(x)
+        """(n, *F): all rows of the tensor.
 
-    def _rows(self, x: Tensor) -> Tensor:
-        """The tensor as (n, *F)."""
+        Args:
+            x: (N, *F), whose device and type they get.
+
+        Raises:
+            InputError: they have another shape.
+        """
         assert self.tensor is not None
         tensor = self.tensor.to(device=x.device, dtype=x.dtype)
         if tensor.shape == x.shape[1:] and self.kind != "per_input":
@@ -211,22 +228,34 @@ class Baseline(Settings):
         return tensor
 
     def check(self, left: Tensor, x: Tensor) -> None:
-        """Raise InputError for values that are not finite; of one row each, for the inputs ``left`` (n,) of ``x`` (B, *F)."""
+        """Refuse values that are no finite numbers.
+
+        Args:
+            left: (n,), the places of the inputs that are explained; of one row for each input, only theirs are looked at.
+            x: (B, *F), all inputs.
+
+        Raises:
+            InputError: there are such values, or rows of another shape or number.
+        """
         if self.tensor is None:
             return
-        rows = self._rows(x)
+        rows = self.rows(x)
         if self.kind == "per_input":
             check_rows("baselines", len(rows), len(x))
             rows = rows[left]
-        if not bool(rows.isfinite().all()):
+        unusable = ~rows.isfinite()
+        if bool(unusable.any()):
             raise InputError(
-                f"baselines: {int((~rows.isfinite()).sum())} of {rows.numel()} values are NaN or infinite; fill the "
+                f"baselines: {int(unusable.sum())} of {rows.numel()} values are NaN or infinite; fill the "
                 "missing values as the model's training data were"
             )
 
 
 def usable_baseline(spec: Any) -> None:
-    """The check of :data:`AnyBaseline`.
+    """The check of :data:`AnyBaseline`, made when a setting is constructed.
+
+    Args:
+        spec: what :meth:`Baseline.of` reads.
 
     Raises:
         InputError: it is nothing that stands for "absent", or has values that are no finite numbers.
@@ -248,28 +277,34 @@ AnyBaseline = Annotated[Any, usable_baseline]
 """The type of settings that :meth:`Baseline.of` reads: None, a number, a name, an array, or a Baseline."""
 
 
-def _coprime(count: int) -> int:
-    """The step nearest to the golden share of ``count`` that has no divisor in common with it."""
-    middle = round(count * GOLDEN)
+def _coprime_step(count: int) -> int:
+    """The step nearest to the golden section of a number that has no divisor in common with it."""
+    golden = round(count * GOLDEN)
     for distance in range(count):
-        for step in (middle - distance, middle + distance):
+        for step in (golden - distance, golden + distance):
             if step > 0 and math.gcd(step, count) == 1:
                 return step
     return 1
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
-    """``x`` (N, C, …) blurred by a Gaussian of ``sigma`` pixels along the axes after the channel.
+    """Inputs blurred by a Gaussian along the axes after the channel, its kernel renormalised at the borders.
 
-    By an exact matrix per axis, with rows renormalised at the borders.
+    Args:
+        x: (N, C, …).
+        sigma: σ, in pixels.
 
-    In float32 at least: a kernel in half precision does not sum to one."""
+    Raises:
+        InputError: the inputs have no axis after the channel.
+    """
     if x.ndim < 3:
         raise InputError(f"baselines: 'blur' needs images or series (N, C, …), got shape {tuple(x.shape)}")
-    found = x.to(torch.promote_types(x.dtype, torch.float32))
+    # In float32 at least: a kernel in half precision does not sum to one.
+    blurred = x.to(torch.promote_types(x.dtype, torch.float32))
     for axis in range(2, x.ndim):
-        at = torch.arange(x.shape[axis], dtype=torch.float64)
-        kernel = torch.exp(-0.5 * ((at[:, None] - at) / sigma) ** 2)
-        kernel = (kernel / kernel.sum(1, keepdim=True)).to(found)
-        found = torch.movedim(torch.movedim(found, axis, -1) @ kernel.T, -1, axis)
-    return found.to(x.dtype)
+        # An exact matrix (places, places) for each axis, not a kernel of fixed width: σ may exceed the image.
+        place = torch.arange(x.shape[axis], dtype=torch.float64)
+        kernel = torch.exp(-0.5 * ((place[:, None] - place) / sigma) ** 2)
+        kernel = (kernel / kernel.sum(1, keepdim=True)).to(blurred)
+        blurred = torch.movedim(torch.movedim(blurred, axis, -1) @ kernel.T, -1, axis)
+    return blurred.to(x.dtype)

@@ -1,4 +1,4 @@
-"""What stands in place of features that are taken away."""
+"""Imputers: what removal tests put in place of the features that they take away (values, noise, ROAD's neighbours)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ROWS = 8
 class Imputer(Settings):
     """Interface: a frozen description of replacements.
 
-    ``reference`` makes what belongs to an input, whatever is taken away from it; ``fill`` puts it into rows. Its draws are
-    keyed, so every map, step and chunk of one input meets the same replacements.
+    ``reference`` makes what belongs to an input, whatever is taken away from it; ``fill`` puts it into rows. Draws are
+    keyed, so that every map, step and chunk of one input meets the same replacements.
 
     Attributes:
         occurs: whether what is put in are values that occur in data, or that the caller chose: codes of categories must.
@@ -36,14 +36,15 @@ class Imputer(Settings):
         return False
 
     def draws(self, points: Points) -> int:
-        """How many draws of the replacement stand for it around ``points``, on average.
+        """How many draws of the replacement a curve is averaged over; 1 where there is one, or its noise hardly matters.
 
-        1 where there is one, or its noise hardly matters.
+        Args:
+            points: the inputs from which features are taken away.
         """
         return 1
 
     def reference(self, points: Points, samples: range, key: Key) -> Tensor:
-        """(N·s, *F), rows in that order.
+        """(N·s, *F): what belongs to each point and draw, rows in that order.
 
         Args:
             points: N points.
@@ -65,7 +66,11 @@ class Imputer(Settings):
 
 @dataclass(frozen=True)
 class Replacement(Imputer):
-    """The values of a ``baseline``, :class:`~.baseline.Baseline`: zero, a constant, mean, blur, given, or drawn from data."""
+    """The values of a baseline: zero, a constant, mean, blur, given, or drawn from data.
+
+    Args:
+        baseline: a :class:`~.baseline.Baseline`.
+    """
 
     baseline: Baseline = Baseline()
 
@@ -82,20 +87,26 @@ class Replacement(Imputer):
 
 @dataclass(frozen=True)
 class Noise(Imputer):
-    """Uniform noise between ``low`` and ``high``; None: the smallest and largest value of the input's channel.
+    """Uniform noise between two limits.
 
-    Inputs of one axis, (N, d), have no channels: the limits are those of the whole row."""
+    Args:
+        low: the lower limit; None: the smallest value of the input's channel, of inputs (N, d) of the whole row.
+        high: the upper limit; None: the largest value, likewise.
+    """
 
     low: float | None = None
     high: float | None = None
 
     def reference(self, points: Points, samples: range, key: Key) -> Tensor:
         x = points.x
-        axes = tuple(range(2 if x.ndim > 2 else 1, x.ndim))
+        first = 2 if x.ndim > 2 else 1
+        axes = tuple(range(first, x.ndim))
         low = x.amin(axes, keepdim=True) if self.low is None else torch.full_like(x, self.low)
         high = x.amax(axes, keepdim=True) if self.high is None else torch.full_like(x, self.high)
-        low, high = (limit.repeat_interleave(len(samples), 0) for limit in (low, high))
-        return low + (high - low) * shared((key / "noise").uniform, points, samples, x.shape[1:]).to(x)
+        low = low.repeat_interleave(len(samples), 0)
+        high = high.repeat_interleave(len(samples), 0)
+        uniform = shared((key / "noise").uniform, points, samples, x.shape[1:]).to(x)
+        return low + (high - low) * uniform
 
 
 @dataclass(frozen=True)
@@ -103,8 +114,9 @@ class NoisyLinear(Imputer):
     """ROAD's imputation (Rong et al. 2022, arXiv 2202.00449): each pixel that is taken away is the weighted mean of its
     neighbours (:func:`~consilience.perturb.inpaint.inpaint`), plus σ · N(0, 1).
 
-    ``sigma`` in units of the model's input. ``tolerance``: of the linear solver; at 1e-5 its error is about 1e-4 of the
-    image's standard deviation.
+    Args:
+        sigma: σ, in units of the model's input.
+        tolerance: of the linear solver; at 1e-5 its error is about 1e-4 of the image's standard deviation.
     """
 
     sigma: float = setting(0.01, low=0)
@@ -119,13 +131,15 @@ class NoisyLinear(Imputer):
         return self.sigma * shared((key / "noise").normal, points, samples, points.x.shape[1:]).to(points.x)
 
     def fill(self, x: Tensor, masks: Tensor, reference: Tensor) -> Tensor:
+        # The linear system is one of pixels: it has no equation for a pixel that keeps some of its channels.
         missing = masks[:, 0]
         if not bool((masks == missing[:, None]).all()):
             raise InputError(
                 "features: noisy linear imputation takes pixels away over all channels; use Pixels(), Patches(size) or "
                 "Segments(labels without channels)"
             )
-        return torch.where(masks, inpaint(x, missing, self.tolerance).to(x.dtype) + reference, x)
+        filled = inpaint(x, missing, self.tolerance).to(x.dtype)
+        return torch.where(masks, filled + reference, x)
 
 
 def imputer(spec: Any) -> Imputer:

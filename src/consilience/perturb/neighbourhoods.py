@@ -38,20 +38,36 @@ class Neighbourhood(Settings):
         raise NotImplementedError
 
     def total(self, shape: Sequence[int]) -> int:
-        """How many samples there are around an input with axes ``shape``, for neighbourhoods that list all of theirs."""
+        """How many samples there are around an input, for neighbourhoods that list all of theirs.
+
+        Args:
+            shape: F.
+
+        Raises:
+            InputError: the neighbourhood is drawn from, and has no such number.
+        """
         raise InputError(f"samples: {type(self).__name__} is drawn from, so the number of draws must be given")
 
     def _around(self, points: Points, samples: range, offset: Tensor, total: int) -> Cloud:
+        """The cloud of the points moved by an offset (N·s, *F)."""
         rows = points.x.repeat_interleave(len(samples), 0) + offset.to(points.x.dtype)
-        return Cloud(rows, points.owner.repeat_interleave(len(samples)), even_weights(points, samples, total), samples)
+        owner = points.owner.repeat_interleave(len(samples))
+        return Cloud(rows, owner, even_weights(points, samples, total), samples)
 
 
 def even_weights(points: Points, samples: range, total: int) -> Tensor:
-    return torch.full((len(samples),), 1 / total, device=points.x.device, dtype=_wide(points.x))
+    """(s,): a cloud's weights where all samples count the same.
+
+    Args:
+        points: for device and type.
+        samples: the numbers of s samples.
+        total: how many samples there are in all.
+    """
+    return torch.full((len(samples),), 1 / total, device=points.x.device, dtype=_at_least_float32(points.x))
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    """The input's dtype, float32 at least."""
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    """The input's dtype, float32 at least: sums over samples in half precision are too coarse."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -75,6 +91,7 @@ class Uniform(Neighbourhood):
     radius: float = setting(0.1, low=0)
 
     def draw(self, points, samples, key, total):
+        # In place: memory is what takes the time here, and the noise is nobody else's.
         noise = shared(key.uniform, points, samples, points.x.shape[1:]).mul_(2).sub_(1)
         return self._around(points, samples, points.scaled(noise.mul_(self.radius)), total)
 
@@ -103,20 +120,28 @@ class Gaussian(Neighbourhood):
 
 @dataclass(frozen=True)
 class Ball(Neighbourhood):
-    """Uniform in an L2 ball: a Gaussian direction, radius · u^(1/d). ``radius`` in the unit of :class:`Uniform`."""
+    """Uniform in an L2 ball: a Gaussian direction, and a length radius · u^(1/d) with u ~ U(0, 1) in d dimensions.
+
+    Args:
+        radius: in the unit of :class:`Uniform`.
+    """
 
     radius: float = setting(1.0, low=0)
 
     def draw(self, points, samples, key, total):
         shape = points.x.shape[1:]
         noise = shared((key / "direction").normal, points, samples, shape)
-        dims: int | Tensor = math.prod(shape)
+        dimensions: int | Tensor = math.prod(shape)
         if points.unit is not None:
+            # Elements that noise leaves as they are have no part in the direction, and are no dimensions.
             free = points.scaled(torch.ones_like(noise)) != 0
-            noise, dims = noise * free, free.flatten(1).sum(1).clamp(min=1)
-        length = shared((key / "length").uniform, points, samples, ()) ** (1 / dims)
+            noise = noise * free
+            dimensions = free.flatten(1).sum(1).clamp(min=1)
+        length = shared((key / "length").uniform, points, samples, ()) ** (1 / dimensions)
         norm = noise.flatten(1).norm(dim=1)
-        noise = noise * (self.radius * length / norm.clamp(min=1e-30)).view(-1, *[1] * len(shape))
+        # The norm is 0 where nothing may move.
+        scale = self.radius * length / norm.clamp(min=1e-30)
+        noise = noise * scale.view(-1, *[1] * len(shape))
         return self._around(points, samples, points.scaled(noise), total)
 
 
@@ -149,8 +174,9 @@ class Path(Neighbourhood):
             asked = slice(samples.start, samples.stop)
             # From [−1, 1] to [0, 1].
             shares = torch.from_numpy((nodes[asked] + 1) / 2)
+            half_weights = torch.from_numpy(weights[asked] / 2)
             alpha = shares.to(x.device, x.dtype, non_blocking=True).repeat(len(points))
-            weight = torch.from_numpy(weights[asked] / 2).to(x.device, _wide(x), non_blocking=True)
+            weight = half_weights.to(x.device, _at_least_float32(x), non_blocking=True)
         else:
             alpha = shared((key / "alpha").uniform, points, samples, ()).to(x)
             weight = even_weights(points, samples, total)
@@ -160,7 +186,11 @@ class Path(Neighbourhood):
 
 @dataclass(frozen=True)
 class Anchored(Neighbourhood):
-    """The point itself, beside its ``baseline`` (the cloud's origin)."""
+    """The point itself, with its baseline as the cloud's origin: for DeepLIFT, which compares the two.
+
+    Args:
+        baseline: the origin.
+    """
 
     baseline: Baseline = Baseline()
 
@@ -187,18 +217,18 @@ def neighbours(
     cloud = where.draw(points, samples, key, total)
     ids = points.ids.repeat_interleave(len(samples))
     if redraw:
+        # From 1 on: number 0 is the input itself.
         numbers = torch.arange(samples.start, samples.stop, device=ids.device) + 1
         ids = fold(ids, numbers.repeat(len(points)))
     return replace(points, x=cloud.points, owner=cloud.owner, ids=ids)
 
 
 def noise_unit(features: Features, x: Tensor, baselines: Baseline | None = None) -> Tensor | None:
-    """The unit of noise, for :class:`Points`; None: the model's input.
+    """The unit of noise, for :class:`~.points.Points`; None: the model's input.
 
     For a table with a data set of baselines, the standard deviation of each column there, so that a tenth means the same in
-    every column. Columns that hold only 0 and 1 there, and one-hot blocks of
-    :class:`~consilience.features.tables.Columns`, are left unchanged by noise: half a
-    category is no input. So are tokens that are no features.
+    every column. Columns that hold only 0 and 1 there, and one-hot blocks of :class:`~consilience.features.tables.Columns`,
+    are left unchanged by noise: half a category is no input. So are tokens that are no features.
 
     Args:
         features: which say what may move.
@@ -226,8 +256,7 @@ def noise_unit(features: Features, x: Tensor, baselines: Baseline | None = None)
 def unmoved(
     score: Callable[[Tensor, Tensor], Tensor], points: Points, where: Neighbourhood, key: Key, samples: int = 10
 ) -> tuple[Tensor, Tensor]:
-    """Why sensitivities may be zero: (N,) bool whether the score is the same at all neighbours, and whether all neighbours are
-    the point itself.
+    """Why sensitivities may be zero: the model's score does not change, or the neighbours are the point itself.
 
     The score is the same around most points of a piecewise-constant model (a forest, a rule list): there every sensitivity is
     zero, or the explainer's own noise, and says nothing. Neighbours are the point itself where the noise has no unit to move
@@ -239,9 +268,13 @@ def unmoved(
         where: the neighbours' distribution.
         key: of their draws.
         samples: neighbours of each point, an evaluation each.
+
+    Returns:
+        (N,) bool, whether the score is the same at all neighbours, though some of these differ from the point; (N,) bool,
+        whether all neighbours are the point itself.
     """
     cloud = where.draw(points, range(samples), key, samples)
-    found = cloud.split(score(cloud.points, cloud.owner))
-    same = (found == score(points.x, points.owner)[:, None]).all(1)
-    fixed = (cloud.split(cloud.points) == points.x[:, None]).flatten(1).all(1)
-    return same & ~fixed, fixed
+    scores = cloud.split(score(cloud.points, cloud.owner))
+    same_score = (scores == score(points.x, points.owner)[:, None]).all(1)
+    same_point = (cloud.split(cloud.points) == points.x[:, None]).flatten(1).all(1)
+    return same_score & ~same_point, same_point

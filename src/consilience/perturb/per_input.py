@@ -17,28 +17,34 @@ from .baseline import Baseline
 
 
 def taken(spec: Any, places: Tensor | Sequence[int]) -> Any:
-    """The same for the inputs at these ``places`` (n,) in the data set.
+    """What was given for a whole data set, for the inputs of one batch.
 
     Args:
         spec: features or a baseline; an explainer, metric or measure, whose own are taken; a sequence of these; anything else
             is returned as it is.
-        places: of the batch's inputs, 0, 1, … in the order of what was given.
+        places: (n,), of the batch's inputs among all for which rows were given, from 0.
+
+    Returns:
+        a copy, or the same object where nothing in it differs by input.
 
     Raises:
         InputError: there is no row for a place.
     """
     if isinstance(spec, Features | Baseline):
         return spec.take(places)
+    # Named tuples are left as they are: they are not made from one iterable.
     if type(spec) in (list, tuple):
-        found = [taken(each, places) for each in spec]
-        changed = any(after is not before for after, before in zip(found, spec, strict=True))
-        return type(spec)(found) if changed else spec
+        items = [taken(each, places) for each in spec]
+        changed = any(after is not before for after, before in zip(items, spec, strict=True))
+        return type(spec)(items) if changed else spec
     if not is_dataclass(spec) or isinstance(spec, type):
         return spec
-    own = {}
+    changes = {}
     for each in fields(spec):
-        before = getattr(spec, each.name) if each.init else None
+        if not each.init:  # made by the class itself, from the others
+            continue
+        before = getattr(spec, each.name)
         after = taken(before, places)
         if after is not before:
-            own[each.name] = after
-    return replace(spec, **own) if own else spec
+            changes[each.name] = after
+    return replace(spec, **changes) if changes else spec

@@ -1,8 +1,8 @@
-"""Points, each with the input it belongs to, and clouds of points around them."""
+"""Points at which a model is evaluated, each with the input to which it belongs, and clouds of points around them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,10 +36,15 @@ class Points:
         return replace(self, x=self.x[index], owner=self.owner[index], ids=self.ids[index])
 
     def scaled(self, noise: Tensor) -> Tensor:
-        """The ``noise`` (N·s, *F) in the points' unit."""
+        """Noise in the points' unit.
+
+        Args:
+            noise: (N·s, *F), in units of 1.
+        """
         if self.unit is None:
             return noise
         unit = self.unit.to(noise.device)
+        # A unit of each input, or one for all of them.
         if unit.ndim == self.x.ndim:
             owner = self.owner if len(unit) > 1 else torch.zeros_like(self.owner)
             unit = unit[owner].repeat_interleave(len(noise) // len(self), 0)
@@ -54,7 +59,7 @@ class Cloud:
         points: (n·s, *F).
         owner: (n·s,), the input to which each belongs.
         weights: (s,), which sum to 1 over all samples of the neighbourhood.
-        samples: their numbers.
+        samples: the numbers of the s samples.
         origin: (n·s, *F), where paths start, or None.
         delta: (n·s, *F), where they lead from there, or None.
         masks: (n·s, *A), the features taken away (True, or the share that is gone), or None.
@@ -75,11 +80,13 @@ class Cloud:
         return values.unflatten(0, (-1, len(self.samples)))
 
 
-def shared(draw, points: Points, samples: range, shape: Sequence[int]) -> Tensor:
-    """(N·s, *shape) in float32: drawn once for each distinct id, then handed to every point that has it.
+def shared(
+    draw: Callable[[Tensor, Tensor, Sequence[int]], Tensor], points: Points, samples: range, shape: Sequence[int]
+) -> Tensor:
+    """(N·s, *shape): draws that are made once for each distinct id, then handed to every point that has it.
 
     Args:
-        draw: (ids, numbers, shape) → noise.
+        draw: (ids (m,), numbers of samples (m,), shape) → (m, *shape), a method of :class:`~..statistics.keys.Key`.
         points: N points.
         samples: the numbers of s samples.
         shape: of one draw.
@@ -88,13 +95,18 @@ def shared(draw, points: Points, samples: range, shape: Sequence[int]) -> Tensor
     s = len(samples)
     numbers = torch.arange(samples.start, samples.stop, device=ids.device)
     noise = draw(ids.repeat_interleave(s), numbers.repeat(len(ids)), shape)
+    # The ids are the points' own, in their order: nothing to copy.
     if len(ids) == len(where) and torch.equal(where, torch.arange(len(ids), device=ids.device)):
         return noise
     return noise.unflatten(0, (-1, s))[where].flatten(0, 1)
 
 
 def present(features: Features, points: Points) -> Tensor:
-    """(N, A) bool: the ``features`` that each of the ``points`` has.
+    """(N, A) bool: the features that each point has.
+
+    Args:
+        features: what A stands for.
+        points: N points.
 
     Raises:
         InputError: the features were given for another number of inputs.
