@@ -217,7 +217,7 @@ def neighbours(
     cloud = where.draw(points, samples, key, total)
     ids = points.ids.repeat_interleave(len(samples))
     if redraw:
-        # From 1 on: number 0 is the input itself.
+        # From 1 on: `fold` with 0 keeps the input's own id.
         numbers = torch.arange(samples.start, samples.stop, device=ids.device) + 1
         ids = fold(ids, numbers.repeat(len(points)))
     return replace(points, x=cloud.points, owner=cloud.owner, ids=ids)
