@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .active_set import nnls
-from .solution import EPS, Solution, corner, diagonal, finish, form, in_double, normalise, usable
+from .solution import EPS, TINY, Solution, corner, diagonal, finish, form, in_double, normalise, usable
 from .ties import TIE, evenness
 
 DEEP = 1e-8
@@ -18,9 +18,6 @@ DEEP = 1e-8
 
 FLOOR = 1e-14
 """... one above this share of the best single method's value: below that, float64 has no digits left."""
-
-TINY = 1e-300
-"""Divisors are at least this, so that 0/0 is 0 and no NaN gets into a batch."""
 
 ITERATIONS = 2000
 """Pairwise steps at most; each is one line search."""
@@ -43,7 +40,7 @@ def quadratic(G: Tensor, valid: Tensor | None = None) -> Solution:
     Raises:
         InputError: shapes that do not fit.
 
-    Source: Decker et al. 2024 (AGG), eq. 8; Frank and Wolfe 1956 for the gap p − q.
+    Source: Decker et al. 2024, arXiv 2406.05090 (AGG), for the problem; Frank and Wolfe 1956 for the gap p − q.
 
     >>> quadratic(torch.diag(torch.tensor([1.0, 3.0]))[None]).weights
     tensor([[0.7500, 0.2500]], dtype=torch.float64)

@@ -1,4 +1,7 @@
-"""A local first-order minimiser on the simplex for any smooth function, many problems at once."""
+"""A local first-order minimiser on the simplex for any smooth function, many problems at once.
+
+:func:`descend` differentiates the function by autograd; :func:`descend_with_slope` takes a function that gives its gradient.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,47 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .solution import TINY
+
+FIRST = 0.25
+"""The first step moves so much weight at most; and ..."""
+
+LONGEST = 10
+"""... so much, before the projection, every later one."""
+
+SHORTER = 4
+"""A refused step is cut by this."""
+
+ARMIJO = 1e-4
+"""The share of the fall to first order that a step has to bring (Armijo's rule)."""
+
+STILL = 1e-12
+"""A move of less weight than this, or a slope of this share of the value, counts as none; and ..."""
+
+GAIN = 1e-14
+"""... a fall by this share of the value is rounding."""
+
 
 def project(v: Tensor, valid: Tensor | None = None) -> Tensor:
-    """The point of the simplex nearest to v (…, k), with zeros outside ``valid``.
+    """The point of the simplex nearest to v: w = max(v − θ, 0), with θ such that Σw = 1.
 
-    w = max(v − θ, 0), θ from the sorted entries (Held, Wolfe and Crowder 1974; Duchi et al. 2008).
+    Args:
+        v: (…, k).
+        valid: (…, k) bool, entries that may be positive; all by default.
+
+    Source: Held, Wolfe and Crowder 1974; Duchi et al. 2008, fig. 1.
 
     >>> project(torch.tensor([2.0, 0.0, 1.5]))
     tensor([0.7500, 0.0000, 0.2500])
     """
-    v = v if valid is None else v.masked_fill(~valid, -torch.inf)
+    if valid is not None:
+        v = v.masked_fill(~valid, -torch.inf)
     ordered = v.sort(-1, descending=True).values
-    v, ordered = v - ordered[..., :1], ordered - ordered[..., :1]
+    # The projection does not see a shift; with a largest entry of 0 the sums lose no digits.
+    largest = ordered[..., :1]
+    v = v - largest
+    ordered = ordered - largest
+    # With the n largest entries positive, θ is (their sum − 1) / n; the right n is the last whose entry is above its θ.
     count = torch.arange(1, v.shape[-1] + 1, dtype=v.dtype, device=v.device)
     level = (ordered.cumsum(-1) - 1) / count
     used = (ordered > level).sum(-1, keepdim=True).clamp(min=1)
@@ -28,17 +60,22 @@ def project(v: Tensor, valid: Tensor | None = None) -> Tensor:
 def descend(
     objective: Callable[[Tensor], Tensor], starts: Tensor, iterations: int = 200, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(weights (P, k), values (P,)): the local minimum of ``objective``, (P, k) → (P,), reached from each row of
-    ``starts``. Row i of the objective may depend on row i of w only; it is differentiated by autograd. See
-    :func:`descend_with_slope`.
+    """(weights (P, k), values (P,)): the local minimum of a function that is reached from each start.
+
+    Args:
+        objective: (P, k) → (P,), differentiable; value i may depend on row i only.
+        starts: (P, k), on the simplex.
+        iterations: at most so many.
+        valid: (P, k) bool, entries that may be positive; all by default.
     """
 
     def evaluate(w: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             w = w.detach().requires_grad_()
-            f = objective(w)
-            (g,) = torch.autograd.grad(f.sum(), w)
-        return f.detach(), g
+            value = objective(w)
+            # Row i depends on value i alone, so the gradient of the sum is every row's own.
+            (gradient,) = torch.autograd.grad(value.sum(), w)
+        return value.detach(), gradient
 
     return descend_with_slope(evaluate, starts.detach(), iterations, valid)
 
@@ -46,35 +83,47 @@ def descend(
 def descend_with_slope(
     evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], starts: Tensor, iterations: int, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(weights (…, k), values (…)): the local minimum reached from each of ``starts`` (…, k).
+    """(weights (…, k), values (…)): the local minimum that is reached from each start.
 
-    ``evaluate``: w → f (…) and its gradient (…, k). Projected gradient, w ← project(w − t∇f), with a Barzilai–Borwein step
-    per problem, cut by four until the function falls enough (Armijo): monotone, so never above the start. Where the function
-    is not finite the point is refused; a start that is not finite stays as it is. Entries outside ``valid`` (…, k) stay 0:
-    an objective that ignores them cannot keep weight from drifting there.
+    Projected gradient, w ← project(w − t∇f), with a Barzilai–Borwein step per problem, cut by four until the function falls
+    enough (Armijo): monotone, so never above the start. A point where the function is not finite is refused; a start where it
+    is not finite stays as it is.
+
+    Args:
+        evaluate: w (…, k) → f (…) and its gradient (…, k).
+        starts: (…, k), on the simplex.
+        iterations: at most so many.
+        valid: (…, k) bool, entries that may be positive; all by default. The others stay 0: without this, weight drifts to
+            entries that the function ignores.
+
+    Source: Barzilai and Borwein 1988; Birgin, Martínez and Raydan 2000, for the projection.
     """
     w = starts
-    f, g = evaluate(w)
-    g = g.nan_to_num(0.0, 0.0, 0.0)
-    t = 0.25 / _width(g)
-    settled = ~f.isfinite()
+    value, gradient = evaluate(w)
+    gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+    t = FIRST / _width(gradient)
+    settled = ~value.isfinite()
     for _ in range(iterations):
-        move = torch.where(settled[..., None], 0.0, project(w - t[..., None] * g, valid) - w)
-        settled = settled | (move.abs().amax(-1) < 1e-12)
+        move = torch.where(settled[..., None], 0.0, project(w - t[..., None] * gradient, valid) - w)
+        settled = settled | (move.abs().amax(-1) < STILL)
         if settled.all():
             break
-        slope = (g * move).sum(-1)
-        f_new, g_new = evaluate(w + move)
-        g_new = g_new.nan_to_num(0.0, 0.0, 0.0)
-        accept = (f_new <= f + 1e-4 * slope) & ~settled
-        settled = settled | (accept & (f - f_new <= 1e-14 * f.abs()) & (slope > -1e-12 * f.abs()))
-        bend = (move * (g_new - g)).sum(-1)
-        longest = 10 / _width(g_new)
-        barzilai = torch.where(bend > 0, (move**2).sum(-1) / bend.clamp(min=1e-300), longest)
-        t = torch.where(accept, torch.minimum(barzilai, longest), t / 4)
+        slope = (gradient * move).sum(-1)
+        new_value, new_gradient = evaluate(w + move)
+        new_gradient = new_gradient.nan_to_num(0.0, 0.0, 0.0)
+        # A value that is not finite compares as False, so such a point is refused.
+        accept = (new_value <= value + ARMIJO * slope) & ~settled
+        stationary = (value - new_value <= GAIN * value.abs()) & (slope > -STILL * value.abs())
+        settled = settled | (accept & stationary)
+        # Barzilai–Borwein: the step that a quadratic with the curvature seen along this move would ask for.
+        bend = (move * (new_gradient - gradient)).sum(-1)
+        longest = LONGEST / _width(new_gradient)
+        barzilai = torch.where(bend > 0, (move**2).sum(-1) / bend.clamp(min=TINY), longest)
+        t = torch.where(accept, torch.minimum(barzilai, longest), t / SHORTER)
         w = torch.where(accept[..., None], w + move, w)
-        f, g = torch.where(accept, f_new, f), torch.where(accept[..., None], g_new, g)
-    return w, f
+        value = torch.where(accept, new_value, value)
+        gradient = torch.where(accept[..., None], new_gradient, gradient)
+    return w, value
 
 
 def _width(slope: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .active_set import nnls
-from .solution import EPS, Solution, corner, diagonal, even, finish, form, in_double, normalise, usable
+from .solution import EPS, TINY, Solution, corner, diagonal, even, finish, form, in_double, normalise, usable
 from .ties import LOSS, even_out, with_tie_break
 
 CONSTANT = 1e-26
@@ -28,9 +28,6 @@ FLAT = 1e-13
 
 KNOWN = 1e-13
 """The share of √(C_jj v) to which a covariance b_j is known: it is a sum of many products in float64."""
-
-TINY = 1e-300
-"""Divisors are at least this, so that 0/0 is 0 and no NaN gets into a batch."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +117,6 @@ def correlation(
     Raises:
         InputError: a ridge for convex weights, or shapes that do not fit.
 
-    Source: Decker et al. 2024 (AGG), section 4.2, for the criterion.
-
     >>> best = correlation(torch.eye(2)[None], torch.tensor([[0.6, -0.2]]), torch.ones(1))
     >>> best.weights, best.value
     (tensor([[1., 0.]], dtype=torch.float64), tensor([0.6400], dtype=torch.float64))
@@ -187,7 +182,7 @@ def scale_free(M: Tensor, p: Tensor, y2: Tensor, valid: Tensor | None = None) ->
     Raises:
         InputError: shapes that do not fit.
 
-    Source: Yeh et al. 2019, arXiv 1901.09392, section 2.3, for the optimal scale β.
+    Source: Yeh et al. 2019, arXiv 1901.09392, for the optimal scale β.
 
     >>> scale_free(torch.eye(2)[None], torch.tensor([[0.0, -0.5]]), torch.ones(1)).value
     tensor([0.7500], dtype=torch.float64)

@@ -27,7 +27,7 @@ TRIAL = 15
 """Iterations with every start, after which only the best one of each μ goes on, and ..."""
 
 STRAYS = 2
-"""... so many of the worst: the likeliest to end in another minimum, which is what is found where the front is not convex."""
+"""... so many of the worst: they are the likeliest to end in another minimum, such as one in a dent of the front."""
 
 CORNERS = 16
 """Methods from which descents start, at most: the most robust and the most faithful ones."""
@@ -57,10 +57,10 @@ def front(
 ) -> Front:
     """The trade-off between r(c) = cᵀGc / cᵀHc, as in :func:`ratio`, and ρ(c), as in :func:`correlation`.
 
-    J(c) = (1 − ρ|ρ|) + μ · r / r₀ is minimised by :func:`descend` for every μ of a grid, from every corner and both
-    single optima; with those, and points between neighbours, what is not dominated is kept. r₀ is the best corner's r,
+    J(c) = (1 − ρ|ρ|) + μ · r / r₀ is minimised by a projected gradient for every μ of a grid, from every corner and both
+    single optima; of those, and of points between neighbours, what is not dominated is kept. r₀ is the best corner's r,
     at least a thousandth of the most faithful corner's: a map that ignores the input would else make every μ mean
-    "robust". The scan is local; that a corner is never better than the front, and the two ends, hold by construction.
+    "robust". The scan is local; but its ends are exact, and no corner is better than the front, by construction.
 
     A method whose response is constant (see :func:`correlation`, and ``mean`` there) is left out if others' are not: weight
     on a uniform map would make any mixture as robust as one likes and leave its ρ as it is.
@@ -76,8 +76,12 @@ def front(
         mean: (B, k), the responses' means; 0 by default.
     """
     # The scan is wide, hundreds of descents for each input, and left to an accelerator if many inputs share its launches.
-    wide = G.device if G.device.type == "cuda" and len(G) >= WIDE else torch.device("cpu")
-    return _front(G, H, C, b, vy, valid, mus, torch.zeros_like(b) if mean is None else mean, wide)
+    wide = torch.device("cpu")
+    if G.device.type == "cuda" and len(G) >= WIDE:
+        wide = G.device
+    if mean is None:
+        mean = torch.zeros_like(b)
+    return _front(G, H, C, b, vy, valid, mus, mean, wide)
 
 
 @in_double
@@ -92,6 +96,7 @@ def _front(
     mean: Tensor,
     wide: torch.device,
 ) -> Front:
+    """:func:`front` in float64; the descents run on the device ``wide``."""
     ok, answers = _usable_methods(G, H, C, b, valid, mean)
     robust = ratio(G, H, ok)
     faithful = correlation(C, b, vy, ok, mean=mean)
@@ -101,20 +106,22 @@ def _front(
     corners = torch.eye(k, dtype=torch.float64, device=ok.device).expand(count, k, k) * ok[:, :, None]
     ends = criteria.scaled(torch.stack([robust.weights, faithful.weights], 1).nan_to_num(0.0))
     r, rho = criteria(corners)
-    r, rho = r.masked_fill(~ok, torch.inf), rho.masked_fill(~ok, -torch.inf)
+    r = r.masked_fill(~ok, torch.inf)
+    rho = rho.masked_fill(~ok, -torch.inf)
     unit = _unit(r, rho)
 
     given = torch.cat([corners, ends], 1)
     starts = torch.cat([_promising(corners, r, rho), ends], 1)
-    found = _scanned(criteria, starts, unit, torch.tensor(mus, dtype=torch.float64, device=wide))
-    u, keep = _pareto(criteria, given, found)
+    ended = _scanned(criteria, starts, unit, torch.tensor(mus, dtype=torch.float64, device=wide))
+    u, keep = _pareto(criteria, given, ended)
+    # Where the front is concave no μ has its minimum there; mixtures of neighbours reach it.
     u, keep = _pareto(criteria, given, torch.cat([u, _between(u, keep)], 1))
 
-    robustness, correlations = (torch.where(keep, x, torch.nan) for x in criteria(u))
+    robustness, correlations = criteria(u)
     return Front(
         weights=torch.where(keep[..., None], criteria.weights(u), torch.nan),
-        robustness=robustness,
-        correlation=correlations,
+        robustness=torch.where(keep, robustness, torch.nan),
+        correlation=torch.where(keep, correlations, torch.nan),
         keep=keep,
         floor=torch.where(ok.any(1), rho.amax(1), torch.nan),
         unit=unit,
@@ -132,6 +139,7 @@ def _usable_methods(
     ok = ok & (diagonal(H) > 0)
     answers, C = usable(ok & b.isfinite() & mean.isfinite(), C)
     answers = answers & varies(C, mean, answers)
+    # Where no response varies there is no ρ to lose, and all methods stay.
     ok = torch.where(answers.any(1, keepdim=True), answers, ok)
     return ok, answers
 
@@ -139,12 +147,13 @@ def _usable_methods(
 def _criteria(
     G: Tensor, H: Tensor, C: Tensor, b: Tensor, vy: Tensor, mean: Tensor, ok: Tensor, answers: Tensor
 ) -> Criteria:
-    """r and ρ for maps of norm 1."""
+    """r and ρ as functions of mixtures of maps of norm 1."""
     ok, G, H = usable(ok, G, H)
     _, C = usable(answers, C)
     unit = torch.where(ok, diagonal(H), 1.0).rsqrt() * ok
-    G, H, C = (m * unit[:, :, None] * unit[:, None] for m in (G, H, C))
-    b, mean = (torch.where(answers, x, 0.0) * unit for x in (b, mean))
+    G, H, C = (matrix * unit[:, :, None] * unit[:, None] for matrix in (G, H, C))
+    b = torch.where(answers, b, 0.0) * unit
+    mean = torch.where(answers, mean, 0.0) * unit
     columns = torch.stack([diagonal(C).clamp(min=0).sqrt(), b, mean], 2)
     return Criteria(torch.cat([G, H, C], 2), columns, vy.clamp(min=0), unit)
 
@@ -173,17 +182,27 @@ def _scanned(criteria: Criteria, starts: Tensor, unit: Tensor, mu: Tensor) -> Te
         return x.to(mu.device)
 
     step = max(1, ROWS // (len(mu) * starts.shape[1]))
-    parts = torch.arange(len(starts), device=starts.device).split(step)
-    found = [_descents(convert(criteria.inputs(i), there), there(starts[i]), mu, there(unit[i])) for i in parts]
-    return torch.cat(found).to(starts.device)
+    ends = []
+    for part in torch.arange(len(starts), device=starts.device).split(step):
+        moved = convert(criteria.inputs(part), there)
+        ends.append(_descents(moved, there(starts[part]), mu, there(unit[part])))
+    return torch.cat(ends).to(starts.device)
 
 
 def _descents(criteria: Criteria, starts: Tensor, mu: Tensor, unit: Tensor) -> Tensor:
-    """Local minima of J for each μ: (B, n, k) starts, (m,), (B,) → (B, m · at most n, k).
+    """(B, m · at most n, k): local minima of J for each μ.
 
-    Nearly all starts come to the same minimum: after ``TRIAL`` iterations most of them are given up."""
-    _, n, k = starts.shape
+    Nearly all starts come to the same minimum: after ``TRIAL`` iterations most of them are given up.
+
+    Args:
+        criteria: of B inputs.
+        starts: (B, n, k).
+        mu: (m,).
+        unit: r₀ (B,).
+    """
+    n = starts.shape[1]
     valid = criteria.valid[:, None]
+    # The searches of one input in a row: n starts with the first μ, n with the second, ...
     rate = (mu / unit[:, None]).repeat_interleave(n, 1)
 
     def descend(u: Tensor, rate: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
@@ -194,14 +213,21 @@ def _descents(criteria: Criteria, starts: Tensor, mu: Tensor, unit: Tensor) -> T
 
     u, value = descend(starts.repeat(1, len(mu), 1), rate, TRIAL)
     if n > 1 + STRAYS:
-        value = value.unflatten(1, (-1, n))
-        fine = value.isfinite()
-        best = value.masked_fill(~fine, torch.inf).argmin(2, keepdim=True)
-        worst = value.masked_fill(~fine, -torch.inf).topk(STRAYS, 2).indices
-        first_of_mu = n * torch.arange(len(mu), device=u.device)[:, None]
-        at = (torch.cat([best, worst], 2) + first_of_mu).flatten(1)
-        u, rate = u.gather(1, at[..., None].expand(-1, -1, k)), rate.gather(1, at)
-    return descend(u, rate, ITERATIONS - TRIAL)[0]
+        at = _going_on(value, n)
+        u = u.gather(1, at[..., None].expand(-1, -1, u.shape[2]))
+        rate = rate.gather(1, at)
+    u, _ = descend(u, rate, ITERATIONS - TRIAL)
+    return u
+
+
+def _going_on(value: Tensor, n: int) -> Tensor:
+    """(B, m · (1 + ``STRAYS``)) int64: of the n searches of each μ, ``value`` (B, m · n), the best and some of the worst."""
+    value = value.unflatten(1, (-1, n))
+    finite = value.isfinite()
+    best = value.masked_fill(~finite, torch.inf).argmin(2, keepdim=True)
+    worst = value.masked_fill(~finite, -torch.inf).topk(STRAYS, 2).indices
+    first_of_mu = n * torch.arange(value.shape[1], device=value.device)[:, None]
+    return (torch.cat([best, worst], 2) + first_of_mu).flatten(1)
 
 
 def _between(u: Tensor, keep: Tensor) -> Tensor:
@@ -212,28 +238,47 @@ def _between(u: Tensor, keep: Tensor) -> Tensor:
     return (mixtures * both[..., None, None]).flatten(1, 2)
 
 
-def _pareto(criteria: Criteria, given: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
-    """(points (B, P, k) by rising r and ρ, keep (B, P)): the undominated ones of both (B, ·, k), thinned to a point for each
-    of ``BINS`` equal steps of ρ. Those ``given`` go only if a point kept dominates them."""
-    u = torch.cat([given, found], 1)
-    protected = (torch.arange(u.shape[1], device=u.device) < given.shape[1]).expand(u.shape[:2])
+def _pareto(criteria: Criteria, given: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
+    """(points (B, P, k) by rising r and ρ, keep (B, P)): the undominated points, thinned to ``BINS`` along the front.
+
+    Args:
+        criteria: of B inputs.
+        given: (B, ·, k), points that thinning spares: they go only if another point dominates them.
+        more: (B, ·, k), further points.
+    """
+    u = torch.cat([given, more], 1)
+    spared = (torch.arange(u.shape[1], device=u.device) < given.shape[1]).expand(u.shape[:2])
     r, rho = criteria(u)
+    # Zeros stand for points that are not there.
     rho = torch.where(r.isfinite() & (u.sum(-1) > 0), rho, -torch.inf)
+    # By rising r, and of equal r by falling ρ: then a point is dominated if a point before it has as much ρ.
     order = rho.argsort(1, descending=True)
     order = order.gather(1, r.gather(1, order).argsort(stable=True, dim=1))
-    rho, protected = rho.gather(1, order), protected.gather(1, order)
+    rho = rho.gather(1, order)
+    spared = spared.gather(1, order)
 
-    def undominated(among: Tensor) -> Tensor:
-        best = torch.where(among, rho, -torch.inf).cummax(1).values
-        return among & (rho > torch.nn.functional.pad(best[:, :-1], (1, 0), value=-torch.inf))
-
-    keep = undominated(rho.isfinite())
-    low = torch.where(keep, rho, torch.inf).amin(1, keepdim=True)
-    high = torch.where(keep, rho, -torch.inf).amax(1, keepdim=True)
-    step = torch.where(keep, ((rho - low) / (high - low).clamp(min=1e-9) * BINS).floor(), -1.0)
-    opens = step > torch.nn.functional.pad(step.cummax(1).values[:, :-1], (1, 0), value=-1.0)
-    keep = undominated((keep & opens) | (protected & rho.isfinite()))
+    keep = _undominated(rho, rho.isfinite())
+    opens = _first_of_bins(rho, keep)
+    keep = _undominated(rho, (keep & opens) | (spared & rho.isfinite()))
+    # The points that are kept to the front, in their order, and only as many places as the longest front needs.
     width = max(1, int(keep.sum(1).max()))
     at = (~keep).long().argsort(stable=True, dim=1)[:, :width]
     chosen = order.gather(1, at)
     return u.gather(1, chosen[..., None].expand(-1, -1, u.shape[-1])), keep.gather(1, at)
+
+
+def _undominated(rho: Tensor, among: Tensor) -> Tensor:
+    """(B, P) bool: those ``among`` (B, P) the points, which come by rising r, whose ρ (B, P) is above that of all before."""
+    best = torch.where(among, rho, -torch.inf).cummax(1).values
+    best_before = torch.nn.functional.pad(best[:, :-1], (1, 0), value=-torch.inf)
+    return among & (rho > best_before)
+
+
+def _first_of_bins(rho: Tensor, keep: Tensor) -> Tensor:
+    """(B, P) bool: of the points to ``keep`` (B, P), by rising ρ (B, P), the first in each of ``BINS`` equal steps of ρ."""
+    low = torch.where(keep, rho, torch.inf).amin(1, keepdim=True)
+    high = torch.where(keep, rho, -torch.inf).amax(1, keepdim=True)
+    step = ((rho - low) / (high - low).clamp(min=1e-9) * BINS).floor()
+    step = torch.where(keep, step, -1.0)
+    step_before = torch.nn.functional.pad(step.cummax(1).values[:, :-1], (1, 0), value=-1.0)
+    return step > step_before

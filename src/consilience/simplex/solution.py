@@ -1,4 +1,7 @@
-"""The answer with its evidence, and what every solver does first: double precision, usable entries, corners."""
+"""What a solver returns, and what every solver does first: double precision, usable entries, corners.
+
+Shapes: B inputs, k explainers; matrices (B, k, k), weights (B, k).
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,27 @@ from ..errors import InputError
 
 EPS = torch.finfo(torch.float64).eps
 
+CERTIFIED = 1e-8
+"""A gap of this share of the value, or ..."""
+
+NEGLIGIBLE = 1e-12
+"""... of the solver's unit counts as none: the status is "optimal"."""
+
+TINY = 1e-300
+"""Divisors are at least this, so that 0/0 is 0 and no NaN gets into a batch."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A minimiser per input and how far from optimal it can be.
+    """A minimiser per input, and how far from optimal it can be. Without a valid method the numbers are NaN.
 
-    ``weights`` (B, k), ≥ 0 and summing to 1 (Σ|w| = 1 if signed); ``value`` (B,), the minimised criterion at them;
-    ``gap`` (B,), an upper bound of value − optimum; ``status``, one line per input. Without a valid method the numbers
-    are NaN and the status says so.
+    Args:
+        weights: (B, k), ≥ 0 and summing to 1; Σ|w| = 1 if they may have either sign.
+        value: (B,), the minimised criterion at them.
+        gap: (B,), an upper bound of value − optimum.
+        status: one line per input, in words.
     """
 
     weights: Tensor
@@ -34,13 +47,16 @@ class Solution:
     status: tuple[str, ...]
 
     def inputs(self, index: Sequence[int]) -> Solution:
-        """Only some inputs."""
+        """Only the inputs with the numbers ``index``."""
         at = list(index)
         return Solution(self.weights[at], self.value[at], self.gap[at], tuple(self.status[i] for i in at))
 
 
 def convert(value: Any, how: Callable[[Tensor], Tensor]) -> Any:
-    """``how`` of a tensor, or of every tensor that a dataclass holds, in it or deeper; anything else as it is."""
+    """``value`` with every tensor in it replaced by ``how`` of it: a tensor, or a dataclass that holds some, at any depth.
+
+    Anything else stays as it is.
+    """
     if isinstance(value, Tensor):
         return how(value)
     if is_dataclass(value) and not isinstance(value, type):
@@ -60,8 +76,11 @@ def _one_thread() -> Iterator[None]:
 
 
 def in_double(solver: F) -> F:
-    """Run ``solver`` detached, in float64 and on the processor: its thousands of small steps wait for one another, and on an
-    accelerator each would cost a launch. What it finds goes back to where its arguments were (in float32 on Apple's GPU)."""
+    """Run ``solver`` detached, in float64 and on the CPU; what it returns goes back to where its arguments were.
+
+    A solver takes thousands of small steps that wait for one another, and on an accelerator each would cost a launch. Apple's
+    GPU has no float64, so its results are float32.
+    """
 
     def enter(x: Tensor) -> Tensor:
         x = x.detach().cpu()
@@ -69,81 +88,116 @@ def in_double(solver: F) -> F:
 
     @functools.wraps(solver)
     def wrapped(first: Any, *args: Any, **kwargs: Any) -> Any:
-        probe: list[Tensor] = []
-        convert(first, lambda x: probe.append(x) or x)  # type: ignore[func-returns-value]
-        home = probe[0].device
+        home = _device_of(first)
 
         def leave(x: Tensor) -> Tensor:
-            return (x.float() if x.is_floating_point() and home.type == "mps" else x).to(home)
+            if x.is_floating_point() and home.type == "mps":
+                x = x.float()
+            return x.to(home)
 
         with torch.no_grad(), _one_thread():
-            rest = [convert(a, enter) for a in args]
-            named = {name: convert(a, enter) for name, a in kwargs.items()}
+            rest = [convert(each, enter) for each in args]
+            named = {name: convert(each, enter) for name, each in kwargs.items()}
             result = solver(convert(first, enter), *rest, **named)
         return result if home.type == "cpu" else convert(result, leave)
 
     return wrapped  # type: ignore[return-value]
 
 
+def _device_of(value: Any) -> torch.device:
+    """Where the first tensor of ``value`` is: a tensor, or a dataclass that holds some."""
+    devices: list[torch.device] = []
+
+    def note(x: Tensor) -> Tensor:
+        devices.append(x.device)
+        return x
+
+    convert(value, note)
+    return devices[0]
+
+
 def diagonal(matrix: Tensor) -> Tensor:
-    """(B, k, k) → (B, k)."""
+    """(…, k): the diagonals of ``matrix`` (…, k, k)."""
     return matrix.diagonal(dim1=-2, dim2=-1)
 
 
 def form(matrix: Tensor, w: Tensor) -> Tensor:
-    """wᵀMw: (B, k, k), (B, k) → (B,)."""
+    """wᵀMw (B,), of ``matrix`` M (B, k, k) and ``w`` (B, k)."""
     return torch.einsum("bi,bij,bj->b", w, matrix, w)
 
 
 def usable(valid: Tensor | None, *matrices: Tensor) -> tuple[Tensor, ...]:
-    """(valid (B, k), the matrices with the rows and columns of the others set to zero).
+    """(valid (B, k), the matrices with the rows and columns of the other methods set to zero).
 
-    An entry is unusable if the caller says so, or if its diagonal, or its row among those left, is not finite.
+    A method is unusable if the caller says so, or if its diagonal entry is not finite, or its row among those left.
+
+    Args:
+        valid: (B, k) bool; all by default.
+        *matrices: (B, k, k) each.
+
+    Raises:
+        InputError: shapes that do not fit.
     """
     shape = matrices[0].shape
     if len(shape) != 3 or shape[1] != shape[2] or any(m.shape != shape for m in matrices):
         raise InputError(f"simplex: matrices are (B, k, k) and alike, got {[tuple(m.shape) for m in matrices]}")
     if valid is not None and valid.shape != shape[:2]:
         raise InputError(f"simplex: valid is (B, k) = {tuple(shape[:2])}, got {tuple(valid.shape)}")
-    ok = torch.ones(shape[:2], dtype=torch.bool, device=matrices[0].device) if valid is None else valid.bool()
-    for m in matrices:
-        ok = ok & diagonal(m).isfinite()
-    for m in matrices:
-        ok = ok & (m.isfinite() | ~ok[:, None]).all(2)
+    if valid is None:
+        ok = torch.ones(shape[:2], dtype=torch.bool, device=matrices[0].device)
+    else:
+        ok = valid.bool()
+    # Diagonals first: one method that is NaN puts NaN into every other method's row, and would take all of them along.
+    for matrix in matrices:
+        ok = ok & diagonal(matrix).isfinite()
+    for matrix in matrices:
+        ok = ok & (matrix.isfinite() | ~ok[:, None]).all(2)
     both = ok[:, :, None] & ok[:, None]
-    return ok, *(torch.where(both, m, 0.0) for m in matrices)
+    return ok, *(torch.where(both, matrix, 0.0) for matrix in matrices)
 
 
 def corner(index: Tensor, k: int) -> Tensor:
-    """(B,) → (B, k): all weight on one method."""
+    """(B, k): all weight on method ``index`` (B,) of ``k``."""
     return torch.nn.functional.one_hot(index, k).double()
 
 
 def even(ok: Tensor) -> Tensor:
-    """(B, k): the mean of the valid methods."""
+    """(B, k): equal weights for the valid methods ``ok`` (B, k); zeros where there is none."""
     return ok.double() / ok.sum(1, keepdim=True).clamp(min=1)
 
 
 def normalise(w: Tensor) -> Tensor:
-    """(…, k) scaled to Σ|w| = 1; the largest entry first, so that nothing overflows."""
-    w = w / w.abs().amax(-1, keepdim=True).clamp(min=1e-300)
-    return w / w.abs().sum(-1, keepdim=True).clamp(min=1e-300)
+    """``w`` (…, k) scaled to Σ|w| = 1; zeros stay zeros."""
+    # By the largest entry first, so that the sum neither overflows nor vanishes.
+    w = w / w.abs().amax(-1, keepdim=True).clamp(min=TINY)
+    return w / w.abs().sum(-1, keepdim=True).clamp(min=TINY)
 
 
 def finish(
     w: Tensor, value: Tensor, gap: Tensor, ok: Tensor, unit: Tensor, says: dict[str, Tensor] | None = None
 ) -> Solution:
-    """Status and NaN for inputs without a method. ``unit`` (B,): what a negligible gap is measured against, beside the
-    value; ``says``: status → (B,) where it holds."""
+    """The solution with its status in words, and NaN for inputs without a method.
+
+    Args:
+        w: (B, k), the weights.
+        value: (B,), the criterion.
+        gap: (B,), its certificate.
+        ok: (B, k) bool, methods that could be used.
+        unit: (B,), what a negligible gap is measured against, beside the value.
+        says: status → (B,) bool where it holds in place of the gap's; of several the last one counts.
+    """
     some = ok.any(1)
-    certified = gap <= torch.maximum(1e-8 * value.abs(), 1e-12 * unit)
-    status = [
-        "optimal" if yes else f"certified to {g:.0e}" for yes, g in zip(certified.tolist(), gap.tolist(), strict=True)
-    ]
+    optimal = gap <= torch.maximum(CERTIFIED * value.abs(), NEGLIGIBLE * unit)
+    status = []
+    for certain, number in zip(optimal.tolist(), gap.tolist(), strict=True):
+        status.append("optimal" if certain else f"certified to {number:.0e}")
     for text, where in {**(says or {}), "no valid method": ~some}.items():
         for i in where.nonzero()[:, 0].tolist():
             status[i] = text
     nan = torch.tensor(torch.nan, dtype=torch.float64, device=w.device)
     return Solution(
-        torch.where(some[:, None], w, nan), torch.where(some, value, nan), torch.where(some, gap, nan), tuple(status)
+        weights=torch.where(some[:, None], w, nan),
+        value=torch.where(some, value, nan),
+        gap=torch.where(some, gap, nan),
+        status=tuple(status),
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .active_set import nnls
-from .solution import diagonal
+from .solution import TINY, diagonal
 
 TIE = 1e-12
 """The weight of :func:`evenness`, in units of the best single method's value."""
@@ -30,17 +30,22 @@ EQUAL = 1e-6
 """Local minima whose values differ by less than this share are equally good."""
 
 NOTHING = 1e-6
-"""A share of the weight that is not worth a further method."""
+"""A share of the weight that is too small to bring in a further method."""
 
 
 def evenness(likeness: Tensor, ok: Tensor) -> Tensor:
-    """(B, k, k) positive semi-definite: wᵀEw = Σ w_j² / m_j − (Σ w_j)² / Σ m_j, zero for w ∝ m only.
+    """E (B, k, k), positive semi-definite: wᵀEw = Σ w_j² / m_j − (Σ w_j)² / Σ m_j, zero for w ∝ m only.
 
-    ``likeness`` (B, k, k): Gram matrix of what makes methods alike; m_j = 1 / Σ_i max(cos_ij, 0)¹⁶: two equal methods count as
-    one, so listing a method twice changes no mixture's value.
+    m_j = 1 / Σ_i max(cos_ij, 0)¹⁶ is the share of a method among those like it: two equal methods count as one, so listing a
+    method twice changes no mixture's value.
+
+    Args:
+        likeness: (B, k, k), the Gram matrix of what makes methods alike.
+        ok: (B, k) bool, methods that may be used.
     """
-    size = torch.where(ok, diagonal(likeness), 1.0).clamp(min=1e-300).rsqrt()
+    size = torch.where(ok, diagonal(likeness), 1.0).clamp(min=TINY).rsqrt()
     cosine = (likeness * size[:, :, None] * size[:, None]).clamp(0, 1)
+    # The power lets only methods that nearly coincide count as one: a cosine of .8 gives .03, one of .99 gives .85.
     alike = (cosine**16).sum(2).clamp(min=1)
     share = ok / alike
     total = share.sum(1).clamp(min=1)[:, None, None]
@@ -49,28 +54,43 @@ def evenness(likeness: Tensor, ok: Tensor) -> Tensor:
 
 
 def with_tie_break(matrix: Tensor, ok: Tensor) -> Tensor:
-    """(B, k, k): a Gram matrix plus ``TIE`` · :func:`evenness`, each method in the unit of its own norm."""
+    """(B, k, k): ``matrix`` (B, k, k), a Gram matrix, plus ``TIE`` · :func:`evenness` of the methods ``ok`` (B, k).
+
+    Each method counts in the unit of its own norm.
+    """
     size = torch.where(ok, diagonal(matrix), 0.0).clamp(min=0).sqrt()
     return matrix + TIE * evenness(matrix, ok) * size[:, :, None] * size[:, None]
 
 
 def even_out(w: Tensor, likeness: Tensor, ok: Tensor) -> Tensor:
-    """(B, k): the most even weights ≥ 0 with nearly the same mixture as w (B, k): argmin ‖Φ(v − w)‖² + SAME · ‖v‖².
+    """(B, k): the most even weights ≥ 0 with nearly the same mixture, argmin ‖Φ(v − w)‖² + SAME · ‖v‖².
 
-    ``likeness`` (B, k, k): ΦᵀΦ with a unit diagonal. Directions in which Φ changes by more than ``SAME`` hardly move; along the
-    others, which only rounding tells apart, weights become equal.
+    Directions in which Φ changes by more than ``SAME`` hardly move; along the others, which only rounding tells apart, weights
+    become equal.
+
+    Args:
+        w: (B, k) ≥ 0.
+        likeness: (B, k, k), ΦᵀΦ with a unit diagonal.
+        ok: (B, k) bool, methods that may be used.
     """
     eye = torch.eye(w.shape[1], dtype=w.dtype, device=w.device)
     target = torch.einsum("bij,bj->bi", likeness, w)
-    even = nnls(likeness + SAME * eye, target, ok)
+    spread = nnls(likeness + SAME * eye, target, ok)
     # A weight that was 0 and gets next to nothing stays 0: the answer keeps its support.
-    even = torch.where((w <= 0) & (even < NOTHING * w.sum(1, keepdim=True)), 0.0, even)
-    return even * (w.sum(1, keepdim=True) / even.sum(1, keepdim=True).clamp(min=1e-300))
+    before = w.sum(1, keepdim=True)
+    spread = torch.where((w <= 0) & (spread < NOTHING * before), 0.0, spread)
+    return spread * (before / spread.sum(1, keepdim=True).clamp(min=TINY))
 
 
 def most_even(w: Tensor, value: Tensor) -> Tensor:
-    """(B, S, k), (B, S) → (B, k): the best; of those that are equally good the one of least norm."""
+    """(B, k): the best of S candidates; of those that are equally good the one of least norm.
+
+    Args:
+        w: (B, S, k), the candidates.
+        value: (B, S), their values; NaN counts as the worst.
+    """
     value = value.nan_to_num(torch.inf)
     least = value.amin(1, keepdim=True)
-    norm = (w**2).sum(2).masked_fill(~(value <= least * (1 + EQUAL)), torch.inf)
+    equal = value <= least * (1 + EQUAL)
+    norm = (w**2).sum(2).masked_fill(~equal, torch.inf)
     return w[torch.arange(len(w), device=w.device), norm.argmin(1)]
