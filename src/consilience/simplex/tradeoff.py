@@ -16,15 +16,21 @@ import torch
 from torch import Tensor
 
 from . import newton
-from .solution import Solution, convert, even, finish, in_double
+from .solution import TINY, Solution, convert, diagonal, even, finish, in_double
 from .ties import LOSS, even_out, most_even
 from .two_criteria import Criteria, MostRobust, WeightedSum, loss
 
 MANY = 16
 """Methods up to which a search starts at each one and without each one; above, at the best half by each criterion."""
 
-TRIAL, KEPT, FURTHER = 15, 4, 25
-"""Newton steps from every start; how many of an input's searches go on, and by how many steps, before the best one is ended."""
+TRIAL = 15
+"""Newton steps from every start, after which ..."""
+
+KEPT = 4
+"""... so many of an input's searches go on, by ..."""
+
+FURTHER = 25
+"""... so many steps; then only the best one is followed to its end."""
 
 NUMBERS = 2**25
 """Numbers in the matrices of one batch of searches."""
@@ -59,7 +65,7 @@ class Front:
     criteria: Criteria
 
     def inputs(self, index: Sequence[int]) -> Front:
-        """Only some inputs."""
+        """Only the inputs with the numbers ``index``."""
         at = list(index)
         return convert(self, lambda x: x[at])
 
@@ -74,27 +80,27 @@ class Front:
         Args:
             floor: (B,) or a number; by default the best single method's ρ.
         """
-        floor = self.floor if floor is None else torch.as_tensor(floor, dtype=self.floor.dtype).expand_as(self.floor)
+        if floor is None:
+            floor = self.floor
+        else:
+            floor = torch.as_tensor(floor, dtype=self.floor.dtype).expand_as(self.floor)
         enough = self.keep & (self.correlation >= floor[:, None] - newton.FEASIBLE)
         reached = enough.any(1)
+        # Points come by rising r: the first that reaches the floor is the most robust of the scan.
         first = torch.where(reached, enough.long().argmax(1), self._last)
         here = self._point(first)
         starts = torch.cat([self._starts(), here[:, None]], 1)
         u = _searched(self.criteria, starts, here, self._point(self._last), floor)
+        r, _ = self.criteria(u[:, None])
         w = torch.where(reached[:, None], self.criteria.weights(u), _take(self.weights, first))
-        value = torch.where(reached, self.criteria(u[:, None])[0][:, 0], _take(self.robustness, first))
-        numbers = zip(floor.tolist(), reached.tolist(), strict=True)
-        status = [
-            f"most robust with correlation >= {asked:.3f}" if yes else f"no correlation reaches {asked:.3f}"
-            for asked, yes in numbers
-        ]
-        says = {text: torch.tensor([s == text for s in status], device=floor.device) for text in set(status)}
+        value = torch.where(reached, r[:, 0], _take(self.robustness, first))
         some = self.keep.any(1, keepdim=True)
-        return finish(w, value, (value - self.least).clamp(min=0), some, self.unit, says)
+        gap = (value - self.least).clamp(min=0)
+        return finish(w, value, gap, some, self.unit, _status_of_floor(floor, reached))
 
     @in_double
     def at(self, mu: float) -> Solution:
-        """The best mixture found for J(c) = (1 − ρ|ρ|) + μ · r / unit; ``value`` is J, bounded below by both optima."""
+        """The best mixture for J(c) = (1 − ρ|ρ|) + ``mu`` · r / unit; ``value`` is J, bounded below by both optima."""
         rate = mu / self.unit
         of_points = torch.where(self.keep, loss(self.robustness, self.correlation, rate[:, None]), torch.inf)
         starts = torch.cat([self._starts(), self._point(of_points.argmin(1))[:, None]], 1)
@@ -114,7 +120,9 @@ class Front:
         positive correlation: there is nothing to give up."""
         r = self.robustness.masked_fill(~self.keep, torch.inf)
         rho = self.correlation.masked_fill(~self.keep, -torch.inf)
-        best, most = r.amin(1, keepdim=True), rho.amax(1, keepdim=True)
+        best = r.amin(1, keepdim=True)
+        most = rho.amax(1, keepdim=True)
+        # Padding, with r = ∞ and ρ = −∞, gives NaN or ∞ here, and is left out below.
         of_robustness = torch.where(r > 0, 1 - best / r, torch.zeros_like(r))
         of_correlation = 1 - rho / torch.where(most > 0, most, torch.nan)
         lost = torch.maximum(of_robustness, of_correlation).masked_fill(~self.keep, torch.inf)
@@ -141,15 +149,38 @@ class Front:
         corners = torch.eye(k, dtype=mean.dtype, device=mean.device).expand(count, k, k)
         without = even((ok[:, None] & (corners == 0)).flatten(0, 1)).unflatten(0, (count, k))
         if k > MANY:
-            r, rho = self.criteria(corners)
-            robust = r.masked_fill(~ok, torch.inf).topk(MANY // 2, 1, largest=False).indices
-            faithful = rho.masked_fill(~ok, -torch.inf).topk(MANY // 2, 1).indices
-            chosen = torch.cat([robust, faithful], 1)[..., None].expand(-1, -1, k)
-            corners, without, ok = corners.gather(1, chosen), without.gather(1, chosen), ok.gather(1, chosen[..., 0])
-        ends = [self._point(torch.zeros_like(self._last)), self._point(self._last), mean]
+            chosen = self._best_corners(corners)
+            everywhere = chosen[..., None].expand(-1, -1, k)
+            corners = corners.gather(1, everywhere)
+            without = without.gather(1, everywhere)
+            ok = ok.gather(1, chosen)
+        ends = torch.stack([self._point(torch.zeros_like(self._last)), self._point(self._last), mean], 1)
         around = torch.cat([corners, without], 1)
-        usable = (torch.cat([ok, ok], 1) & (around.sum(2) > 0))[..., None]
-        return torch.cat([torch.where(usable, around, mean[:, None]), torch.stack(ends, 1)], 1)
+        # The mean stands in for a method that is left out, and for what is left without the only one.
+        usable = torch.cat([ok, ok], 1) & (around.sum(2) > 0)
+        return torch.cat([torch.where(usable[..., None], around, mean[:, None]), ends], 1)
+
+    def _best_corners(self, corners: Tensor) -> Tensor:
+        """(B, ``MANY``) int64: the methods that are best alone, half of them by each criterion."""
+        ok = self.criteria.valid
+        r, rho = self.criteria(corners)
+        robust = r.masked_fill(~ok, torch.inf).topk(MANY // 2, 1, largest=False).indices
+        faithful = rho.masked_fill(~ok, -torch.inf).topk(MANY // 2, 1).indices
+        return torch.cat([robust, faithful], 1)
+
+
+def _status_of_floor(floor: Tensor, reached: Tensor) -> dict[str, Tensor]:
+    """Status → (B,) bool where it holds, for the ``floor`` (B,) of each input, ``reached`` (B,) or not."""
+    status = []
+    for asked, yes in zip(floor.tolist(), reached.tolist(), strict=True):
+        if yes:
+            status.append(f"most robust with correlation >= {asked:.3f}")
+        else:
+            status.append(f"no correlation reaches {asked:.3f}")
+    says = {}
+    for text in set(status):
+        says[text] = torch.tensor([each == text for each in status], device=floor.device)
+    return says
 
 
 def _take(x: Tensor, at: Tensor) -> Tensor:
@@ -158,29 +189,38 @@ def _take(x: Tensor, at: Tensor) -> Tensor:
 
 
 def _searched(criteria: Criteria, starts: Tensor, here: Tensor, inside: Tensor, floor: Tensor) -> Tensor:
-    """(B, k): the least r with ρ ≥ ``floor`` (B,) found from ``starts`` (B, S, k).
+    """(B, k): the least r with ρ ≥ ``floor`` that a search from the starts comes to.
 
-    ``here`` (B, k) reaches the floor, ``inside`` (B, k) is the most faithful mixture."""
-    found = []
+    Args:
+        criteria: of B inputs.
+        starts: (B, S, k).
+        here: (B, k), a mixture that reaches the floor.
+        inside: (B, k), the most faithful mixture.
+        floor: (B,).
+    """
+    best = []
     for part in _parts(starts):
         owner = _owner(starts[part])
-        problem, valid = MostRobust(criteria.inputs(part), floor[part]), criteria.valid[part]
+        problem = MostRobust(criteria.inputs(part), floor[part])
+        valid = criteria.valid[part]
+        # Each start is first brought to where the floor holds: Newton's steps begin at feasible points.
         every = problem.rows(owner)
         u = newton.reach(every, starts[part].flatten(0, 1), valid[owner])
         u = _led_back(every, u, inside[part][owner], here[part][owner])
-        best = _local_minimum(problem, u.view_as(starts[part]), valid)
-        best = _led_back(problem, newton.reach(problem, best, valid, 3), inside[part], here[part])
-        found.append(_evened(problem, best, valid))
-    return torch.cat(found)
+        lowest = _local_minimum(problem, u.view_as(starts[part]), valid)
+        # Steps may leave the floor by ``SLACK``; what is returned reaches it.
+        lowest = _led_back(problem, newton.reach(problem, lowest, valid, 3), inside[part], here[part])
+        best.append(_evened(problem, lowest, valid))
+    return torch.cat(best)
 
 
 def _summed(criteria: Criteria, starts: Tensor, rate: Tensor) -> Tensor:
-    """(B, k): the least J found from ``starts`` (B, S, k)."""
-    found = []
+    """(B, k): the least J = (1 − ρ|ρ|) + ``rate`` (B,) · r that a search from ``starts`` (B, S, k) comes to."""
+    best = []
     for part in _parts(starts):
         problem = WeightedSum(criteria.inputs(part), rate[part])
-        found.append(_local_minimum(problem, starts[part], criteria.valid[part]))
-    return torch.cat(found)
+        best.append(_local_minimum(problem, starts[part], criteria.valid[part]))
+    return torch.cat(best)
 
 
 def _local_minimum(problem: MostRobust | WeightedSum, starts: Tensor, valid: Tensor) -> Tensor:
@@ -199,7 +239,7 @@ def _steps(problem: MostRobust | WeightedSum, u: Tensor, valid: Tensor, iteratio
 
 
 def _values(problem: MostRobust | WeightedSum, u: Tensor) -> Tensor:
-    """(B, S)."""
+    """(B, S): the value at each of ``u`` (B, S, k)."""
     return problem.rows(_owner(u)).at(u.flatten(0, 1)).value.view(u.shape[:2])
 
 
@@ -217,8 +257,9 @@ def _led_back(problem: MostRobust, u: Tensor, inside: Tensor, here: Tensor) -> T
 
 
 def _parts(starts: Tensor) -> list[Tensor]:
-    """Some inputs at a time: each search holds its own three matrices and their derivatives."""
+    """The numbers of some inputs at a time: as many as fit into ``NUMBERS``."""
     count, many, k = starts.shape
+    # A search holds its own three matrices, their derivatives and a factored system: about ten k × k matrices.
     step = max(1, NUMBERS // (10 * many * k * k))
     return list(torch.arange(count, device=starts.device).split(step))
 
@@ -226,12 +267,13 @@ def _parts(starts: Tensor) -> list[Tensor]:
 def _evened(problem: MostRobust, u: Tensor, ok: Tensor) -> Tensor:
     """(B, k): ``u`` written with the most even weights that make the same maps and responses."""
     G, H, C = problem.criteria.stacked.split(u.shape[1], 2)
-    own = torch.where(ok, C.diagonal(dim1=1, dim2=2), 1.0).clamp(min=1e-300)
+    own = torch.where(ok, diagonal(C), 1.0).clamp(min=TINY)
     responses = C / (own[:, :, None] * own[:, None]).sqrt()
     r = problem.at(u).value
     fine = r.isfinite() & (r > 0)
     unit = torch.where(fine, r, 1.0)[:, None, None]
-    even = newton.reach(problem, even_out(u, H + responses + G / unit, ok), ok, 3)
-    point = problem.at(even)
+    # Maps, responses and residuals all have to stay: with r as their unit, residuals count as much as maps.
+    spread = newton.reach(problem, even_out(u, H + responses + G / unit, ok), ok, 3)
+    point = problem.at(spread)
     kept = fine & (point.value <= r * (1 + LOSS)) & (point.margin >= -newton.FEASIBLE)
-    return torch.where(kept[:, None], even, u)
+    return torch.where(kept[:, None], spread, u)
