@@ -1,0 +1,229 @@
+"""Which objective deserves to be the default? Judged by measures that nothing was fitted to, on nets and data of many kinds.
+
+    python benchmarks/held_out.py --data DIR --out benchmarks/results/held_out.json [--scale .1] [--only PAIR,PAIR]
+    python benchmarks/held_out.py --show benchmarks/results/held_out.json --page docs/held-out.md
+
+Every method, LIME and KernelSHAP at the same number of evaluations, a ridge regression of the same masks, means, medians,
+ranks and all objectives are made of the same inputs, and judged on the same draws. A finished piece (pair × rows × kind of
+measure × chunk of inputs) is kept in ``--cache``: a run that was killed goes on, and new rows cost themselves alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import held_out_page
+import numpy as np
+import torch
+from held_out_pairs import Pair, described, makers
+from held_out_rows import NEIGHBOURS, OBJECTIVES, RowGroup, judged, measures, numbers
+from pages import fill
+
+from consilience.results.evaluation import Evaluation
+from consilience.results.fingerprint import digest
+
+GROUPS = (
+    RowGroup(
+        "signed", singles=True, mixtures=("mean", "median", "rank", *OBJECTIVES),
+        standard=("mean", "best_single", "faith", "opt"), ridges=(7, 14),
+    ),
+    RowGroup("absolute", "abs", mixtures=("mean", "best_single", "faith", "robust", "opt"), label=" |abs|"),
+)  # fmt: skip
+
+DIGITS = 4
+"""Significant, of stored numbers of single inputs."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is computed and kept at once.
+
+    Args:
+        pair: the model and its data.
+        group: the rows.
+        kind: of the measures.
+        places: the inputs.
+    """
+
+    pair: Pair
+    group: RowGroup
+    kind: str
+    places: range
+
+    def path(self, cache: Path) -> Path:
+        """Where it is kept."""
+        name = f"{self.pair.name}-{self.group.name}-{self.kind}-{self.places.start}-{self.places.stop}"
+        return cache / f"{name.replace(' ', '_')}.json"
+
+    def compute(self) -> Evaluation:
+        """Every measure of every row of these inputs."""
+        made = judged(self.pair, self.group, self.places, light=self.kind == "stability")
+        task = made.task(self.pair.regions if self.pair.regions is None else self.pair.regions[list(self.places)])
+        asked = measures(self.pair, self.kind, made.ready)
+        for measure in asked:
+            measure.prepare(task)
+        values = {}
+        reasons = {}
+        for measure in asked:
+            found, why = numbers(measure, task)
+            values[measure.name] = found.numpy()
+            if why:
+                reasons[measure.name] = {"": why}
+        counts = made.ready.score.counts
+        return Evaluation(
+            task.names,
+            tuple(measure.name for measure in asked),
+            {measure.name: measure.card.better for measure in asked},
+            made.ready.points.ids.tolist(),
+            values,
+            reasons,
+            {},
+            made.ready.failed,
+            {"forward": counts.forward, "gradient": counts.gradient},
+        )
+
+    @property
+    def digest(self) -> str:
+        """Names everything that decides its numbers."""
+        inputs = self.pair.x[self.places.start : self.places.stop]
+        return digest(self.pair.model, inputs, described(self.pair), repr(self.group), self.kind, NEIGHBOURS)
+
+    def kept(self, cache: Path) -> Evaluation | None:
+        """What is in the cache, if it is this; None: nothing, or what was made with other settings."""
+        path = self.path(cache)
+        if not path.exists():
+            return None
+        found = Evaluation.load(path)
+        return found if found.settings.get("digest") == self.digest else None
+
+    def get(self, cache: Path) -> Evaluation:
+        """From the cache, or computed and put there."""
+        kept = self.kept(cache)
+        if kept is not None:
+            return kept
+        began = time.perf_counter()
+        found = self.compute()
+        seconds = round(time.perf_counter() - began, 1)
+        found = replace(found, settings={"digest": self.digest, "seconds": seconds})
+        found.save(self.path(cache))
+        return found
+
+
+def pieces(pair: Pair, groups: Sequence[RowGroup] = GROUPS) -> Iterator[Piece]:
+    """The pieces of one pair."""
+    for group in groups:
+        if group.sign == "abs" and pair.modality != "image":
+            continue  # tables and texts are signed by default already
+        if pair.regions is not None:
+            kinds = {"localisation": len(pair.x)}
+        else:
+            kinds = {"faithfulness": len(pair.x), "stability": min(pair.stable, len(pair.x))}
+            if group.sign == "abs":
+                kinds = {kind: min(count, 12) for kind, count in kinds.items()}
+                if pair.light:
+                    del kinds["stability"]
+        for kind, count in kinds.items():
+            for start in range(0, count, pair.chunk):
+                yield Piece(pair, group, kind, range(start, min(start + pair.chunk, count)))
+
+
+def joined(parts: Sequence[Evaluation]) -> Evaluation:
+    """Pieces of one pair as one evaluation: NaN where no piece has a number."""
+    rows = tuple(dict.fromkeys(row for part in parts for row in part.rows))
+    names = tuple(dict.fromkeys(name for part in parts for name in part.measures))
+    ids = sorted({each for part in parts for each in part.ids})
+    values = {name: np.full((len(ids), len(rows)), np.nan) for name in names}
+    result = Evaluation(rows, names, {}, ids, values)
+    for part in parts:
+        places = np.ix_([ids.index(each) for each in part.ids], [rows.index(row) for row in part.rows])
+        for name in part.measures:
+            values[name][places] = part.values[name]
+        result.better |= part.better
+        result.reasons |= part.reasons
+        result.left_out |= part.left_out
+        for what, number in part.evaluations.items():
+            result.evaluations[what] += number
+    return result
+
+
+def stored(pair: Pair, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
+    """What the file says of one pair; the rows hold every input's number, so that all tests can be made again."""
+    rows = []
+    for measure in evaluation.measures:
+        summary = evaluation.summary()[measure]
+        for method, each in evaluation[measure].items():
+            about = summary[method]
+            rows.append(
+                {
+                    "pair": pair.name,
+                    "method": method,
+                    "measure": measure,
+                    "better": evaluation.better[measure],
+                    "value": short(about["mean"]),
+                    "stderr": short(about["stderr"]),
+                    "n": about["n"],
+                    "values": [short(value) for value in each],
+                }
+            )
+    about = {**described(pair), "failed": evaluation.left_out, "evaluations": evaluation.evaluations}
+    return {"about": {**about, "seconds": round(seconds), "reasons": evaluation.reasons}, "rows": rows}
+
+
+def short(value: float) -> float | None:
+    """Rounded to a few digits; None of what is no number."""
+    return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="a folder with weights/, imagenet/, cifar10/, gtsrb/, …")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the 24 inputs of each pair")
+    parser.add_argument("--only", help="names of pairs, separated by commas")
+    parser.add_argument("--groups", help="names of groups of rows, separated by commas")
+    parser.add_argument("--cache", type=Path, default=Path("out/held_out"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--show", metavar="FILE", help="print a stored file's tables and do nothing else")
+    parser.add_argument("--page", help="with --show: a Markdown page, in which they are put between the marks")
+    options = parser.parse_args()
+    if options.show:
+        text = held_out_page.shown(json.loads(Path(options.show).read_text(encoding="utf-8")))
+        return fill(options.page, "held-out", text) if options.page else print(text)
+    if options.data is None or options.out is None:
+        parser.error("--data and --out are needed")
+    torch.set_num_threads(1)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    count = max(2, round(24 * options.scale))
+    wanted = None if options.only is None else options.only.split(",")
+    groups = [each for each in GROUPS if options.groups is None or each.name in options.groups.split(",")]
+    result: dict[str, Any] = {
+        "settings": {"seed": 0, "scale": options.scale, "neighbours": NEIGHBOURS},
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}",
+        "pairs": {},
+        "rows": [],
+    }
+    for name, make in makers(options.data, options.cache, count).items():
+        if wanted is not None and name not in wanted:
+            continue
+        pair = make()
+        parts = []
+        for piece in pieces(pair, groups):
+            parts.append(piece.get(options.cache))
+            print(f"{piece.path(Path()).stem}: {parts[-1].settings['seconds']} s", flush=True)
+        found = stored(pair, joined(parts), sum(part.settings["seconds"] for part in parts))
+        result["pairs"][name] = found["about"]
+        result["rows"] += found["rows"]
+        # After every pair, so that a run that is stopped leaves what it has.
+        text = json.dumps(result, ensure_ascii=False, separators=(",", ":")).replace('{"pair"', '\n{"pair"')
+        options.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

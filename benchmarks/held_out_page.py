@@ -1,0 +1,5 @@
+"""Tables of the held-out benchmark."""
+
+
+def shown(result):
+    return ""
