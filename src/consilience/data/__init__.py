@@ -1,4 +1,4 @@
-"""What is explained and by whom: photographs (:mod:`.images`) and models with their weights (:mod:`.models`).
+"""Photographs (:mod:`.images`), models with their weights (:mod:`.models`), and data sets (:mod:`.sets`), read from files.
 
 Imports nothing heavy: Pillow, scikit-image, timm and torchvision are imported where they are used.
 """

@@ -1,4 +1,10 @@
-"""What features are: a partition of an input's elements."""
+"""The interface of features: what is attributed, as a partition of an input's elements.
+
+A feature is a set of elements of the input; every element belongs to one, or to none (padding). Attributions add over the
+elements of a feature (``reduce``), a feature's value is spread evenly over its elements (``spread``, so that
+``reduce(spread(a)) = a``), and a subset of features selects elements (``mask``). F are the input's axes, A the features'
+axes. ``owner`` (N,) says to which input of the batch each row belongs, for partitions that differ by input.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +40,20 @@ class Features(Settings):
         raise NotImplementedError
 
     def reduce(self, values: Tensor, owner: Tensor) -> Tensor:
-        """(N, *A): the sums of ``values`` (N, *F) over the elements of each feature. ``owner`` (N,): the input of each row."""
+        """(N, *A): the sum of the values over the elements of each feature.
+
+        Args:
+            values: (N, *F).
+            owner: (N,), the input of each row.
+        """
         raise NotImplementedError
 
     def reduce_gradient(self, values: Tensor, owner: Tensor) -> Tensor:
-        """(N, *A) of gradients ``values`` (N, *F): sums too, unless a feature's elements are the coordinates of a vector.
+        """(N, *A): gradients summed likewise; their norm, where a feature's elements are the coordinates of a vector.
 
-        ``owner`` (N,): the input of each row.
+        Args:
+            values: (N, *F).
+            owner: (N,), the input of each row.
         """
         return self.reduce(values, owner)
 
@@ -57,7 +70,9 @@ class Features(Settings):
     def sizes(self, owner: Tensor, shape: Sequence[int]) -> Tensor:
         """(N, *A): how many elements each feature has, 0 for a feature that the input lacks.
 
-        ``owner`` (N,): the input of each row; ``shape``: F.
+        Args:
+            owner: (N,), the input of each row.
+            shape: F.
         """
         ones = torch.ones(len(owner), *shape, device=owner.device)
         return self.reduce(ones, owner)
@@ -84,36 +99,62 @@ class Features(Settings):
         return self.expand(subsets, owner, shape)
 
     def largest(self, shape: Sequence[int]) -> int:
-        """The number of features of the input that has most of them, at most the product of A; F = ``shape``."""
+        """The number of features of the input that has most of them, at most the product of A.
+
+        Args:
+            shape: F.
+
+        Raises:
+            InputError: the features are not for inputs of this shape.
+        """
         return math.prod(self.shape(shape))
 
     def check(self, inputs: int, owner: Tensor | None = None) -> None:
-        """Look whether the features are for these inputs; ``inputs``: how many, 0: not known; ``owner``: their numbers.
+        """Look whether the features are for these inputs.
+
+        Args:
+            inputs: how many there are in all; 0: not known.
+            owner: (N,), the numbers of those that are used.
 
         Raises:
             InputError: they were given for another number of inputs, or not for all of these.
         """
 
     def take(self, places: Sequence[int] | Tensor) -> Features:
-        """The same features for some of the inputs: ``places`` (n,) among all that labels were given for.
+        """The same features for some of the inputs. A loader's batches get their own in this way.
 
-        Only features that differ by input have something to select. A loader's batches get their own in this way.
+        Only features that differ by input have something to select.
+
+        Args:
+            places: (n,), of the inputs among all for which labels were given.
+
+        Raises:
+            InputError: there are no labels for a place.
         """
         return self
 
     def settled(self, rows: Tensor) -> Features:
-        """The same features, after what they suppose of the data was held against ``rows`` (n, *F)."""
+        """The same features, after what they suppose of the data was compared with data.
+
+        Args:
+            rows: (n, *F), of the baselines' data set or of the inputs.
+        """
         return self
 
     def codes(self, shape: Sequence[int]) -> Tensor | None:
-        """Bool of shape F = ``shape``: the elements that hold codes of categories, between which there is nothing.
+        """The elements that hold codes of categories, between which there are no values: bool of shape F; None: none does.
 
-        None: none does.
+        Args:
+            shape: F.
         """
         return None
 
     def movable(self, shape: Sequence[int]) -> Tensor | None:
-        """The elements that noise may move, bool of F = ``shape`` or (B, …) broadcastable to (B, *F); None: all of them."""
+        """The elements that noise may move: bool of shape F, or (B, …) broadcastable to (B, *F); None: all of them.
+
+        Args:
+            shape: F.
+        """
         return None
 
 
@@ -145,6 +186,7 @@ def check_rows(argument: str, rows: int, inputs: int, owner: Tensor | None = Non
     Raises:
         InputError: there are more or fewer rows than inputs.
     """
+    # How many inputs there are is not known: at least one more than the largest number, and at least as many as rows.
     if inputs == 0 and owner is not None and len(owner):
         inputs = max(rows, int(owner.max()) + 1)
     if inputs and rows != inputs:

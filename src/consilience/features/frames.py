@@ -1,4 +1,4 @@
-"""Data frames and series of pandas, Polars and their like: in by position, with the columns' names beside them.
+"""Data frames and series of pandas, Polars and similar libraries, as arrays: columns by position, their names beside them.
 
 Nothing of these libraries is imported: a frame is what has ``columns`` and ``to_numpy``.
 """
@@ -29,8 +29,8 @@ def column_names(x: Any) -> tuple[str, ...] | None:
         return None
     names: list[str] = []
     for name in map(str, x.columns):
-        earlier = sum(other == name or other.startswith(f"{name} (") for other in names)
         if name in names:
+            earlier = sum(other == name or other.startswith(f"{name} (") for other in names)
             name = f"{name} ({earlier + 1})"
         names.append(name)
     return tuple(names)
@@ -52,17 +52,20 @@ def plain_array(x: Any, argument: str) -> Any:
         return x
     # A copy: what a frame lends may not be written to.
     array = np.array(x.to_numpy())
+    # Integers, unsigned integers, truth values.
     if array.dtype.kind in "iub":
         return array.astype(np.float64)
     if array.dtype.kind == "f":
         return array
     # Columns of several types come as objects.
-    bad = [name for name, column in zip(x.columns, array.T, strict=True) if not all(map(_is_number, column))]
-    if bad:
+    columns = zip(x.columns, array.T, strict=True)
+    not_numbers = [name for name, column in columns if not all(map(_is_number, column))]
+    if not_numbers:
+        first = not_numbers[:4]
         raise InputError(
-            f"{argument}: the columns {', '.join(map(repr, bad[:4]))} are not numbers; give codes in their place (in pandas: "
+            f"{argument}: the columns {', '.join(map(repr, first))} are not numbers; give codes in their place (in pandas: "
             "frame[name].cat.codes), decode them inside the function that calls the model, and say "
-            f"features=cs.Columns(categorical={bad[:4]})"
+            f"features=cs.Columns(categorical={first})"
         )
     return array.astype(np.float64)
 

@@ -1,9 +1,6 @@
-"""Features of images: pixels, patches and segments; and the features of an input that was given none.
+"""Features of images (pixels, square patches, segments), and the choice of features by name, by default, or few of them.
 
-A feature is a set of elements of the input; every element belongs to one, or to none (padding). Attributions add over the
-elements of a feature (``reduce``), a feature's value is spread evenly over its elements (``spread``, so that
-``reduce(spread(a)) = a``), and a subset of features selects elements (``mask``). F are the input's axes, A the
-features' axes. ``owner`` (N,) says to which input of the batch each row belongs, for partitions that differ by input.
+Images are inputs with axes F = (C, H, W). :mod:`.base` says what features are.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ class Pixels(Features):
     unit = "pixel"
 
     def shape(self, shape):
-        _image(self, shape)
+        _require_image(self, shape)
         return tuple(shape[1:])
 
     def reduce(self, values, owner):
@@ -55,7 +52,7 @@ class Patches(Features):
         return f"{self.size}x{self.size} patch"
 
     def shape(self, shape):
-        _image(self, shape)
+        _require_image(self, shape)
         return tuple(-(-n // self.size) for n in shape[1:])
 
     def reduce(self, values, owner):
@@ -90,6 +87,7 @@ class Segments(Features):
         if labels.is_floating_point() or labels.is_complex():
             raise InputError(f"labels: segments are integers, got {labels.dtype}; cast with .long() if they are whole")
         rows = labels if batched else labels[None]
+        # Each label's place among those that occur: numbers from 0 without gaps, so that no segment is empty.
         compact = [row.unique(return_inverse=True)[1] for row in rows]
         self.labels = torch.stack(compact).long()
         self.batched = batched
@@ -126,8 +124,13 @@ class Segments(Features):
         return cls(torch.stack(labels).to(images.device), batched=True)
 
     def _labels(self, owner: Tensor, shape: Sequence[int]) -> Tensor:
-        """(N, *F flattened) labels of each row."""
+        """(N, elements) int64: the label of each element of each row, F flattened.
+
+        Raises:
+            InputError: the labels have neither the shape F nor that of F without channels.
+        """
         labels = self.labels.to(owner.device)
+        # The same for all channels.
         if labels.shape[1:] == tuple(shape[1:]) and labels.shape[1:] != tuple(shape):
             labels = labels[:, None].expand(-1, *shape)
         if labels.shape[1:] != tuple(shape):
@@ -148,7 +151,8 @@ class Segments(Features):
         return values.gather(1, self._labels(owner, shape)).reshape(-1, *shape)
 
 
-def _image(features: Features, shape: Sequence[int]) -> None:
+def _require_image(features: Features, shape: Sequence[int]) -> None:
+    """Raise InputError for inputs that are no images, of axes (C, H, W)."""
     if len(shape) != 3:
         raise InputError(
             f"features: {type(features).__name__} are for images of shape (channels, height, width), but each input has "
@@ -157,7 +161,7 @@ def _image(features: Features, shape: Sequence[int]) -> None:
 
 
 def features_for(spec: Features | str | None, shape: Sequence[int]) -> Features:
-    """The features of inputs with axes F.
+    """The features that a caller means.
 
     Args:
         spec: None for pixels of images and elements of anything else; "pixels", "patches" or "elements"; or Features.
@@ -176,12 +180,16 @@ def features_for(spec: Features | str | None, shape: Sequence[int]) -> Features:
     else:
         raise InputError(f"features: a name or features such as cs.Patches(16), got {type(spec).__name__}")
     if isinstance(features, Pixels | Patches):
-        _image(features, shape)
+        _require_image(features, shape)
     return features
 
 
 def fewer(shape: Sequence[int]) -> str:
-    """What makes fewer features of inputs with axes F = ``shape``, for errors."""
+    """What makes fewer features of inputs, for errors: in words.
+
+    Args:
+        shape: F.
+    """
     if len(shape) == 1:
         return "cs.Columns(names), a name for each column, which joins those of one name"
     if len(shape) == 2:
@@ -192,13 +200,16 @@ def fewer(shape: Sequence[int]) -> str:
 
 
 def coarse(shape: Sequence[int]) -> Features:
-    """Features of inputs with axes F = ``shape`` that are few enough to take away one by one.
+    """Features that are few enough to take away one by one.
 
     Square patches, about 14 to an image's short side; elements of anything else. Of the common divisors of both sides that
     make 7 to 28 patches along the short one, the side nearest 14 patches; if there is none, a fourteenth of the short side.
     With patches of one size every mask of a given share takes the same area away, and the uniform map's response is
     constant: correlation undefined, infidelity 1. With a remainder at the edge it is not, and a uniform map can predict Δf
     from the area.
+
+    Args:
+        shape: F.
     """
     if len(shape) != 3:
         return Elements()
@@ -207,6 +218,7 @@ def coarse(shape: Sequence[int]) -> Features:
     sides = [side for side in common_divisors if 7 <= short / side <= 28]
 
     def distance_from_14(side: int) -> float:
+        # As a ratio: 7 and 28 patches are equally far from 14.
         return abs(math.log(short / side / 14))
 
     return Patches(min(sides, key=distance_from_14, default=max(1, short // 14)))

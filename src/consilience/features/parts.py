@@ -1,4 +1,4 @@
-"""Features of several inputs joined into one."""
+"""Features of several inputs of a model that are joined into one tensor (:mod:`consilience.adapters.pack`)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ class Parts(Features):
         self.axes = tuple(features.shape(shape) for features, shape in zip(self.parts, self.shapes, strict=True))
 
     def shape(self, shape):
-        if tuple(shape) != (sum(map(prod, self.shapes)),):
-            raise InputError(
-                f"features: of inputs packed to {sum(map(prod, self.shapes))} elements, got {tuple(shape)}"
-            )
+        elements = sum(map(prod, self.shapes))
+        if tuple(shape) != (elements,):
+            raise InputError(f"features: of inputs packed to {elements} elements, got {tuple(shape)}")
         return (sum(map(prod, self.axes)),)
 
     def largest(self, shape):
@@ -58,8 +57,8 @@ class Parts(Features):
 
     def expand(self, values, owner, shape):
         self.shape(shape)
-        rows = zip(self.parts, split(values, self.axes), self.shapes, strict=True)
-        return torch.cat([features.expand(part, owner, axes).flatten(1) for features, part, axes in rows], 1)
+        triples = zip(self.parts, split(values, self.axes), self.shapes, strict=True)
+        return torch.cat([features.expand(part, owner, axes).flatten(1) for features, part, axes in triples], 1)
 
     def settled(self, rows):
         pairs = zip(self.parts, split(rows, self.shapes), strict=True)
@@ -83,7 +82,7 @@ class Parts(Features):
             free = features.movable(axes)
             if free is None:
                 free = torch.ones(axes, dtype=torch.bool)
-            # What is given for each input has an axis in front.
+            # What is given for each input has an axis in front: (B, …), else F. Both become (B or 1, elements).
             rows = free.expand(*free.shape[: free.ndim - len(axes)], *axes)
             of_parts.append(rows.reshape(-1, prod(axes)))
         if all(bool(free.all()) for free in of_parts):
@@ -97,6 +96,11 @@ class Parts(Features):
 
 
 def split(values: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-    """The parts (…, *F) of joined ``values`` (…, Σ elements), one for each of ``shapes``."""
+    """The parts of joined values, (…, *F) each.
+
+    Args:
+        values: (…, Σ elements).
+        shapes: F of each part.
+    """
     pieces = values.split([prod(shape) for shape in shapes], -1)
     return [piece.reshape(*values.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]

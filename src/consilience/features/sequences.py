@@ -1,4 +1,4 @@
-"""Features of sequences: tokens and windows."""
+"""Features of sequences: windows of a series, and tokens of a text or of another padded sequence."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class Windows(Features):
         axis = self._axis(values.shape[1:])
         time_last = values.movedim(axis + 1, -1)
         steps = time_last.reshape(len(values), -1, time_last.shape[-1]).sum(1)
+        # Steps that the last window lacks: zeros add nothing to its sum.
         missing = -steps.shape[1] % self.size
         return nnf.pad(steps, (0, missing)).unflatten(1, (-1, self.size)).sum(2)
 
@@ -52,6 +53,7 @@ class Windows(Features):
         return values[:, window_of_step].view(-1, *broadcast).expand(-1, *shape)
 
     def _axis(self, shape: Sequence[int]) -> int:
+        """The time's place among F, from 0."""
         if not -len(shape) <= self.axis < len(shape):
             raise InputError(f"axis: {self.axis}, but each input has shape {tuple(shape)}")
         return self.axis % len(shape)
@@ -110,8 +112,9 @@ class Tokens(Features):
 
     def expand(self, values, owner, shape):
         self.shape(shape)
-        known = torch.where(self._of(owner), values, torch.zeros_like(values))
-        return known.view(*known.shape, *[1] * (len(shape) - 1)).expand(-1, *shape)
+        # Where, not a product: a value of a place that is no token may be NaN.
+        counted = torch.where(self._of(owner), values, torch.zeros_like(values))
+        return counted.view(*counted.shape, *[1] * (len(shape) - 1)).expand(-1, *shape)
 
     def movable(self, shape):
         return self.present.view(*self.present.shape, *[1] * (len(shape) - 1))

@@ -51,6 +51,7 @@ class Columns(Features):
     ordered = False
 
     def __post_init__(self) -> None:
+        # Whatever form the blocks have, they are kept as tuples: features are compared and hashed, and never changed.
         super().__post_init__()
         if not _several(self.blocks):
             raise InputError(f"Columns: blocks are labels, lists of column numbers or a mapping, got {self.blocks!r}")
@@ -116,16 +117,20 @@ class Columns(Features):
             return self
         blocks = []
         for name, columns in self.groups(rows.shape[1]):
-            kept = _one_hot(rows[:, list(columns)].double(), strict=self.guess == "names")
-            block = tuple(column for column, belongs in zip(columns, kept, strict=True) if belongs)
-            # The user said that this column was encoded, and only one category of it was seen or kept.
+            belong = _one_hot(rows[:, list(columns)].double(), strict=self.guess == "names")
+            block = tuple(column for column, belongs in zip(columns, belong, strict=True) if belongs)
+            # The caller names this column as encoded, and only one category of it was seen or kept.
             only_category = len(columns) == 1 and self.guess == "of" and name != self.columns[columns[0]]
             if len(block) > 1 or only_category:
                 blocks.append((name, block or columns))
         return replace(self, blocks=tuple(blocks), guess="")
 
     def called(self, names: Sequence[str]) -> Columns:
-        """The same features with ``names`` for the columns, where they have none."""
+        """The same features with names for the columns, where they have none.
+
+        Args:
+            names: one for each column of the table.
+        """
         if self.columns:
             return self
         return replace(self, columns=tuple(map(str, names)))
@@ -197,6 +202,7 @@ class Columns(Features):
         return ~fixed
 
     def _width(self, shape: Sequence[int]) -> int:
+        """The number of columns of inputs with axes F; raises InputError for inputs that are no rows of a table."""
         if len(shape) != 1:
             raise InputError(
                 f"features: Columns are for tables (B, columns), but each input has shape {tuple(shape)}; "
@@ -215,9 +221,9 @@ def _blocks(spec: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     else:
         named = [_named(item) for item in spec]
     blocks = tuple((name, _column_numbers(columns)) for name, columns in named)
-    count = Counter(column for _, columns in blocks for column in columns)
-    for column, times in count.items():
-        if times > 1:
+    times = Counter(column for _, columns in blocks for column in columns)
+    for column, number in times.items():
+        if number > 1:
             raise InputError(f"blocks: column {column} is in two blocks")
     return blocks
 
@@ -238,6 +244,7 @@ def _column_numbers(columns: Any) -> tuple[int, ...]:
     """The numbers of a block's columns, of which one may stand without a list around it."""
     several = columns if isinstance(columns, Iterable) else [columns]
     try:
+        # `index` takes NumPy's integers too, and refuses 1.5, which `int` would cut.
         numbers = tuple(map(index, several))
     except TypeError:
         numbers = ()
@@ -250,10 +257,13 @@ def _number_or_name(column: Any) -> int | str:
     """A column's number or name."""
     if isinstance(column, str):
         return column
-    try:
-        number = -1 if isinstance(column, bool) else index(column)
-    except TypeError:
-        number = -1
+    number = -1
+    # True is an integer to Python.
+    if not isinstance(column, bool):
+        try:
+            number = index(column)
+        except TypeError:
+            pass
     if not 0 <= number <= LARGEST:
         raise InputError(f"Columns: categorical has column numbers (0, 1, …) or names, got {column!r}")
     return number
@@ -277,10 +287,17 @@ def _label(name: str, encoded: Sequence[str] | None, separator: str) -> str:
 
 
 def _one_hot(rows: Tensor, strict: bool) -> list[bool]:
-    """(n, columns) of a block that names suggest → which of the columns are a one-hot block in these rows.
+    """Which of some columns are a one-hot block, as far as data show.
 
     An indicator has two values, 0 and 1 or, where columns were scaled, any two, of which the larger is set. A column with a
-    single value other than 0 and 1 tells nothing. ``strict``: each row has exactly one set, or the columns are no block.
+    single value other than 0 and 1 tells nothing.
+
+    Args:
+        rows: (n, columns), of a block that names suggest.
+        strict: each row has exactly one set, or the columns are no block.
+
+    Returns:
+        a truth value for each column.
     """
     unscaled = ((rows == 0) | (rows == 1)).all(0)
     lowest = rows.amin(0)
@@ -303,7 +320,13 @@ def _one_hot(rows: Tensor, strict: bool) -> list[bool]:
 
 @lru_cache(maxsize=64)
 def _groups(blocks: tuple[Any, ...], names: tuple[str, ...], width: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The name and the columns of every feature of a table whose columns have these ``names``, or none."""
+    """The name and the columns of every feature of a table, in the order of their first columns.
+
+    Args:
+        blocks: a label for each column, or (name, columns) of each block.
+        names: of the table's columns; or empty.
+        width: how many columns there are.
+    """
     if names and len(names) != width:
         raise InputError(f"columns: {len(names)} names for a table of {width} columns")
     if blocks and isinstance(blocks[0], str):
@@ -325,7 +348,10 @@ def _default_name(columns: Sequence[int], names: Sequence[str]) -> str:
     """What a feature is called that was given no name."""
     if names:
         return ", ".join(names[column] for column in columns)
-    return f"column{'s' * (len(columns) > 1)} {', '.join(map(str, columns))}"
+    numbers = ", ".join(map(str, columns))
+    if len(columns) > 1:
+        return f"columns {numbers}"
+    return f"column {numbers}"
 
 
 def _feature_of_column(groups: Sequence[tuple[str, tuple[int, ...]]], device: torch.device | None = None) -> Tensor:

@@ -1,1 +1,1 @@
-"""The model: its score, its state, batches of rows, backward rules, layers with places."""
+"""The model: its score, what its outputs mean, its state lent and given back, backward rules, layers with places."""

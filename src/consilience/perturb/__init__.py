@@ -1,1 +1,1 @@
-"""Perturbed inputs: points, baselines, neighbourhoods, masks, coalitions, imputation."""
+"""Perturbed inputs: points and the neighbourhoods around them, baselines, masks and coalitions of features, imputation."""
