@@ -1,4 +1,4 @@
-"""What an adapter gives: a model and inputs of another kind, as a model of one floating-point tensor."""
+"""The interface of adapters: a model and inputs of another kind, as a model of one floating-point tensor."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Prepared:
 
 
 class Adapter:
-    """Interface: a model that takes something else than one tensor, or is asked something else than one number."""
+    """Interface: a model whose inputs are no tensor, or whose outputs are no vector. It stands in the model's place."""
 
     def prepare(self, inputs: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
         """The model as a function of one tensor, and the inputs as that tensor.
@@ -51,12 +51,15 @@ class Adapter:
             target: what is explained; None: what the model predicts.
             features: what the caller asked for; None: the adapter's own.
             baselines: what the caller asked for; None: the adapter's own.
+
+        Raises:
+            InputError: the inputs, or what was asked for, do not fit the model.
         """
         raise NotImplementedError
 
 
 class Inputs:
-    """Interface: inputs that the model takes in another form than one tensor."""
+    """Interface: inputs that the model takes in another form than one tensor. They stand in the place of x."""
 
     def prepare(self, model: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
         """The model as a function of one tensor, and these inputs as that tensor.
@@ -66,6 +69,9 @@ class Inputs:
             target: as for :meth:`Adapter.prepare`.
             features: as for :meth:`Adapter.prepare`.
             baselines: as for :meth:`Adapter.prepare`.
+
+        Raises:
+            InputError: the inputs, or what was asked for, do not fit the model.
         """
         raise NotImplementedError
 
@@ -110,6 +116,6 @@ def adapted(
         prepared = x.prepare(model, target, features, baselines)
     else:
         return Prepared(model, x, target, features, dict(kwargs or {}), baselines)
-    # The adapter knows that its own arguments have one entry for each input; the caller's are looked at.
+    # The adapter's arguments have one entry for each input, which it knows. Of the caller's that is found out later.
     own = {name: per_input(value) for name, value in prepared.kwargs.items()}
     return replace(prepared, kwargs={**own, **(kwargs or {})})

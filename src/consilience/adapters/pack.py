@@ -1,4 +1,4 @@
-"""Several inputs of one model in one tensor, so that everything that explains one input explains them together."""
+"""Several inputs of one model, packed into one tensor: whatever explains one input then explains all of them together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .base import Inputs, Prepared
 
 
 class Packed(Inputs):
-    """See :func:`pack`.
+    """Several inputs as one tensor, with their features and baselines side by side. :func:`pack` makes it.
 
     Args:
         inputs: as for :func:`pack`.
@@ -31,9 +31,12 @@ class Packed(Inputs):
         x: (B, Σ elements).
         features: of ``x``, a :class:`~consilience.features.parts.Parts`.
         baselines: of ``x``, a :class:`~consilience.perturb.baseline.Baseline`, or None.
-        names: of the inputs, of a mapping; None of a tuple.
-        shapes: of each input, without the first axis.
+        names: of the inputs that came as a mapping; None: they came as a tuple.
+        shapes: F of each input.
         dtypes: of each input.
+
+    Raises:
+        InputError: as :func:`pack`.
     """
 
     def __init__(self, inputs: Any, features: Any = None, baselines: Any = None):
@@ -67,7 +70,11 @@ class Packed(Inputs):
         return Prepared(self.model(model), self.x, target, self.features, baselines=self.baselines)
 
     def model(self, model: Callable[..., Any]) -> Callable[..., Any]:
-        """``model`` as a function of ``x``; an ``nn.Module`` if it is one."""
+        """The model as a function of the packed tensor; an ``nn.Module`` if the model is one.
+
+        Args:
+            model: a function of the inputs themselves.
+        """
         if isinstance(model, nn.Module):
             return _Unpacked(model, self)
 
@@ -84,6 +91,7 @@ class Packed(Inputs):
             x: (N, Σ elements).
             kwargs: of the model.
         """
+        # Packed, all have the widest of the types; the model gets those that it was given.
         parts = [part.to(dtype) for part, dtype in zip(split(x, self.shapes), self.dtypes, strict=True)]
         if self.names is None:
             return model(*parts, **kwargs)
@@ -109,7 +117,12 @@ class Packed(Inputs):
         )
 
     def _each(self, what: str, spec: Any) -> list[Any]:
-        """One of ``spec`` for each part."""
+        """What was asked for each part, in the order of the parts.
+
+        Args:
+            what: the name of the argument, for errors.
+            spec: a mapping or list like the inputs; None: nothing for any of them.
+        """
         count = len(self.shapes)
         if spec is None:
             return [None] * count
@@ -124,7 +137,15 @@ class Packed(Inputs):
         return list(spec)
 
     def _origin(self, asked: Sequence[Any], tensors: Sequence[Tensor]) -> Baseline:
-        """Baselines of the parts, made at x, side by side; data sets of all parts are one data set of joint rows."""
+        """The baselines of the parts side by side.
+
+        Args:
+            asked: of each part.
+            tensors: the parts, (B, *F) each, at which baselines are evaluated.
+
+        Returns:
+            one row for each input; of data sets, one for each part, a data set of joint rows.
+        """
         baselines = [Baseline.of(spec, tensor) for spec, tensor in zip(asked, tensors, strict=True)]
         data_sets = [each.tensor for each in baselines if each.kind == "samples" and each.tensor is not None]
         if data_sets:
@@ -147,8 +168,10 @@ def pack(inputs: Any, *, features: Any = None, baselines: Any = None) -> Packed:
         features: of each input, in the same form: features, names, or None for the default (pixels of images, elements).
         baselines: of each input, in the same form: what explain's ``baselines`` may be; they are taken at x.
 
-    ``unpack`` parts an attribution again; ``x`` and ``model(net)`` are for use elsewhere. All parts share one scale and one
-    set of weights, and are masked together: a mask takes a share of the features of all parts.
+    Returns:
+        the packed inputs. Their ``unpack`` takes an attribution apart again; ``x`` and ``model(net)`` are for use elsewhere.
+        All parts share one scale and one set of weights, and are masked together: a mask takes a share of the features of all
+        parts.
 
     Raises:
         InputError: inputs of different length, no real numbers, features or baselines that fit no input.
@@ -163,10 +186,13 @@ def pack(inputs: Any, *, features: Any = None, baselines: Any = None) -> Packed:
 
 
 class _Unpacked(nn.Module):
+    """A module as a function of the packed tensor. Class activation maps and modules' names need it to be a module."""
+
     def __init__(self, inner: nn.Module, packed: Packed):
         super().__init__()
         self.inner = inner
         self.packed = packed
+        # Not self.train(…), which would put every part of the caller's model into that mode.
         self.training = inner.training
 
     def forward(self, x: Tensor, **kwargs: Any) -> Any:
@@ -174,7 +200,12 @@ class _Unpacked(nn.Module):
 
 
 def _real_tensor(name: Any, given: Any) -> Tensor:
-    """One of the inputs, which is called ``name``, as a tensor of real numbers (B, …)."""
+    """One of the inputs as a tensor of real numbers (B, …).
+
+    Args:
+        name: its key or its number, for errors.
+        given: as the caller gave it.
+    """
     tensor = None
     problem = type(given).__name__
     if isinstance(given, Tensor | np.ndarray):

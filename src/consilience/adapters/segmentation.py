@@ -1,4 +1,4 @@
-"""Segmentation: one number for a region, so that what explains classifiers explains it."""
+"""Segmentation models, made classifiers: the score of a class is taken over a region, so there is one number for it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ from .batch import batch_of
 MEANINGS = ("logits", "probabilities", "label_logits", "label_probabilities")
 
 AT_ONCE = 8
-"""Inputs in flight while the regions are found."""
+"""Inputs that are evaluated at a time while the regions are found."""
 
 
 class Segmentation(Adapter):
-    """See :func:`segmentation`.
+    """A segmentation model whose score is taken over a region. :func:`segmentation` makes it.
 
     Args:
         model: as for :func:`segmentation`.
         region: as for :func:`segmentation`.
         reduce: as for :func:`segmentation`.
         outputs: as for :func:`segmentation`.
+
+    Raises:
+        InputError: the model is no module; a setting is none of its choices; the region is not of integers or truth values.
     """
 
     def __init__(self, model: nn.Module, region: Any = None, reduce: str = "mean", outputs: str | None = None):
@@ -46,8 +49,9 @@ class Segmentation(Adapter):
         self.region = region
         self.reduce = reduce
         self.outputs = outputs
+        # Checked now, though it is read when inputs are prepared.
         if region is not None:
-            self._whole()
+            self._region_tensor()
 
     def prepare(self, inputs: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
         """The target and its region, found at ``inputs`` (B, C, …) and kept at every neighbour."""
@@ -57,12 +61,13 @@ class Segmentation(Adapter):
         meaning = self._meaning(maps, inputs)
         asked_region = None
         if self.region is not None:
-            asked_region = self._given(len(maps), maps.shape[2:]).to(maps.device)
+            asked_region = self._region_at(len(maps), maps.shape[2:]).to(maps.device)
         if target is None or (isinstance(target, str) and target == "predicted"):
             target = _predicted(maps, meaning, asked_region)
         classes = resolve_target(target, maps.flatten(2).mean(2), meaning, "logit")
         region = _region(maps, meaning, classes, asked_region)
-        if empty := (~region.flatten(1).any(1)).nonzero()[:, 0].tolist():
+        empty = (~region.flatten(1).any(1)).nonzero()[:, 0].tolist()
+        if empty:
             missing = f"no place is of class {int(classes[empty[0]])}"
             if asked_region is not None and asked_region.dtype == torch.bool:
                 missing = "nothing is True"
@@ -92,8 +97,8 @@ class Segmentation(Adapter):
         # One output of a classifier may be a number; one map of a segmentation is a foreground's for certain.
         return replace(outputs, known=True)
 
-    def _whole(self) -> Tensor:
-        """The caller's region as a tensor of truth values or of classes."""
+    def _region_tensor(self) -> Tensor:
+        """The caller's region as a tensor of truth values or of classes, in the shape in which it was given."""
         region = as_tensor("region", self.region)
         if region.is_floating_point() or region.is_complex() or not region.ndim:
             raise InputError(
@@ -101,9 +106,14 @@ class Segmentation(Adapter):
             )
         return region
 
-    def _given(self, count: int, size: torch.Size) -> Tensor:
-        """The caller's region at the model's resolution, (B, …) bool or classes."""
-        region = self._whole()
+    def _region_at(self, count: int, size: torch.Size) -> Tensor:
+        """The caller's region at the model's resolution, (B, …) bool or classes.
+
+        Args:
+            count: B.
+            size: the places of the model's maps.
+        """
+        region = self._region_tensor()
         asked_shape = tuple(region.shape)
         if region.ndim == len(size):
             region = region[None]
@@ -112,7 +122,8 @@ class Segmentation(Adapter):
                 f"region: bool, or classes as integers, of shape F or (B, *F) with {len(size)} axes and {count} inputs, got "
                 f"{region.dtype} {asked_shape}"
             )
-        if region.shape[1:] != size:  # many models answer at a quarter of the input's resolution
+        # Many models answer at a quarter of the input's resolution.
+        if region.shape[1:] != size:
             region = nnf.interpolate(region[:, None].double(), size=size, mode="nearest-exact")[:, 0].to(region.dtype)
         return region.expand(count, *size)
 
@@ -163,8 +174,10 @@ class _Pooled(nn.Module):
 
     def forward(self, x: Tensor, region: Tensor, **kwargs: Any) -> Tensor:
         maps = _maps(self.inner(x, **kwargs), x)
+        # A sum over thousands of places in half precision would be coarse, or overflow.
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32)).flatten(2)
         inside = region.flatten(1)[:, None]
+        # Where, not a product: a map that is infinite or NaN outside the region does not count.
         total = torch.where(inside, maps, torch.zeros_like(maps)).sum(2)
         if self.reduce == "mean":
             return total / inside.sum(2)
@@ -172,7 +185,15 @@ class _Pooled(nn.Module):
 
 
 def _maps(outputs: Any, x: Tensor) -> Tensor:
-    """(N, classes, …) of a model's outputs for rows ``x`` (N, C, …)."""
+    """The maps of all classes, (N, classes, …).
+
+    Args:
+        outputs: what the model gave.
+        x: (N, C, …), for which rows.
+
+    Raises:
+        InputError: the outputs are no maps.
+    """
     if isinstance(outputs, Mapping) and "out" in outputs:
         outputs = outputs["out"]
     maps = getattr(outputs, "logits", outputs)
@@ -189,12 +210,18 @@ def _maps(outputs: Any, x: Tensor) -> Tensor:
 
 def _on_grid(size: torch.Size, places: torch.Size) -> bool:
     """Whether an output's axes are the input's places, or a coarser grid of them, so that none of them counts classes."""
-    shares = {there / here for here, there in zip(size, places, strict=True)}
-    return len(shares) == 1 and min(shares) >= 1
+    ratios = {there / here for here, there in zip(size, places, strict=True)}
+    return len(ratios) == 1 and min(ratios) >= 1
 
 
 def _predicted(maps: Tensor, meaning: Outputs, asked_region: Tensor | None) -> Tensor:
-    """(B,): the class to explain if none is asked for."""
+    """(B,) int64: the class to explain if none is asked for.
+
+    Args:
+        maps: (B, classes, …).
+        meaning: what they hold.
+        asked_region: (B, …), bool or classes, in which classes are counted if it is bool; None: everywhere.
+    """
     if meaning.binary:
         return torch.ones(len(maps), dtype=torch.int64, device=maps.device)
     inside = torch.ones_like(maps[:, 0], dtype=torch.bool)

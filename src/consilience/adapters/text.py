@@ -1,4 +1,4 @@
-"""Hugging Face text classifiers: tokens are the features, noise and baselines live in embedding space."""
+"""Hugging Face text classifiers: tokens are the features; noise and baselines are embeddings."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class _Tokens:
         ids: of the vocabulary.
         attended: which of them the model attends to: all but padding.
         special: which of them the tokenizer adds: [CLS], [SEP], padding.
-        types: which of two texts a token is of, for models that ask for it.
-        cut: the texts that were too long.
+        types: the number of the text of a pair to which a token belongs, for models that ask for it; else None.
+        cut: the numbers of the texts that were too long.
     """
 
     ids: Tensor
@@ -45,13 +45,16 @@ class _Tokens:
 
 
 class Text(Adapter):
-    """See :func:`text`.
+    """A classifier of transformers whose inputs are texts. :func:`text` makes it.
 
     Args:
         model: as for :func:`text`.
         tokenizer: as for :func:`text`.
         baseline: as for :func:`text`.
         max_length: as for :func:`text`.
+
+    Raises:
+        InputError: the model is no such classifier, or the tokenizer no function; a setting is none of its choices.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, baseline: str | None = None, max_length: int | None = None):
@@ -86,7 +89,8 @@ class Text(Adapter):
         texts = _texts(inputs)
         tokens = self._tokens(texts)
         present = tokens.present
-        if empty := (~present.any(1)).nonzero()[:, 0].tolist():
+        empty = (~present.any(1)).nonzero()[:, 0].tolist()
+        if empty:
             raise InputError(f"inputs[{empty[0]}]: {texts[empty[0]]!r} has no token that could be explained")
         module = _Embedded(self.model)
         x = _embed(module.table, tokens.ids)
@@ -98,9 +102,11 @@ class Text(Adapter):
         labels = [str(names[number]) for number in sorted(names)]
         about = {
             "tokens": self._words(tokens),
-            "texts": [text if isinstance(text, str) else " ¶ ".join(text) for text in texts],
+            "texts": [" ¶ ".join(_parts(text)) for text in texts],
             "labels": labels,
         }
+        # A tenth of noise then means the same for any model; special tokens and padding do not move.
+        unit = present[..., None] * module.table.weight.detach().float().std()
         most = f"cut to its first {self.max_length} tokens, the most that the model takes"
         return Prepared(
             model=module,
@@ -109,7 +115,7 @@ class Text(Adapter):
             features=Tokens(present),
             kwargs=kwargs,
             baselines=self._origin(x, present, module.table, baselines),
-            unit=present[..., None] * module.table.weight.detach().float().std(),
+            unit=unit,
             about=about,
             warnings=tuple(f"inputs[{number}]: {most}" for number in tokens.cut),
         )
@@ -132,28 +138,34 @@ class Text(Adapter):
                 "tokenizer.pad_token = tokenizer.eos_token and model.config.pad_token_id = tokenizer.pad_token_id"
             )
         options = {"return_special_tokens_mask": True, "truncation": True, "max_length": self.max_length}
+        # One by one, and padded here: tokenizers differ in the side on which they pad.
         rows = [self.tokenizer(*_parts(text), **options) for text in texts]
         length = max(1, *(len(row["input_ids"]) for row in rows))
         device = next(self.model.parameters()).device
 
-        def column(name: str, fill: int) -> Tensor:
+        def padded_rows(name: str, fill: int) -> Tensor:
             padded = [[*row[name], *[fill] * (length - len(row[name]))] for row in rows]
             return torch.tensor(padded, device=device)
 
         lengths = torch.tensor([len(row["input_ids"]) for row in rows], device=device)
         types = None
         if "token_type_ids" in rows[0] and "token_type_ids" in signature(self.model.forward).parameters:
-            types = column("token_type_ids", 0)
+            types = padded_rows("token_type_ids", 0)
         return _Tokens(
-            ids=column("input_ids", pad),
+            ids=padded_rows("input_ids", pad),
             attended=torch.arange(length, device=device) < lengths[:, None],
-            special=column("special_tokens_mask", 1).bool(),
+            special=padded_rows("special_tokens_mask", 1).bool(),
             types=types,
             cut=self._too_long(texts, lengths.tolist()),
         )
 
     def _too_long(self, texts: Sequence[Any], lengths: Sequence[int]) -> tuple[int, ...]:
-        """The texts, of which so many tokens were kept, that have more."""
+        """The numbers of the texts that have more tokens than were kept.
+
+        Args:
+            texts: the texts.
+            lengths: how many tokens of each were kept.
+        """
         cut = []
         for number, (text, length) in enumerate(zip(texts, lengths, strict=True)):
             # Whether a text of the greatest length was cut or just fits, only the tokenizer can say.
@@ -183,7 +195,14 @@ class Text(Adapter):
             )
 
     def _origin(self, x: Tensor, present: Tensor, table: Any, baselines: Any) -> Any:
-        """(B, T, D): the baseline's embedding for every feature; special tokens and padding keep their own."""
+        """The baseline's embedding for every feature, (B, T, D); special tokens and padding keep their own.
+
+        Args:
+            x: (B, T, D), the texts' embeddings.
+            present: (B, T) bool, the tokens that are features.
+            table: the embedding table.
+            baselines: what the caller asked for; what is no name is returned as it is.
+        """
         if baselines is not None and not isinstance(baselines, str):
             return baselines
         name = self.baseline if baselines is None else choose("baselines", baselines, BASELINES)
@@ -224,7 +243,7 @@ def text(model: nn.Module, tokenizer: Any, *, baseline: str | None = None, max_l
 
 
 class _Embedded(nn.Module):
-    """``inner`` with what its embedding table looks up replaced by x (N, T, D)."""
+    """A classifier as a function of embeddings: what its table looks up is replaced by x (N, T, D)."""
 
     def __init__(self, inner: nn.Module):
         super().__init__()
@@ -244,14 +263,16 @@ class _Embedded(nn.Module):
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
         used = 0
+        # Of one text, for all its neighbours.
         for name, value in kwargs.items():
-            if isinstance(value, Tensor):  # of one text, for all its neighbours
+            if isinstance(value, Tensor):
                 kwargs[name] = value.expand(len(x), *value.shape[1:])
 
         def replace(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
             nonlocal used
+            # Only the look-up of the ids: GPT-2 looks token types up in the same table.
             if output.shape != x.shape or not torch.equal(args[0], kwargs["input_ids"]):
-                return None  # GPT-2 looks token types up in the same table
+                return None
             used += 1
             return x
 
@@ -269,19 +290,22 @@ class _Embedded(nn.Module):
 
 
 def _longest_text(model: nn.Module) -> int:
-    """How many tokens fit: as many as there are positions, less those that RoBERTa leaves in front."""
+    """How many tokens a model takes: as many as it has positions, less those that RoBERTa leaves unused in front."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             if module.padding_idx is None:
                 return module.num_embeddings
+            # RoBERTa counts positions from behind that of padding.
             return module.num_embeddings - (module.padding_idx + 1)
     most = getattr(model.config, "max_position_embeddings", None)
     if most and most > 0:
         return most
-    return 10**6  # relative positions have no end
+    # Relative positions have no end.
+    return 10**6
 
 
 def _embed(table: Any, ids: Tensor) -> Tensor:
+    """The embeddings of tokens, (…, D), without a graph."""
     with torch.no_grad():
         return table(ids).detach()
 
@@ -292,6 +316,7 @@ def _parts(text: str | tuple[str, str]) -> tuple[str, ...]:
 
 
 def _texts(inputs: Any) -> list[Any]:
+    """A string, strings or pairs of strings as a list; raises InputError for anything else."""
     texts = [inputs] if isinstance(inputs, str) else list(inputs)
     for i, given in enumerate(texts):
         pair = isinstance(given, tuple) and len(given) == 2 and all(isinstance(part, str) for part in given)
@@ -310,7 +335,8 @@ def _target(target: Any, labels: Sequence[str], count: int) -> Any:
     if target == "predicted":
         return None
     numbers = {label.lower(): number for number, label in enumerate(labels)}
-    numbers |= {label: number for number, label in enumerate(labels)}  # as it is written comes first
+    # Two labels may differ in case only: as it is written comes first.
+    numbers |= {label: number for number, label in enumerate(labels)}
 
     def number(name: Any) -> Any:
         if not isinstance(name, str):
