@@ -179,6 +179,45 @@ def test_two_outputs_have_one_other_and_it_is_asked_once():
         torch.testing.assert_close(fit["contrast"].draws, fresh["contrast"].draws)
 
 
+def test_a_contrast_of_all_other_outputs_adds_no_error():
+    """Four outputs have three others: asked about all of them, the signal is known, and only the neighbours are a sample."""
+    options = {"methods": ["saliency", "smoothgrad"], "objective": "robust", "fresh_draws": 6, "resolved_draws": 0}
+    r = cs.explain(Small(), images(), fit_draws=4, **options)
+    part = r.evidence["fresh"][0]["contrast"]
+    assert part.count == 2 and part.whole is None
+    score, points = bound(Small(), images())
+    task = judged(score, points, STACK.attribute(score, points), Pixels(), FRESH)
+    task = type(task)(**{**vars(task), "explain": lambda where, at: STACK.attribute(where, at)})
+    every = Contrast(9).of_model(score).measure(task, range(3), 3)
+    assert bool(every.whole.all())
+    noise = cs.AverageSensitivity(signal="contrast").measure(task, range(6), 6)
+    evidence = Evidence(noise, None, {"contrast": every})
+    corners = torch.eye(2).double().expand(3, 2, 2)
+    found = CRITERIA["noise_over_signal"](evidence, corners)
+    alone = CRITERIA["average_sensitivity"](evidence, corners)
+    signal = torch.diagonal(every.matrix, dim1=1, dim2=2)
+    torch.testing.assert_close(found.stderr, alone.stderr / signal)
+    assert bool((found.freedom == 5).all())  # of six neighbours, whatever the number of outputs
+    assert bool((CRITERIA["contrast"](evidence, corners).stderr == 0).all())
+    kept = evidence.inputs([1]).rows(slice(0, 2)).clean()
+    assert bool(kept["contrast"].exact.all()) and not bool(kept["contrast"].take(torch.arange(2)).exact.any())
+
+
+def test_freedom_is_that_of_two_samples_of_unequal_size():
+    """Against Welch and Satterthwaite's formula, written out."""
+    e = contrasts(3, 4, 12)
+    few = Evidence(e["quadratic"], None, {"contrast": e["contrast"].take(torch.arange(5))})
+    found = CRITERIA["noise_over_signal"](few, torch.eye(3).double().expand(4, 3, 3))
+    noise = e["quadratic"].draws.diagonal(dim1=-2, dim2=-1)
+    signal = few["contrast"].draws.diagonal(dim1=-2, dim2=-1)
+    heard = signal.mean(1)
+    of_noise = noise.var(1) / 12 / heard**2
+    of_signal = signal.var(1) / 5 * (noise.mean(1) / heard**2) ** 2
+    expected = (of_noise + of_signal) ** 2 / (of_noise**2 / 11 + of_signal**2 / 4)
+    torch.testing.assert_close(found.freedom, expected)
+    torch.testing.assert_close(found.stderr, (of_noise + of_signal).sqrt())
+
+
 def differing(seed=5, inputs=7):
     """A model and inputs at which the contrast chooses other weights than the size of the maps."""
     torch.manual_seed(seed)

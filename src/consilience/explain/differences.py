@@ -86,12 +86,11 @@ def _difference(
 
 
 def _students(estimate: Estimate) -> Tensor:
-    """(B,): Student's 97.5 % quantile with each input's own degrees of freedom; 1 where one draw leaves none."""
-    like = estimate.value[:, 0]
-    number = torch.full_like(like, estimate.influence.shape[-1]) if estimate.number is None else estimate.number
-    # Of a padded batch, short inputs have fewer masks than the longest one.
-    quantiles = [student_quantile(0.975, int(n) - 1) if n > 1 else 1.0 for n in number.tolist()]
-    return like.new_tensor(quantiles)
+    """(B,): Student's 97.5 % quantile with each input's own degrees of freedom."""
+    # Of a padded batch, short inputs have fewer masks than the longest one; of a ratio, each part has draws of its own.
+    freedom = estimate.freedom[:, 0] + 1e-9
+    quantiles = [student_quantile(0.975, int(degrees)) for degrees in freedom.tolist()]
+    return freedom.new_tensor(quantiles)
 
 
 def _best(fitted: Tensor, higher: bool) -> Tensor:

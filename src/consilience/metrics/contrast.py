@@ -68,7 +68,11 @@ class Contrast(Metric):
         for sample in samples:
             other = exact(self._elsewhere(task, sample, total).flatten(2))
             grams.append(gram(flat - other))
-        return Quadratic(torch.stack(grams, 1), gram(flat))
+        # Every other output was asked about: nothing is estimated.
+        whole = None
+        if has_other_outputs(task.score) and len(samples) == task.score.outputs.shape[1] - 1:
+            whole = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
+        return Quadratic(torch.stack(grams, 1), gram(flat), whole)
 
     def _elsewhere(self, task: Task, sample: int, total: int) -> Tensor:
         """(B, R, *A): the maps of the other output, or at the other input, number ``sample``."""

@@ -364,8 +364,8 @@ def evidence_arrays(evidence: Evidence) -> Mapping[str, Tensor]:
             tensors[f"{prefix}falls"] = part.y[0]
             if part.size is not None:
                 tensors[f"{prefix}sizes"] = part.size[0]
-            if part.whole is not None:
-                tensors[f"{prefix}exact"] = part.whole
+        if part.whole is not None:
+            tensors[f"{prefix}exact"] = part.whole
     return tensors
 
 

@@ -178,13 +178,13 @@ def _evidence(arrays: Mapping[str, np.ndarray], stream: str, dtype: torch.dtype)
             continue
         kind, _, what = name.removeprefix(f"{stream}.").rpartition(".")
         prefix = name.removesuffix(what)
+        exact = torch.as_tensor(arrays[f"{prefix}exact"]) if f"{prefix}exact" in arrays else None
         if what == "gram":
             draws, norm = (torch.as_tensor(arrays[prefix + part])[None] for part in ("gram", "norm"))
-            parts[kind or "quadratic"] = Quadratic(draws, norm)
+            parts[kind or "quadratic"] = Quadratic(draws, norm, exact)
         elif what == "responses":
             taken, falls = (torch.as_tensor(arrays[prefix + part])[None] for part in ("responses", "falls"))
             sizes = torch.as_tensor(arrays[f"{prefix}sizes"])[None] if f"{prefix}sizes" in arrays else None
-            exact = torch.as_tensor(arrays[f"{prefix}exact"]) if f"{prefix}exact" in arrays else None
             parts[kind or "responses"] = Responses(taken, falls, whole=exact, size=sizes)
     return Evidence.of(parts)
 

@@ -26,12 +26,36 @@ class Estimate:
         influence: (B, M, S), of mean zero; 0 for a draw that an input does not have.
         number: (B,) how many draws each input has; None: S.
         exact: (B,) bool, inputs whose draws are all that there are; None: no input.
+        groups: how many of the S draws belong to each of several independent samples, one after the other; None: they are
+            one sample.
     """
 
     value: Tensor
     influence: Tensor
     number: Tensor | None = None
     exact: Tensor | None = None
+    groups: tuple[int, ...] | None = None
+
+    @property
+    def freedom(self) -> Tensor:
+        """(B, M), at least 1: the degrees of freedom of the standard error.
+
+        One less than the number of draws; of several samples, as many as Welch and Satterthwaite count: (Σ v)² / Σ v²/(n − 1),
+        v the share of a sample of n draws in the squared error. A sample without influence, such as one that is exact, adds
+        none.
+        """
+        if self.groups is None:
+            number = self.influence.shape[-1] * torch.ones_like(self.value)
+            if self.number is not None:
+                number = self.number.to(number)[:, None].expand_as(number)
+            return (number - 1).clamp(min=1)
+        samples = self.influence.square().split(self.groups, -1)
+        shares = torch.stack([sample.sum(-1) for sample in samples], -1)
+        each = self.influence.new_tensor(self.groups).sub(1).clamp(min=1)
+        weighed = (shares**2 / each).sum(-1)
+        # Where nothing varies, all of them do.
+        found = torch.where(weighed > 0, shares.sum(-1) ** 2 / weighed.clamp(min=1e-300), each.sum())
+        return found.clamp(min=1)
 
     @property
     def stderr(self) -> Tensor:
@@ -66,7 +90,7 @@ def average_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
     assert q is not None
     per_draw = torch.einsum("bmr,bsrt,bmt->bms", w, q.draws, w)
     value = per_draw.mean(-1)
-    return Estimate(value, per_draw - value[..., None])
+    return Estimate(value, per_draw - value[..., None], exact=q.whole)
 
 
 def relative_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
@@ -80,7 +104,7 @@ def relative_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
     absolute = average_sensitivity(evidence, w)
     size = torch.einsum("bmr,brt,bmt->bm", w, evidence.quadratic.norm, w)
     size = torch.where(size > 0, size, torch.nan)
-    return Estimate(absolute.value / size, absolute.influence / size[..., None])
+    return Estimate(absolute.value / size, absolute.influence / size[..., None], exact=absolute.exact)
 
 
 def _answers(evidence: Evidence, w: Tensor) -> tuple[Responses, Tensor, Tensor]:
@@ -196,7 +220,7 @@ def contrast(evidence: Evidence, w: Tensor) -> Estimate:
     changed = average_sensitivity(Evidence(evidence["contrast"]), w)
     size = torch.einsum("bmr,brt,bmt->bm", w, evidence["contrast"].norm, w)
     size = torch.where(size > 0, size, torch.nan)
-    return Estimate(changed.value / size, changed.influence / size[..., None])
+    return Estimate(changed.value / size, changed.influence / size[..., None], exact=changed.exact)
 
 
 def noise_over_signal(evidence: Evidence, w: Tensor) -> Estimate:
@@ -213,6 +237,9 @@ def noise_over_signal(evidence: Evidence, w: Tensor) -> Estimate:
     # First order: d(n/s) = dn/s − (n/s) ds/s.
     of_noise = noise.influence / heard[..., None]
     of_signal = -signal.influence * (value / heard)[..., None]
+    # Where every other output was asked about, the signal is known.
+    known = evidence["contrast"].exact
+    of_signal = of_signal.masked_fill(known[:, None, None], 0)
     # The two kinds of draws are independent: their variances add. Each influence is scaled, so that one sum of squares over
     # all draws gives that.
     total = of_noise.shape[-1] + of_signal.shape[-1]
@@ -221,7 +248,7 @@ def noise_over_signal(evidence: Evidence, w: Tensor) -> Estimate:
     # Other outputs do not stand in for neighbours: of few neighbours no error is known.
     if of_noise.shape[-1] < FEWEST:
         influence = torch.full_like(influence, torch.nan)
-    return Estimate(value, influence)
+    return Estimate(value, influence, groups=(of_noise.shape[-1], of_signal.shape[-1]))
 
 
 def _scaled(influence: Tensor, total: int) -> Tensor:

@@ -23,10 +23,12 @@ class Quadratic:
     Args:
         draws: (B, S, R, R) float64, the Gram matrix of each draw.
         norm: (B, R, R) float64, H = ΦᵀΦ at x, for the relative form wᵀGw / wᵀHw.
+        whole: (B,) bool, inputs whose draws are all that there are: what follows from them is exact. None: no input.
     """
 
     draws: Tensor
     norm: Tensor
+    whole: Tensor | None = None
 
     @property
     def matrix(self) -> Tensor:
@@ -38,11 +40,18 @@ class Quadratic:
         """S."""
         return self.draws.shape[1]
 
+    @property
+    def exact(self) -> Tensor:
+        """(B,) bool: inputs whose numbers are no estimates."""
+        if self.whole is None:
+            return torch.zeros(len(self.norm), dtype=torch.bool, device=self.norm.device)
+        return self.whole
+
     def __add__(self, more: Quadratic) -> Quadratic:
-        return Quadratic(torch.cat([self.draws, more.draws], 1), self.norm)
+        return Quadratic(torch.cat([self.draws, more.draws], 1), self.norm, self.whole)
 
     def take(self, draws: Tensor) -> Quadratic:
-        """Only the draws number ``draws``."""
+        """Only the draws number ``draws``: no longer all there are."""
         return Quadratic(self.draws[:, draws], self.norm)
 
     def blocks(self, chosen: Collection[int], parts: int) -> Quadratic:
@@ -66,20 +75,21 @@ class Quadratic:
         draws = torch.where(both[:, None], self.draws, 0.0)
         norm = torch.where(both, self.norm, 0.0)
         # Two finite maps may have a product that is not.
-        return Quadratic(draws.nan_to_num(0, 0, 0), norm.nan_to_num(0, 0, 0))
+        return Quadratic(draws.nan_to_num(0, 0, 0), norm.nan_to_num(0, 0, 0), self.whole)
 
     def rows(self, index: slice) -> Quadratic:
         """Only some rows."""
-        return Quadratic(self.draws[:, :, index][..., index], self.norm[:, index][..., index])
+        return Quadratic(self.draws[:, :, index][..., index], self.norm[:, index][..., index], self.whole)
 
     def inputs(self, index: list[int]) -> Quadratic:
         """Only some inputs."""
-        return Quadratic(self.draws[index], self.norm[index])
+        whole = None if self.whole is None else self.whole[index]
+        return Quadratic(self.draws[index], self.norm[index], whole)
 
     def spoil(self, hole: Tensor) -> Quadratic:
         """``hole`` (B, R): 0, or NaN for rows that must not be used."""
         square = hole[:, :, None] + hole[:, None]
-        return Quadratic(self.draws + square[:, None], self.norm + square)
+        return Quadratic(self.draws + square[:, None], self.norm + square, self.whole)
 
     def pooled(self, centred: bool = True) -> Quadratic:
         """All inputs' draws as those of one, Gram matrices divided by the input's mean ‖φ_j‖² over rows.
@@ -96,7 +106,11 @@ class Quadratic:
     @staticmethod
     def stack(parts: Sequence[Quadratic]) -> Quadratic:
         """Several inputs, each with as many draws, as one batch."""
-        return Quadratic(torch.cat([part.draws for part in parts]), torch.cat([part.norm for part in parts]))
+        draws = torch.cat([part.draws for part in parts])
+        norm = torch.cat([part.norm for part in parts])
+        if all(part.whole is None for part in parts):
+            return Quadratic(draws, norm)
+        return Quadratic(draws, norm, torch.cat([part.exact for part in parts]))
 
 
 Part = Quadratic | Responses
