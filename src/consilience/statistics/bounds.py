@@ -1,4 +1,4 @@
-"""What can be said of weights before any draw is looked at."""
+"""A bound on how far fitted weights can be from optimal, known before any draw is looked at: Hoeffding's inequality."""
 
 from __future__ import annotations
 
@@ -25,12 +25,16 @@ def weights_bound(methods: int, draws: int, square: float, delta: float = 0.05, 
 
     Raises:
         InputError: δ is not between 0 and 1.
+
+    Source: Hoeffding 1963. Decker et al. 2024, arXiv 2406.05090, Theorem 4.3, has a bound of the same kind that is larger.
     """
     if not 0 < delta < 1:
         raise InputError(f"delta: a probability above 0 and below 1, got {delta!r}")
     if rounds > 1:
+        # Σ 1/(n(n + 1)) over n ≥ 1 is 1: all rounds together fail with probability δ.
         delta = delta / (rounds * (rounds + 1))
     each = square * math.sqrt(2 * math.log(methods * (methods + 1) / delta) / draws)
+    # Q lies in [0, c₂], so c₂ is a bound whatever was drawn.
     return min(2 * each, square)
 
 

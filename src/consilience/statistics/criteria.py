@@ -1,7 +1,12 @@
-"""Criteria and their standard errors, as functions of the evidence."""
+"""Criteria of explanations with their standard errors, as functions of the evidence: (evidence, mixtures) → :class:`Estimate`.
+
+A criterion's *influence* is what each draw contributes to it, to first order: the criterion moves by the mean of the
+influences of further draws. So a standard error is that of a mean, and of a difference that of the influences' difference.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -86,11 +91,11 @@ def average_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
 
     Source: Decker et al. 2024 (AGG), Definition 4.1.
     """
-    q = evidence.quadratic
-    assert q is not None
-    per_draw = torch.einsum("bmr,bsrt,bmt->bms", w, q.draws, w)
+    quadratic = evidence.quadratic
+    assert quadratic is not None
+    per_draw = torch.einsum("bmr,bsrt,bmt->bms", w, quadratic.draws, w)
     value = per_draw.mean(-1)
-    return Estimate(value, per_draw - value[..., None], exact=q.whole)
+    return Estimate(value, per_draw - value[..., None], exact=quadratic.whole)
 
 
 def relative_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
@@ -104,6 +109,7 @@ def relative_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
     absolute = average_sensitivity(evidence, w)
     size = torch.einsum("bmr,brt,bmt->bm", w, evidence.quadratic.norm, w)
     size = torch.where(size > 0, size, torch.nan)
+    # ‖φ_w(x)‖² is no estimate: it has no error of its own.
     return Estimate(absolute.value / size, absolute.influence / size[..., None], exact=absolute.exact)
 
 
@@ -117,6 +123,7 @@ def _answers(evidence: Evidence, w: Tensor) -> tuple[Responses, Tensor, Tensor]:
 def _estimate(r: Responses, value: Tensor, influence: Tensor) -> Estimate:
     """Of responses ``r``, from (B, M) and the influences (B, S, M) of all draws."""
     if r.drawn is not None:
+        # Padding of inputs with fewer masks contributes nothing.
         influence = torch.where(r.drawn[..., None], influence, 0.0)
     return Estimate(value, influence.mT, r.number, r.whole)
 
@@ -151,10 +158,12 @@ def _left_out(r: Responses, za: Tensor, zy: Tensor, value: Tensor) -> Tensor:
     .81 of trials at 8 masks and .89 at 20. Left out, it is .89 and .93, and .95 for differences (docs/numbers.md, Trials).
     """
     number = r.number.to(za)[:, None, None]
+    # Leaving a draw out moves the mean too: of n draws a squared deviation z² takes n/(n − 1) · z² out of the sum of squares.
     grown = number / (number - 1)
     first_order = za * zy - value[:, None] * (za**2 + zy**2) / 2
     room = (number - grown * za**2) * (number - grown * zy**2)
     without = (number * value[:, None] - grown * za * zy) / room.sqrt()
+    # The jackknife's pseudo-values: n − 1 times the change.
     influence = (number - 1) * (value[:, None] - without)
     # Where all of the variance is one mask's, nothing is left without it.
     influence = torch.where(room > 1e-9 * number**2, influence, first_order)
@@ -200,12 +209,12 @@ def _infidelity(evidence: Evidence, w: Tensor, positive: bool) -> Estimate:
     uniform = torch.ones_like(y)
     if r.size is not None:
         uniform = r.size[..., None]
-    level = r.mean(uniform * y) / r.mean(uniform**2).clamp(min=1e-300)
+    level = r.mean(uniform * y) / r.mean(uniform**2).clamp(min=1e-300)  # the uniform map's own β
     plain = (level[:, None] * uniform - y) ** 2
     mse = r.mean(error)
     unit = r.mean(plain)
     unit = torch.where(unit > 0, unit, torch.nan)
-    # Both β minimise their errors, so to first order their own noise does not count.
+    # d(m/u) = dm/u − (m/u²) du. Both β minimise their errors, so to first order their own noise does not count.
     influence = (error - mse[:, None]) / unit[:, None] - (mse / unit**2)[:, None] * (plain - unit[:, None])
     return _estimate(r, mse / unit, influence)
 
@@ -232,11 +241,11 @@ def noise_over_signal(evidence: Evidence, w: Tensor) -> Estimate:
     """
     noise = average_sensitivity(evidence, w)
     signal = average_sensitivity(Evidence(evidence["contrast"]), w)
-    heard = torch.where(signal.value > 0, signal.value, torch.nan)
-    value = noise.value / heard
+    divisor = torch.where(signal.value > 0, signal.value, torch.nan)
+    value = noise.value / divisor
     # First order: d(n/s) = dn/s − (n/s) ds/s.
-    of_noise = noise.influence / heard[..., None]
-    of_signal = -signal.influence * (value / heard)[..., None]
+    of_noise = noise.influence / divisor[..., None]
+    of_signal = -signal.influence * (value / divisor)[..., None]
     # Where every other output was asked about, the signal is known.
     known = evidence["contrast"].exact
     of_signal = of_signal.masked_fill(known[:, None, None], 0)
@@ -259,7 +268,7 @@ def _scaled(influence: Tensor, total: int) -> Tensor:
     return influence * (total * (total - 1) / (count * (count - 1))) ** 0.5
 
 
-CRITERIA = {
+CRITERIA: dict[str, Callable[[Evidence, Tensor], Estimate]] = {
     "relative_sensitivity": relative_sensitivity,
     "average_sensitivity": average_sensitivity,
     "faithfulness_correlation": faithfulness_correlation,
@@ -270,3 +279,4 @@ CRITERIA = {
 
 
 HIGHER_IS_BETTER = {"faithfulness_correlation", "contrast"}
+"""Of the criteria; all others are better when lower."""

@@ -65,8 +65,9 @@ def _xor(a: Tensor, b: Tensor, key: int) -> Tensor:
 class Key:
     """A named stream of draws, e.g. ``Key(0, "fit")``; ``/`` names a sub-stream: ``Key(0, "fit") / "masks"``.
 
-    Every method takes ``ids`` (N,) int64, the identity of each row, and ``sample`` (an int or (N,)), the number of the
-    draw, and returns float32-grade numbers of shape (N, *shape), cast to ``dtype``.
+    Args:
+        seed: any whole number.
+        stream: the name, so that draws for different ends do not coincide.
     """
 
     seed: int
@@ -93,7 +94,7 @@ class Key:
         if not isinstance(sample, Tensor):
             sample = torch.full_like(ids, sample)  # made on the device: no copy to wait for
         sample = sample.to(ids).expand_as(ids)
-        # One counter gives four words.
+        # One counter gives four words: as many blocks as cover ``count``.
         block = torch.arange(-(-count // 4), device=ids.device)
         low = ids[:, None] & _MASK
         high = (ids[:, None] >> 32) & _MASK
@@ -104,21 +105,39 @@ class Key:
     def uniform(
         self, ids: Tensor, sample: int | Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """(N, *shape) uniform on the open interval (0, 1): multiples of 2**-23 plus 2**-24, exact in float32."""
+        """(N, *shape) uniform on the open interval (0, 1): multiples of 2**-23 plus 2**-24, exact in float32.
+
+        Args:
+            ids: (N,), the identity of each row.
+            sample: the number of the draw, of all rows or (N,).
+            shape: of the numbers for each row.
+            dtype: of the result; the numbers are those of float32 in any.
+        """
         words = self.bits(ids, sample, math.prod(shape))
+        # The upper 23 bits, in the middles of 2^23 equal steps: neither 0 nor 1, at which the inverse normal is infinite.
         uniform = (words >> 9).to(torch.float32) * 2**-23 + 2**-24
         return uniform.reshape(len(ids), *shape).to(dtype)
 
     def normal(
         self, ids: Tensor, sample: int | Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """(N, *shape) standard normal, by inversion: √2 erf⁻¹(2u − 1); |z| ≤ 5.3."""
+        """(N, *shape) standard normal, by inversion: √2 erf⁻¹(2u − 1); |z| ≤ 5.3.
+
+        Args:
+            ids: (N,), the identity of each row.
+            sample: the number of the draw, of all rows or (N,).
+            shape: of the numbers for each row.
+            dtype: of the result; the numbers are those of float32 in any.
+        """
         signed = self.uniform(ids, sample, shape).mul_(2).sub_(1)
         return signed.erfinv_().mul_(math.sqrt(2)).to(dtype)
 
 
 def fold(ids: Tensor, data: Tensor) -> Tensor:
-    """New ids from ids (N,) and non-negative integers (N,): independent streams for the same input; data 0 keeps the id."""
+    """(N,) int64: new ids from ``ids`` (N,) and the non-negative integers ``data`` (N,), below 2^63.
+
+    Independent streams for the same input, such as one for each training step; data 0 keeps the id.
+    """
     ids = ids.to(torch.int64)
     data = data.to(torch.int64)
     counter = (ids & _MASK, (ids >> 32) & _MASK, data & _MASK, (data >> 32) & _MASK)

@@ -39,7 +39,7 @@ def sign_flip_test(differences: np.ndarray, draws: int = 10_000, seed: int = 0) 
 
     Source: Fisher, *The Design of Experiments*, 1935, §21; (1 + c) / (1 + draws): Phipson and Smyth 2010, arXiv 1603.05766.
     """
-    moved = differences[differences != 0]
+    moved = differences[differences != 0]  # zeros add nothing to any sum
     n = len(moved)
     if not n:
         return 1.0
@@ -83,10 +83,14 @@ def least_p(differences: np.ndarray, draws: int = 10_000) -> float:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """(M,) p-values → (M,) corrected ones: below α, all of them wrong with probability α at most, however they depend.
+    """(M,): p-values corrected for their number: if those below α are called differences, any of these calls is wrong with
+    probability α at most, however the tests depend on each other.
 
     Holm's step-down: the i-th smallest is multiplied by M − i + 1, and none is below a smaller one's. NaN stays NaN and
     does not count.
+
+    Args:
+        p: (M,), one for each test.
 
     Source: Holm 1979, *A simple sequentially rejective multiple test procedure*.
     """
@@ -121,6 +125,7 @@ def mean_interval(values: np.ndarray, level: float = 0.05) -> tuple[np.ndarray, 
     mean = values.mean(-1)
     centred = values - mean[..., None]
     square = (centred**2).mean(-1)
+    # Values that differ by rounding only show no spread.
     alike = square <= ROUNDING**2 * (values**2).mean(-1)
     square = np.where(alike, np.nan, square)
     error = np.sqrt(square / (n - 1))
@@ -133,6 +138,7 @@ def mean_interval(values: np.ndarray, level: float = 0.05) -> tuple[np.ndarray, 
 
 def _hall(x: float, r: np.ndarray) -> np.ndarray:
     """Inverse of Hall's transformation T + rT²/3 + r²T³/27 + r/6 of a studentised mean, r = skewness / √n."""
+    # At r = 0 the inverse is x, as the limit; a tiny r gives that to rounding, without 0/0.
     r = np.where(np.abs(r) < 1e-6, 1e-6, r)
     return 3 / r * (np.cbrt(1 + r * (x - r / 6)) - 1)
 
@@ -146,11 +152,11 @@ def student_quantile(p: float, freedom: int) -> float:
         freedom: a positive integer.
     """
     if p < 0.5:
-        return -student_quantile(1 - p, freedom)
+        return -student_quantile(1 - p, freedom)  # the distribution is symmetric
     low, high = 0.0, 1.0
     while student_cdf(high, freedom) < p:
         high *= 2
-    for _ in range(100):
+    for _ in range(100):  # halved so often, the interval is one rounding wide
         middle = (low + high) / 2
         if student_cdf(middle, freedom) < p:
             low = middle
@@ -161,6 +167,10 @@ def student_quantile(p: float, freedom: int) -> float:
 
 def student_cdf(t: float, freedom: int) -> float:
     """P(T ≤ t) of Student's t with an integer number of degrees of freedom: a finite sum.
+
+    Args:
+        t: any number.
+        freedom: a positive integer.
 
     Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4.
     """

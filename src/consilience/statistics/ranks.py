@@ -18,8 +18,14 @@ from torch import Tensor
 from ..errors import InputError
 from .tensors import exact
 
-BLOCK = 2**22  # numbers in a block of rows
-ROUNDING = 4  # units of rounding at a map's largest value: smaller values than that are not told from zero
+BLOCK = 2**22
+"""Numbers in a block of rows."""
+
+ROUNDING = 4
+"""In units of rounding at a map's largest value: values smaller than that are not told from zero."""
+
+SMALL_BITS = 5
+"""Inversions within groups of 2^5 places are counted pair by pair."""
 
 
 def without_rounding(values: Tensor) -> Tensor:
@@ -32,31 +38,43 @@ def without_rounding(values: Tensor) -> Tensor:
         values: in the precision in which they were computed, which says what rounding is.
     """
     unit = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
-    found = exact(values)
-    if not found.shape[-1]:
-        return found
-    largest = found.amax(-1, keepdim=True)
-    level = ROUNDING * unit * found.abs().amax(-1, keepdim=True).nan_to_num(0, 0, 0)
-    found = torch.where(found.abs() <= level, 0.0, found)
-    flat = largest - found.amin(-1, keepdim=True) <= level
-    return torch.where(flat & (level > 0), largest, found)
+    cleaned = exact(values)
+    if not cleaned.shape[-1]:
+        return cleaned
+    largest = cleaned.amax(-1, keepdim=True)
+    level = ROUNDING * unit * cleaned.abs().amax(-1, keepdim=True).nan_to_num(0, 0, 0)
+    cleaned = torch.where(cleaned.abs() <= level, 0.0, cleaned)
+    constant = largest - cleaned.amin(-1, keepdim=True) <= level
+    return torch.where(constant & (level > 0), largest, cleaned)
 
 
 def ranks(values: Tensor, present: Tensor | None = None) -> Tensor:
-    """1 for the smallest … m for the largest of the m present; tied values share their mean rank; 0 where absent."""
-    flat, there = _rows(values, present)
-    out = torch.empty(flat.shape, dtype=torch.float64, device=flat.device)
-    for part in _blocks(flat):
-        groups, sizes = _groups(flat[part], there[part])
+    """(…, n): 1 for the smallest … m for the largest of the m present; tied values share their mean rank; 0 where absent.
+
+    Args:
+        values: (…, n).
+        present: (…, n) bool; see the module's docstring.
+    """
+    rows, there = _rows(values, present)
+    out = torch.empty(rows.shape, dtype=torch.float64, device=rows.device)
+    for part in _blocks(rows):
+        groups, sizes = _groups(rows[part], there[part])
+        # A group of s equal values ends at rank ``last``: its ranks are last − s + 1 … last.
         last = sizes.cumsum(1)
         mean = (last - (sizes - 1) / 2).gather(1, groups)
-        finite = flat[part].isfinite().all(1, keepdim=True)
+        finite = rows[part].isfinite().all(1, keepdim=True)
         out[part] = torch.where(finite, mean.masked_fill(~there[part], 0), torch.nan)
     return out.reshape(_shape(values, present))
 
 
 def pearson(a: Tensor, b: Tensor, present: Tensor | None = None) -> Tensor:
-    """Pearson's correlation over the present features, (…); NaN where one of the two is constant."""
+    """Pearson's correlation over the present features, (…); NaN where one of the two is constant.
+
+    Args:
+        a: (…, n).
+        b: (…, n), broadcast with ``a``.
+        present: (…, n) bool; see the module's docstring.
+    """
     a, b = torch.broadcast_tensors(exact(a), exact(b))
     if present is None:
         there = torch.ones_like(a, dtype=torch.bool)
@@ -66,9 +84,11 @@ def pearson(a: Tensor, b: Tensor, present: Tensor | None = None) -> Tensor:
 
     def centred(v: Tensor) -> Tensor:
         v = v.masked_fill(~there, 0)
-        constant = (v == v.masked_fill(~there, -torch.inf).amax(-1, keepdim=True)) | ~there
+        largest = v.masked_fill(~there, -torch.inf).amax(-1, keepdim=True)
+        constant = ((v == largest) | ~there).all(-1, keepdim=True)
         v = (v - v.sum(-1, keepdim=True) / count).masked_fill(~there, 0)
-        return v.masked_fill(constant.all(-1, keepdim=True), 0)  # exactly: a mean may round
+        # A constant row is exactly 0, though its mean may be rounded: a rest of rounding would correlate with anything.
+        return v.masked_fill(constant, 0)
 
     a = centred(a)
     b = centred(b)
@@ -77,7 +97,13 @@ def pearson(a: Tensor, b: Tensor, present: Tensor | None = None) -> Tensor:
 
 
 def spearman(a: Tensor, b: Tensor, present: Tensor | None = None) -> Tensor:
-    """Pearson's correlation of the ranks, (…)."""
+    """Pearson's correlation of the ranks, (…); NaN where one of the two is constant.
+
+    Args:
+        a: (…, n).
+        b: (…, n), broadcast with ``a``.
+        present: (…, n) bool; see the module's docstring.
+    """
     return pearson(ranks(a, present), ranks(b, present), present)
 
 
@@ -126,16 +152,17 @@ class Order:
 
     @staticmethod
     def of(values: Tensor, present: Tensor | None = None) -> Order:
+        """The order of ``values`` (…, n), of the features that are ``present`` (…, n)."""
         shape = _shape(values, present)
-        flat, there = _rows(values, present)
-        groups = torch.empty(flat.shape, dtype=torch.int64, device=flat.device)
-        tied = torch.empty(len(flat), dtype=torch.float64, device=flat.device)
+        rows, there = _rows(values, present)
+        groups = torch.empty(rows.shape, dtype=torch.int64, device=rows.device)
+        tied = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
         count = there.sum(1).double()
-        for part in _blocks(flat):
-            groups[part], sizes = _groups(flat[part], there[part])
+        for part in _blocks(rows):
+            groups[part], sizes = _groups(rows[part], there[part])
             # The absent come last and are tied with each other only.
-            tied[part] = _two(sizes.double()).sum(1) - _two(flat.shape[1] - count[part])
-        finite = flat.isfinite().all(1)
+            tied[part] = _pairs_among(sizes.double()).sum(1) - _pairs_among(rows.shape[1] - count[part])
+        finite = rows.isfinite().all(1)
         leading = shape[:-1]
         return Order(groups.reshape(shape), tied.reshape(leading), finite.reshape(leading), count.reshape(leading))
 
@@ -144,8 +171,17 @@ class Order:
 
 
 def pairs(a: Tensor | Order, b: Tensor | Order, present: Tensor | None = None) -> Pairs:
-    """Counts of pairs in O(n log² n) time and O(n) memory for each row (Knight 1966): sort by a, then by b, and count the
-    inversions left in b. Rows already ordered broadcast likewise."""
+    """Counts of concordant, discordant and tied pairs of features, in O(n log² n) time and O(n) memory for each row.
+
+    Sorted by a, and among equals by b, the discordant pairs are the inversions that are left in b.
+
+    Args:
+        a: (…, n), or its order.
+        b: (…, n), or its order; broadcast with ``a``.
+        present: (…, n) bool; see the module's docstring. Of orders it is known.
+
+    Source: Knight 1966, *A computer method for calculating Kendall's tau with ungrouped data*.
+    """
     one = a if isinstance(a, Order) else Order.of(a, present)
     two = b if isinstance(b, Order) else Order.of(b, present)
     n = one.groups.shape[-1]
@@ -157,63 +193,93 @@ def pairs(a: Tensor | Order, b: Tensor | Order, present: Tensor | None = None) -
     tied_b = two.tied.broadcast_to(shape).flatten()
     count = one.count.broadcast_to(shape).flatten()
     finite = (one.finite & two.finite).broadcast_to(shape).flatten()
-    found = []
+    blocks = []
     for part in _blocks(groups_a):
         # One whole number for each feature, ordered by a and among equals by b.
         joint = _sorted(groups_a[part] * n + groups_b[part])
         _, sizes = _runs(joint)
         present_count = count[part]
-        total = _two(present_count)
+        total = _pairs_among(present_count)
         # The absent are all tied with each other, and count nowhere.
-        both = _two(sizes.double()).sum(1) - _two(n - present_count)
+        both = _pairs_among(sizes.double()).sum(1) - _pairs_among(n - present_count)
         discordant = _inversions(joint % n).double()
+        # Pairs tied in both are in both numbers of ties, and taken away once only.
         concordant = total - tied_a[part] - tied_b[part] + both - discordant
         counts = torch.stack([concordant, discordant, tied_a[part], tied_b[part], both, total])
-        found.append(torch.where(finite[part], counts, torch.nan))
-    return Pairs(*torch.cat(found, 1).reshape(6, *shape))
+        blocks.append(torch.where(finite[part], counts, torch.nan))
+    return Pairs(*torch.cat(blocks, 1).reshape(6, *shape))
 
 
 def kendall(a: Tensor, b: Tensor, present: Tensor | None = None) -> Tensor:
-    """Kendall's τ-b, (…)."""
+    """Kendall's τ-b, (…); NaN where one of the two is constant.
+
+    Args:
+        a: (…, n), or its order.
+        b: (…, n), or its order; broadcast with ``a``.
+        present: (…, n) bool; see the module's docstring.
+    """
     return pairs(a, b, present).tau
 
 
 def top(values: Tensor, k: int | float | Tensor, present: Tensor | None = None) -> Tensor:
-    """Membership of the k largest, (…, n) in 0…1: it adds up to exactly k, because the features tied at the k-th place share
-    the places that are left. ``k``: a number of features, or below 1 a share of those present (at least one); or int64
-    numbers (…, 1), broadcast to the rows. At most all that are present."""
-    flat, there = _rows(values, present)
+    """Membership of the k largest, (…, n) in 0…1.
+
+    It adds up to exactly k, because the features tied at the k-th place share the places that are left.
+
+    Args:
+        values: (…, n).
+        k: a number of features, at most all that are present; or below 1 a share of those present, at least one; or int64
+            numbers (…, 1), broadcast to the rows.
+        present: (…, n) bool; see the module's docstring.
+
+    Raises:
+        InputError: a ``k`` that is no such number.
+    """
+    rows, there = _rows(values, present)
     shape = _shape(values, present)
     if isinstance(k, Tensor):
         count = k.expand(*shape[:-1], 1).reshape(-1).minimum(there.sum(1))
     else:
         count = places(k, there)
-    out = torch.empty(flat.shape, dtype=torch.float64, device=flat.device)
-    for part in _blocks(flat):
-        v = flat[part].masked_fill(~there[part], -torch.inf)
-        edge = _sorted(v).gather(1, v.shape[1] - count[part, None].clamp(min=1))
+    out = torch.empty(rows.shape, dtype=torch.float64, device=rows.device)
+    for part in _blocks(rows):
+        v = rows[part].masked_fill(~there[part], -torch.inf)
+        edge = _sorted(v).gather(1, v.shape[1] - count[part, None].clamp(min=1))  # the k-th largest value
         above = v > edge
         tied = v == edge
         left = (count[part, None] - above.sum(1, keepdim=True)).clamp(min=0)  # k = 0: none
         weight = above + tied * (left / tied.sum(1, keepdim=True).clamp(min=1))
-        finite = flat[part].isfinite().all(1, keepdim=True)
+        finite = rows[part].isfinite().all(1, keepdim=True)
         out[part] = torch.where(finite, weight.double(), torch.nan)
     return out.reshape(shape)
 
 
 def places(k: int | float, present: Tensor) -> Tensor:
-    """(…): how many features the k largest are, at most those that are present."""
+    """(…) int64: how many features the k largest are, at most those that are present.
+
+    Args:
+        k: a positive integer, or a share above 0 and below 1, which gives at least one feature.
+        present: (…, n) bool.
+
+    Raises:
+        InputError: a ``k`` that is neither.
+    """
     if not k > 0 or (k >= 1 and int(k) != k):
         raise InputError(f"k: a positive integer, or a share above 0 and below 1, got {k!r}")
     m = present.sum(-1)
-    return (m * k).long().clamp(min=1).minimum(m) if k < 1 else m.clamp(max=int(k))
+    if k < 1:
+        return (m * k).long().clamp(min=1).minimum(m)
+    return m.clamp(max=int(k))
 
 
 # -- inside ------------------------------------------------------------------------------------------------------------
 
 
 def _shape(values: Tensor, present: Tensor | None) -> torch.Size:
-    return values.shape if present is None else torch.broadcast_shapes(values.shape, present.shape)
+    """What values and presence broadcast to."""
+    if present is None:
+        return values.shape
+    return torch.broadcast_shapes(values.shape, present.shape)
 
 
 def _rows(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -235,8 +301,8 @@ def _blocks(values: Tensor) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _two(count: Tensor) -> Tensor:
-    """The pairs among so many."""
+def _pairs_among(count: Tensor) -> Tensor:
+    """How many pairs there are among so many features."""
     return count * (count - 1) / 2
 
 
@@ -252,6 +318,7 @@ def _groups(values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """0 for the smallest value, 1 for the next, … (the absent last), and how many features have each."""
     values = values.masked_fill(~present, torch.inf)
     if values.is_cpu:
+        # NumPy's sort is vectorised: ten times faster than torch's on a CPU. Equal values may come in any order here.
         order = torch.from_numpy(np.argsort(values.detach().numpy(), axis=1))
     else:
         order = values.argsort(dim=1)
@@ -270,18 +337,20 @@ def _sorted(values: Tensor) -> Tensor:
 def _inversions(values: Tensor) -> Tensor:
     """(N, n) whole numbers in 0 … n − 1 → (N,): pairs i < j with values_i > values_j.
 
-    By the bits of the ranks: among those whose higher bits agree, each 0 is inverted with every 1 before it. The ranks fill up
-    a power of two, so these groups have equal sizes; the smallest ones are counted pair by pair."""
+    By the bits of the ranks, from the highest: among those whose higher bits agree, each 0 is inverted with every 1 before it.
+    The ranks fill up a power of two, so these groups have equal sizes; the smallest ones are counted pair by pair. In place of
+    a merge sort, which takes n steps one after the other.
+    """
     count, n = values.shape
     bits = max(1, (n - 1).bit_length())
     at = torch.arange(2**bits, device=values.device, dtype=torch.int32)
-    place = at.repeat(count, 1)
+    place = at.repeat(count, 1)  # the places beyond n are in order already: they are inverted with nothing
     # The rank of each place. The place is added to n times the value, so that ties stay in their order.
     in_order = _sorted(values * n + at[:n]) % n
     place[:, :n].scatter_(1, in_order, place[:, :n].clone())
     total = torch.zeros(count, dtype=torch.int64, device=values.device)
     groups = place.view(count, 1, -1)
-    small = min(bits, 5)
+    small = min(bits, SMALL_BITS)
     for bit in reversed(range(small, bits)):
         high = (groups & 2**bit) != 0
         ones = high.cumsum(2, dtype=torch.int32)

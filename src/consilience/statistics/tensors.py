@@ -7,8 +7,10 @@ from torch import Tensor
 
 
 def exact(values: Tensor) -> Tensor:
-    """float64, on the CPU where the device has none (Apple's GPU)."""
-    return (values.cpu() if values.device.type == "mps" else values).double()
+    """``values`` in float64, on the CPU where the device has none (Apple's GPU)."""
+    if values.device.type == "mps":
+        values = values.cpu()
+    return values.double()
 
 
 def corners(like: Tensor) -> Tensor:
