@@ -41,7 +41,10 @@ class Prepared:
 
 
 class Adapter:
-    """Interface: a model whose inputs are no tensor, or whose outputs are no vector. It stands in the model's place."""
+    """Interface: a model that takes something else than a tensor, or gives something else than a vector for each input.
+
+    It stands in the model's place.
+    """
 
     def prepare(self, inputs: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
         """The model as a function of one tensor, and the inputs as that tensor.
@@ -59,7 +62,10 @@ class Adapter:
 
 
 class Inputs:
-    """Interface: inputs that the model takes in another form than one tensor. They stand in the place of x."""
+    """Interface: inputs that the model takes in another form than one tensor.
+
+    They stand in the place of x.
+    """
 
     def prepare(self, model: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
         """The model as a function of one tensor, and these inputs as that tensor.
@@ -116,6 +122,6 @@ def adapted(
         prepared = x.prepare(model, target, features, baselines)
     else:
         return Prepared(model, x, target, features, dict(kwargs or {}), baselines)
-    # The adapter's arguments have one entry for each input, which it knows. Of the caller's that is found out later.
+    # The adapter knows that its arguments have one entry for each input. The caller's are looked at later.
     own = {name: per_input(value) for name, value in prepared.kwargs.items()}
     return replace(prepared, kwargs={**own, **(kwargs or {})})

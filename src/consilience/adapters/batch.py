@@ -17,7 +17,7 @@ from ..model.calling import precision_of
 def batch_of(x: Any, model: Any) -> tuple[Tensor, bool]:
     """The inputs as a tensor of real numbers.
 
-    A callable that is no module is called with arrays where ``x`` is an array. Arrays in float64, NumPy's default, take the
+    A function (not an ``nn.Module``) is called with arrays where ``x`` is an array. Arrays in float64, NumPy's default, take the
     precision of a module.
 
     Args:
@@ -34,6 +34,7 @@ def batch_of(x: Any, model: Any) -> tuple[Tensor, bool]:
         raise InputError(f"x: expected a tensor or an array (B, …), got {type(x).__name__}{_instead(x)}")
     arrays = not isinstance(x, Tensor) and not isinstance(model, nn.Module)
     batch = as_tensor("x", x)
+    # float64 is NumPy's default and seldom meant, and a float32 module would refuse it.
     if not isinstance(x, Tensor) and batch.dtype == torch.float64 and isinstance(model, nn.Module):
         batch = batch.to(precision_of(model) or torch.float64)
     batch = batch.detach()
@@ -53,7 +54,7 @@ def batch_of(x: Any, model: Any) -> tuple[Tensor, bool]:
 
 
 def _instead(x: Any) -> str:
-    """What to give in place of something that is no array."""
+    """What to give in place of something else than an array, for errors; "" where nothing is known."""
     is_list = isinstance(x, list | tuple)
     if isinstance(x, str) or (is_list and x and all(isinstance(part, str) for part in x)):
         return "; for texts give cs.text(model, tokenizer) as the model"

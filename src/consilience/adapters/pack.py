@@ -53,6 +53,7 @@ class Packed(Inputs):
         self.dtypes = tuple(tensor.dtype for tensor in tensors)
         self.x = _join(tensors)
         asked = self._each("features", features)
+        # Names and defaults depend on the shape of the part: pixels of an image, columns of a table.
         parts = [features_for(spec, shape) for spec, shape in zip(asked, self.shapes, strict=True)]
         self.features = Parts(parts, self.shapes)
         self.baselines: Baseline | None = None
@@ -106,6 +107,7 @@ class Packed(Inputs):
         Raises:
             InputError: it has another length.
         """
+        # Where both lengths are the same, every feature is an element, and both readings are too.
         for shapes in (self.features.axes, self.shapes):
             if values.shape[-1] == sum(map(prod, shapes)):
                 parts = split(values, shapes)

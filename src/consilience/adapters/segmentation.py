@@ -22,7 +22,7 @@ from .batch import batch_of
 MEANINGS = ("logits", "probabilities", "label_logits", "label_probabilities")
 
 AT_ONCE = 8
-"""Inputs that are evaluated at a time while the regions are found."""
+"""Inputs that are evaluated at a time while the regions are read off the model's maps."""
 
 
 class Segmentation(Adapter):
@@ -35,7 +35,8 @@ class Segmentation(Adapter):
         outputs: as for :func:`segmentation`.
 
     Raises:
-        InputError: the model is no module; a setting is none of its choices; the region is not of integers or truth values.
+        InputError: the model is not an ``nn.Module``; an unknown ``reduce`` or ``outputs``; a region neither of integers nor of
+            truth values.
     """
 
     def __init__(self, model: nn.Module, region: Any = None, reduce: str = "mean", outputs: str | None = None):
@@ -54,8 +55,9 @@ class Segmentation(Adapter):
             self._region_tensor()
 
     def prepare(self, inputs: Any, target: Any = None, features: Any = None, baselines: Any = None) -> Prepared:
-        """The target and its region, found at ``inputs`` (B, C, …) and kept at every neighbour."""
+        """The target and its region, as the model sees them at the inputs (B, C, …), and kept at every neighbour."""
         inputs, _ = batch_of(inputs, self.model)
+        # Clones: models that start with an in-place operation must not write to the caller's inputs.
         with torch.no_grad(), borrowed(self.model, freeze=True):
             maps = torch.cat([_maps(self.model(rows.clone()), rows) for rows in inputs.detach().split(AT_ONCE)])
         meaning = self._meaning(maps, inputs)
@@ -64,6 +66,7 @@ class Segmentation(Adapter):
             asked_region = self._region_at(len(maps), maps.shape[2:]).to(maps.device)
         if target is None or (isinstance(target, str) and target == "predicted"):
             target = _predicted(maps, meaning, asked_region)
+        # Of the outputs only their number counts here, since the target is a number by now.
         classes = resolve_target(target, maps.flatten(2).mean(2), meaning, "logit")
         region = _region(maps, meaning, classes, asked_region)
         empty = (~region.flatten(1).any(1)).nonzero()[:, 0].tolist()
@@ -91,6 +94,7 @@ class Segmentation(Adapter):
             with torch.enable_grad(), borrowed(self.model, freeze=True):
                 return last_layer_of(_maps(self.model(first.clone()), first))
 
+        # Every place is a row with an output for each class.
         places = maps.movedim(1, -1).flatten(0, -2)
         places = places[places.isfinite().all(1)]
         outputs = interpret(places, "logit", declared=self.outputs, last_layer=last_layer)
@@ -192,7 +196,7 @@ def _maps(outputs: Any, x: Tensor) -> Tensor:
         x: (N, C, …), for which rows.
 
     Raises:
-        InputError: the outputs are no maps.
+        InputError: the outputs are not maps.
     """
     if isinstance(outputs, Mapping) and "out" in outputs:
         outputs = outputs["out"]
@@ -231,6 +235,7 @@ def _predicted(maps: Tensor, meaning: Outputs, asked_region: Tensor | None) -> T
     if meaning.labels:
         masks = torch.stack([_decided(maps, meaning, label) for label in range(meaning.columns)], 1)
         return (masks.flatten(2) & inside[:, None]).sum(2).argmax(1)
+    # The class that the model says at most places.
     votes = nnf.one_hot(maps.argmax(1).flatten(1), meaning.columns) * inside[..., None]
     return votes.sum(1).argmax(1)
 

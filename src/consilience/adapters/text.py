@@ -54,7 +54,8 @@ class Text(Adapter):
         max_length: as for :func:`text`.
 
     Raises:
-        InputError: the model is no such classifier, or the tokenizer no function; a setting is none of its choices.
+        InputError: a model of another kind; a tokenizer that cannot be called; an unknown ``baseline``, or a ``max_length``
+            that is not a positive whole number.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, baseline: str | None = None, max_length: int | None = None):
@@ -181,6 +182,7 @@ class Text(Adapter):
         number = int(shortest.indices)
         if length == x.shape[1]:
             return
+        # The shortest text with its padding, as it is in the batch, and without.
         row = x[number : number + 1]
         padded = {name: value[number : number + 1] for name, value in kwargs.items()}
         alone = {name: value[:, :length] for name, value in padded.items()}
@@ -201,11 +203,13 @@ class Text(Adapter):
             x: (B, T, D), the texts' embeddings.
             present: (B, T) bool, the tokens that are features.
             table: the embedding table.
-            baselines: what the caller asked for; what is no name is returned as it is.
+            baselines: what the caller asked for; anything else than a name is returned as it is.
         """
         if baselines is not None and not isinstance(baselines, str):
             return baselines
-        name = self.baseline if baselines is None else choose("baselines", baselines, BASELINES)
+        name = self.baseline
+        if baselines is not None:
+            name = choose("baselines", baselines, BASELINES)
         if name == "zero":
             row = torch.zeros_like(x[0, 0])
         else:
@@ -276,6 +280,8 @@ class _Embedded(nn.Module):
             used += 1
             return x
 
+        # The model looks the ids up itself, and a hook on its table puts x in place of what it gets. So positions, types and
+        # masks are made as ever, which inputs_embeds= would leave to each model's own code.
         handle = self.table.register_forward_hook(replace)
         try:
             outputs = self.inner(**kwargs)

@@ -74,6 +74,7 @@ class Features(Settings):
             owner: (N,), the input of each row.
             shape: F.
         """
+        # A sum of ones counts the elements.
         ones = torch.ones(len(owner), *shape, device=owner.device)
         return self.reduce(ones, owner)
 
@@ -85,6 +86,7 @@ class Features(Settings):
             owner: (N,), the input of each row.
             shape: F.
         """
+        # A feature that the input lacks has no element to which its value could go, whatever the quotient.
         sizes = self.sizes(owner, shape).clamp(min=1)
         return self.expand(values / sizes.to(values), owner, shape)
 
@@ -129,7 +131,7 @@ class Features(Settings):
             places: (n,), of the inputs among all for which labels were given.
 
         Raises:
-            InputError: there are no labels for a place.
+            InputError: a place has no labels.
         """
         return self
 
@@ -142,7 +144,7 @@ class Features(Settings):
         return self
 
     def codes(self, shape: Sequence[int]) -> Tensor | None:
-        """The elements that hold codes of categories, between which there are no values: bool of shape F; None: none does.
+        """The elements that hold codes of categories, which have nothing between them: bool of shape F; None: none does.
 
         Args:
             shape: F.

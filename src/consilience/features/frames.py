@@ -40,11 +40,11 @@ def plain_array(x: Any, argument: str) -> Any:
     """A frame or series as an array, by position; anything else as it is.
 
     Args:
-        x: a frame (n, columns) of numbers, a series (n,), or what is no such thing.
+        x: a frame (n, columns) of numbers, a series (n,), or anything else.
         argument: its name, for errors.
 
     Raises:
-        InputError: a column holds what is no number.
+        InputError: a column holds something else than numbers.
     """
     if is_series(x):
         return np.array(x.to_numpy())

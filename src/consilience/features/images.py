@@ -61,6 +61,7 @@ class Patches(Features):
         return nnf.avg_pool2d(over_channels, self.size, ceil_mode=True, divisor_override=1)[:, 0]
 
     def expand(self, values, owner, shape):
+        # The patch in which each row and each column of pixels lies.
         rows = torch.arange(shape[1], device=values.device) // self.size
         columns = torch.arange(shape[2], device=values.device) // self.size
         return values[:, None, rows[:, None], columns].expand(-1, *shape)
@@ -76,7 +77,7 @@ class Segments(Features):
         batched: every input has labels of its own: row i belongs to input i. As many rows as inputs are needed.
 
     Raises:
-        InputError: the labels are no integers.
+        InputError: the labels are not integers.
     """
 
     unit = "segment"
@@ -91,6 +92,7 @@ class Segments(Features):
         compact = [row.unique(return_inverse=True)[1] for row in rows]
         self.labels = torch.stack(compact).long()
         self.batched = batched
+        # Of the input that has most of them: the maps of a batch have the same axes. The others lack the last segments.
         self.count = int(self.labels.max()) + 1
 
     def check(self, inputs, owner=None):
@@ -117,6 +119,7 @@ class Segments(Features):
         slic = need("skimage.segmentation", "images").slic
         labels = []
         for image in images.detach().double().cpu():
+            # The compactness weighs distances in pixels against distances in colour, so colours need a known range.
             image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
             array = image.permute(1, 2, 0).numpy()
             one = slic(array, n_segments=segments, compactness=compactness, start_label=0)
@@ -145,6 +148,7 @@ class Segments(Features):
 
     def reduce(self, values, owner):
         labels = self._labels(owner, values.shape[1:])
+        # Not index_add: labels differ from row to row.
         return values.new_zeros(len(values), self.count).scatter_add(1, labels, values.flatten(1))
 
     def expand(self, values, owner, shape):
@@ -152,7 +156,7 @@ class Segments(Features):
 
 
 def _require_image(features: Features, shape: Sequence[int]) -> None:
-    """Raise InputError for inputs that are no images, of axes (C, H, W)."""
+    """Raise InputError for inputs that are not images, with axes (C, H, W)."""
     if len(shape) != 3:
         raise InputError(
             f"features: {type(features).__name__} are for images of shape (channels, height, width), but each input has "
@@ -168,7 +172,7 @@ def features_for(spec: Features | str | None, shape: Sequence[int]) -> Features:
         shape: F.
 
     Raises:
-        InputError: an unknown name, no features, or features of images for inputs that are none.
+        InputError: an unknown name, something else than features, or features of images for other inputs.
     """
     if spec is None:
         return Pixels() if len(shape) == 3 else Elements()
@@ -179,6 +183,7 @@ def features_for(spec: Features | str | None, shape: Sequence[int]) -> Features:
         features = spec
     else:
         raise InputError(f"features: a name or features such as cs.Patches(16), got {type(spec).__name__}")
+    # Said here in the caller's terms; later it would be an index out of range.
     if isinstance(features, Pixels | Patches):
         _require_image(features, shape)
     return features

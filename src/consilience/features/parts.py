@@ -35,7 +35,7 @@ class Parts(Features):
         return (sum(map(prod, self.axes)),)
 
     def largest(self, shape):
-        self.shape(shape)
+        self.shape(shape)  # raises for another shape
         return sum(features.largest(axes) for features, axes in zip(self.parts, self.shapes, strict=True))
 
     def check(self, inputs, owner=None):
@@ -68,6 +68,7 @@ class Parts(Features):
         of_parts = []
         for features, axes in zip(self.parts, self.shapes, strict=True):
             codes = features.codes(axes)
+            # None stands for "nowhere"; side by side with others it has to be written out.
             if codes is None:
                 codes = torch.zeros(axes, dtype=torch.bool)
             of_parts.append(codes.flatten())

@@ -48,6 +48,7 @@ class Windows(Features):
     def expand(self, values, owner, shape):
         axis = self._axis(shape)
         window_of_step = torch.arange(shape[axis], device=values.device) // self.size
+        # (N, steps), with an axis of length 1 for each of the others.
         broadcast = [1] * len(shape)
         broadcast[axis] = shape[axis]
         return values[:, window_of_step].view(-1, *broadcast).expand(-1, *shape)
@@ -99,7 +100,8 @@ class Tokens(Features):
             check_rows("present", len(self.present), inputs, owner)
 
     def take(self, places):
-        if len(self.present) == 1:  # the same for any input
+        # One row is the same for any input.
+        if len(self.present) == 1:
             return self
         return Tokens(chosen_rows(self.present, places, "present"))
 
@@ -108,11 +110,12 @@ class Tokens(Features):
         return values.reshape(*values.shape[:2], -1).sum(2) * self._of(owner)
 
     def reduce_gradient(self, values, owner):
+        # The norm over the embedding's coordinates: a sum of squares, since `reduce` sums.
         return self.reduce(values**2, owner).sqrt()
 
     def expand(self, values, owner, shape):
         self.shape(shape)
-        # Where, not a product: a value of a place that is no token may be NaN.
+        # Where, not a product: the value of a place that does not count may be NaN.
         counted = torch.where(self._of(owner), values, torch.zeros_like(values))
         return counted.view(*counted.shape, *[1] * (len(shape) - 1)).expand(-1, *shape)
 

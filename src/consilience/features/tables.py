@@ -34,7 +34,7 @@ class Columns(Features):
         guess: how blocks were read off names, by :meth:`onehot`: "names", "of", or "" where they were given.
 
     Raises:
-        InputError: a column is in two blocks, or is not in the table; a name that no column has.
+        InputError: a column is in two blocks, or is not in the table; a name of no column.
 
     Example:
         >>> Columns(["age", "job", "job"]).names(3), Columns([[1, 2]]).names(4)
@@ -60,6 +60,7 @@ class Columns(Features):
         else:
             blocks = _blocks(self.blocks)
         categorical = self.categorical if _several(self.categorical) else [self.categorical]
+        # A frozen dataclass refuses an assignment.
         object.__setattr__(self, "blocks", blocks)
         object.__setattr__(self, "categorical", tuple(_number_or_name(column) for column in categorical))
 
@@ -92,6 +93,7 @@ class Columns(Features):
             ('num__age', 'num__pay', 'cat__job')
         """
         names = list(names)
+        # Longest first: "job_title" fits job_title_clerk better than "job" does.
         encoded = None if of is None else sorted(of, key=len, reverse=True)
         labels = [_label(name, encoded, separator) for name in names]
         for label in encoded or ():
@@ -112,7 +114,11 @@ class Columns(Features):
         return columns.settled(torch.as_tensor(data))
 
     def settled(self, rows: Tensor) -> Columns:
-        """What :meth:`onehot` read off names, held against ``rows`` (n, columns): blocks that are none fall apart."""
+        """What :meth:`onehot` read off names, compared with data: what does not look like a one-hot block falls apart.
+
+        Args:
+            rows: (n, columns).
+        """
         if not self.guess:
             return self
         blocks = []
@@ -139,7 +145,7 @@ class Columns(Features):
         """(columns,) bool: which hold codes of categories, of inputs with axes ``shape``; None: none does.
 
         Raises:
-            InputError: there is no such column.
+            InputError: the table lacks such a column.
         """
         if not self.categorical:
             return None
@@ -153,6 +159,7 @@ class Columns(Features):
                         f"categorical: no column is called {column!r}; they are called {', '.join(names[:6])}, …"
                     )
                 column = names.index(column)
+            # From the end too, as Python counts.
             if not -width <= column < width:
                 raise InputError(f"categorical: column {column} of a table of {width} columns (0 … {width - 1})")
             coded[column] = True
@@ -184,7 +191,8 @@ class Columns(Features):
     def reduce(self, values, owner):
         groups = self.groups(self._width(values.shape[1:]))
         feature_of_column = _feature_of_column(groups, values.device)
-        return values.new_zeros(len(values), len(groups)).index_add(1, feature_of_column, values)
+        sums = values.new_zeros(len(values), len(groups))
+        return sums.index_add(1, feature_of_column, values)
 
     def expand(self, values, owner, shape):
         groups = self.groups(self._width(shape))
@@ -193,6 +201,7 @@ class Columns(Features):
     def movable(self, shape):
         groups = self.groups(self._width(shape))
         codes = self.codes(shape)
+        # Of each feature, then of each column.
         in_fixed_block = torch.tensor([self.fixed and len(columns) > 1 for _, columns in groups])
         fixed = in_fixed_block[_feature_of_column(groups)]
         if codes is not None:
@@ -202,7 +211,7 @@ class Columns(Features):
         return ~fixed
 
     def _width(self, shape: Sequence[int]) -> int:
-        """The number of columns of inputs with axes F; raises InputError for inputs that are no rows of a table."""
+        """The number of columns of inputs with axes F; raises InputError for inputs with other axes."""
         if len(shape) != 1:
             raise InputError(
                 f"features: Columns are for tables (B, columns), but each input has shape {tuple(shape)}; "
@@ -294,7 +303,7 @@ def _one_hot(rows: Tensor, strict: bool) -> list[bool]:
 
     Args:
         rows: (n, columns), of a block that names suggest.
-        strict: each row has exactly one set, or the columns are no block.
+        strict: each row has exactly one set, or the columns are not a block.
 
     Returns:
         a truth value for each column.
@@ -318,6 +327,7 @@ def _one_hot(rows: Tensor, strict: bool) -> list[bool]:
     return indicators.tolist()
 
 
+# Kept, since it is asked for at every batch of rows.
 @lru_cache(maxsize=64)
 def _groups(blocks: tuple[Any, ...], names: tuple[str, ...], width: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """The name and the columns of every feature of a table, in the order of their first columns.
@@ -339,6 +349,7 @@ def _groups(blocks: tuple[Any, ...], names: tuple[str, ...], width: int) -> tupl
     taken = {column for _, columns in blocks for column in columns}
     if taken and max(taken) >= width:
         raise InputError(f"blocks: column {max(taken)} of a table of {width} columns (0 … {width - 1})")
+    # Columns in no block are features of their own.
     alone = [("", (column,)) for column in range(width) if column not in taken]
     groups = sorted([*blocks, *alone], key=lambda block: min(block[1]))
     return tuple((name or _default_name(columns, names), columns) for name, columns in groups)

@@ -130,7 +130,7 @@ def _tried(
     count: int,
     accepts: Callable[[Arguments, int], Exception | None],
 ) -> Arguments:
-    """The one way in which the model takes arguments of which nobody has said how they belong to the inputs.
+    """The one way in which the model takes arguments whose relation to the inputs the caller has not declared.
 
     Args:
         plain: the arguments without marks.

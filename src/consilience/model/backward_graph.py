@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class InputGraph:
     """The graph between the input and the tensors that a forward pass makes.
 
-    The input is whatever requires a gradient and is no parameter, or was computed before this object was made. Nodes are
+    The input is whatever requires a gradient and is not a parameter, or was computed before this object was made. Nodes are
     remembered, so that a forward pass of n operations visits each of them once.
 
     Attributes:

@@ -50,7 +50,7 @@ def from_numpy(given: Any) -> Tensor:
         given: an array, or anything that becomes one.
 
     Raises:
-        InputError: it is no array of numbers.
+        InputError: it does not become an array of numbers.
     """
     try:
         outputs = as_tensor("model", given)

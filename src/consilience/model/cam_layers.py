@@ -152,7 +152,7 @@ def captured(module: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[Layer,
 def _stream_widths(outputs: Sequence[Output], projections: set[str]) -> dict[int, int]:
     """The width of the residual stream: number of tokens → width of the last output with so many.
 
-    Of an output that is no projection, if there is any.
+    Of an output other than a projection's, if there is one.
     """
     tokens = [output for output in outputs if output.clean.ndim == 3 and output.clean.shape[2] > 1]
     streams = [output for output in tokens if output.name not in projections]

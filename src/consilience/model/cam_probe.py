@@ -165,7 +165,7 @@ class Probe:
             output: one of :attr:`outputs`.
 
         Returns:
-            (the reading, ""), or (None, why there is none); the reason is "" for what is no map by its shape.
+            (the reading, ""), or (None, why there is none); the reason is "" where the shape is not that of a map.
         """
         shape = output.clean.shape
         options = readings(output.name, output.call, shape, self.spatial)

@@ -145,6 +145,7 @@ def _computed(hook: Any, module: nn.Module) -> Tensor:
 
 
 def _write_parametrised(module: nn.Module, name: str, value: Tensor) -> None:
+    """Let a weight that a parametrisation computes have a value, or random draws where it has no inverse."""
     parts = parametrisations(module)[name]
     trained = getattr(module, name).detach().cpu().clone()
     device = next((tensor.device for tensor in (*parts.parameters(), *parts.buffers())), value.device)

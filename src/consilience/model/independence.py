@@ -1,4 +1,4 @@
-"""Whether a row's outputs are its own: found with three passes of two rows, before anything is drawn.
+"""Whether a row's outputs are its own, which three passes of two rows show before anything is drawn.
 
 An explanation evaluates many rows at once, and says of each what belongs to it. That is right only if a row's outputs do not
 depend on the rows beside it, on its place in the batch, or on chance. Three passes tell: [a, b], then [b, a], then
@@ -95,8 +95,8 @@ def dependence_of(run: Run, rows: Tensor, owner: Tensor) -> Dependence:
 def _batches(rows: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Two pairs of rows that share their first one: [a, b], its owners, [a, a′], its owners.
 
-    The caller's own inputs where there are two that differ, since a model may refuse what is no input (a category that does
-    not exist).
+    The caller's own inputs where there are two that differ, since a model may refuse made-up ones (a category that does not
+    exist).
     """
     first = rows[:1]
     others = (rows != first).flatten(1).any(1).nonzero()[:, 0].tolist()

@@ -88,7 +88,7 @@ def identify(func: Any, kwargs: dict) -> tuple[str | None, bool]:
         kwargs: the call's keyword arguments, of which ``inplace`` counts.
 
     Returns:
-        (name without underscores, in-place); name None for a read of an attribute that is no tensor.
+        (name without underscores, in-place); name None for a read of an attribute that is not a tensor.
     """
     raw = getattr(func, "__name__", str(func))
     # The read of an attribute comes as its descriptor's __get__; the attribute's name is the descriptor's.

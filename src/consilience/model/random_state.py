@@ -79,7 +79,7 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
-# What each thread that is inside `forked` found when it came in, the outermost first; and what the first thread found.
+# The states at which each thread that is inside `forked` came in, the outermost first; and that of the first thread.
 _lock = threading.RLock()
 _inside: dict[int, list[RandomState]] = {}
 _outside: list[RandomState] = []  # at most one: a list, so that it is changed in place
@@ -102,8 +102,8 @@ if hasattr(os, "register_at_fork"):
 def forked(seed: int = 0) -> Iterator[None]:
     """All global generators start from a seed inside, and are afterwards as they were.
 
-    The state is the process's: of several threads that are inside at once, the last one to leave puts back what the first
-    one found. A thread that is inside twice finds its own draws undisturbed.
+    The state is the process's: of several threads that are inside at once, the last one to leave puts back the state at which
+    the first one came in. A thread that is inside twice goes on with its own draws.
 
     Args:
         seed: below 2^64.

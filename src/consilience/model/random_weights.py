@@ -175,6 +175,7 @@ def _restore(module: nn.Module, trained: nn.Module) -> None:
 
 
 def _check_drawable(name: str, module: nn.Module) -> None:
+    """Raise InputError for a submodule whose own weights cannot be drawn."""
     where = f"submodule {name!r} ({type(module).__name__})"
     if quantised(module):
         raise InputError(

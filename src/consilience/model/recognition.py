@@ -53,7 +53,7 @@ def interpret(
             called only where it matters.
 
     Raises:
-        InputError: the model's ``outputs_meaning`` is no meaning.
+        InputError: the model's ``outputs_meaning`` is none of :data:`~.outputs.MEANINGS`.
     """
     columns = outputs.shape[1]
     if declared is not None:

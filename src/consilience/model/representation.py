@@ -1,4 +1,4 @@
-"""What a network hands to its classifier: the layer before the last one with weights, found and not listed."""
+"""What a network hands to its classifier: the input of the last layer with weights, which a forward pass shows."""
 
 from __future__ import annotations
 

@@ -131,6 +131,7 @@ class _Before:
         self._restored = True
 
     def _restore_buffers(self) -> None:
+        """Put back which tensors the buffers are, and their values."""
         for module, name, buffer, _ in self._buffers:
             if not isinstance(module, torch.jit.ScriptModule) and module._buffers.get(name) is not buffer:
                 module._buffers[name] = buffer
@@ -141,6 +142,7 @@ class _Before:
                 buffer.copy_(value)
 
     def _restore_hooks(self) -> None:
+        """Remove the hooks that were left, and put back those that were removed."""
         for table, content in self._hooks:
             if table.keys() != content.keys():
                 # The same dictionary stays: handles of the caller's hooks refer to it.

@@ -129,7 +129,7 @@ class Baseline(Settings):
         Only :meth:`per_input` has something to select. A loader's batches get their own rows in this way.
 
         Raises:
-            InputError: there is no row for a place.
+            InputError: a place has no row.
         """
         if self.kind != "per_input" or self.tensor is None:
             return self
@@ -228,7 +228,7 @@ class Baseline(Settings):
         return tensor
 
     def check(self, left: Tensor, x: Tensor) -> None:
-        """Refuse values that are no finite numbers.
+        """Refuse values that are not finite.
 
         Args:
             left: (n,), the places of the inputs that are explained; of one row for each input, only theirs are looked at.
@@ -258,7 +258,7 @@ def usable_baseline(spec: Any) -> None:
         spec: what :meth:`Baseline.of` reads.
 
     Raises:
-        InputError: it is nothing that stands for "absent", or has values that are no finite numbers.
+        InputError: :meth:`Baseline.of` cannot read it, or it has values that are not finite.
     """
     if spec is None or isinstance(spec, Baseline):
         return

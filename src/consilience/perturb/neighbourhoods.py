@@ -133,7 +133,7 @@ class Ball(Neighbourhood):
         noise = shared((key / "direction").normal, points, samples, shape)
         dimensions: int | Tensor = math.prod(shape)
         if points.unit is not None:
-            # Elements that noise leaves as they are have no part in the direction, and are no dimensions.
+            # Elements that noise leaves as they are have no part in the direction, nor do they count as dimensions.
             free = points.scaled(torch.ones_like(noise)) != 0
             noise = noise * free
             dimensions = free.flatten(1).sum(1).clamp(min=1)

@@ -28,7 +28,7 @@ def taken(spec: Any, places: Tensor | Sequence[int]) -> Any:
         a copy, or the same object where nothing in it differs by input.
 
     Raises:
-        InputError: there is no row for a place.
+        InputError: a place has no row.
     """
     if isinstance(spec, Features | Baseline):
         return spec.take(places)
