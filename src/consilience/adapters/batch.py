@@ -17,8 +17,8 @@ from ..model.calling import precision_of
 def batch_of(x: Any, model: Any) -> tuple[Tensor, bool]:
     """The inputs as a tensor of real numbers.
 
-    A function (not an ``nn.Module``) is called with arrays where ``x`` is an array. Arrays in float64, NumPy's default, take the
-    precision of a module.
+    A function that is not a module is called with arrays where ``x`` is an array. Arrays in float64, NumPy's default, take
+    the precision of a module.
 
     Args:
         x: the caller's inputs.
