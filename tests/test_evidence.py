@@ -12,7 +12,7 @@ from consilience.combine.named import named_objective
 from consilience.combine.regret import regret, solve_with_regret
 from consilience.combine.weights import Minimise, resolve
 from consilience.metrics import AverageSensitivity, Infidelity
-from consilience.metrics.front import cross_validated
+from consilience.metrics.cross_validation import cross_validated
 from consilience.statistics.criteria import faithfulness_correlation
 from consilience.statistics.evidence import Evidence, Quadratic, Responses, joined
 
@@ -86,8 +86,8 @@ def test_a_loss_over_blocks_of_unequal_size_is_the_loss_over_all_draws():
         blocks = [(part.count(kind) / e.count(kind), part) for _, part in e.folds(5, kind)]
         whole = (term.at if hasattr(term, "at") else term.loss)(e, w[:, None])[:, 0]
         if term == named_objective("paper_opt"):
-            scales = term._scales(e, e.valid())
-            whole = torch.einsum("br,brt,bt->b", w, term._form(e, e, scales), w)
+            scales = term.scales(e, e.valid())
+            whole = torch.einsum("br,brt,bt->b", w, term.quadratic_form(e, e, scales), w)
         torch.testing.assert_close(term.over_blocks(e, blocks, [w] * 5), whole)
 
 

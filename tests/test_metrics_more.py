@@ -21,6 +21,7 @@ from consilience.perturb.neighbourhoods import noise_unit
 from consilience.perturb.points import Points
 from consilience.statistics.evidence import Evidence
 from consilience.statistics.keys import Key
+from consilience.surrogates.local_linear import Local
 
 KEY = Key(3, "fit")
 GRADIENTS = Stack([Saliency(), SmoothGrad(5), SmoothGrad(3, 0.4)], 3)
@@ -176,7 +177,7 @@ def test_noise_keeps_to_the_points_unit():
         return rows.sum(1)
 
     for kind in ("gradient", "contribution"):
-        where = LocalFidelity(kind, 1.0)._where()
+        where = Local(kind, 1.0, Baseline())
         found = where.responses(output, points, torch.ones(2, 1, 2).double(), features, range(50), KEY, 400)
         moved = seen[-1].unflatten(0, (2, 50)) - data[:2, None]
         assert not moved[..., 1:].any()

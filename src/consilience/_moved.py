@@ -21,7 +21,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "masks": ("perturb.coalitions", "perturb.soft_masks", "perturb.masks"),
     "units": ("features.tables", "features.sequences", "features.parts"),
     "quadratic": ("statistics.evidence", "statistics.criteria", "statistics.tensors"),
-    "objective": ("metrics.objective", "metrics.front"),
+    "objective": ("metrics.objective", "metrics.front", "metrics.expressions", "metrics.cross_validation"),
     "layers": ("model.cam_layers",),
     "rules": ("model.backward_rules",),
     "linear": ("surrogates.local_linear",),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..errors import choose
 from ..metrics import AverageSensitivity, Infidelity
 from ..metrics.base import Metric
-from ..metrics.front import Front, Goal, parse_objective
+from ..metrics.expressions import parse_objective
+from ..metrics.front import Front, Goal
 from ..metrics.objective import Objective
 
 SENSITIVITY_AS_PRINTED = AverageSensitivity(relative=False)

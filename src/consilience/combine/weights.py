@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import InputError, choose
 from ..metrics.base import Metric
-from ..metrics.front import Front, Goal, cross_validated
+from ..metrics.cross_validation import cross_validated
+from ..metrics.front import Front, Goal
 from ..metrics.objective import Objective
 from ..settings import setting
 from ..simplex import Solution

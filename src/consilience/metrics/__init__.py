@@ -1,6 +1,8 @@
-"""Generalised L2 metrics: residuals affine in the attribution, folded into small matrices (:mod:`..statistics.evidence`).
+"""Metrics: measures that can be minimised. The table :data:`METRICS` holds all of them by name.
 
-One law is the contract: for Σw = 1, residuals(Σ wφ) = Σ w residuals(φ) on the same draws.
+They are generalised L2 metrics (AGG, arXiv 2406.05090): residuals that are affine in the attribution, reduced to small
+matrices (:mod:`..statistics.evidence`). One law is the contract: for Σw = 1, residuals(Σ wφ) = Σ w residuals(φ) on the same
+draws. :mod:`.objective` sums metrics, :mod:`.front` looks for the best mixtures by two of them.
 """
 
 from __future__ import annotations

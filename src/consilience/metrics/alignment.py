@@ -1,4 +1,4 @@
-"""Whether an attribution is where, or what, it is asked to be."""
+"""Alignment: how far a map is from an attribution that is asked for, or lies outside a region."""
 
 from __future__ import annotations
 
@@ -61,43 +61,49 @@ class Alignment(Metric, Settings):
             raise InputError("Alignment: give either reference=, an attribution (B, *A), or region=, bool (B, *A)")
 
     @property
-    def _shares(self) -> bool:
+    def _is_share(self) -> bool:
+        """Whether it is a share of ‖φ‖²."""
         return self.relative and self.region is not None
 
     @property
     def allows_signed(self) -> bool:
-        return self._shares
+        return self._is_share
 
     def measure(self, task: Task, samples: range, total: int) -> Quadratic:
         """The residuals' Gram matrices, as one draw."""
-        points, base = task.points, task.maps
-        asked = self.reference if self.region is None else self.region
-        assert asked is not None
-        if asked.shape[1:] != base.shape[2:] or len(asked) <= int(points.owner.max()):
-            name = "reference" if self.region is None else "region"
-            raise InputError(
-                f"{name}: shape {tuple(asked.shape)}, expected one for each input and feature of the maps, "
-                f"(B, {', '.join(map(str, base.shape[2:]))})"
-            )
-        flat = exact(base.flatten(2))
-        own = asked.to(points.owner.device)[points.owner].flatten(1)[:, None].to(flat.device)
-        if self.region is None:
-            residual = flat - own.to(flat)
+        owner = task.points.owner
+        maps = exact(task.maps.flatten(2))
+
+        def of_inputs(name: str, given: Tensor) -> Tensor:
+            """What was ``given`` for all inputs, for those of the task: (B, 1, A)."""
+            if given.shape[1:] != task.maps.shape[2:] or len(given) <= int(owner.max()):
+                raise InputError(
+                    f"{name}: shape {tuple(given.shape)}, expected one for each input and feature of the maps, "
+                    f"(B, {', '.join(map(str, task.maps.shape[2:]))})"
+                )
+            return given.to(owner.device)[owner].flatten(1)[:, None].to(maps.device)
+
+        if self.region is not None:
+            residual = maps * ~of_inputs("region", self.region).bool()
         else:
-            residual = flat * ~own.bool()
-        return Quadratic(gram(residual)[:, None], gram(flat))
+            assert self.reference is not None
+            residual = maps - of_inputs("reference", self.reference).to(maps)
+        return Quadratic(gram(residual)[:, None], gram(maps))
 
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
-        criterion = relative_sensitivity if self._shares else average_sensitivity
+        # The forms wᵀGw / wᵀHw and wᵀGw are those of the sensitivities, with other residuals in G.
+        criterion = relative_sensitivity if self._is_share else average_sensitivity
         return criterion(Evidence(evidence[self.statistic]), w).value
 
     def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
-        return None if self._shares else evidence[self.statistic].matrix
+        if self._is_share:
+            return None
+        return evidence[self.statistic].matrix
 
     def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> simplex.Solution:
-        q = evidence[self.statistic]
-        if self._shares:
-            return simplex.ratio(q.matrix, q.norm, valid=valid, signed=signed)
+        part = evidence[self.statistic]
+        if self._is_share:
+            return simplex.ratio(part.matrix, part.norm, valid=valid, signed=signed)
         if signed:
             raise InputError("signed: for Alignment to a region with relative=True")
-        return simplex.quadratic(q.matrix, valid=valid)
+        return simplex.quadratic(part.matrix, valid=valid)

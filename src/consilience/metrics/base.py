@@ -1,4 +1,4 @@
-"""What a metric is: a measure whose value is a squared length of residuals that are affine in the map."""
+"""The interface of a metric: a measure that is a squared length of residuals which are affine in the map."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .objective import Objective
 
 Block = tuple[float, Evidence]
-"""Some draws of one kind beside all of the other, and their share of that kind's draws."""
+"""(share, evidence): some draws of one kind beside all draws of the others, and their share of that kind's draws."""
 
 
 class Metric(Measure):
@@ -35,8 +35,6 @@ class Metric(Measure):
         asks: what one draw asks again: "explanations", "outputs", or "nothing" (one residual for each input).
         draws: how many draws judge it where it is used as a measure.
         in_output_units: whether maps must be signed and unscaled.
-        scale_free: whether it is the form that a front is made of.
-        allows_signed: whether it has a minimum over signed weights.
     """
 
     statistic: ClassVar[str]
@@ -46,10 +44,12 @@ class Metric(Measure):
 
     @property
     def scale_free(self) -> bool:
+        """Whether it is the form that a :class:`~consilience.metrics.front.Front` is made of."""
         return False
 
     @property
     def allows_signed(self) -> bool:
+        """Whether it has a minimum over signed weights, Σ|w| = 1."""
         return self.scale_free
 
     @property
@@ -60,11 +60,13 @@ class Metric(Measure):
     @property
     def fixed(self) -> int | None:
         """How many draws it makes whatever number is asked for; None: as many as asked."""
-        return 1 if self.asks == "nothing" else None
+        if self.asks == "nothing":
+            return 1
+        return None
 
     @property
     def beside(self) -> tuple[Metric, ...]:
-        """Other metrics whose part of the evidence it looks at too."""
+        """Other metrics whose part of the evidence it looks at as well."""
         return ()
 
     @property
@@ -74,11 +76,11 @@ class Metric(Measure):
 
     @property
     def drawn(self) -> Any:
-        """What decides its draws: metrics of one kind in one objective must agree on it."""
+        """What decides its draws: metrics with the same ``statistic`` in one objective must agree on it."""
         return self
 
     def completed(self, baseline: Any = None, features: Any = None) -> Metric:
-        """With what the caller gives in the fields of these names that are None.
+        """This metric with what the caller gives, in the fields of these names that it leaves open (None).
 
         Args:
             baseline: what stands for "absent"; None: as it is.
@@ -94,7 +96,7 @@ class Metric(Measure):
         return replace(self, **filled)
 
     def of_model(self, score: Score) -> Metric:
-        """With what depends on the model, such as how many outputs there are to ask about.
+        """This metric with what depends on the model, such as how many outputs there are to ask about.
 
         Args:
             score: the model, resolved at the inputs.
@@ -102,30 +104,67 @@ class Metric(Measure):
         return self
 
     def measure(self, task: Task, samples: range, total: int) -> Part:
-        """The statistics of the draws ``samples`` out of ``total``, for all rows of the task; with a graph if it keeps one."""
+        """The statistics of some draws, for all rows of the task.
+
+        Args:
+            task: what is judged; if it keeps graphs, the statistics have one.
+            samples: the numbers of the draws.
+            total: how many draws there will be in all; stratified draws depend on it.
+        """
         raise NotImplementedError
 
     def evaluations(self, points: Points, asked: int, stream: str) -> int:
-        """How many draws the points get together from a stream ("fit", "fresh") of which ``asked`` are asked for each."""
+        """How many draws the points get in all.
+
+        Args:
+            points: the N inputs.
+            asked: how many are asked for each.
+            stream: "fit" or "fresh".
+        """
         return asked * len(points)
 
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
-        """(B, M, R) → (B, M): what is minimised; differentiable in w."""
+        """What is minimised, (B, M); differentiable in w.
+
+        Args:
+            evidence: the draws, clean.
+            w: (B, M, R), mixtures of the rows.
+        """
         raise NotImplementedError
 
     def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
-        """(B,): the loss over all draws, each block of them judged with weights (B, R) of its own."""
+        """(B,): the loss over all draws, where each block of them is judged with weights of its own.
+
+        Args:
+            whole: all draws.
+            blocks: parts of the draws, each with its share of them.
+            weights: (B, R) for each block.
+        """
         losses = []
         for (share, evidence), w in zip(blocks, weights, strict=True):
             losses.append(share * self.loss(evidence, w[:, None])[:, 0])
         return torch.stack(losses).sum(0)
 
     def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> Solution:
-        """The optimum over the simplex (or over Σ|w| = 1), of the rows that are ``valid`` (B, R)."""
+        """The best weights over the simplex.
+
+        Args:
+            evidence: the draws, clean.
+            valid: (B, R) bool, rows that may get weight.
+            signed: over Σ|w| = 1 instead.
+
+        Raises:
+            InputError: ``signed``, for a metric that has no minimum there.
+        """
         raise NotImplementedError
 
     def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
-        """(B, R, R) if what is minimised is wᵀGw, else None. A scale that is fitted is fitted on ``whole``, if given."""
+        """G (B, R, R), if what is minimised is wᵀGw; else None.
+
+        Args:
+            evidence: the draws.
+            whole: draws to which the metric's scale is fitted, if it has one; None: ``evidence``.
+        """
         return None
 
     def __call__(self, task: Task) -> Tensor:
@@ -133,15 +172,18 @@ class Metric(Measure):
         parts = {}
         for metric in (self, *self.beside):
             own = metric.of_model(task.score)
-            count = own.draws if own.fixed is None else own.fixed
+            count = own.fixed
+            if count is None:
+                count = own.draws
             parts[own.statistic] = own.measure(task, range(count), count)
         evidence = Evidence.of(parts)
         valid = evidence.valid()
-        alone = corners(valid)
-        return torch.where(valid, self.loss(evidence.clean(), alone), torch.nan)
+        each_row_alone = corners(valid)
+        return torch.where(valid, self.loss(evidence.clean(), each_row_alone), torch.nan)
 
     def _objective(self) -> Objective:
-        from .objective import Objective
+        """The objective of this metric alone."""
+        from .objective import Objective  # which is made of metrics, and imports this module
 
         return Objective(((1.0, self),))
 

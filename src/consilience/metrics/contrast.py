@@ -1,4 +1,4 @@
-"""How much a map changes when it should: the signal beside which changes under noise are judged."""
+"""Contrast: how much a map changes when it should, the signal beside which its changes under noise are judged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .base import Metric
 from .grams import gram
 
 FAR = Gaussian(0.5, relative=True)
-"""Where another input is, for models with one output: half the input's range away, in every element."""
+"""Where another input is drawn, for models with one output: half the input's range away, in every element."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class Contrast(Metric):
 
     def _elsewhere(self, task: Task, sample: int, total: int) -> Tensor:
         """(B, R, *A): the maps of the other output, or at the other input, number ``sample``."""
-        score, points = task.score, task.points
+        score = task.score
+        points = task.points
         if not has_other_outputs(score):
             near = neighbours(FAR, points, range(sample, sample + 1), task.stream(self.stream), total)
             return task.explain(score, near)
@@ -86,12 +87,14 @@ class Contrast(Metric):
 
     def _others(self, task: Task) -> Tensor:
         """(B, outputs − 1): the outputs besides the target, in the order in which they are asked about."""
-        score, points = task.score, task.points
+        score = task.score
+        points = task.points
         outputs = score.outputs[points.owner]
         target = score.targets[points.owner].to(outputs.device)
         order = task.stream(self.stream).uniform(points.ids, 0, (outputs.shape[1],)).to(outputs.device)
-        # Behind all others; and on the fitting stream the runner-up before them.
+        # Numbers in [0, 1) order the outputs at random. The target comes behind all others, and is left out.
         order = order.scatter(1, target[:, None], 2.0)
+        # The runner-up is asked about first, but on the fitting stream only: fresh draws judge by outputs chosen at random.
         if task.key.stream == "fit":
             runner_up = outputs.scatter(1, target[:, None], -torch.inf).argmax(1)
             order = order.scatter(1, runner_up[:, None], -1.0)
@@ -100,12 +103,12 @@ class Contrast(Metric):
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
         """−wᵀCw / wᵀHw: a contrast is to be large."""
         part = evidence[self.statistic]
-        changed = torch.einsum("bmr,brt,bmt->bm", w, part.matrix, w)
+        change = torch.einsum("bmr,brt,bmt->bm", w, part.matrix, w)
         size = torch.einsum("bmr,brt,bmt->bm", w, part.norm, w)
-        return -changed / torch.where(size > 0, size, torch.nan)
+        return -change / torch.where(size > 0, size, torch.nan)
 
     def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> simplex.Solution:
-        """The method of the largest contrast: a convex function is largest at a corner."""
+        """The single method of the largest contrast; mixtures are not searched."""
         if signed:
             raise InputError("signed: not for Contrast; its weights are convex")
         alone = corners(valid)
@@ -113,10 +116,15 @@ class Contrast(Metric):
         best = loss.argmin(1)
         weights = torch.nn.functional.one_hot(best, valid.shape[1]).double()
         value = loss.gather(1, best[:, None])[:, 0]
-        nothing = torch.full_like(value, torch.nan)
-        return simplex.Solution(weights, value, nothing, ("the method of the largest contrast",) * len(value))
+        gap = torch.full_like(value, torch.nan)
+        return simplex.Solution(weights, value, gap, ("the method of the largest contrast",) * len(value))
 
 
 def has_other_outputs(score: Score) -> bool:
-    """Whether the model can be asked about another output: several columns, one of which is explained."""
+    """Whether the model can be asked about another output: it has several, one of which is explained.
+
+    Args:
+        score: the model, resolved at the inputs.
+    """
+    # A score that is the caller's own function need not look at one output.
     return score.outputs.shape[1] > 1 and isinstance(score.kind, str)

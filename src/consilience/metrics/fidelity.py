@@ -1,4 +1,4 @@
-"""Metrics in units of the output: of signed, unscaled gradients or contributions."""
+"""Local fidelity and completeness: metrics in units of the output, of signed, unscaled gradients or contributions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Squares(Metric):
     in_output_units = True
 
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
-        r = evidence[self.statistic]
-        a = torch.einsum("bmr,bsr->bms", w, r.a)
-        return ((a - r.y[:, None]) ** 2).mean(-1)
+        responses = evidence[self.statistic]
+        mixed = torch.einsum("bmr,bsr->bms", w, responses.a)
+        return ((mixed - responses.y[:, None]) ** 2).mean(-1)
 
     def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
-        r = evidence[self.statistic]
-        residual = r.a - r.y[..., None]
+        responses = evidence[self.statistic]
+        residual = responses.a - responses.y[..., None]
         return residual.mT @ residual / residual.shape[1]
 
     def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> simplex.Solution:
@@ -71,21 +71,22 @@ class LocalFidelity(Squares):
     stream = "local"
     statistic = "local_fidelity"
 
-    def _where(self) -> Local:
-        return Local(self.kind, self.radius, Baseline.of(self.baseline))
-
     def measure(self, task: Task, samples: range, total: int) -> Responses:
-        """a (B, S, R) and y (B, S) for the draws ``samples``."""
+        """a (B, S, R), what each map says of the score at x′, and y (B, S), what the score is, for the draws ``samples``."""
         step = 4 * task.score.batch.size(False)
-        maps, key = task.contributions, task.stream(self.stream)
-        return self._where().responses(task.output, task.points, maps, task.features, samples, key, step)
+        local = Local(self.kind, self.radius, Baseline.of(self.baseline))
+        key = task.stream(self.stream)
+        return local.responses(task.output, task.points, task.contributions, task.features, samples, key, step)
 
 
 @dataclass(frozen=True)
 class Completeness(Squares):
     """r_j = Σφ_j − (f(x) − f(b)) (Sundararajan, Taly & Yan 2017, arXiv 1703.01365); Q in squared units of the score.
 
-    ``baseline``: b. Maps must be signed, unscaled contributions: sign="keep", scale="none". Nothing is drawn: one response.
+    Maps must be signed, unscaled contributions: sign="keep", scale="none". Nothing is drawn: there is one response.
+
+    Args:
+        baseline: b.
     """
 
     baseline: AnyBaseline = None
@@ -103,5 +104,5 @@ class Completeness(Squares):
     asks = "nothing"
 
     def measure(self, task: Task, samples: range, total: int) -> Responses:
-        """a (B, 1, R) and y (B, 1): one response, to everything being taken away."""
+        """a (B, 1, R), the sums of the maps, and y (B, 1), by how much the score falls when everything is taken away."""
         return completeness(task.output, task.points, task.contributions, Baseline.of(self.baseline), task.features)

@@ -1,4 +1,4 @@
-"""What is minimised over mixtures: a weighted sum of metrics that keeps its parts, or the front between two of them.
+"""Objectives: weighted sums of metrics, which are minimised over mixtures of methods.
 
 Scores, solutions and values follow from :class:`~consilience.statistics.evidence.Evidence` alone, with no model evaluation.
 """
@@ -14,15 +14,25 @@ from torch import Tensor
 from .. import simplex
 from ..errors import InputError
 from ..settings import Settings, checked, setting
-from ..simplex import Solution, even
+from ..simplex import Solution
 from ..statistics.evidence import Evidence
+from ..statistics.tensors import corners
 from .base import Block, Metric
+from .sum_descent import descend_sum
 
 
 @dataclass(frozen=True)
 class Objective(Settings):
-    """Σ λ_i · loss_i(w) / s_i. ``balance``: s_i is the best corner's loss ("best": unchanged when a method is listed twice
-    or a bad one is added), the matrix' Frobenius norm ("frobenius", AGG App. C.2), or 1 ("none")."""
+    """Σ λ_i · loss_i(w) / s_i over metrics i; ``+`` and ``*`` of metrics make one.
+
+    Args:
+        terms: pairs (λ_i, metric i), at least one, every λ_i above 0.
+        balance: what s_i is. "best": the loss of the best single method, so that nothing changes when a method is listed twice
+            or a bad one is added; "frobenius": the Frobenius norm of the metric's matrix (AGG, App. C.2); "none": 1.
+
+    Raises:
+        InputError: there are no terms, or a weight is not above 0.
+    """
 
     terms: tuple[tuple[float, Metric], ...]
     balance: str = setting("best", choices=("best", "frobenius", "none"))
@@ -36,34 +46,46 @@ class Objective(Settings):
 
     def __add__(self, other: Metric | Objective) -> Objective:
         more = other if isinstance(other, Objective) else other._objective()
-        fixed = {o.balance for o in (self, more) if len(o.terms) > 1}
-        if len(fixed) > 1 or (fixed and fixed != {"best"}):
+        # A sum's balance has been chosen for it; a single term's has had no effect yet.
+        balances = {objective.balance for objective in (self, more) if len(objective.terms) > 1}
+        if len(balances) > 1 or (balances and balances != {"best"}):
             raise InputError(
                 "objective: a sum with a balance of its own, such as 'paper_opt', cannot be part of another sum"
             )
         return replace(self, terms=self.terms + more.terms)
 
-    @property
-    def statistics(self) -> set[str]:
-        return {kind for _, term in self.terms for kind in term.statistics}
-
     def __mul__(self, weight: float) -> Objective:
         weight = checked("objective: a weight", weight, float, above=0)
-        return replace(self, terms=tuple((weight * w, term) for w, term in self.terms))
+        return replace(self, terms=tuple((weight * own, term) for own, term in self.terms))
 
     __rmul__ = __mul__
 
-    def scores(self, evidence: Evidence, rows: int) -> list[Tensor]:
-        """Each part's loss for every single row, (B, R)."""
-        like = evidence.like
-        corners = torch.eye(rows, dtype=like.dtype, device=like.device).expand(len(like), -1, -1)
-        return [term.loss(evidence, corners) for _, term in self.terms]
+    @property
+    def statistics(self) -> set[str]:
+        """The names of all parts of the evidence that its metrics look at."""
+        return {kind for _, term in self.terms for kind in term.statistics}
 
-    def _scales(self, evidence: Evidence, valid: Tensor) -> list[Tensor]:
-        """(B,) for each part."""
+    def scores(self, evidence: Evidence, rows: int) -> list[Tensor]:
+        """Each metric's loss of every single row, (B, R) for each.
+
+        Args:
+            evidence: the draws.
+            rows: R.
+        """
+        like = evidence.like
+        alone = torch.eye(rows, dtype=like.dtype, device=like.device).expand(len(like), -1, -1)
+        return [term.loss(evidence, alone) for _, term in self.terms]
+
+    def scales(self, evidence: Evidence, valid: Tensor) -> list[Tensor]:
+        """What each metric's loss is divided by, (B,) for each: s_i, or 1 where that is 0 or not finite.
+
+        Args:
+            evidence: the draws.
+            valid: (B, R) bool, rows that may be used.
+        """
         scales = []
-        for (_, term), corner in zip(self.terms, self.scores(evidence, valid.shape[1]), strict=True):
-            scale = corner.masked_fill(~valid | corner.isnan(), torch.inf).amin(1)
+        for (_, term), losses in zip(self.terms, self.scores(evidence, valid.shape[1]), strict=True):
+            scale = losses.masked_fill(~valid | losses.isnan(), torch.inf).amin(1)
             if self.balance == "frobenius":
                 matrix = term.matrix(evidence)
                 if matrix is None:
@@ -74,25 +96,54 @@ class Objective(Settings):
             scales.append(torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale)))
         return scales
 
+    def balanced(self, evidence: Evidence, w: Tensor, scales: Sequence[Tensor]) -> Tensor:
+        """(B, M): the sum with given scales.
+
+        Args:
+            evidence: the draws.
+            w: (B, M, R), mixtures of the rows.
+            scales: of :meth:`scales`.
+        """
+        parts = []
+        for (weight, term), scale in zip(self.terms, scales, strict=True):
+            parts.append(weight * term.loss(evidence, w) / scale[:, None])
+        return torch.stack(parts).sum(0)
+
     def at(self, evidence: Evidence, w: Tensor, valid: Tensor | None = None) -> Tensor:
-        """(B, M, R) → (B, M): the balanced sum."""
-        return self._sum(evidence, w, self._scales(evidence, evidence.valid() if valid is None else valid))
+        """(B, M): the balanced sum.
+
+        Args:
+            evidence: the draws.
+            w: (B, M, R), mixtures of the rows.
+            valid: (B, R) bool, rows from which the scales are taken; None: those that are valid in these draws.
+        """
+        if valid is None:
+            valid = evidence.valid()
+        return self.balanced(evidence, w, self.scales(evidence, valid))
 
     def over_blocks(self, whole: Evidence, blocks: Sequence[Block], weights: Sequence[Tensor]) -> Tensor:
-        """(B,): the balanced sum of its parts' :meth:`Metric.over_blocks`; scales are those of all draws.
+        """(B,): the balanced sum of its metrics' :meth:`Metric.over_blocks`.
 
-        A sum that is minimised as a quadratic form is judged as that form."""
+        A sum that is minimised as a quadratic form is judged as that form.
+
+        Args:
+            whole: all draws; they give the scales.
+            blocks: parts of the draws, each with its share of them.
+            weights: (B, R) for each block.
+        """
         whole = whole.only(self.statistics)
-        scales = self._scales(whole, whole.valid())
+        scales = self.scales(whole, whole.valid())
         if self._is_form(whole):
-            forms = [share * self._form(block, whole, scales) for share, block in blocks]
-            judged = [torch.einsum("br,brt,bt->b", w, form, w) for form, w in zip(forms, weights, strict=True)]
-            return torch.stack(judged).sum(0)
-        parts = [term.over_blocks(whole, blocks, weights) for _, term in self.terms]
-        return torch.stack([w * part / s for (w, _), part, s in zip(self.terms, parts, scales, strict=True)]).sum(0)
+            forms = [share * self.quadratic_form(block, whole, scales) for share, block in blocks]
+            values = [torch.einsum("br,brt,bt->b", w, form, w) for form, w in zip(forms, weights, strict=True)]
+            return torch.stack(values).sum(0)
+        parts = []
+        for (weight, term), scale in zip(self.terms, scales, strict=True):
+            parts.append(weight * term.over_blocks(whole, blocks, weights) / scale)
+        return torch.stack(parts).sum(0)
 
     def explained(self, evidence: Evidence, w: Tensor) -> Tensor:
-        """(B,): by how much the parts that look at masks are below what they are for a map that explains nothing.
+        """(B,): by how much the metrics that look at masks are below what they are for a map that explains nothing.
 
         In the units of the balanced sum, so that losses of the sum can be compared with it.
 
@@ -101,129 +152,77 @@ class Objective(Settings):
             w: (B, R).
         """
         evidence = evidence.only(self.statistics)
-        scales = self._scales(evidence, evidence.valid())
+        scales = self.scales(evidence, evidence.valid())
+        is_form = self._is_form(evidence)
         total = torch.zeros_like(w[:, 0])
         for (weight, term), scale in zip(self.terms, scales, strict=True):
             if term.statistic != "responses":
                 continue
-            matrix = term.matrix(evidence) if self._is_form(evidence) else None
+            matrix = term.matrix(evidence) if is_form else None
             if matrix is None:
-                zero, value = term.loss(evidence, torch.stack([torch.zeros_like(w), w], 1)).unbind(1)
+                nothing, value = term.loss(evidence, torch.stack([torch.zeros_like(w), w], 1)).unbind(1)
             else:
-                zero = evidence["responses"].moments()[2]
+                # E(Σ wa − y)² as a form in w with Σw = 1: a map of zeros leaves E y².
+                nothing = evidence["responses"].moments()[2]
                 value = torch.einsum("br,brt,bt->b", w, matrix, w)
-            total = total + weight * (zero - value) / scale
+            total = total + weight * (nothing - value) / scale
         return total
 
     def _is_form(self, evidence: Evidence) -> bool:
-        """Whether the sum is minimised as one quadratic form."""
+        """Whether it is a sum that is minimised as one quadratic form."""
         return len(self.terms) > 1 and all(term.matrix(evidence) is not None for _, term in self.terms)
 
-    def _sum(self, evidence: Evidence, w: Tensor, scales: list[Tensor]) -> Tensor:
-        parts = zip(self.terms, scales, strict=True)
-        return torch.stack([weight * term.loss(evidence, w) / scale[:, None] for (weight, term), scale in parts]).sum(0)
+    def quadratic_form(self, evidence: Evidence, whole: Evidence, scales: Sequence[Tensor]) -> Tensor:
+        """(B, R, R): Σ λ_i G_i / s_i, of a sum whose metrics are all quadratic forms.
+
+        Args:
+            evidence: the draws.
+            whole: draws to which a metric's scale is fitted, if it has one.
+            scales: of :meth:`scales`.
+        """
+        matrices = []
+        for (weight, term), scale in zip(self.terms, scales, strict=True):
+            matrix = term.matrix(evidence, whole)
+            assert matrix is not None
+            matrices.append(weight / scale[:, None, None] * matrix)
+        return torch.stack(matrices).sum(0)
 
     def minimise(self, evidence: Evidence, *, signed: bool = False) -> Solution:
-        """The best mixture, with its certificate: exact for one part or quadratic parts, else a local optimum reached
-        from every corner and from each part's own optimum, never above the best corner."""
+        """The best mixture, with its certificate.
+
+        Exact for one metric, or for several that are all quadratic forms; else a local optimum, reached from every single
+        method and from each metric's own optimum, and never above the best single method.
+
+        Args:
+            evidence: the draws.
+            signed: over weights with Σ|w| = 1, in place of w ≥ 0 with Σw = 1.
+
+        Raises:
+            InputError: signed weights, for an objective that has no minimum over them.
+        """
         evidence = evidence.only(self.statistics)
         valid = evidence.valid()
         evidence = evidence.clean()
         if len(self.terms) == 1:
-            return self.terms[0][1].solve(evidence, valid, signed)
-        scales = self._scales(evidence, valid)
-        if all(term.matrix(evidence) is not None for _, term in self.terms) and not signed:
-            return simplex.quadratic(self._form(evidence, evidence, scales), valid)
-        return self._descend(evidence, valid, scales, signed)
-
-    def _form(self, evidence: Evidence, whole: Evidence, scales: list[Tensor]) -> Tensor:
-        """(B, R, R): Σ λ_i G_i / s_i of parts that all are quadratic forms."""
-        parts = zip(self.terms, (term.matrix(evidence, whole) for _, term in self.terms), scales, strict=True)
-        return torch.stack([w / s[:, None, None] * m for (w, _), m, s in parts if m is not None]).sum(0)
-
-    def _descend(self, evidence: Evidence, valid: Tensor, scales: list[Tensor], signed: bool) -> Solution:
-        """A sum that is no quadratic form: descents from every corner and each part's own optimum, the best ones solved to a
-        stationary point."""
+            _, term = self.terms[0]
+            return term.solve(evidence, valid, signed)
+        scales = self.scales(evidence, valid)
+        if self._is_form(evidence) and not signed:
+            return simplex.quadratic(self.quadratic_form(evidence, evidence, scales), valid)
         if signed:
             raise InputError("signed: only for an objective of one part; sums are over convex weights")
-        count, k = valid.shape
-        corners = torch.eye(k, dtype=torch.float64, device=valid.device).expand(count, k, k)
-        # A descent may end where it starts: no start is at a method that must not be used.
-        usable = torch.where(valid[..., None], corners, even(valid)[:, None])
-        optima = [term.solve(evidence, valid, False).weights.nan_to_num(0.0) for _, term in self.terms]
-        starts = torch.cat([usable, torch.stack(optima, 1)], 1)
-
-        def loss(w: Tensor) -> Tensor:
-            return self._sum(evidence, w.view_as(starts), scales).flatten()
-
-        allowed = valid.repeat_interleave(starts.shape[1], 0)
-        w, value = simplex.descend(loss, starts.flatten(0, 1), DESCENT, allowed)
-        value = value.view(starts.shape[:2]).nan_to_num(torch.inf)
-        best = value.topk(min(SOLVED, starts.shape[1]), 1, largest=False).indices
-        w = w.view_as(starts).gather(1, best[..., None].expand(-1, -1, k))
-
-        owner = torch.arange(count, device=valid.device).repeat_interleave(w.shape[1])
-        problem = _Sum(self, evidence, tuple(scales)).rows(owner)
-        w = simplex.newton.minimise(problem, w.flatten(0, 1), valid[owner]).view_as(w)
-        w = simplex.most_even(w, self._sum(evidence, w, scales))
-        gap = torch.full((count,), torch.nan, dtype=torch.float64, device=w.device)
-        status = ("local optimum, never above the best single",) * count
-        return _refuse(Solution(w, self._sum(evidence, w[:, None], scales)[:, 0], gap, status), valid)
+        optima = [term.solve(evidence, valid, False).weights for _, term in self.terms]
+        return descend_sum(self.balanced, evidence, scales, optima, valid)
 
 
-DESCENT = 60
-"""Iterations of the descents that look for the valleys."""
+def best_single(objective: Objective, evidence: Evidence, valid: Tensor) -> Tensor:
+    """(B, R): all weight on the valid row of the least objective, the first of equals.
 
-SOLVED = 3
-"""Descents of an input that are solved further."""
-
-
-@dataclass(frozen=True)
-class _Sum:
-    """A balanced sum as problems for :func:`consilience.simplex.newton.minimise`, differentiated by autograd."""
-
-    objective: Objective
-    evidence: Evidence
-    scales: tuple[Tensor, ...]
-
-    def at(self, w: Tensor) -> _SumAt:
-        with torch.enable_grad():
-            w = w.detach().requires_grad_()
-            value = self.objective._sum(self.evidence, w[:, None], list(self.scales))[:, 0]
-            (slope,) = torch.autograd.grad(value.sum(), w, create_graph=True)
-        return _SumAt(w, value.detach(), slope)
-
-    def rows(self, index: Tensor) -> _Sum:
-        return _Sum(self.objective, self.evidence.inputs(index.tolist()), tuple(s[index] for s in self.scales))
-
-
-@dataclass(frozen=True)
-class _SumAt:
-    """The sum at w (P, k): its value, and its slope with a graph."""
-
-    w: Tensor
-    value: Tensor
-    slope: Tensor
-
-    @property
-    def margin(self) -> Tensor:
-        return torch.full_like(self.value, torch.inf)
-
-    def slopes(self) -> tuple[Tensor, Tensor]:
-        slope = self.slope.detach().nan_to_num(0.0, 0.0, 0.0)
-        return slope, torch.zeros_like(slope)
-
-    def curvature(self, price: Tensor) -> Tensor:
-        # A row of w decides its own value only, so the sum over rows gives each row's own derivative.
-        columns = [torch.autograd.grad(each.sum(), self.w, retain_graph=True)[0] for each in self.slope.unbind(1)]
-        bend = torch.stack(columns, 1)
-        return ((bend + bend.mT) / 2).nan_to_num(0.0, 0.0, 0.0)
-
-
-def _refuse(solution: Solution, valid: Tensor) -> Solution:
-    """NaN and "no valid method" where there is none."""
-    some = valid.any(1)
-    status = tuple(s if ok else "no valid method" for s, ok in zip(solution.status, some.tolist(), strict=True))
-    weights = torch.where(some[:, None], solution.weights, torch.nan)
-    value, gap = (torch.where(some, x, torch.nan) for x in (solution.value, solution.gap))
-    return Solution(weights, value, gap, status)
+    Args:
+        objective: what is least.
+        evidence: the draws.
+        valid: (B, R) bool.
+    """
+    losses = objective.at(evidence, corners(valid), valid)
+    best = losses.masked_fill(~valid, torch.inf).nan_to_num(torch.inf).argmin(1)
+    return torch.nn.functional.one_hot(best, valid.shape[1]).double()

@@ -1,4 +1,4 @@
-"""How much an attribution changes when the input hardly does."""
+"""Average sensitivity: how much a map changes when the input hardly does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .contrast import Contrast
 from .grams import gram
 
 SILENT = 1e-10
-"""A contrast below this share of ‖φ‖² is rounding: maps are float32."""
+"""A contrast below this share of ‖φ‖² is rounding, since maps are float32."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ class AverageSensitivity(Metric):
 
     @property
     def beside(self) -> tuple[Metric, ...]:
-        return (Contrast(),) if self.relative and self.signal == "contrast" else ()
+        if self.relative and self.signal == "contrast":
+            return (Contrast(),)
+        return ()
 
     @property
     def drawn(self) -> tuple:
@@ -78,42 +80,50 @@ class AverageSensitivity(Metric):
 
     @property
     def neighbourhood(self) -> Neighbourhood:
+        """Where neighbours are drawn: ``where``, or the box of half side ``radius``."""
         return self.where or Uniform(self.radius)
 
     def measure(self, task: Task, samples: range, total: int) -> Quadratic:
         """The Gram matrices of the neighbours ``samples`` out of ``total``."""
         points = task.points
-        flat = exact(task.maps.flatten(2))
+        maps = exact(task.maps.flatten(2))
         grams = []
         step = max(1, task.score.batch.size(True) // len(points))
         for start in range(samples.start, samples.stop, step):
             part = range(start, min(start + step, samples.stop))
             near = neighbours(self.neighbourhood, points, part, task.stream(self.stream), total, self.redraw)
             there = exact(task.explain(task.score, near).flatten(2)).unflatten(0, (-1, len(part)))
-            grams.append(gram(flat[:, None] - there))
-        return Quadratic(torch.cat(grams, 1), gram(flat))
+            grams.append(gram(maps[:, None] - there))
+        return Quadratic(torch.cat(grams, 1), gram(maps))
 
     def signal_matrix(self, evidence: Evidence) -> Tensor:
-        """(B, R, R): C where a method has a contrast, else H = ΦᵀΦ."""
+        """What the change is divided by, as a form in w, (B, R, R): C where some method has a contrast, else H = ΦᵀΦ.
+
+        Args:
+            evidence: the draws, clean.
+        """
         norm = evidence["quadratic"].norm
         if self.signal == "map" or "contrast" not in evidence.parts:
             return norm
         contrast = evidence["contrast"].matrix
         size = norm.diagonal(dim1=-2, dim2=-1)
-        # What rounding makes of maps that do not change is no contrast.
-        heard = contrast.diagonal(dim1=-2, dim2=-1) > SILENT * size
-        both = heard[:, :, None] & heard[:, None]
-        some = heard.any(1)[:, None, None]
+        # A smaller contrast is what rounding makes of maps that do not change.
+        has_contrast = contrast.diagonal(dim1=-2, dim2=-1) > SILENT * size
+        both = has_contrast[:, :, None] & has_contrast[:, None]
+        some = has_contrast.any(1)[:, None, None]
         return torch.where(some, torch.where(both, contrast, 0.0), norm)
 
     def loss(self, evidence: Evidence, w: Tensor) -> Tensor:
         if not self.relative:
             return average_sensitivity(evidence, w).value
-        seen = Quadratic(evidence["quadratic"].draws, self.signal_matrix(evidence))
-        return relative_sensitivity(Evidence(seen), w).value
+        # The criterion divides by wᵀHw: with the signal in the place of H it is this objective.
+        part = Quadratic(evidence["quadratic"].draws, self.signal_matrix(evidence))
+        return relative_sensitivity(Evidence(part), w).value
 
     def matrix(self, evidence: Evidence, whole: Evidence | None = None) -> Tensor | None:
-        return None if self.relative or evidence.quadratic is None else evidence.quadratic.matrix
+        if self.relative or evidence.quadratic is None:
+            return None
+        return evidence.quadratic.matrix
 
     def solve(self, evidence: Evidence, valid: Tensor, signed: bool) -> simplex.Solution:
         part = evidence["quadratic"]

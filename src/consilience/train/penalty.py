@@ -174,9 +174,9 @@ class Penalty(MapRegulariser):
         if len(self.objective.terms) == 1:
             scales = [torch.ones_like(weights[:, 0])]
         else:
-            scales = self.objective._scales(held, valid)
+            scales = self.objective.scales(held, valid)
         # One mixture for each input: M = 1.
-        losses = self.objective._sum(evidence.clean(), weights.nan_to_num(0)[:, None], scales)[:, 0]
+        losses = self.objective.balanced(evidence.clean(), weights.nan_to_num(0)[:, None], scales)[:, 0]
         return torch.where(valid.any(1), losses, torch.nan)
 
 
