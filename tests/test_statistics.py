@@ -346,7 +346,7 @@ def test_the_paired_difference_covers_the_true_one(objective, draws):
     difference = truth(mixing) - truth(single)
     inside = (found.low <= difference) & (difference <= found.high)
     assert 0.92 < inside.double().mean() < 0.975
-    assert found.draws == draws and len(found) == inputs
+    assert found.draws.tolist() == [draws] * inputs and len(found) == inputs
     # Sharing the draws is what makes the error small.
     both = table[criterion]["consensus"].stderr.square() + table[criterion]["a"].stderr.square()
     assert (found.stderr < both.sqrt()).double().mean() > 0.9
@@ -400,6 +400,8 @@ def test_a_differences_interval_has_each_inputs_own_degrees_of_freedom():
         return found
 
     both, short = difference([0, 1]), difference([1])
+    assert both.draws.tolist() == [40, 6] and short.draws.tolist() == [6]
+    assert [both.record(i, "here", {})["n"] for i in range(2)] == [40, 6]
     assert float(both.low[1]) == pytest.approx(float(short.low[0]))
     assert float(both.high[1]) == pytest.approx(float(short.high[0]))
     assert float(both.high[1] - both.value[1]) == pytest.approx(2.5706 * float(both.stderr[1]), rel=1e-4)  # t of 5

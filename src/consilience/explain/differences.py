@@ -79,10 +79,9 @@ def _difference(
     usable = usable & shown.isfinite() & rows["consensus"].fresh.isfinite()
     value = apart.value[:, 0].where(usable, torch.nan)
     stderr = apart.stderr[:, 0].where(usable, torch.nan)
-    draws = apart.influence.shape[-1]
     reach = stderr * _students(apart)
     names = tuple(methods[at] if ok else None for at, ok in zip(best.tolist(), usable.tolist(), strict=True))
-    return PairedDifference(names, value, stderr, value - reach, value + reach, draws)
+    return PairedDifference(names, value, stderr, value - reach, value + reach, apart.draws)
 
 
 def _students(estimate: Estimate) -> Tensor:

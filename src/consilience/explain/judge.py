@@ -24,7 +24,7 @@ from ..results.explanation import Measured
 from ..statistics.criteria import CRITERIA, Estimate
 from ..statistics.evidence import Evidence
 from ..statistics.keys import Key
-from ..statistics.tensors import exact
+from ..statistics.tensors import corners, exact
 from ..surrogates.local_linear import score_of_nothing
 from .caveats import caveats
 from .cost import baselines_of
@@ -86,8 +86,7 @@ def judge(job: Job, combined: Combined) -> Judgement:
     weighted = combined.join([_weighted(group, measurement) for group in groups])
     # Every row of the table is a mixture of the maps: the maps themselves, the row "weighted", and the consensus. So one set
     # of draws, made for the maps, judges all rows, and mixtures cost no evaluation.
-    singles = torch.eye(base.shape[1], dtype=torch.float64, device=base.device).expand(len(points), -1, -1)
-    rows = torch.cat([singles, weighted[:, None], combined.mixing[:, None]], 1)
+    rows = torch.cat([corners(fresh.like), weighted[:, None], combined.mixing[:, None]], 1)
     derived = [aggregation.name for aggregation in measurement.derived]
     names = [*ready.names, *derived, "weighted", "consensus"]
     parts = []

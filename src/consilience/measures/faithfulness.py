@@ -19,7 +19,7 @@ from ..settings import setting
 from ..statistics.criteria import faithfulness_correlation, infidelity, infidelity_of_either_sign
 from ..statistics.evidence import Evidence, Responses
 from ..statistics.ranks import spearman
-from ..statistics.tensors import exact
+from ..statistics.tensors import corners, exact
 from ..task import Measure, Task
 from .removed_features import all_maps_on_features, removed_features, replacement, rounded
 
@@ -100,8 +100,7 @@ def _of_each_row(criterion: Any, responses: Responses) -> Tensor:
     a = responses.a
     finite = a.isfinite().all(1) & responses.y.isfinite().all(1)[:, None]
     # Criteria judge mixtures, given by weights over rows: a row by itself is a unit vector.
-    alone = torch.eye(a.shape[2], dtype=torch.float64, device=a.device).expand(len(a), -1, -1)
-    value = criterion(Evidence(responses=responses).clean(), alone).value
+    value = criterion(Evidence(responses=responses).clean(), corners(a[:, 0])).value
     return torch.where(finite, value, torch.nan)
 
 

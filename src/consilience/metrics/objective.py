@@ -65,15 +65,9 @@ class Objective(Settings):
         """The names of all parts of the evidence that its metrics look at."""
         return {kind for _, term in self.terms for kind in term.statistics}
 
-    def scores(self, evidence: Evidence, rows: int) -> list[Tensor]:
-        """Each metric's loss of every single row, (B, R) for each.
-
-        Args:
-            evidence: the draws.
-            rows: R.
-        """
-        like = evidence.like
-        alone = torch.eye(rows, dtype=like.dtype, device=like.device).expand(len(like), -1, -1)
+    def scores(self, evidence: Evidence) -> list[Tensor]:
+        """Each metric's loss of every single row of ``evidence``, (B, R) for each."""
+        alone = corners(evidence.like)
         return [term.loss(evidence, alone) for _, term in self.terms]
 
     def scales(self, evidence: Evidence, valid: Tensor) -> list[Tensor]:
@@ -84,7 +78,7 @@ class Objective(Settings):
             valid: (B, R) bool, rows that may be used.
         """
         scales = []
-        for (_, term), losses in zip(self.terms, self.scores(evidence, valid.shape[1]), strict=True):
+        for (_, term), losses in zip(self.terms, self.scores(evidence), strict=True):
             scale = losses.masked_fill(~valid | losses.isnan(), torch.inf).amin(1)
             if self.balance == "frobenius":
                 matrix = term.matrix(evidence)

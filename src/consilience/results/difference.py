@@ -24,7 +24,8 @@ class PairedDifference:
         value: (B,); NaN where one of the two has none.
         stderr: (B,), over the draws.
         low, high: (B,), Student's 95 % interval with ``draws`` − 1 degrees of freedom.
-        draws: how many fresh draws both were judged on.
+        draws: (B,) int64, how many fresh draws both were judged on; of a batch of inputs of different lengths, a short one
+            has fewer masks.
     """
 
     best_single: tuple[str | None, ...]
@@ -32,7 +33,7 @@ class PairedDifference:
     stderr: Tensor
     low: Tensor
     high: Tensor
-    draws: int
+    draws: Tensor
 
     def __len__(self) -> int:
         return len(self.value)
@@ -61,7 +62,7 @@ class PairedDifference:
         for name in ("value", "stderr", "low", "high"):
             number = float(getattr(self, name)[i])
             numbers[name] = number if math.isfinite(number) else None
-        numbers["n"] = self.draws
+        numbers["n"] = int(self.draws[i])
         if numbers["value"] is None:
             reasons[where] = "the consensus, or the best single method, has no value on the fresh draws"
         elif numbers["stderr"] is None:

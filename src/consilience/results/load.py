@@ -220,10 +220,11 @@ def _weights_stderr(records: Records) -> Tensor:
 def _differences(records: Records) -> dict[str, PairedDifference]:
     """By criterion; empty of versions that did not record them."""
     found = {}
-    for criterion, first in (records[0].get("differences") or {}).items():
+    for criterion in records[0].get("differences") or {}:
         each = [record["differences"][criterion] for record in records]
         numbers = {part: _numbers([one[part] for one in each]) for part in ("value", "stderr", "low", "high")}
-        found[criterion] = PairedDifference(tuple(one["best_single"] for one in each), **numbers, draws=first["n"])
+        draws = torch.tensor([one["n"] for one in each])
+        found[criterion] = PairedDifference(tuple(one["best_single"] for one in each), **numbers, draws=draws)
     return found
 
 

@@ -42,6 +42,13 @@ class Estimate:
     groups: tuple[int, ...] | None = None
 
     @property
+    def draws(self) -> Tensor:
+        """(B,) int64: how many draws each input has, of all samples together."""
+        if self.number is not None:
+            return self.number
+        return torch.full_like(self.value[:, 0], self.influence.shape[-1], dtype=torch.int64)
+
+    @property
     def freedom(self) -> Tensor:
         """(B, M), at least 1: the degrees of freedom of the standard error.
 
@@ -50,9 +57,7 @@ class Estimate:
         none.
         """
         if self.groups is None:
-            number = self.influence.shape[-1] * torch.ones_like(self.value)
-            if self.number is not None:
-                number = self.number.to(number)[:, None].expand_as(number)
+            number = self.draws.to(self.value)[:, None].expand_as(self.value)
             return (number - 1).clamp(min=1)
         samples = self.influence.square().split(self.groups, -1)
         shares = torch.stack([sample.sum(-1) for sample in samples], -1)
@@ -66,9 +71,7 @@ class Estimate:
     def stderr(self) -> Tensor:
         """(B, M); NaN of fewer than four draws."""
         square = (self.influence**2).sum(-1)
-        number = torch.full_like(square[:, 0], self.influence.shape[-1])
-        if self.number is not None:
-            number = self.number.to(number)
+        number = self.draws.to(square)
         few = number < FEWEST
         # √(mean influence² / (S − 1)), with no division by zero where there are too few.
         divisor = (number * (number - 1)).masked_fill(few, 1)
