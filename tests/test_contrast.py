@@ -239,6 +239,16 @@ def test_pooled_weights_do_not_depend_on_the_batches_and_know_the_contrast(sizes
     assert float((whole - relative).abs().max()) > 0.01
 
 
+def test_pooled_weights_of_a_sum_do_not_depend_on_the_batches():
+    """Masks of one input are centred by themselves, whichever batch they came in."""
+    net, x = differing()
+    objective = "faith + infidelity"
+    whole, parts = (
+        cs.Consensus(net, MIXED, objective, fit_draws=24).fit(x.split(sizes)).weights for sizes in ([7], [3, 4])
+    )
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("objective", ["robust", "opt"])
 def test_the_row_weighted_leaves_the_consensus_as_it_is(objective):
     net, x = differing()

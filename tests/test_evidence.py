@@ -219,3 +219,37 @@ def test_pooling_one_input_changes_no_weights(objective):
     e = Evidence(Quadratic(residuals @ residuals.mT, torch.eye(3, dtype=torch.float64)[None]), Responses(a, y))
     alone, pooled = (resolve(objective, pooled=pooled).fit(e).weights for pooled in (False, True))
     torch.testing.assert_close(pooled, alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["faith + infidelity", "faith + 0.3*paper_faith"])
+def test_pooling_one_input_changes_no_weights_of_a_sum_with_a_centred_and_an_uncentred_part(objective):
+    test_pooling_one_input_changes_no_weights(objective)
+
+
+def test_a_correlation_beside_what_is_no_correlation_is_pooled_within_the_inputs():
+    """Against plain loops: falls of one level in one input and another in the next correlate with nothing by that."""
+    g = torch.Generator().manual_seed(1)
+    number = [30, 20]
+    a = torch.randn(2, 30, 3, generator=g, dtype=torch.float64) + torch.tensor([0.0, 4.0])[:, None, None]
+    y = a.mean(2) + torch.randn(2, 30, generator=g, dtype=torch.float64) + torch.tensor([1.0, 7.0])[:, None]
+    size = torch.rand(2, 30, generator=g, dtype=torch.float64)
+    drawn = torch.arange(30) < torch.tensor(number)[:, None]
+    e = Evidence(responses=Responses(a * drawn[..., None], y * drawn, drawn, None, size * drawn))
+    pooled = Minimise(named_objective("faith + infidelity"), pooled=True).pool(e)
+    ab, bb, aa = torch.zeros(3).double(), 0.0, torch.zeros(3).double()
+    for i, n in enumerate(number):
+        level = y[i, :n].square().mean().sqrt()
+        lines = torch.stack([torch.ones(n).double(), size[i, :n]], 1)
+        both = torch.cat([a[i, :n], y[i, :n, None]], 1) / level
+        rest = both - lines @ torch.linalg.lstsq(lines, both).solution
+        ab, bb = ab + rest[:, 3] @ rest[:, :3], bb + rest[:, 3] @ rest[:, 3]
+        aa = aa + (rest[:, :3] ** 2).sum(0)
+    alone = torch.eye(3).double()[None]
+    found = faithfulness_correlation(pooled, alone).value[0]
+    torch.testing.assert_close(found, ab / (aa * bb).sqrt())
+    # Batches that were pooled one by one, and a part of the pool.
+    goal = Minimise(named_objective("faith + infidelity"), pooled=True)
+    apart = goal.pool(e.inputs([0])) + goal.pool(e.inputs([1]))
+    torch.testing.assert_close(faithfulness_correlation(apart, alone).value[0], found)
+    outside, inside = pooled.fold(0, 2)
+    assert outside["responses"].group is not None and inside["responses"].group is not None

@@ -29,6 +29,8 @@ class Responses:
         drawn: (B, S) bool, the masks that were evaluated; None: all of them.
         whole: (B,) bool, inputs whose masks are all that there are: what follows from them is exact. None: no input.
         size: (B, S) float64, the share that each mask takes away of a uniform map; None: the same for all masks.
+        group: (B, S) int64, from 0: to which input a mask belongs, where those of several inputs are pooled as one's. Each
+            input's are centred by themselves. None: all belong to one.
     """
 
     a: Tensor
@@ -36,6 +38,7 @@ class Responses:
     drawn: Tensor | None = None
     whole: Tensor | None = None
     size: Tensor | None = None
+    group: Tensor | None = None
 
     @property
     def number(self) -> Tensor:
@@ -66,14 +69,15 @@ class Responses:
         return (values * _like_masks(share.to(values), values)).sum(1)
 
     def __add__(self, more: Responses) -> Responses:
-        """Further masks of the same inputs."""
+        """Further masks of the same inputs; of a pool, those of further inputs."""
         return _joined([self, more], 1, self.exact | more.exact)
 
     def take(self, draws: Tensor) -> Responses:
         """Only the masks number ``draws``: no longer all there are."""
         drawn = None if self.drawn is None else self.drawn[:, draws]
         size = None if self.size is None else self.size[:, draws]
-        return Responses(self.a[:, draws], self.y[:, draws], drawn, None, size)
+        group = None if self.group is None else self.group[:, draws]
+        return Responses(self.a[:, draws], self.y[:, draws], drawn, None, size, group)
 
     def blocks(self, chosen: Collection[int], parts: int) -> Responses:
         """The masks in the ``chosen`` ones of ``parts`` contiguous blocks of each input's own masks.
@@ -120,7 +124,8 @@ class Responses:
         """Only some inputs, without the masks that none of them has."""
         whole = None if self.whole is None else self.whole[index]
         size = None if self.size is None else self.size[index]
-        chosen = Responses(self.a[index], self.y[index], None, whole, size)
+        group = None if self.group is None else self.group[index]
+        chosen = Responses(self.a[index], self.y[index], None, whole, size, group)
         if self.drawn is None:
             return chosen
         drawn = self.drawn[index]
@@ -141,12 +146,15 @@ class Responses:
         Args:
             centred: responses and falls are centred, and divided by their standard deviations, each by its own: no correlation
                 sees that. Else both are divided by √E y², so that what is no correlation, such as E(a − y)², is only divided by
-                one number for each input.
+                one number for each input; a correlation beside it still centres each input's by themselves.
         """
         if not centred:
             level = self.mean(self.y**2).sqrt()[:, None]
             level = torch.where(level > 0, level, torch.ones_like(level))
-            return self._as_one(self.a / level[..., None], self.y / level)
+            one = self._as_one(self.a / level[..., None], self.y / level)
+            group = torch.arange(len(self.y), device=self.y.device)[:, None].expand_as(self.y)
+            size = None if self.size is None else self.size.flatten()[None]
+            return replace(one, size=size, group=group.flatten()[None])
         a = self.centred(self.a)
         y = self.centred(self.y)
         width = self.mean(a**2).sqrt().mean(1)[:, None, None]
@@ -173,16 +181,28 @@ class Responses:
         there = torch.ones((), dtype=torch.bool, device=values.device)
         if self.drawn is not None:
             there = _like_masks(self.drawn, values)
-        rest = torch.where(there, values - self.mean(values)[:, None], 0.0)
+        rest = torch.where(there, values - self._mean_beside(values), 0.0)
         if self.size is not None:
             # The slope of a least-squares line through the masks that are there.
             size = _like_masks(self.size, values)
-            size = torch.where(there, size - self.mean(size)[:, None], 0.0)
-            spread = self.mean(size**2)
-            slope = torch.where(spread > 0, self.mean(size * rest) / spread.clamp(min=1e-300), 0.0)
-            rest = rest - size * slope[:, None]
-        flat = self.mean(rest**2) <= FLAT * self.mean(values**2)
-        return torch.where(flat[:, None], 0.0, rest)
+            size = torch.where(there, size - self._mean_beside(size), 0.0)
+            spread = self._mean_beside(size**2)
+            slope = torch.where(spread > 0, self._mean_beside(size * rest) / spread.clamp(min=1e-300), 0.0)
+            rest = rest - size * slope
+        flat = self._mean_beside(rest**2) <= FLAT * self._mean_beside(values**2)
+        return torch.where(flat, 0.0, rest)
+
+    def _mean_beside(self, values: Tensor) -> Tensor:
+        """(B, S, …) → (B, 1 or S, …): beside each mask, the mean over those of its group."""
+        if self.group is None:
+            return self.mean(values)[:, None]
+        groups = 1 + int(self.group.max())
+        drawn = self._drawn_or_all()
+        at = _like_masks(self.group, values).expand_as(values)
+        seen = torch.where(_like_masks(drawn, values), values, 0.0)
+        total = values.new_zeros(len(values), groups, *values.shape[2:]).scatter_add(1, at, seen)
+        number = values.new_zeros(len(values), groups).scatter_add(1, self.group, drawn.to(values))
+        return (total / _like_masks(number.clamp(min=1), total)).gather(1, at)
 
     def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
         """(C, b, v): covariance of the responses (B, R, R), with y (B, R), and variance of y (B,), given the size."""
@@ -210,9 +230,23 @@ def _joined(parts: Sequence[Responses], axis: int, whole: Tensor) -> Responses:
     if any(part.size is not None for part in parts):
         # Masks of one size may stand beside others: theirs is a constant.
         size = torch.cat([torch.zeros_like(part.y) if part.size is None else part.size for part in parts], axis)
+    group = _joined_groups(parts, axis)
     a = torch.cat([part.a for part in parts], axis)
     y = torch.cat([part.y for part in parts], axis)
-    return Responses(a, y, drawn, whole if bool(whole.any()) else None, size)
+    return Responses(a, y, drawn, whole if bool(whole.any()) else None, size, group)
+
+
+def _joined_groups(parts: Sequence[Responses], axis: int) -> Tensor | None:
+    """The groups of pools, one after the other over inputs (0) or masks (1); there, each part's are numbered further."""
+    numbered: list[Tensor] = []
+    first = 0
+    for part in parts:
+        if part.group is None:
+            return None
+        numbered.append(part.group + first)
+        if axis == 1:
+            first += 1 + int(part.group.max())
+    return torch.cat(numbered, axis)
 
 
 def _like_masks(each: Tensor, values: Tensor) -> Tensor:
