@@ -172,7 +172,7 @@ def stored(pair: Pair, evaluation: Evaluation, seconds: float) -> dict[str, Any]
                     "values": [short(value) for value in each],
                 }
             )
-    about = {**described(pair), "failed": evaluation.left_out, "evaluations": evaluation.evaluations}
+    about = {**described(pair), "n": len(pair.x), "failed": evaluation.left_out, "evaluations": evaluation.evaluations}
     return {"about": {**about, "seconds": round(seconds), "reasons": evaluation.reasons}, "rows": rows}
 
 

@@ -138,6 +138,19 @@ def other_methods(masks: int) -> tuple[tuple[Explainer, ...], tuple[Explainer, .
     return members, (LIME(masks), KernelSHAP(masks))
 
 
+def spaced(count: int) -> list[int]:
+    """0 … count − 1 in an order of which the first half is spaced evenly, and its first half again.
+
+    So a run of twice as many inputs begins with those of the smaller one, whose pieces are kept.
+
+    >>> spaced(8), spaced(6)
+    ([0, 4, 2, 6, 1, 3, 5, 7], [0, 2, 4, 1, 3, 5])
+    """
+    if count % 2 or count < 2:
+        return list(range(count))
+    return [*(2 * i for i in spaced(count // 2)), *range(1, count, 2)]
+
+
 # -- ImageNet ----------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +161,7 @@ def photographs(data: Path, model: str, side: int, count: int) -> Pair:
     loaded = load_model(f"torchvision:{model}", checkpoint=data / "weights" / files[model], labels=labels)
     with labels.open(newline="", encoding="utf-8") as file:
         names = [row["file"] for row in csv.DictReader(file)]
-    chosen = [names[len(names) * i // count] for i in range(count)]
+    chosen = [names[len(names) * i // count] for i in spaced(count)]
     x = torch.stack([loaded.preprocess(read_image(data / "imagenet" / "images" / name)) for name in chosen])
     if side != x.shape[-1]:
         x = nnf.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
@@ -521,9 +534,9 @@ def makers(data: Path, cache: Path, count: int) -> dict[str, Callable[[], Pair]]
 
 
 def described(pair: Pair) -> dict[str, Any]:
-    """What a pair is, for the record."""
+    """How a pair's inputs are explained, for the record; how many there are is no part of it."""
     return {
-        "modality": pair.modality, "n": len(pair.x), "note": pair.note, "masks": pair.masks, "stable": pair.stable,
+        "modality": pair.modality, "note": pair.note, "masks": pair.masks,
         "members": [repr(each) for each in pair.members], "others": [repr(each) for each in pair.others],
         "baselines": json.loads(json.dumps(pair.absent, default=str)),
     }  # fmt: skip

@@ -1,0 +1,213 @@
+"""The driver of the held-out benchmark: what it keeps, joins, stores and compares."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("PIL")
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The modules of the benchmark: driver, pairs, rows, page."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import held_out
+    import held_out_page
+    import held_out_pairs
+    import held_out_rows
+
+    return held_out, held_out_pairs, held_out_rows, held_out_page
+
+
+@pytest.fixture
+def pair(benchmark):
+    """Five inputs of a small network on a table, two at a time, of which the first four are judged for stability."""
+    from consilience.explainers import FeatureAblation, InputXGradient, Saliency
+
+    _, pairs, _, _ = benchmark
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
+    members = (Saliency(), InputXGradient(), FeatureAblation())
+    return pairs.Pair(
+        "toy", "table", model, torch.randn(5, 6), members, (), masks=24, chunk=2, stable=4, absent=(0.5, "noise")
+    )
+
+
+@pytest.fixture
+def run(benchmark, pair, monkeypatch, tmp_path):
+    """Runs the driver over the toy pair, and gives what it stored."""
+    driver, _, _, _ = benchmark
+    out = tmp_path / "held_out.json"
+
+    def run(*arguments):
+        monkeypatch.setattr(driver, "makers", lambda data, cache, count: {"toy": lambda: pair})
+        command = ["held_out.py", "--data", str(tmp_path), "--cache", str(tmp_path / "cache"), "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", [*command, *arguments])
+        driver.main()
+        return json.loads(out.read_text(encoding="utf-8"))
+
+    return run
+
+
+def test_a_run_that_was_killed_goes_on_with_what_it_has(benchmark, run, monkeypatch):
+    driver, _, _, _ = benchmark
+    compute = driver.Piece.compute
+    made = []
+
+    def until_killed(piece):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append((piece.kind, piece.places.start))
+        return compute(piece)
+
+    monkeypatch.setattr(driver.Piece, "compute", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    again = []
+
+    def counted(piece):
+        again.append((piece.kind, piece.places.start))
+        return compute(piece)
+
+    monkeypatch.setattr(driver.Piece, "compute", counted)
+    whole = run()
+    every = [("faithfulness", 0), ("faithfulness", 2), ("faithfulness", 4), ("stability", 0), ("stability", 2)]
+    assert made + again == every
+    monkeypatch.setattr(driver.Piece, "compute", None)  # nothing is made any more
+    assert run()["rows"] == whole["rows"]
+
+
+def test_chunks_and_interruptions_change_no_number(benchmark, pair, run):
+    driver, _, _, _ = benchmark
+    from dataclasses import replace
+
+    stored = {(row["method"], row["measure"]): row["values"] for row in run()["rows"]}
+    (at_once,) = [
+        piece.compute()
+        for piece in driver.pieces(replace(pair, chunk=5), driver.GROUPS[:1])
+        if piece.kind == "faithfulness"
+    ]
+    for measure in at_once.measures:
+        for row, numbers in at_once[measure].items():
+            found = np.array(stored[row, measure], dtype=float)
+            np.testing.assert_allclose(found, numbers, rtol=1e-3, atol=1e-4)
+
+
+def test_what_was_made_of_another_model_is_made_again(benchmark, pair, tmp_path):
+    driver, _, _, _ = benchmark
+    piece = next(driver.pieces(pair))
+    piece.get(tmp_path)
+    assert piece.kept(tmp_path) is not None
+    with torch.no_grad():
+        pair.model[0].bias += 1
+    assert piece.kept(tmp_path) is None
+
+
+def test_the_file_gives_back_every_number_and_none_where_there_is_none(benchmark, pair, run):
+    _, _, _, page = benchmark
+    result = run()
+    (table,) = page.evaluations(result).values()
+    # The fifth input was not judged for stability, and all five for faithfulness.
+    assert np.isfinite(table["deletion"]["ridge"]).all()
+    missing = np.isnan(table["max_sensitivity"]["ridge"])
+    assert missing.tolist() == [False, False, False, False, True]
+    for row in result["rows"]:
+        about = table.summary()[row["measure"]][row["method"]]
+        assert about["n"] == row["n"]
+        if row["value"] is not None:
+            assert about["mean"] == pytest.approx(row["value"], rel=2e-3, abs=1e-6)
+    assert {"saliency", "ridge", "mean", "median", "faith", "opt", "paper_opt", "faith (standard)"} <= set(table.rows)
+
+
+def test_every_pair_of_numbers_is_compared_by_the_library_and_corrected_over_measures(benchmark):
+    from consilience.results.evaluation import Evaluation
+    from consilience.statistics.paired import holm
+
+    _, _, _, page = benchmark
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(12, 1))
+    values = {
+        "deletion": np.hstack([base, base + 1 + 0.1 * rng.normal(size=(12, 1))]),
+        "insertion": np.hstack([base, base + 0.01 * rng.normal(size=(12, 1))]),
+    }
+    table = Evaluation(("a", "b"), tuple(values), {"deletion": "lower", "insertion": "higher"}, list(range(12)), values)
+    found = {each.measure: each for each in page.behind(table, "b", ["deletion", "insertion", "not there"])}
+    assert found["deletion"].best == "a"
+    assert found["deletion"].significant
+    assert not found["insertion"].significant
+    best = found["insertion"].best
+    p = [table.compare("b", "a", "deletion")[0].p, table.compare("b", best, "insertion")[0].p]
+    assert [found["deletion"].p, found["insertion"].p] == pytest.approx(holm(np.array(p)))
+    # Where a row is the best itself it cannot be behind.
+    assert not any(each.significant for each in page.behind(table, "a", ["deletion"]))
+
+
+def test_ranks_go_from_the_best_to_the_last_by_the_measures_direction(benchmark):
+    from consilience.results.evaluation import Evaluation
+
+    _, _, _, page = benchmark
+    values = {
+        "deletion": np.array([[1.0, 2.0, 3.0]]),
+        "insertion": np.array([[1.0, 2.0, 3.0]]),
+        "mprt": np.array([[1.0, 2.0, np.nan]]),
+    }
+    better = {"deletion": "lower", "insertion": "higher", "mprt": "lower"}
+    table = Evaluation(("a", "b", "c"), tuple(values), better, [0], values)
+    ranks = page.mean_ranks([table])
+    assert ranks["a"] == {"removal": 0.5, "sanity": 0.0, "all": pytest.approx(1 / 3)}
+    assert ranks["b"] == {"removal": 0.5, "sanity": 1.0, "all": pytest.approx(2 / 3)}
+    assert ranks["c"] == {"removal": 0.5, "all": 0.5}
+
+
+def test_the_ridge_is_the_one_of_the_smallest_leave_one_out_error(benchmark):
+    _, _, rows, _ = benchmark
+    torch.manual_seed(0)
+    masks = (torch.rand(2, 14, 5) < 0.4).double()
+    truth = torch.randn(2, 5, 1, dtype=torch.float64)
+    falls = (masks @ truth)[..., 0] + 0.5 * torch.randn(2, 14, dtype=torch.float64) + 3
+    found = rows.ridge_by_leaving_out(masks, falls)
+
+    def fitted(m, y, penalty):
+        z = m - m.mean(0)
+        slopes = torch.linalg.solve(z.T @ z + penalty * torch.eye(5, dtype=torch.float64), z.T @ (y - y.mean()))
+        return slopes, y.mean() - m.mean(0) @ slopes
+
+    for m, y, mine in zip(masks, falls, found, strict=True):
+        z = m - m.mean(0)
+        largest = torch.linalg.eigvalsh(z @ z.T).max()
+        errors = []
+        for power in torch.linspace(-5, 2, 22).tolist():
+            penalty = 10**power * largest
+            error = 0.0
+            slopes, _ = fitted(m, y, penalty)
+            hat = z @ torch.linalg.solve(z.T @ z + penalty * torch.eye(5, dtype=torch.float64), z.T) + 1 / 14
+            error = (((y - y.mean() - z @ slopes) / (1 - hat.diagonal())) ** 2).mean()
+            errors.append((float(error), slopes))
+        best = min(errors, key=lambda each: each[0])[1]
+        torch.testing.assert_close(mine, best, rtol=1e-7, atol=1e-9)
+
+
+def test_a_mosaic_has_the_picture_that_is_asked_about_in_its_region(benchmark):
+    _, pairs, _, _ = benchmark
+    torch.manual_seed(0)
+    x = torch.arange(1.0, 6.0)[:, None, None, None].expand(5, 1, 8, 8).contiguous()
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 5)).eval()
+    with torch.no_grad():  # the largest output is the picture's own number
+        model[2].weight[:, 0] = torch.arange(1.0, 6.0)
+        model[2].bias.copy_(-(torch.arange(1.0, 6.0) ** 2) / 2)
+    made = pairs.mosaics(pairs.Pair("toy", "image", model, x, (), ()), 4)
+    assert made.target.tolist() == [0, 1, 2, 3, 4]
+    for i in range(5):
+        inside = made.regions[i]
+        assert inside.sum() == 16
+        assert (made.x[i, 0][inside] == i + 1).all()
+        assert (made.x[i, 0][~inside] != i + 1).all()
