@@ -29,6 +29,7 @@ def as_array(what: str, given: Any) -> np.ndarray:
         InputError: it holds no numbers.
     """
     if isinstance(given, np.ma.MaskedArray):
+        # NumPy would drop the mask without a word, and the values under it would count.
         given = np.ma.filled(given.astype(float), np.nan)
     try:
         array = np.asarray(given)
@@ -38,10 +39,14 @@ def as_array(what: str, given: Any) -> np.ndarray:
         array = _numbers(what, array)
     if array.dtype.kind not in "fiubc":
         raise InputError(f"{what}: expected numbers, got an array of {array.dtype}")
-    if array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
-        array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)  # no long doubles
+    # PyTorch has no long doubles.
+    if array.dtype.kind == "c" and array.dtype.itemsize > 16:
+        array = array.astype(np.complex128)
+    elif array.dtype.kind != "c" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
+    # PyTorch warns of memory that must not be written, and has no negative strides.
     shared = array.flags.writeable and all(stride >= 0 for stride in array.strides)
     return array if shared else array.copy()
 
@@ -72,23 +77,28 @@ def as_tensor(what: str, given: Any) -> Tensor:
 
 
 def integers(what: str, given: Any) -> list[int]:
-    """``given``, a tensor, an array or a sequence, as a list of whole numbers.
+    """``given`` as a list of whole numbers.
+
+    Args:
+        what: the argument's name, for errors.
+        given: a tensor, an array or a sequence.
 
     Raises:
         InputError: it is something else, or a number is out of the range of 64 bits.
     """
     listed = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
     try:
-        found = [operator.index(number) for number in listed]
+        # Not int(), which would cut 1.5 down to 1.
+        numbers = [operator.index(number) for number in listed]
     except TypeError as error:
         raise InputError(f"{what}: expected whole numbers, one for each input, got {given!r:.60}") from error
-    if any(not -(2**63) <= number < 2**63 for number in found):
-        raise InputError(f"{what}: expected whole numbers of 64 bits, got {max(found, key=abs):.3g}")
-    return found
+    if any(not -(2**63) <= number < 2**63 for number in numbers):
+        raise InputError(f"{what}: expected whole numbers of 64 bits, got {max(numbers, key=abs):.3g}")
+    return numbers
 
 
 def usable_rows(given: Any) -> None:
-    """The check of :data:`AnyRows`: None, or rows (n, *F) of finite numbers.
+    """The check of :data:`AnyRows`: ``given`` is None, or rows (n, *F) of finite numbers.
 
     Raises:
         InputError: it is something else.
@@ -111,6 +121,7 @@ AnyRows = Annotated[Any, usable_rows]
 def _numbers(what: str, array: np.ndarray) -> np.ndarray:
     """An array of Python objects as one of numbers, None as NaN."""
     try:
+        # Element by element, which "is" cannot do.
         return np.where(array == None, np.nan, array).astype(np.float64)  # noqa: E711
     except (TypeError, ValueError) as error:
         text = f"{str(error)[:60]}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from types import ModuleType
 
 SHOWN = 24
-"""So many names are listed where none is near."""
+"""Names listed at most where none of them is like the one given."""
 
 
 class ConsilienceError(Exception):
@@ -38,7 +38,7 @@ def choose(what: str, name: str, options: Iterable[str]) -> str:
     Raises:
         InputError: it is none of them; the message has the near ones, or all.
     """
-    known = list(dict.fromkeys(options))
+    known = list(dict.fromkeys(options))  # each name once, in the order given
     if name in known:
         return name
     near = difflib.get_close_matches(str(name).lower().replace("-", "_"), known, n=3, cutoff=0.5)
@@ -70,7 +70,7 @@ def need(module: str, extra: str) -> ModuleType:
         ) from error
 
 
-# Besides what str.isprintable() refuses: marks that turn the direction of what follows.
+# Marks that turn the direction of the text after them. str.isprintable() lets these three pass.
 _TURNING = "\u200e\u200f\u061c"
 
 

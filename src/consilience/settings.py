@@ -33,7 +33,14 @@ from torch import Tensor
 from .errors import InputError
 
 LARGEST = 10**9
-"""Of a whole number that says how many: more would not end, and is a slip of the pen."""
+"""The largest whole number that a setting without a bound of its own may be: more draws than that would never end, so it is a
+mistake of the caller's."""
+
+LARGEST_FLOAT = 10**300
+"""Whole numbers beyond it do not fit into a float, and ``math.isfinite`` would raise an error of its own."""
+
+SHOWN = 60
+"""Characters of a value that an error shows."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,10 @@ class Rule:
     """What a field may be beyond its type.
 
     Args:
-        low, high: the smallest and largest value allowed.
-        above, below: bounds that are not allowed themselves.
+        low: the smallest value allowed.
+        high: the largest value allowed.
+        above: a lower bound that is not allowed itself.
+        below: an upper bound that is not allowed itself.
         choices: the strings allowed.
         empty: whether a sequence may have nothing in it.
         finite: whether tensors have finite numbers only; False where the class says so later, in better words.
@@ -57,7 +66,7 @@ class Rule:
     finite: bool = True
 
     def allows(self, value: float) -> bool:
-        """Whether a number is within the bounds."""
+        """Whether ``value`` is within the bounds."""
         if self.low is not None and value < self.low:
             return False
         if self.high is not None and value > self.high:
@@ -67,6 +76,7 @@ class Rule:
         return self.below is None or value < self.below
 
     def __str__(self) -> str:
+        """The bounds in words, to follow the name of a type: ", at least 1, below 2"."""
         bounds = (
             ("at least", self.low),
             ("above", self.above),
@@ -91,7 +101,13 @@ def setting(
 
     Args:
         default: the field's default; left out, the field is required.
-        low, high, above, below, choices, empty, finite: see :class:`Rule`.
+        low: see :class:`Rule`, as for all of these.
+        high: see :class:`Rule`.
+        above: see :class:`Rule`.
+        below: see :class:`Rule`.
+        choices: see :class:`Rule`.
+        empty: see :class:`Rule`.
+        finite: see :class:`Rule`.
     """
     rule = Rule(low, high, above, below, tuple(choices), empty, finite)
     return field(default=default, metadata={"rule": rule})
@@ -105,32 +121,36 @@ class Settings:
             given = getattr(self, name)
             checked = _checked(given, kind, rule, f"{type(self).__name__}: {name}")
             if checked is not given:
+                # The class is frozen, and this is still its construction.
                 object.__setattr__(self, name, checked)
 
 
 def _checks(cls: type) -> dict[str, tuple[Any, Rule]]:
     """Field → (its type, its rule), of the fields that can be checked by their type."""
     if cls not in _KNOWN:
-        _KNOWN[cls] = _found(cls)
+        hints = _annotations(cls)
+        _KNOWN[cls] = {
+            each.name: (hints.get(each.name, Any), each.metadata.get("rule", Rule())) for each in fields(cls)
+        }
     return _KNOWN[cls]
 
 
+# Annotations are strings, and to evaluate them takes longer than all checks. Weak keys: a class of a user's function may go.
 _KNOWN: WeakKeyDictionary[type, dict[str, tuple[Any, Rule]]] = WeakKeyDictionary()
 
 
-def _found(cls: type) -> dict[str, tuple[Any, Rule]]:
+def _annotations(cls: type) -> dict[str, Any]:
+    """Field → its type. Where a name in some annotation cannot be resolved, only the simple types are."""
     try:
-        hints = typing.get_type_hints(cls, include_extras=True)
-    except NameError:  # an annotation that only type checkers see: resolve the others one by one
+        return typing.get_type_hints(cls, include_extras=True)
+    except NameError:
+        # A name that only type checkers see fails for all annotations at once: read the others one by one.
+        simple = {"int": int, "float": float, "bool": bool, "str": str}
         hints = {}
         for base in reversed(cls.__mro__):
             for name, annotation in vars(base).get("__annotations__", {}).items():
-                hints[name] = {"int": int, "float": float, "bool": bool, "str": str}.get(annotation, Any)
-    found = {}
-    for each in fields(cls):
-        rule = each.metadata.get("rule", Rule())
-        found[each.name] = (hints.get(each.name, Any), rule)
-    return found
+                hints[name] = simple.get(annotation, Any)
+        return hints
 
 
 def checked(what: str, value: Any, kind: Any, **bounds: Any) -> Any:
@@ -166,11 +186,14 @@ def _checked(value: Any, kind: Any, rule: Rule, what: str) -> Any:
         return _whole(value, rule, what)
     if kind is float:
         return _real(value, rule, what)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     if kind is str or origin is typing.Literal:
         return _word(value, rule.choices or arguments, what)
     if origin is Annotated:
-        return _by(value, arguments[1:], _checked(value, arguments[0], rule, what), what)
+        checked = _checked(value, arguments[0], rule, what)
+        _run_checks(value, arguments[1:], what)
+        return checked
     if origin in (typing.Union, types.UnionType):
         return _either(value, arguments, rule, what)
     if kind is tuple or origin is tuple:
@@ -185,8 +208,8 @@ def _checked(value: Any, kind: Any, rule: Rule, what: str) -> Any:
     return value
 
 
-def _by(value: Any, checks: Sequence[Any], found: Any, what: str) -> Any:
-    """A value of an ``Annotated`` type, which brings its own checks: functions that raise an InputError."""
+def _run_checks(value: Any, checks: Sequence[Any], what: str) -> None:
+    """The checks that an ``Annotated`` type brings: functions that raise an error for what cannot be used."""
     for check in checks:
         try:
             check(value)
@@ -194,26 +217,28 @@ def _by(value: Any, checks: Sequence[Any], found: Any, what: str) -> Any:
             raise InputError(f"{what}: {error}") from error
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise InputError(f"{what} cannot be {_shown(value)}: {error}") from error
-    return found
 
 
 def _either(value: Any, kinds: Sequence[Any], rule: Rule, what: str) -> Any:
     """A value of one of several types: checked as the first that it can be."""
     if value is None and type(None) in kinds:
         return None
-    left = [kind for kind in kinds if kind is not type(None)]
-    if len(left) == 1:
-        return _checked(value, left[0], rule, f"{what} is None, or it" if value is not None else what)
-    for kind in left:
+    others = [kind for kind in kinds if kind is not type(None)]
+    if len(others) == 1:
+        if value is not None:
+            what = f"{what} is None, or it"
+        return _checked(value, others[0], rule, what)
+    for kind in others:
         if _may_be(value, kind):
             return _checked(value, kind, rule, what)
-    raise InputError(f"{what} is {' or '.join(map(_named, left))}, got {_shown(value)}")
+    raise InputError(f"{what} is {' or '.join(map(_named, others))}, got {_shown(value)}")
 
 
 def _may_be(value: Any, kind: Any) -> bool:
-    """Whether a value looks like a type, so that what is wrong with it is said in that type's words."""
+    """Whether a value looks like one of a type, so that the error, if there is one, is in that type's words."""
     number = _number(value)
     origin = typing.get_origin(kind)
+    # In Python True is an integer; as a setting it is not.
     if kind is bool or isinstance(number, bool):
         return kind is bool and isinstance(number, bool)
     if kind in (int, float):
@@ -223,7 +248,9 @@ def _may_be(value: Any, kind: Any) -> bool:
     if kind is tuple or origin is tuple:
         return _is_sequence(value)
     wanted = origin or kind
-    return kind is Any or not isinstance(wanted, type) or isinstance(value, wanted)
+    if kind is Any or not isinstance(wanted, type):
+        return True
+    return isinstance(value, wanted)
 
 
 def _sequence(value: Any, kinds: Sequence[Any], rule: Rule, what: str) -> tuple:
@@ -243,6 +270,7 @@ def _sequence(value: Any, kinds: Sequence[Any], rule: Rule, what: str) -> tuple:
 
 
 def _is_sequence(value: Any) -> bool:
+    """Whether it is a list, a tuple or an array; a string is not one here."""
     arrays = isinstance(value, np.ndarray | Tensor) and value.ndim > 0
     return arrays or (isinstance(value, Sequence) and not isinstance(value, str | bytes))
 
@@ -251,7 +279,10 @@ def _elements(value: Tensor, rule: Rule, what: str) -> None:
     """The elements of a tensor: finite numbers within the bounds."""
     if value.is_complex() or not bool(value.isfinite().all()):
         raise InputError(f"{what} has finite numbers{rule}; got {_shown(value)} with others")
-    for element in (value.min(), value.max()) if value.numel() else ():
+    if not value.numel():
+        return
+    # The bounds hold for all elements if they hold for these two.
+    for element in (value.min(), value.max()):
         if not rule.allows(float(element)):
             raise InputError(f"{what} has numbers{rule}; got {float(element):g}")
 
@@ -264,16 +295,17 @@ def _named(kind: Any) -> str:
     wanted = typing.get_origin(kind) or kind
     if wanted is typing.Literal:
         return " or ".join(map(repr, typing.get_args(kind)))
-    return {"Callable": "a function", "tuple": "a sequence"}.get(
-        getattr(wanted, "__name__", ""), f"{_article(wanted)} {getattr(wanted, '__name__', wanted)}"
-    )
-
-
-def _article(kind: Any) -> str:
-    return "an" if getattr(kind, "__name__", "x")[0] in "AEIOU" else "a"
+    name = getattr(wanted, "__name__", str(wanted))
+    if name == "Callable":
+        return "a function"
+    if name == "tuple":
+        return "a sequence"
+    article = "an" if name[0] in "AEIOU" else "a"
+    return f"{article} {name}"
 
 
 def _flag(value: Any, what: str) -> bool:
+    """``True`` or ``False``, Python's or NumPy's."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise InputError(f"{what} is True or False, got {_shown(value)}")
@@ -287,22 +319,28 @@ def _number(value: Any) -> Any:
 
 
 def _whole(value: Any, rule: Rule, what: str) -> int:
+    """A whole number within the rule's bounds."""
     number = _number(value)
     if isinstance(number, bool) or not isinstance(number, numbers.Integral):
         raise InputError(f"{what} is a whole number{rule}; got {_shown(value)}")
-    # Of a range that is open above, what is absurdly large is a slip of the pen.
-    high = LARGEST if rule.high is None and rule.below is None else None
-    if not rule.allows(int(number)) or (high is not None and int(number) > high):
-        limit = "" if high is None else f", at most {high:g}"
-        raise InputError(f"{what} is a whole number{rule}{limit}; got {_shown(value)}")
-    return int(number)
+    number = int(number)
+    if rule.high is None and rule.below is None:
+        rule_with_limit = f"{rule}, at most {LARGEST:g}"
+        allowed = rule.allows(number) and number <= LARGEST
+    else:
+        rule_with_limit = str(rule)
+        allowed = rule.allows(number)
+    if not allowed:
+        raise InputError(f"{what} is a whole number{rule_with_limit}; got {_shown(value)}")
+    return number
 
 
 def _real(value: Any, rule: Rule, what: str) -> float:
+    """A finite number within the rule's bounds."""
     number = _number(value)
-    # Of whole numbers that no float holds, isfinite would raise.
-    whole = isinstance(number, numbers.Integral) and abs(int(number)) > 10**300
-    if isinstance(number, bool) or not isinstance(number, numbers.Real) or whole or not math.isfinite(number):
+    too_large = isinstance(number, numbers.Integral) and abs(int(number)) > LARGEST_FLOAT
+    is_number = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    if not is_number or too_large or not math.isfinite(number):
         raise InputError(f"{what} is a finite number{rule}; got {_shown(value)}")
     if not rule.allows(float(number)):
         raise InputError(f"{what} is a number{rule}; got {_shown(value)}")
@@ -310,6 +348,7 @@ def _real(value: Any, rule: Rule, what: str) -> float:
 
 
 def _word(value: Any, choices: Sequence[str], what: str) -> str:
+    """A string, one of the ``choices`` if there are any."""
     if not isinstance(value, str):
         raise InputError(f"{what} is a string, got {_shown(value)}")
     if choices and value not in choices:
@@ -325,4 +364,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, Tensor | np.ndarray):
         return f"an array of shape {tuple(value.shape)}"
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    if len(text) <= SHOWN:
+        return text
+    return f"{text[: SHOWN - 3]}…"
