@@ -13,6 +13,33 @@ from ..settings import Settings
 from ..simplex import Front as Curve
 from ..simplex import Solution
 from ..statistics.evidence import Evidence
+from .draws import Draws
+
+
+class Correction(NamedTuple):
+    """What is added to a mixture of methods: φ = scale · Σ_j w_j φ_j + values, in units of the score.
+
+    Args:
+        scale: (B,), of the mixture.
+        values: (B, U), of each mask unit.
+        error: (B, U), the standard error of φ summed over each unit; 0 where nothing is estimated.
+        methods_share: (B,), how much of the answer the methods give.
+        explained: (B,), the share of the variance of a left-out mask's fall that is predicted.
+    """
+
+    scale: Tensor
+    values: Tensor
+    error: Tensor
+    methods_share: Tensor
+    explained: Tensor
+
+    def inputs(self, index: list[int]) -> Correction:
+        """Only some inputs.
+
+        Args:
+            index: their places.
+        """
+        return Correction(*(each[index] for each in self))
 
 
 class Combination(NamedTuple):
@@ -21,10 +48,12 @@ class Combination(NamedTuple):
     Args:
         solution: the weights (B, k), what they are worth, and a certificate.
         curve: the front that they were chosen from; None: from none.
+        correction: what is added to the mixture; None: nothing.
     """
 
     solution: Solution
     curve: Curve | None = None
+    correction: Correction | None = None
 
     @property
     def weights(self) -> Tensor:
@@ -37,10 +66,9 @@ class Combination(NamedTuple):
         Args:
             index: their places.
         """
-        curve = None
-        if self.curve is not None:
-            curve = self.curve.inputs(index)
-        return Combination(self.solution.inputs(index), curve)
+        curve = None if self.curve is None else self.curve.inputs(index)
+        correction = None if self.correction is None else self.correction.inputs(index)
+        return Combination(self.solution.inputs(index), curve, correction)
 
 
 class Aggregation(Settings):
@@ -52,13 +80,17 @@ class Aggregation(Settings):
 
     Attributes:
         name: in tables and files.
-        linear: whether the map is Σ_j w_j φ_j.
+        linear: whether the map is Σ_j w_j φ_j, and what :meth:`fit` adds to it.
+        signed_maps: whether it is in units of the score, so that maps keep their sign.
+        budget: how many draws at most, where they are made until sure; None: the usual.
 
     Example: docs/architecture.md has one of thirty lines.
     """
 
     name: ClassVar[str]
     linear: ClassVar[bool] = True
+    signed_maps: ClassVar[bool] = False
+    budget: ClassVar[Draws | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -104,6 +136,17 @@ class Aggregation(Settings):
             evidence: the fitting draws of the k methods, of the kinds in :attr:`kinds`.
         """
         return unsolved(equal_shares(evidence), f"{self.name} of the maps, nothing solved")
+
+    def regret(self, evidence: Evidence, combination: Combination) -> dict[str, Tensor] | None:
+        """Kind of draw → (B,): what is lost for want of further draws, relative to what is reached.
+
+        None: as the weights' cross-fitted loss says, see :mod:`~consilience.combine.regret`.
+
+        Args:
+            evidence: the fitting draws of the k methods.
+            combination: what :meth:`fit` made of them.
+        """
+        return None
 
     def combine(self, maps: Tensor, weights: Tensor, present: Tensor) -> Tensor:
         """One map of each input.

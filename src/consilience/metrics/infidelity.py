@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import simplex
 from ..card import Card
 from ..errors import InputError
-from ..features.base import Features
+from ..features.base import Elements, Features
 from ..features.images import coarse
 from ..model.calling import precision_of
 from ..model.score import Score
@@ -23,6 +23,7 @@ from ..settings import Settings, setting
 from ..simplex import FLAT
 from ..statistics.criteria import faithfulness_correlation
 from ..statistics.evidence import Evidence, Responses
+from ..statistics.responses import MaskRows
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
 from ..surrogates.local_linear import score_of_nothing
@@ -56,6 +57,7 @@ class Infidelity(Metric, Settings):
         scaling: as an objective: "correlation" (1 − ρ|ρ|, the default), "free" (one β ≥ 0 for the mixture), "yeh" (one β of
             either sign, which does not tell φ from −φ), "raw" (β = 1, AGG's App. C.2 as printed), "code" (weights for β_j φ_j
             put on the unscaled φ_j, as the authors' code does: what is minimised is not what is returned).
+        keep_masks: keep the masks themselves in the evidence, for what regresses on them; S · U bytes for each input.
 
     Raises:
         InputError: a share is not between 0 and 1, or the scaling is unknown.
@@ -65,6 +67,7 @@ class Infidelity(Metric, Settings):
     share: float | tuple[float, ...] = setting(SHARES, above=0, below=1, empty=False)
     baseline: AnyBaseline = None
     scaling: str = setting("correlation", choices=SCALINGS)
+    keep_masks: bool = False
 
     card = Card(
         formula="min over β ≥ 0 of E(β Σ_mask φ − Δf)², Δf = f(x) − f(x masked), over that of a uniform map; as an objective "
@@ -132,7 +135,8 @@ class Infidelity(Metric, Settings):
         Of an input that has few masks there are all, once they are more than half asked for, and none afterwards.
         """
         points = task.points
-        where = self.neighbourhood(points.x.shape[1:])
+        shape = points.x.shape[1:]
+        where = self.neighbourhood(shape)
         key = task.stream(self.stream)
         before, _ = where.drawn(points, samples.start, key)
         after, whole = where.drawn(points, samples.stop, key)
@@ -146,6 +150,9 @@ class Infidelity(Metric, Settings):
         a = per_unit.new_zeros(len(points), len(wanted), per_unit.shape[1])
         y = clean.new_zeros(len(points), len(wanted))
         size = torch.zeros_like(y)
+        kept = None
+        if self.keep_masks:
+            kept = torch.zeros(*y.shape, per_unit.shape[2], dtype=torch.bool, device=y.device)
         numbers = torch.arange(wanted.start, wanted.stop, device=last.device)
         drawn = numbers < last[:, None]
         # Results are written into place: small tensors that outlive large ones would scatter over the heap.
@@ -159,8 +166,11 @@ class Infidelity(Metric, Settings):
             fall = clean[:, None] - cloud.split(_outputs(task, cloud, here.flatten(), all_of_all))
             if not task.graph:
                 fall = _settled(fall, clean, task)
-            masks = cloud.split(exact(cloud.masks.flatten(1)))
+            taken = cloud.split(cloud.masks.flatten(1))
+            masks = exact(taken)
             here = here.to(y.device)
+            if kept is not None:
+                kept[:, at] = taken.to(y.device) & here[..., None]
             a[:, at] = torch.where(here[..., None], masks @ per_unit.mT, 0.0)
             y[:, at] = torch.where(here, fall, 0.0)
             # What the mask takes away of a map that is the same everywhere.
@@ -172,6 +182,7 @@ class Infidelity(Metric, Settings):
             whole=whole.to(y.device) if bool(whole.any()) else None,
             # With masks of one size it is a constant.
             size=size if isinstance(self.share, tuple) else None,
+            masks=None if kept is None else MaskRows(kept, per_unit, uniform[:, 0], _grid(where.features, shape)),
         )
 
     @staticmethod
@@ -280,6 +291,14 @@ class Infidelity(Metric, Settings):
         matrix = self.matrix(evidence)
         assert matrix is not None
         return simplex.quadratic(matrix, valid=valid)
+
+
+def _grid(features: Features, shape: Sequence[int]) -> tuple[int, ...]:
+    """The axes of the mask units of inputs with axes ``shape``; () where units beside each other are not near each other."""
+    is_table = isinstance(features, Elements) and len(shape) == 1
+    if is_table or not features.ordered:
+        return ()
+    return features.shape(shape)
 
 
 def _uniform(task: Task) -> Tensor:

@@ -12,6 +12,46 @@ from ..simplex import FLAT
 
 
 @dataclass(frozen=True)
+class MaskRows:
+    """The masks themselves, and the maps summed over their units: what a regression on masks needs besides the responses.
+
+    Args:
+        taken: (B, S, U) bool, the units that each mask takes away.
+        maps: (B, R, U) float64, the attribution of each unit.
+        shares: (B, U) float64, the share of a uniform map that each unit has; 0 for a unit that the input lacks.
+        grid: the axes of the units, U their product, if units beside each other are near each other; () if they are not.
+    """
+
+    taken: Tensor
+    maps: Tensor
+    shares: Tensor
+    grid: tuple[int, ...] = ()
+
+    def chosen(self, draws: Tensor) -> MaskRows:
+        """Only the masks number ``draws``."""
+        return replace(self, taken=self.taken[:, draws])
+
+    def rows(self, index: slice) -> MaskRows:
+        """Only the maps of some rows."""
+        return replace(self, maps=self.maps[:, index])
+
+    def inputs(self, index: list[int]) -> MaskRows:
+        """Only some inputs."""
+        return replace(self, taken=self.taken[index], maps=self.maps[index], shares=self.shares[index])
+
+    @staticmethod
+    def joined(parts: Sequence[MaskRows], axis: int) -> MaskRows:
+        """One after the other, over inputs (0) or masks (1)."""
+        first = parts[0]
+        taken = torch.cat([part.taken for part in parts], axis)
+        if axis == 1:
+            return replace(first, taken=taken)
+        maps = torch.cat([part.maps for part in parts])
+        shares = torch.cat([part.shares for part in parts])
+        return replace(first, taken=taken, maps=maps, shares=shares)
+
+
+@dataclass(frozen=True)
 class Responses:
     """Answers of R attributions to S masks. Every moment of [a, y, 1] follows, centred exactly because the draws are kept.
 
@@ -31,6 +71,7 @@ class Responses:
         size: (B, S) float64, the share that each mask takes away of a uniform map; None: the same for all masks.
         group: (B, S) int64, from 0: to which input a mask belongs, where those of several inputs are pooled as one's. Each
             input's are centred by themselves. None: all belong to one.
+        masks: the masks themselves; None: not kept.
     """
 
     a: Tensor
@@ -39,6 +80,7 @@ class Responses:
     whole: Tensor | None = None
     size: Tensor | None = None
     group: Tensor | None = None
+    masks: MaskRows | None = None
 
     @property
     def number(self) -> Tensor:
@@ -77,7 +119,8 @@ class Responses:
         drawn = None if self.drawn is None else self.drawn[:, draws]
         size = None if self.size is None else self.size[:, draws]
         group = None if self.group is None else self.group[:, draws]
-        return Responses(self.a[:, draws], self.y[:, draws], drawn, None, size, group)
+        masks = None if self.masks is None else self.masks.chosen(draws)
+        return Responses(self.a[:, draws], self.y[:, draws], drawn, None, size, group, masks)
 
     def blocks(self, chosen: Collection[int], parts: int) -> Responses:
         """The masks in the ``chosen`` ones of ``parts`` contiguous blocks of each input's own masks.
@@ -118,14 +161,16 @@ class Responses:
 
     def rows(self, index: slice) -> Responses:
         """Only some rows."""
-        return replace(self, a=self.a[:, :, index])
+        masks = None if self.masks is None else self.masks.rows(index)
+        return replace(self, a=self.a[:, :, index], masks=masks)
 
     def inputs(self, index: list[int]) -> Responses:
         """Only some inputs, without the masks that none of them has."""
         whole = None if self.whole is None else self.whole[index]
         size = None if self.size is None else self.size[index]
         group = None if self.group is None else self.group[index]
-        chosen = Responses(self.a[index], self.y[index], None, whole, size, group)
+        masks = None if self.masks is None else self.masks.inputs(index)
+        chosen = Responses(self.a[index], self.y[index], None, whole, size, group, masks)
         if self.drawn is None:
             return chosen
         drawn = self.drawn[index]
@@ -135,6 +180,10 @@ class Responses:
         if bool(drawn[:, some].all()):
             left = None
         return replace(kept, whole=whole, drawn=left)
+
+    def bare(self) -> Responses:
+        """Without the masks themselves, which are large and which no criterion looks at."""
+        return replace(self, masks=None)
 
     def spoil(self, hole: Tensor) -> Responses:
         """``hole`` (B, R): 0, or NaN for rows that must not be used."""
@@ -233,7 +282,9 @@ def _joined(parts: Sequence[Responses], axis: int, whole: Tensor) -> Responses:
     group = _joined_groups(parts, axis)
     a = torch.cat([part.a for part in parts], axis)
     y = torch.cat([part.y for part in parts], axis)
-    return Responses(a, y, drawn, whole if bool(whole.any()) else None, size, group)
+    kept = [part.masks for part in parts if part.masks is not None]
+    masks = MaskRows.joined(kept, axis) if len(kept) == len(parts) else None
+    return Responses(a, y, drawn, whole if bool(whole.any()) else None, size, group, masks)
 
 
 def _joined_groups(parts: Sequence[Responses], axis: int) -> Tensor | None:

@@ -1,0 +1,121 @@
+"""The posterior: a mixture of the methods where masks say nothing, and what the masks say beyond it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..metrics import Infidelity
+from ..metrics.base import Metric
+from ..settings import Settings
+from ..simplex import Solution
+from ..statistics.evidence import Evidence
+from .aggregation import Aggregation, Combination, Correction
+from .draws import Draws
+from .regression import Regression, regress, share_of_methods
+
+MASKS = Draws(2, 256)
+"""At most so many, of ``draws="auto"``: the answer of an image in 256 forward evaluations."""
+
+
+@dataclass(frozen=True)
+class Posterior(Aggregation, Settings):
+    """φ = Σ_j c_j φ_j + d: the methods as a prior, the masks as data, with an error for every feature.
+
+    c ≥ 0 and d follow from one regression of the falls of the score on masks, see :mod:`~.regression`. The result is in units
+    of the score, with its sign: what taking a feature away costs. Without masks that say more, it is the most faithful
+    mixture of methods; without methods that say anything, it is ridge regression on masks.
+
+    Args:
+        metric: whose masks; None: the default ones of :class:`~consilience.metrics.Infidelity`.
+        methods: with the methods as prior; False: ridge regression on the masks alone.
+        masks: with what the masks add; False: the mixture alone, as ``objective="faith"`` has it.
+
+    Raises:
+        InputError: neither methods nor masks.
+
+    Example:
+        >>> Posterior().name
+        'posterior'
+    """
+
+    metric: Infidelity = field(default_factory=Infidelity)
+    methods: bool = True
+    masks: bool = True
+
+    name = "posterior"
+    signed_maps = True
+    budget = MASKS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.methods and not self.masks:
+            raise InputError("masks: with methods=False and masks=False nothing is left to regress on; set one to True")
+
+    @property
+    def solves(self) -> bool:
+        """True: more masks make the errors smaller."""
+        return True
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return (replace(self.metric, keep_masks=True),)
+
+    def fit(self, evidence: Evidence) -> Combination:
+        """Coefficients, correction and errors of every input.
+
+        Args:
+            evidence: masks of the k methods, of B inputs, with the masks themselves.
+        """
+        responses = evidence["responses"]
+        valid = evidence.only(self.kinds).valid()
+        found = regress(responses, valid, self.methods, self.masks)
+        scale = found.coefficients.sum(1)
+        # Where no method takes part, equal weights stand for "none is preferred"; their scale is 0.
+        even = valid.double() / valid.sum(1, keepdim=True).clamp(min=1)
+        shares = found.coefficients / torch.where(scale > 0, scale, 1.0)[:, None]
+        weights = torch.where((scale > 0)[:, None], shares, even) + 0 * scale[:, None]
+        unexplained = 1 - found.explained
+        nothing = torch.full_like(scale, torch.nan)
+        solution = Solution(weights, unexplained, nothing, _status(found, responses.number))
+        correction = Correction(
+            scale, found.residual, found.error, share_of_methods(found, responses), found.explained
+        )
+        return Combination(solution, correction=correction)
+
+    def regret(self, evidence: Evidence, combination: Combination) -> dict[str, Tensor]:
+        """Kind of draw → (B,): the share of what could be explained that is still missing, 1 − explained / possible.
+
+        A fit to S masks that explains R² of a left-out fall would explain more with more masks. By how much is told by the
+        fits to halves of the masks: the loss goes as 1/S, so that of S masks is half of what lies between S/2 and S … 
+
+        Args:
+            evidence: the masks of the k methods.
+            combination: what :meth:`fit` made of them.
+        """
+        halves = evidence.folds(2, "responses")
+        seen = [self.fit(outside).correction for outside, _ in halves]
+        half = torch.stack([each.explained for each in seen if each is not None]).mean(0).clamp(min=0)
+        assert combination.correction is not None
+        whole = combination.correction.explained.clamp(min=0)
+        gain = (whole - half).clamp(min=0)
+        # R²(∞) ≈ R²(S) + (R²(S) − R²(S/2)): the loss halves with every doubling.
+        missing = gain / torch.where(whole + gain > 0, whole + gain, 1.0)
+        missing = torch.where(evidence["responses"].exact, 0.0, missing)
+        return {"responses": missing.masked_fill(combination.correction.explained.isnan(), torch.nan)}
+
+
+def _status(found: Regression, number: Tensor) -> tuple[str, ...]:
+    """In words, how much of what masks do is explained."""
+    words = []
+    for explained, count in zip(found.explained.tolist(), number.tolist(), strict=True):
+        if explained != explained:
+            words.append("no mask moves the score, so nothing is known of any feature")
+        elif explained <= 0:
+            words.append(f"of {count} masks none is predicted by the others")
+        else:
+            words.append(f"explains {explained:.0%} of what a left-out mask does, of {count}")
+    return tuple(words)

@@ -1,0 +1,412 @@
+"""Regression of the falls of the score on masks, around a mixture of methods: the mathematics of the posterior.
+
+Of one input there are S masks of U units, M (S, U), the k methods' answers A (S, k), and the falls of the score y (S,):
+
+    y = A c + M d + b₀ + b₁ · size + ε,     c ≥ 0,     d ~ N(0, τ²K),     ε ~ N(0, σ²).
+
+The methods say what the map is like (A c); the masks say what the methods miss (M d). Both ends are known estimates: without d
+it is the most faithful mixture of methods, without c a ridge regression on masks, as LIME is. Given K and λ = σ²/τ² everything is
+generalised least squares, in closed form. Several K and λ are tried. Each is judged by the residuals of all S fits that leave
+one mask out, which follow from the one fit; no model is evaluated. The answer is the mean over all of them, weighted by how well they
+predict what was left out. A mean depends smoothly on the data, so rounding cannot change which one is taken.
+
+Source: universal kriging (Cressie 1993, *Statistics for Spatial Data*, §3.4) and its leave-one-out residuals (Dubrule 1983,
+*Cross validation of kriging in a unique neighborhood*). BayLIME (Zhao et al. 2021, arXiv 2012.03058) takes a prior mean that is
+given by hand; BayesLIME and BayesSHAP (Slack et al. 2021, arXiv 2008.05030) have intervals and no prior mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ..simplex import FLAT
+from ..simplex.active_set import nnls
+from ..statistics.responses import Responses
+
+RATIOS = (1e-9, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+"""λ beside the mean variance that the prior gives a fall: from "masks tell nearly everything" to "they tell hardly anything"."""
+
+EXACT = 1e-9
+"""The same, where nothing is estimated: all masks that there are were seen."""
+
+LENGTHS = (1.0, 4.0)
+"""ℓ of the priors K_uv = exp(−|u − v| / ℓ) over a grid of units, in units. Units without places are independent."""
+
+TEMPER = 0.25
+"""A fit's weight is (mean squared left-out residual)^(−S · TEMPER). A likelihood would have ½. Fits of neighbouring λ are alike and the
+masks are few; on photographs ¼ explains fresh masks slightly better (docs/posterior.md)."""
+
+RANK = 1e-11
+"""Directions of the masks with less than this share of the largest variance are rounding."""
+
+CHUNK = 2**24
+"""Numbers of M in one batch of inputs."""
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What masks and methods say together about B inputs. NaN where an input has no finite falls.
+
+    Args:
+        coefficients: (B, k) ≥ 0, c.
+        residual: (B, U), what the masks add to the mixture: d, and b₁ spread evenly over the units.
+        error: (B, U), the standard deviation of Σ_j c_j φ_j + residual, unit by unit; 0 where nothing is estimated.
+        predicted: (B, S), what each fall would be for the other masks, centred; 0 for a mask that an input does not have.
+        falls: (B, S), the falls, centred: without their mean and what is linear in the masks' sizes.
+        prior: (B,), the share of the weight of fits that use the methods.
+    """
+
+    coefficients: Tensor
+    residual: Tensor
+    error: Tensor
+    predicted: Tensor
+    falls: Tensor
+    prior: Tensor
+
+    @property
+    def explained(self) -> Tensor:
+        """(B,): the share of the falls' variance that is predicted for masks that are left out; below 0 if nothing is."""
+        missed = ((self.falls - self.predicted) ** 2).sum(1)
+        total = (self.falls**2).sum(1)
+        return 1 - missed / torch.where(total > 0, total, torch.nan)
+
+
+def regress(responses: Responses, valid: Tensor, prior: bool = True, residual: bool = True) -> Regression:
+    """The regression of B inputs.
+
+    Args:
+        responses: of the k methods to S masks, which are kept in it.
+        valid: (B, k) bool, methods that may be used.
+        prior: with the methods; False: ridge regression alone, c = 0.
+        residual: with d; False: the most faithful mixture alone, d = 0.
+    """
+    masks = responses.masks
+    assert masks is not None
+    inputs, count, units = masks.taken.shape
+    step = max(1, CHUNK // (count * units))
+    parts = []
+    for start in range(0, inputs, step):
+        index = list(range(start, min(start + step, inputs)))
+        parts.append(_Problem(responses.inputs(index), valid[index]).solve(prior, residual))
+    columns = {each.name: [getattr(part, each.name) for part in parts] for each in fields(Regression)}
+    # Of inputs with fewer masks the chunk may be narrower than the batch.
+    for name in ("predicted", "falls"):
+        columns[name] = [torch.nn.functional.pad(part, (0, count - part.shape[1])) for part in columns[name]]
+    return Regression(**{name: torch.cat(values) for name, values in columns.items()})
+
+
+def smooth(grid: Sequence[int], length: float, like: Tensor) -> Tensor:
+    """(U, U): K_uv = exp(−|u − v| / ℓ) over the places of a grid.
+
+    Args:
+        grid: its axes.
+        length: ℓ, in units.
+        like: whose dtype and device it has.
+    """
+    axes = [torch.arange(size, dtype=like.dtype, device=like.device) for size in grid]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
+    return torch.exp(-torch.cdist(places, places) / length)
+
+
+class _Problem:
+    """The regression of one batch of inputs, centred given the masks' sizes once."""
+
+    def __init__(self, responses: Responses, valid: Tensor):
+        masks = responses.masks
+        assert masks is not None
+        self.responses = responses
+        self.finite = responses.y.isfinite().all(1)
+        self.y = responses.y.nan_to_num(0, 0, 0)
+        self.number = responses.number.to(self.y)
+        # An input without finite falls is solved as zeros and is NaN in the end.
+        self.falls = responses.centred(self.y)
+        ok = valid & responses.finite()
+        self.answers = responses.centred(torch.where(ok[:, None], responses.a, 0.0))
+        # A map that is the same for every unit says no more than the size does.
+        self.valid = ok & (self.answers != 0).any(1)
+        self.maps = torch.where(self.valid[..., None], masks.maps, 0.0)
+        self.taken = masks.taken.to(self.y)
+        self.masks = responses.centred(self.taken)
+        self.shares = masks.shares
+        self.grid = masks.grid
+        self.exact = responses.exact
+
+    def solve(self, prior: bool, residual: bool) -> Regression:
+        """The mean of all fits, weighted by what they predict of masks that are left out."""
+        fits = []
+        if residual:
+            lengths = LENGTHS if self.grid else (0.0,)
+            for length in lengths:
+                fits += _Kernel(self, length).fits(prior)
+        if prior:
+            fits.append(self._mixture())
+        weights = self._weights(fits)
+        return self._mean(fits, weights)
+
+    # -- the fits --------------------------------------------------------------------------------------------------------
+
+    def _mixture(self) -> _Fit:
+        """The fit without d: the most faithful mixture."""
+        square = self.answers.mT @ self.answers
+        cross = torch.einsum("bsk,bs->bk", self.answers, self.falls)
+        c = nnls(square, cross, self.valid)
+        used = c > 0
+        inverse = _inverse(square, used)
+        missed = self.falls - torch.einsum("bsk,bk->bs", self.answers, c)
+        # A left-out residual is the residual over 1 − its leverage: of the intercept and the size, and of the methods used.
+        leverage = self.leverage + torch.einsum("bsk,bkl,bsl->bs", self.answers, inverse, self.answers)
+        left_out = missed / (1 - leverage).clamp(min=RANK)
+        variance = (missed**2).sum(1) / self.freedom(used)
+        error = variance[:, None] * torch.einsum("buk,bkl,bul->bu", self.levelled, inverse, self.levelled)
+        nothing = torch.zeros_like(self.shares)
+        return _Fit(c, nothing, left_out, error + self.level_variance(variance), True)
+
+    @property
+    def leverage(self) -> Tensor:
+        """(B, S): of each mask, in a regression on a constant and the size."""
+        there = self.there
+        share = there / self.number.clamp(min=1)[:, None]
+        size = self.sizes
+        spread = (size**2).sum(1, keepdim=True)
+        return share + size**2 / torch.where(spread > 0, spread, torch.inf)
+
+    @property
+    def there(self) -> Tensor:
+        """(B, S): 1 for masks that an input has, else 0."""
+        drawn = self.responses.drawn
+        return torch.ones_like(self.y) if drawn is None else drawn.to(self.y)
+
+    @property
+    def sizes(self) -> Tensor:
+        """(B, S): of the masks, without their mean; 0 where all are of one size."""
+        if self.responses.size is None:
+            return torch.zeros_like(self.y)
+        return (self.responses.size - self.responses.mean(self.responses.size)[:, None]) * self.there
+
+    def slopes(self, values: Tensor) -> Tensor:
+        """(B, S, …) → (B, …): how values grow with the size; 0 where all masks are of one size."""
+        size = self.sizes
+        spread = (size**2).sum(1)
+        slope = torch.einsum("bs,bs...->b...", size, values)
+        spread = spread.view(-1, *[1] * (slope.ndim - 1))
+        return slope / torch.where(spread > 0, spread, torch.inf)
+
+    @property
+    def levelled(self) -> Tensor:
+        """(B, U, k): what c_j adds to each unit, its share of the level b₁ included."""
+        return self.maps.mT - self.shares[..., None] * self.slopes(self.responses.a.nan_to_num(0, 0, 0))[:, None]
+
+    def level_variance(self, variance: Tensor) -> Tensor:
+        """(B, U): what the noise alone makes of the level b₁.
+
+        Args:
+            variance: (B,), σ².
+        """
+        spread = (self.sizes**2).sum(1)
+        return self.shares**2 * (variance / torch.where(spread > 0, spread, torch.inf))[:, None]
+
+    def freedom(self, used: Tensor) -> Tensor:
+        """(B,): masks less what was fitted: a constant, the size, the methods that are ``used`` (B, k)."""
+        return (self.number - 2 - used.sum(1)).clamp(min=1)
+
+    # -- the mean of the fits --------------------------------------------------------------------------------------------
+
+    def _weights(self, fits: Sequence[_Fit]) -> Tensor:
+        """(B, fits): how much each fit counts."""
+        loss = torch.stack([(fit.left_out**2).sum(1) for fit in fits], 1)
+        total = (self.falls**2).sum(1, keepdim=True)
+        # Where a fit misses nothing, that is 0 up to rounding; all such fits are the same map.
+        loss = loss / torch.where(total > 0, total, 1.0) + FLAT
+        weights = torch.softmax(-TEMPER * self.number[:, None] * loss.log(), 1)
+        mean = torch.stack([fit.left_out for fit in fits], 1)
+        mean = ((weights[..., None] * mean).sum(1) ** 2).sum(1) / torch.where(total > 0, total, 1.0)[:, 0] + FLAT
+        least, best = loss.min(1)
+        alone = torch.nn.functional.one_hot(best, len(fits)).to(weights)
+        # The mean of fits is better than most of them, and rarely than none. What is returned is never worse than any.
+        return torch.where((mean <= least * (1 + 1e-9))[:, None], weights, alone)
+
+    def _mean(self, fits: Sequence[_Fit], weights: Tensor) -> Regression:
+        def averaged(values: Sequence[Tensor]) -> Tensor:
+            return torch.einsum("bf,fb...->b...", weights, torch.stack(list(values)))
+
+        c = averaged([fit.coefficients for fit in fits])
+        d = averaged([fit.residual for fit in fits])
+        maps = [torch.einsum("bku,bk->bu", self.maps, fit.coefficients) + fit.residual for fit in fits]
+        mean = averaged(maps)
+        # The variance of a mean of estimates: their own, and how far they are apart.
+        variance = averaged([fit.variance for fit in fits]) + averaged([(each - mean) ** 2 for each in maps])
+        left_out = averaged([fit.left_out for fit in fits])
+        # The level: what the falls grow with the size beyond what c and d say.
+        rest = self.y - torch.einsum("bsk,bk->bs", torch.where(self.valid[:, None], self.responses.a, 0.0), c)
+        rest = rest - torch.einsum("bsu,bu->bs", self.taken, d)
+        level = self.slopes(rest)
+        if self.responses.size is None:
+            # Masks of one size: what is left, per share that they take away.
+            away = self.responses.mean(torch.einsum("bsu,bu->bs", self.taken, self.shares))
+            level = self.responses.mean(rest) / torch.where(away > 0, away, torch.inf)
+        exact = self.exact[:, None]
+        lost = torch.where(self.finite, 0.0, torch.nan).to(d)
+        there = self.there
+        prior = averaged([torch.full_like(self.number, float(fit.prior)) for fit in fits])
+        return Regression(
+            coefficients=c + lost[:, None],
+            residual=d + level[:, None] * self.shares + lost[:, None],
+            error=torch.where(exact, 0.0, variance.clamp(min=0).sqrt()) + lost[:, None],
+            predicted=(self.falls - left_out) * there + lost[:, None],
+            falls=self.falls * there,
+            prior=prior + lost,
+        )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One fit of B inputs.
+
+    Args:
+        coefficients: (B, k), c.
+        residual: (B, U), d.
+        left_out: (B, S), each fall less what a fit to the other masks predicts; 0 for masks that an input does not have.
+        variance: (B, U), of the map, unit by unit.
+        prior: whether the methods take part.
+    """
+
+    coefficients: Tensor
+    residual: Tensor
+    left_out: Tensor
+    variance: Tensor
+    prior: bool
+
+
+def _inverse(square: Tensor, used: Tensor) -> Tensor:
+    """(B, k, k): the inverse of the block of methods that are used, 0 elsewhere."""
+    both = used[:, :, None] & used[:, None]
+    eye = torch.eye(used.shape[1], dtype=square.dtype, device=square.device)
+    # Two methods may have the same map; nnls then uses one of them, up to rounding.
+    inverse = torch.linalg.pinv(torch.where(both, square, eye), hermitian=True, rtol=1e-12)
+    return torch.where(both, inverse, 0.0)
+
+
+class _Kernel:
+    """The fits with one K, for every λ, from one eigendecomposition of M K Mᵀ = Q Λ Qᵀ.
+
+    With fewer units than masks Q has U columns only, and what lies outside them has variance λ. So with y' = Qᵀy and
+    y_⊥ = y − Q y', V⁻¹ y = Q y' / (Λ + λ) + y_⊥ / λ, for every λ without another decomposition.
+    """
+
+    def __init__(self, problem: _Problem, length: float):
+        self.problem = problem
+        masks = problem.masks
+        count, units = masks.shape[1:]
+        has = (problem.shares > 0).to(masks)
+        self.variances = has
+        self.root = None
+        weighted = masks * has[:, None]
+        if length > 0:
+            kernel = smooth(problem.grid, length, masks)
+            # K = L Lᵀ; the hair on the diagonal is far below any λ.
+            root = torch.linalg.cholesky(kernel + 1e-9 * torch.eye(units, dtype=masks.dtype, device=masks.device))
+            self.root = root
+            weighted = weighted @ root
+        if count <= units:
+            values, vectors = torch.linalg.eigh(weighted @ weighted.mT)
+        else:
+            values, right = torch.linalg.eigh(weighted.mT @ weighted)
+            vectors = weighted @ right * values.clamp(min=1e-300).rsqrt()[:, None]
+        told = values > RANK * values.amax(1, keepdim=True).clamp(min=1e-300)
+        self.told = told
+        self.values = torch.where(told, values, 0.0)
+        self.vectors = torch.where(told[:, None], vectors, 0.0)
+        # K Mᵀ Q, from which d follows.
+        reach = weighted.mT @ self.vectors
+        if self.root is not None:
+            reach = self.root @ reach
+        self.reach = reach * has[..., None]
+        self.inside_falls = torch.einsum("bsr,bs->br", self.vectors, problem.falls)
+        self.outside_falls = problem.falls - torch.einsum("bsr,br->bs", self.vectors, self.inside_falls)
+        self.inside = self.vectors.mT @ problem.answers
+        self.outside = problem.answers - self.vectors @ self.inside
+        self._level()
+
+    def _level(self) -> None:
+        """What the level b₁ takes of d: b₁ changes by −s·d, s how each unit's being taken away grows with the size."""
+        problem = self.problem
+        grown = problem.slopes(problem.taken) * self.variances
+        across = grown
+        if self.root is not None:
+            across = torch.einsum("uv,bv->bu", self.root @ self.root.mT, grown) * self.variances
+        shares = problem.shares
+        square = (grown * across).sum(1, keepdim=True)
+        self.unit_variance = self.variances - 2 * shares * across + shares**2 * square
+        self.levelled_reach = self.reach - shares[..., None] * torch.einsum("bu,bur->br", grown, self.reach)[:, None]
+
+    def fits(self, prior: bool) -> list[_Fit]:
+        """For every λ, with the methods and without them.
+
+        Args:
+            prior: with fits that use the methods.
+        """
+        problem = self.problem
+        # The mean variance that d gives a fall, so that λ is without units.
+        unit = self.values.sum(1) / problem.number.clamp(min=1)
+        unit = torch.where(unit > 0, unit, 1.0)
+        found = []
+        for ratio in RATIOS:
+            shrinkage = torch.where(problem.exact, EXACT, ratio) * unit
+            if prior:
+                found.append(self._fit(shrinkage, True))
+            found.append(self._fit(shrinkage, False))
+        return found
+
+    def _fit(self, shrinkage: Tensor, prior: bool) -> _Fit:
+        """The fit for one λ (B,), generalised least squares of the falls on the answers with V = M K Mᵀ + λ."""
+        problem = self.problem
+        precision = torch.where(self.told, 1 / (self.values + shrinkage[:, None]), 0.0)
+        falls = torch.einsum("bsr,br->bs", self.vectors, precision * self.inside_falls)
+        falls = falls + self.outside_falls / shrinkage[:, None]
+        answers = self.vectors @ (precision[..., None] * self.inside) + self.outside / shrinkage[:, None, None]
+        square = problem.answers.mT @ answers
+        cross = torch.einsum("bsk,bs->bk", problem.answers, falls)
+        if prior:
+            c = nnls(square, cross, problem.valid)
+        else:
+            c = torch.zeros_like(cross)
+        used = c > 0
+        inverse = _inverse(square, used)
+        # V⁻¹ of what the mixture misses, and the diagonal of V⁻¹ with all that is fitted projected out of it.
+        missed = falls - torch.einsum("bsk,bk->bs", answers, c)
+        weight = torch.einsum("bsr,br->bs", self.vectors**2, precision - self.told / shrinkage[:, None])
+        weight = weight + (1 - problem.leverage) * problem.there / shrinkage[:, None]
+        weight = weight - torch.einsum("bsk,bkl,bsl->bs", answers, inverse, answers)
+        floor = RANK / shrinkage[:, None]
+        left_out = torch.where(weight > floor, missed / weight.clamp(min=1e-300), 0.0)
+        residual = problem.falls - torch.einsum("bsk,bk->bs", problem.answers, c)
+        variance = (residual * missed).sum(1) / problem.freedom(used)
+        inside = self.inside_falls - torch.einsum("brk,bk->br", self.inside, c)
+        d = torch.einsum("bur,br->bu", self.reach, precision * inside)
+        # The posterior's own variance, and that of c, which moves d with it.
+        own = self.unit_variance - torch.einsum("bur,br->bu", self.levelled_reach**2, precision)
+        moved = problem.levelled - self.levelled_reach @ (precision[..., None] * self.inside)
+        of_c = torch.einsum("buk,bkl,bul->bu", moved, inverse, moved)
+        noise = problem.level_variance(variance * shrinkage)
+        return _Fit(c, d, left_out, variance[:, None] * (own.clamp(min=0) + of_c) + noise, prior)
+
+
+def share_of_methods(regression: Regression, responses: Responses) -> Tensor:
+    """(B,): how much of the answer the methods give: Cov(A c, φ's answer) / Var(φ's answer) over the masks.
+
+    Args:
+        regression: of the inputs.
+        responses: what it was made of.
+    """
+    masks = responses.masks
+    assert masks is not None
+    answers = torch.where(regression.coefficients[:, None] > 0, responses.a, 0.0)
+    mixed = responses.centred(torch.einsum("bsk,bk->bs", answers, regression.coefficients))
+    added = responses.centred(torch.einsum("bsu,bu->bs", masks.taken.to(responses.y), regression.residual))
+    total = mixed + added
+    size = (total**2).sum(1)
+    return (mixed * total).sum(1) / torch.where(size > 0, size, torch.nan)
