@@ -22,13 +22,15 @@ class Correction(NamedTuple):
     Args:
         scale: (B,), of the mixture.
         values: (B, U), of each mask unit.
-        error: (B, U), the standard error of φ summed over each unit; 0 where nothing is estimated.
+        sums: (B, U + V), φ summed over each unit, and over V regions of them.
+        error: (B, U + V), the standard errors of the sums; 0 where nothing is estimated.
         methods_share: (B,), how much of the answer the methods give.
         explained: (B,), the share of the variance of a left-out mask's fall that is predicted.
     """
 
     scale: Tensor
     values: Tensor
+    sums: Tensor
     error: Tensor
     methods_share: Tensor
     explained: Tensor

@@ -15,6 +15,7 @@ from ..metrics.base import Metric
 from ..statistics.evidence import Evidence
 from ..statistics.tensors import corners
 from .aggregation import Aggregation, Combination, unsolved
+from .posterior import Posterior, Ridge
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class Given(Aggregation):
 
 
 AGGREGATIONS: dict[str, Aggregation] = {
-    each.name: each for each in (Mean(), Var(), Median(), Rank(), Weighted(), BestSingle())
+    each.name: each for each in (Mean(), Var(), Median(), Rank(), Weighted(), BestSingle(), Posterior(), Ridge())
 }
 """To compare with, and to ask for by name."""
 

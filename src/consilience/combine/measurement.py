@@ -18,7 +18,7 @@ from ..statistics.evidence import Evidence
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
 from ..task import Task
-from .aggregation import Aggregation
+from .aggregation import Aggregation, Combination, mix
 from .draws import Draws
 
 
@@ -52,20 +52,50 @@ class Measurement:
         """The metric of the masks that every table shows."""
         return self.metrics["responses"]  # type: ignore[return-value]
 
-    def mixing(self, aggregation: Aggregation, weights: Tensor, rows: int) -> Tensor:
-        """(B, R): an aggregation's map as coefficients on the maps of methods and derived ones.
+    def mixing(self, aggregation: Aggregation, combination: Combination, rows: int) -> Tensor:
+        """(B, R): an aggregation's map as coefficients on the maps of methods and derived ones, without its correction.
 
         Args:
             aggregation: how maps become one.
-            weights: (B, k), of the methods.
+            combination: what it made of the evidence.
             rows: R, how many maps there are.
         """
+        weights = combination.weights
         coefficients = weights.new_zeros(len(weights), rows)
-        if aggregation.linear:
+        if combination.correction is not None:
+            coefficients[:, : self.rows] = weights * combination.correction.scale[:, None]
+        elif aggregation.linear:
             coefficients[:, : self.rows] = weights
         else:
             coefficients[:, self.rows + self.derived.index(aggregation)] = 1
         return coefficients
+
+    def of_units(self, values: Tensor, points: Points) -> Tensor:
+        """(N, *A): what mask units have, as a map: spread evenly over each unit's elements, and summed over features.
+
+        Args:
+            values: (N, U).
+            points: the N inputs.
+        """
+        shape = points.x.shape[1:]
+        units = self.infidelity.neighbourhood(shape).features
+        spread = units.spread(values.unflatten(1, units.shape(shape)), points.owner, shape)
+        return self.stack.features.reduce(spread, points.owner)
+
+    def combined(self, aggregation: Aggregation, combination: Combination, maps: Tensor, points: Points) -> Tensor:
+        """(N, *A) float64: the aggregation's map.
+
+        Args:
+            aggregation: how maps become one.
+            combination: what it made of the evidence.
+            maps: (N, R, *A), of methods and derived ones.
+            points: the N points that they explain.
+        """
+        mixing = self.mixing(aggregation, combination, maps.shape[1])
+        found = mix(mixing[:, None], exact(maps))[:, 0]
+        if combination.correction is not None:
+            found = found + self.of_units(combination.correction.values.to(found), points)
+        return found
 
     def raw(self, score: Score, points: Points) -> Tensor:
         """(N, working k, *F): the methods' attributions before the stage that reduces and scales them.

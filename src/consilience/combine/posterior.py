@@ -81,16 +81,15 @@ class Posterior(Aggregation, Settings):
         unexplained = 1 - found.explained
         nothing = torch.full_like(scale, torch.nan)
         solution = Solution(weights, unexplained, nothing, _status(found, responses.number))
-        correction = Correction(
-            scale, found.residual, found.error, share_of_methods(found, responses), found.explained
-        )
+        share = share_of_methods(found, responses)
+        correction = Correction(scale, found.residual, found.values, found.error, share, found.explained)
         return Combination(solution, correction=correction)
 
     def regret(self, evidence: Evidence, combination: Combination) -> dict[str, Tensor]:
         """Kind of draw → (B,): the share of what could be explained that is still missing, 1 − explained / possible.
 
         A fit to S masks that explains R² of a left-out fall would explain more with more masks. By how much is told by the
-        fits to halves of the masks: the loss goes as 1/S, so that of S masks is half of what lies between S/2 and S … 
+        fits to halves of the masks: a loss that halves with every doubling is as large as what the last doubling gained.
 
         Args:
             evidence: the masks of the k methods.
@@ -108,6 +107,21 @@ class Posterior(Aggregation, Settings):
         return {"responses": missing.masked_fill(combination.correction.explained.isnan(), torch.nan)}
 
 
+@dataclass(frozen=True)
+class Ridge(Posterior):
+    """Ridge regression of the falls on masks, without the methods: what LIME does, with the masks that everything here uses.
+
+    Args:
+        metric: whose masks; see :class:`Posterior`.
+        methods: False.
+        masks: True.
+    """
+
+    methods: bool = False
+
+    name = "ridge"
+
+
 def _status(found: Regression, number: Tensor) -> tuple[str, ...]:
     """In words, how much of what masks do is explained."""
     words = []
@@ -115,7 +129,7 @@ def _status(found: Regression, number: Tensor) -> tuple[str, ...]:
         if explained != explained:
             words.append("no mask moves the score, so nothing is known of any feature")
         elif explained <= 0:
-            words.append(f"of {count} masks none is predicted by the others")
+            words.append(f"nothing explains these masks: none of {count} is predicted by the others")
         else:
             words.append(f"explains {explained:.0%} of what a left-out mask does, of {count}")
     return tuple(words)

@@ -4,11 +4,11 @@ Of one input there are S masks of U units, M (S, U), the k methods' answers A (S
 
     y = A c + M d + b₀ + b₁ · size + ε,     c ≥ 0,     d ~ N(0, τ²K),     ε ~ N(0, σ²).
 
-The methods say what the map is like (A c); the masks say what the methods miss (M d). Both ends are known estimates: without d
-it is the most faithful mixture of methods, without c a ridge regression on masks, as LIME is. Given K and λ = σ²/τ² everything is
-generalised least squares, in closed form. Several K and λ are tried. Each is judged by the residuals of all S fits that leave
-one mask out, which follow from the one fit; no model is evaluated. The answer is the mean over all of them, weighted by how well they
-predict what was left out. A mean depends smoothly on the data, so rounding cannot change which one is taken.
+The methods say what the map is like (A c); the masks say what the methods miss (M d). Both ends are known estimates: without
+d it is the most faithful mixture of methods, without c a ridge regression on masks, as LIME is. Given K and λ = σ²/τ²
+everything is generalised least squares, in closed form. Several K and λ are tried. Each is judged by the residuals of all S
+fits that leave one mask out, which follow from the one fit; no model is evaluated. The answer is the mean over all of them,
+weighted by how well they predict what was left out. A mean depends smoothly on the data, so rounding cannot flip a choice.
 
 Source: universal kriging (Cressie 1993, *Statistics for Spatial Data*, §3.4) and its leave-one-out residuals (Dubrule 1983,
 *Cross validation of kriging in a unique neighborhood*). BayLIME (Zhao et al. 2021, arXiv 2012.03058) takes a prior mean that is
@@ -28,7 +28,7 @@ from ..simplex.active_set import nnls
 from ..statistics.responses import Responses
 
 RATIOS = (1e-9, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
-"""λ beside the mean variance that the prior gives a fall: from "masks tell nearly everything" to "they tell hardly anything"."""
+"""λ beside the mean variance that the prior gives a fall, from "masks tell everything" to "they tell hardly anything"."""
 
 EXACT = 1e-9
 """The same, where nothing is estimated: all masks that there are were seen."""
@@ -37,8 +37,8 @@ LENGTHS = (1.0, 4.0)
 """ℓ of the priors K_uv = exp(−|u − v| / ℓ) over a grid of units, in units. Units without places are independent."""
 
 TEMPER = 0.25
-"""A fit's weight is (mean squared left-out residual)^(−S · TEMPER). A likelihood would have ½. Fits of neighbouring λ are alike and the
-masks are few; on photographs ¼ explains fresh masks slightly better (docs/posterior.md)."""
+"""A fit's weight is (mean squared left-out residual)^(−S · TEMPER), where a likelihood would have ½. Fits of neighbouring λ are
+alike; on photographs ¼ explains fresh masks slightly better than ½, and than the best fit alone (docs/posterior.md)."""
 
 RANK = 1e-11
 """Directions of the masks with less than this share of the largest variance are rounding."""
@@ -54,7 +54,8 @@ class Regression:
     Args:
         coefficients: (B, k) ≥ 0, c.
         residual: (B, U), what the masks add to the mixture: d, and b₁ spread evenly over the units.
-        error: (B, U), the standard deviation of Σ_j c_j φ_j + residual, unit by unit; 0 where nothing is estimated.
+        values: (B, U + V), Σ_j c_j φ_j + residual of each unit, and its sums over V regions, see :func:`regions`.
+        error: (B, U + V), their standard deviations; 0 where nothing is estimated.
         predicted: (B, S), what each fall would be for the other masks, centred; 0 for a mask that an input does not have.
         falls: (B, S), the falls, centred: without their mean and what is linear in the masks' sizes.
         prior: (B,), the share of the weight of fits that use the methods.
@@ -62,6 +63,7 @@ class Regression:
 
     coefficients: Tensor
     residual: Tensor
+    values: Tensor
     error: Tensor
     predicted: Tensor
     falls: Tensor
@@ -112,6 +114,27 @@ def smooth(grid: Sequence[int], length: float, like: Tensor) -> Tensor:
     return torch.exp(-torch.cdist(places, places) / length)
 
 
+def regions(grid: Sequence[int], block: int, like: Tensor) -> Tensor:
+    """(V, U): which units are in each region, blocks of ``block`` units along each axis of a grid; none without a grid.
+
+    One unit of a picture is small, and its error large beside it. Of a region more is certain.
+
+    Args:
+        grid: its axes.
+        block: their side; 1: no regions, since the units are these.
+        like: whose dtype and device it has, with U columns.
+    """
+    if block == 1 or not grid:
+        return like.new_zeros(0, like.shape[-1])
+    number = torch.zeros(tuple(grid), dtype=torch.int64, device=like.device)
+    for axis, size in enumerate(grid):
+        place = torch.arange(size, device=like.device) // block
+        shape = [1] * len(grid)
+        shape[axis] = size
+        number = number * -(-size // block) + place.view(shape)
+    return torch.nn.functional.one_hot(number.flatten()).mT.to(like)
+
+
 class _Problem:
     """The regression of one batch of inputs, centred given the masks' sizes once."""
 
@@ -133,6 +156,10 @@ class _Problem:
         self.masks = responses.centred(self.taken)
         self.shares = masks.shares
         self.grid = masks.grid
+        self.regions = regions(masks.grid, masks.block, self.shares)
+        # Of the units and of the regions.
+        self.all_shares = self.with_regions(self.shares)
+        self.all_maps = self.with_regions(self.maps.mT)
         self.exact = responses.exact
 
     def solve(self, prior: bool, residual: bool) -> Regression:
@@ -146,6 +173,10 @@ class _Problem:
             fits.append(self._mixture())
         weights = self._weights(fits)
         return self._mean(fits, weights)
+
+    def with_regions(self, values: Tensor) -> Tensor:
+        """(B, U, …) → (B, U + V, …): and the sums over the regions behind."""
+        return torch.cat([values, torch.einsum("vu,bu...->bv...", self.regions, values)], 1)
 
     # -- the fits --------------------------------------------------------------------------------------------------------
 
@@ -197,17 +228,18 @@ class _Problem:
 
     @property
     def levelled(self) -> Tensor:
-        """(B, U, k): what c_j adds to each unit, its share of the level b₁ included."""
-        return self.maps.mT - self.shares[..., None] * self.slopes(self.responses.a.nan_to_num(0, 0, 0))[:, None]
+        """(B, U + V, k): what c_j adds to each unit and region, its share of the level b₁ included."""
+        slopes = self.slopes(torch.where(self.valid[:, None], self.responses.a, 0.0))
+        return self.all_maps - self.all_shares[..., None] * slopes[:, None]
 
     def level_variance(self, variance: Tensor) -> Tensor:
-        """(B, U): what the noise alone makes of the level b₁.
+        """(B, U + V): what the noise alone makes of the level b₁.
 
         Args:
             variance: (B,), σ².
         """
         spread = (self.sizes**2).sum(1)
-        return self.shares**2 * (variance / torch.where(spread > 0, spread, torch.inf))[:, None]
+        return self.all_shares**2 * (variance / torch.where(spread > 0, spread, torch.inf))[:, None]
 
     def freedom(self, used: Tensor) -> Tensor:
         """(B,): masks less what was fitted: a constant, the size, the methods that are ``used`` (B, k)."""
@@ -235,7 +267,10 @@ class _Problem:
 
         c = averaged([fit.coefficients for fit in fits])
         d = averaged([fit.residual for fit in fits])
-        maps = [torch.einsum("bku,bk->bu", self.maps, fit.coefficients) + fit.residual for fit in fits]
+        maps = [
+            torch.einsum("bpk,bk->bp", self.all_maps, fit.coefficients) + self.with_regions(fit.residual)
+            for fit in fits
+        ]
         mean = averaged(maps)
         # The variance of a mean of estimates: their own, and how far they are apart.
         variance = averaged([fit.variance for fit in fits]) + averaged([(each - mean) ** 2 for each in maps])
@@ -255,6 +290,7 @@ class _Problem:
         return Regression(
             coefficients=c + lost[:, None],
             residual=d + level[:, None] * self.shares + lost[:, None],
+            values=mean + level[:, None] * self.all_shares + lost[:, None],
             error=torch.where(exact, 0.0, variance.clamp(min=0).sqrt()) + lost[:, None],
             predicted=(self.falls - left_out) * there + lost[:, None],
             falls=self.falls * there,
@@ -270,7 +306,7 @@ class _Fit:
         coefficients: (B, k), c.
         residual: (B, U), d.
         left_out: (B, S), each fall less what a fit to the other masks predicts; 0 for masks that an input does not have.
-        variance: (B, U), of the map, unit by unit.
+        variance: (B, U + V), of the map's units and regions.
         prior: whether the methods take part.
     """
 
@@ -336,12 +372,17 @@ class _Kernel:
         problem = self.problem
         grown = problem.slopes(problem.taken) * self.variances
         across = grown
+        regions = problem.regions * self.variances[:, None]
         if self.root is not None:
             across = torch.einsum("uv,bv->bu", self.root @ self.root.mT, grown) * self.variances
-        shares = problem.shares
+            regions = regions @ self.root
+        # The prior's variance of every unit is 1, where the input has it, and of a region r it is rᵀKr.
+        variances = torch.cat([self.variances, (regions**2).sum(2)], 1)
+        shares = problem.all_shares
         square = (grown * across).sum(1, keepdim=True)
-        self.unit_variance = self.variances - 2 * shares * across + shares**2 * square
-        self.levelled_reach = self.reach - shares[..., None] * torch.einsum("bu,bur->br", grown, self.reach)[:, None]
+        self.prior_variance = variances - 2 * shares * problem.with_regions(across) + shares**2 * square
+        of_level = torch.einsum("bu,bur->br", grown, self.reach)
+        self.levelled_reach = problem.with_regions(self.reach) - shares[..., None] * of_level[:, None]
 
     def fits(self, prior: bool) -> list[_Fit]:
         """For every λ, with the methods and without them.
@@ -388,7 +429,7 @@ class _Kernel:
         inside = self.inside_falls - torch.einsum("brk,bk->br", self.inside, c)
         d = torch.einsum("bur,br->bu", self.reach, precision * inside)
         # The posterior's own variance, and that of c, which moves d with it.
-        own = self.unit_variance - torch.einsum("bur,br->bu", self.levelled_reach**2, precision)
+        own = self.prior_variance - torch.einsum("bur,br->bu", self.levelled_reach**2, precision)
         moved = problem.levelled - self.levelled_reach @ (precision[..., None] * self.inside)
         of_c = torch.einsum("buk,bkl,bul->bu", moved, inverse, moved)
         noise = problem.level_variance(variance * shrinkage)

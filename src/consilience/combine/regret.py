@@ -21,10 +21,8 @@ from torch import Tensor
 from ..metrics.base import Metric
 from ..metrics.front import Front, Goal
 from ..metrics.objective import Objective
-from ..simplex import Front as Curve
-from ..simplex import Solution
 from ..statistics.evidence import Evidence, joined
-from .aggregation import Aggregation
+from .aggregation import Aggregation, Combination
 from .draws import SEQUENTIAL_KINDS
 from .weights import Minimise
 
@@ -44,7 +42,7 @@ Folds = dict[str, list[tuple[Evidence, Evidence]]]
 """Kind of draw → for each block (draws outside it, draws inside)."""
 
 
-def solve_with_regret(aggregation: Aggregation, evidence: Evidence) -> tuple[Solution, Curve | None, dict[str, Tensor]]:
+def solve_with_regret(aggregation: Aggregation, evidence: Evidence) -> tuple[Combination, dict[str, Tensor]]:
     """What the aggregation's fit gives, and its :func:`regret`.
 
     Args:
@@ -52,8 +50,11 @@ def solve_with_regret(aggregation: Aggregation, evidence: Evidence) -> tuple[Sol
         evidence: the fitting draws of the k methods.
     """
     if not isinstance(aggregation, Minimise) or not isinstance(aggregation.goal, Front) or aggregation.pooled:
-        solution, curve = aggregation.fit(evidence)
-        return solution, curve, regret(aggregation, evidence, solution.weights)
+        combination = aggregation.fit(evidence)
+        own = aggregation.regret(evidence, combination)
+        if own is None:
+            own = regret(aggregation, evidence, combination.weights)
+        return combination, own
     goal = aggregation.goal
     # A front wants matrices only, so the whole and its parts are solved as one batch.
     evidence = evidence.clean()
@@ -63,7 +64,8 @@ def solve_with_regret(aggregation: Aggregation, evidence: Evidence) -> tuple[Sol
     solution = goal.choose(curve)
     whole, *fitted = solution.weights.chunk(1 + len(parts))
     inputs = range(len(evidence.like))
-    return solution.inputs(inputs), curve.inputs(inputs), _regrets(goal, evidence, whole, folds, fitted)
+    chosen = Combination(solution.inputs(inputs), curve.inputs(inputs))
+    return chosen, _regrets(goal, evidence, whole, folds, fitted)
 
 
 def regret(aggregation: Aggregation, evidence: Evidence, whole: Tensor, blocks: int = BLOCKS) -> dict[str, Tensor]:

@@ -118,9 +118,11 @@ def _nothing(base: Tensor) -> Evidence:
 
 def _marked(aggregation: Aggregation, group: Fitted, k: int) -> Fitted:
     """The group, whose status says where no method explains the masks."""
-    solution, curve = group.solved
-    solution = mark_unexplained(aggregation, group.evidence.rows(slice(k)), solution)
-    return replace(group, solved=Combination(solution, curve))
+    if group.solved.correction is not None:
+        # It says by itself how much of the masks is explained, by the methods or beyond them.
+        return group
+    solution = mark_unexplained(aggregation, group.evidence.rows(slice(k)), group.solved.solution)
+    return replace(group, solved=group.solved._replace(solution=solution))
 
 
 def first_round(draws: Draws) -> Draws:
@@ -182,7 +184,7 @@ def until_sure(
     waiting = [(inputs, start, first)]
     while waiting:
         index, evidence, had = waiting.pop()
-        solution, curve, regrets = solve_with_regret(aggregation, evidence.rows(slice(k)))
+        combination, regrets = solve_with_regret(aggregation, evidence.rows(slice(k)))
         stopped: dict[int, str] = {}
         further: dict[str, list[int]] = {kind: [] for kind in SEQUENTIAL_KINDS}
         for i in range(len(index)):
@@ -194,7 +196,7 @@ def until_sure(
                 further[wanted].append(i)
         if stopped:
             at = list(stopped)
-            solved = Combination(solution, curve).inputs(at)
+            solved = combination.inputs(at)
             regret_of = {kind: value[at] for kind, value in regrets.items()}
             places = tuple(index[i] for i in at)
             done.append(Fitted(places, evidence.inputs(at), solved, had, regret_of, tuple(stopped.values())))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..combine.aggregation import mix
 from ..combine.aggregations import Weighted
 from ..combine.draws import SEQUENTIAL_KINDS
-from ..combine.sequential import fit
+from ..combine.sequential import Fitted, fit
 from ..errors import choose
 from ..explain.options import Options
 from ..explain.prepare import Ready
@@ -67,35 +67,56 @@ class Rows:
         derived = bool(nonlinear & set(rows)) or ("consensus" in rows and not own.linear)
         raw = measurement.raw(score, points)
         maps = measurement.complete(measurement.stack.apply(raw, points.owner), points, derived)
-        mixing = self._mixing(ready, maps, rows)
+        mixing, corrected = self._mixing(ready, maps, rows)
         place = torch.zeros(len(ready.x), dtype=torch.int64, device=points.owner.device)
         place[points.owner] = torch.arange(len(points), device=place.device)
 
+        kinds = {name: explainer.kind for name, explainer in zip(ready.names, ready.explainers, strict=True)}
+        judged = mix(mixing, maps)
+        raw_rows = _signed(ready, raw, rows, kinds)
+        for group in corrected:
+            index = list(group.index)
+            found = measurement.combined(own, group.solved, maps[index], points[index])
+            judged[index, rows.index("consensus")] = found.to(judged)
+            # It is in units of the score.
+            raw_rows[index, rows.index("consensus")] = found.to(raw_rows)
+
         def explain(where: Score, near: Points) -> Tensor:
-            return mix(mixing[place[near.owner]], measurement.maps(where, near, derived))
+            at = place[near.owner]
+            there = measurement.maps(where, near, derived)
+            answers = mix(mixing[at], there)
+            for group in corrected:
+                # What masks add is a function of the point and the model too, so they are evaluated anew.
+                index = torch.isin(at, at.new_tensor(group.index)).nonzero()[:, 0].tolist()
+                if index:
+                    methods = there[index][:, : measurement.rows]
+                    evidence = measurement.evidence(where, near[index], methods, group.draws, "fit", own.kinds)
+                    found = measurement.combined(own, own.fit(evidence), there[index], near[index])
+                    answers[index, rows.index("consensus")] = found.to(answers)
+            return answers
 
         def of_inputs_left(given: Any) -> Tensor | None:
             if given is None:
                 return None
             return torch.as_tensor(given, device=maps.device)[ready.left]
 
-        kinds = {name: explainer.kind for name, explainer in zip(ready.names, ready.explainers, strict=True)}
         return Task(
             score=score,
             points=points,
-            maps=mix(mixing, maps),
+            maps=judged,
             features=measurement.stack.features,
             explain=explain,
             key=Key(measurement.seed, "measure"),
             names=rows,
             kinds=tuple(kinds.get(name, "relevance") for name in rows),
-            raw=_signed(ready, raw, rows, kinds),
+            raw=raw_rows,
             regions=of_inputs_left(regions),
             reference=of_inputs_left(reference),
         )
 
-    def _mixing(self, ready: Ready, maps: Tensor, rows: tuple[str, ...]) -> Tensor:
-        """(B, rows, R): every row as coefficients on ``maps`` (B, R, *A) of methods and derived ones."""
+    def _mixing(self, ready: Ready, maps: Tensor, rows: tuple[str, ...]) -> tuple[Tensor, list[Fitted]]:
+        """(B, rows, R): every row as coefficients on ``maps`` (B, R, *A) of methods and derived ones; and the inputs whose
+        consensus has a correction, which is no such row."""
         measurement = ready.measurement
         mixing = torch.zeros(len(maps), len(rows), maps.shape[1], dtype=torch.float64, device=maps.device)
         names = [*ready.names, *(aggregation.name for aggregation in measurement.derived)]
@@ -106,12 +127,15 @@ class Rows:
                 mixing[:, row, working] = finite / finite.sum(1, keepdim=True)
             elif name not in ("consensus", "weighted"):
                 mixing[:, row, names.index(name)] = 1
+        corrected = []
         if {"consensus", "weighted"} & set(rows):
-            self._mix_fitted(mixing, ready, maps, rows)
-        return mixing
+            groups = self._mix_fitted(mixing, ready, maps, rows)
+            if "consensus" in rows:
+                corrected = [group for group in groups if group.solved.correction is not None]
+        return mixing, corrected
 
-    def _mix_fitted(self, mixing: Tensor, ready: Ready, maps: Tensor, rows: tuple[str, ...]) -> None:
-        """Fill in the rows whose coefficients are fitted to draws."""
+    def _mix_fitted(self, mixing: Tensor, ready: Ready, maps: Tensor, rows: tuple[str, ...]) -> list[Fitted]:
+        """Fill in the rows whose coefficients are fitted to draws; the inputs, in groups with as many draws each."""
         measurement = ready.measurement
         own = self.options.aggregation
         k = measurement.rows
@@ -120,14 +144,16 @@ class Rows:
             kinds = tuple(dict.fromkeys((*kinds, *SEQUENTIAL_KINDS)))
         tolerance = self.options.tolerance if self.options.sequential else None
         draws = self.options.fitting
-        for group in fit(own, measurement, ready.score, ready.points, maps[:, :k], draws, tolerance, kinds):
+        groups = fit(own, measurement, ready.score, ready.points, maps[:, :k], draws, tolerance, kinds)
+        for group in groups:
             index = list(group.index)
             if "consensus" in rows:
-                solved = measurement.mixing(own, group.solved.weights, maps.shape[1])
+                solved = measurement.mixing(own, group.solved, maps.shape[1])
                 mixing[index, rows.index("consensus")] = solved
             if "weighted" in rows:
                 weighted = Weighted().fit(group.evidence.only(SEQUENTIAL_KINDS))
                 mixing[index, rows.index("weighted"), :k] = weighted.weights
+        return groups
 
 
 def _signed(ready: Ready, raw: Tensor, rows: tuple[str, ...], kinds: Mapping[str, str]) -> Tensor:

@@ -205,6 +205,9 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
         counts=Counts(score.counts.forward, score.counts.gradient),
         seconds=seconds,
         settings=_settings(job),
+        error=combined.error,
+        certain=None if combined.certain is None else combined.certain.signs,
+        posterior=_posterior(combined),
     )
 
 
@@ -213,6 +216,27 @@ def _objective_in_words(options: Options) -> Any:
     if isinstance(options.objective, str):
         return options.objective
     return describe(options.objective)
+
+
+def _posterior(combined: Combined) -> tuple[dict[str, Any], ...] | None:
+    """Of each input, what a posterior says of itself; None: nothing."""
+    correction = combined.correction
+    certain = combined.certain
+    if correction is None or certain is None:
+        return None
+    found = []
+    for i, explained in enumerate(correction.explained.tolist()):
+        found.append(
+            {
+                "explained": explained,
+                "methods_share": float(correction.methods_share[i]),
+                "certain_positive": int(certain.positive[i]),
+                "certain_negative": int(certain.negative[i]),
+                "certain_of": certain.number,
+                "certain_unit": certain.unit,
+            }
+        )
+    return tuple(found)
 
 
 def _draws(job: Job, combined: Combined, evidence: Mapping[str, Sequence[Evidence]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..combine.aggregation import mix
 from ..combine.aggregations import DERIVED, Weighted
+from ..combine.correction import with_correction
 from ..combine.draws import SEQUENTIAL_KINDS
 from ..combine.measurement import Measurement
 from ..combine.sequential import Fitted
@@ -82,11 +83,18 @@ def judge(job: Job, combined: Combined) -> Judgement:
     groups = combined.groups
     # Before anything is evaluated further, so that it is clear whose sums these are.
     completeness = _completeness(score, points, measurement, combined.sums)
-    fresh = measurement.evidence(score, points, base, job.options.judging, "fresh")
+    drawn = base
+    if combined.correction is not None:
+        # The correction's row is held, so that it follows from the other rows' evidence.
+        drawn = base[:, :-1]
+    fresh = measurement.evidence(score, points, drawn, job.options.judging, "fresh")
+    if combined.correction is not None:
+        fresh = with_correction(fresh, drawn, base[:, -1], combined.correction)
     weighted = combined.join([_weighted(group, measurement) for group in groups])
     # Every row of the table is a mixture of the maps: the maps themselves, the row "weighted", and the consensus. So one set
     # of draws, made for the maps, judges all rows, and mixtures cost no evaluation.
-    rows = torch.cat([corners(fresh.like), weighted[:, None], combined.mixing[:, None]], 1)
+    singles = corners(fresh.like)[:, : drawn.shape[1]]
+    rows = torch.cat([singles, weighted[:, None], combined.mixing[:, None]], 1)
     derived = [aggregation.name for aggregation in measurement.derived]
     names = [*ready.names, *derived, "weighted", "consensus"]
     parts = []
@@ -215,9 +223,7 @@ def _resolved(job: Job, combined: Combined) -> dict[str, Tensor] | None:
     measurement = job.ready.measurement
     score = job.ready.score
     points = job.ready.points
-    k = measurement.rows
-    methods = exact(combined.base[:, :k].nan_to_num(0))
-    here = torch.einsum("br,br...->b...", combined.mixing[:, :k], methods).flatten(1)
+    here = exact(combined.attribution).flatten(1)
     each = torch.full((len(points), count), torch.nan, dtype=torch.float64, device=here.device)
     where = measurement.sensitivity.neighbourhood
     key = Key(measurement.seed, "resolved")
@@ -227,8 +233,7 @@ def _resolved(job: Job, combined: Combined) -> dict[str, Tensor] | None:
         # Same ids: the explainers' noise, and the draws for fitting, are those at x. Optimal is then a function of x too.
         maps = measurement.maps(score, near, derived=False)
         evidence = measurement.evidence(score, near, maps, group.draws, "fit", job.kinds)
-        weights = job.aggregation.fit(evidence).weights
-        there = torch.einsum("br,br...->b...", weights, exact(maps.nan_to_num(0))).flatten(1)
+        there = measurement.combined(job.aggregation, job.aggregation.fit(evidence), maps, near).flatten(1)
         each[at, sample] = ((here[at] - there) ** 2).sum(1) / (here[at] ** 2).sum(1)
     error = torch.full_like(each[:, 0], torch.nan)
     if count > 1:

@@ -166,7 +166,7 @@ class Options(Settings):
         if self.draws == "paper":
             usual = PAPER_FIT
         elif self.sequential:
-            usual = BUDGET
+            usual = self.aggregation.budget or BUDGET
         return Draws.of(self.fit_draws, usual, "fit_draws")
 
     @cached_property
@@ -197,7 +197,12 @@ class Options(Settings):
                         f"use {name}={wanted!r} or leave it out, got {value!r}"
                     )
             return "keep", "none"
-        usual = "abs" if image else "keep"
+        if self.aggregation.signed_maps and self.sign == "abs":
+            raise InputError(
+                f"sign: {self.aggregation.name!r} is in units of the score, so maps keep their sign; use sign='keep' "
+                "or leave it out, got 'abs'"
+            )
+        usual = "abs" if image and not self.aggregation.signed_maps else "keep"
         return self.sign or usual, self.scale or "max"
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,13 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..combine.aggregation import Aggregation, mix
+from ..combine.aggregation import Aggregation, Combination, Correction, mix
 from ..combine.aggregations import Given
+from ..combine.correction import with_correction
 from ..combine.measurement import Measurement
+from ..combine.regression import regions
 from ..combine.sequential import Fitted, fit
 from ..model.batching import Counts
+from ..perturb.points import Points
 from ..settings import checked
 from ..simplex import Solution
+from ..statistics.certain import certain_signs
 from .cost import Cost, Rows
 from .options import Options
 from .prepare import Ready, prepare
@@ -84,7 +88,7 @@ class Job:
         groups = fit(
             self.aggregation, measurement, score, points, measured, self.options.fitting, self.tolerance, kinds
         )
-        return Combined(self.aggregation, measurement, base, sums, scales, groups)
+        return Combined(self.aggregation, measurement, points, base, sums, scales, groups).with_correction()
 
     def planned(self, every: bool = True) -> dict[str, tuple[Rows, Rows]]:
         """Model evaluations after the preparation, by what they are for: (at least, at most), in closed form.
@@ -115,13 +119,33 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Certain:
+    """Which signs are certain, all of one input together, at 95 %.
+
+    Args:
+        signs: (N, *A) int8: 1, −1, or 0 where it is not known.
+        positive: (N,), how many units or regions are certain to raise the score.
+        negative: (N,), how many are certain to lower it.
+        number: how many there are.
+        unit: what is counted, in words.
+    """
+
+    signs: Tensor
+    positive: Tensor
+    negative: Tensor
+    number: int
+    unit: str
+
+
+@dataclass(frozen=True)
 class Combined:
     """What a job drew and solved.
 
     Args:
         aggregation: how maps become one.
         measurement: of the job.
-        base: maps (N, R, *A) of the methods and the derived ones.
+        points: the N inputs.
+        base: maps (N, R, *A) of the methods and the derived ones, and the correction's behind them, if there is one.
         sums: Σφ (N, working k) of raw attributions.
         scales: (N, k), what the methods' maps were divided by.
         groups: inputs that have as many draws each, and their weights.
@@ -129,6 +153,7 @@ class Combined:
 
     aggregation: Aggregation
     measurement: Measurement
+    points: Points
     base: Tensor
     sums: Tensor
     scales: Tensor
@@ -165,9 +190,72 @@ class Combined:
         )
 
     @cached_property
+    def correction(self) -> Correction | None:
+        """What is added to the mixtures of all N inputs; None: nothing."""
+        parts = [group.solved.correction for group in self.groups]
+        if any(part is None for part in parts):
+            return None
+        return Correction(*(self.join(columns) for columns in zip(*parts, strict=True)))
+
+    @cached_property
+    def error(self) -> Tensor | None:
+        """(N, *A): the standard error of each mask unit's sum, spread over its features as the map is; None: not known."""
+        if self.correction is None:
+            return None
+        units = self.correction.values.shape[1]
+        return self.measurement.of_units(self.correction.error[:, :units], self.points)
+
+    @cached_property
+    def certain(self) -> Certain | None:
+        """Which features are certain to raise or to lower the score; None: not known."""
+        correction = self.correction
+        if correction is None:
+            return None
+        shape = self.points.x.shape[1:]
+        where = self.measurement.infidelity.neighbourhood(shape)
+        units = correction.values.shape[1]
+        grid = where.features.shape(shape)
+        unit = where.features.unit
+        signs = certain_signs(correction.sums[:, :units], correction.error[:, :units])
+        of_regions = correction.sums[:, units:]
+        counted = signs
+        if of_regions.shape[1]:
+            counted = certain_signs(of_regions, correction.error[:, units:])
+            # A region's sign is that of each of its units.
+            block = max(where.scales)
+            members = regions(grid, block, of_regions.new_zeros(1, units))
+            signs = (counted.to(members) @ members).to(torch.int8)
+            unit = f"{block} x {block} block of {unit}es"
+        elements = where.features.expand(signs.unflatten(1, grid), self.points.owner, shape)
+        features = self.measurement.stack.features
+        found = features.reduce(elements.to(self.base), self.points.owner).sign().to(torch.int8)
+        return Certain(found, (counted > 0).sum(1), (counted < 0).sum(1), counted.shape[1], unit)
+
+    def with_correction(self) -> Combined:
+        """The correction's map and its evidence behind the others, so that whatever judges rows judges it too."""
+        correction = self.correction
+        if correction is None:
+            return self
+        added = self.measurement.of_units(correction.values, self.points)
+        groups = []
+        for group in self.groups:
+            at = list(group.index)
+            assert group.solved.correction is not None
+            # Without the table only the methods were measured.
+            measured = self.base[at][:, : group.evidence.like.shape[1]]
+            evidence = with_correction(group.evidence, measured, added[at], group.solved.correction)
+            groups.append(replace(group, evidence=evidence))
+        base = torch.cat([self.base, added[:, None].to(self.base)], 1)
+        return replace(self, base=base, groups=groups)
+
+    @cached_property
     def mixing(self) -> Tensor:
-        """(N, R): the combined map's coefficients on the methods and the derived maps."""
-        return self.measurement.mixing(self.aggregation, self.solution.weights, self.base.shape[1])
+        """(N, R): the combined map's coefficients on the methods, the derived maps and the correction."""
+        whole = Combination(self.solution, correction=self.correction)
+        mixing = self.measurement.mixing(self.aggregation, whole, self.base.shape[1])
+        if self.correction is not None:
+            mixing[:, -1] = 1
+        return mixing
 
     @cached_property
     def attribution(self) -> Tensor:

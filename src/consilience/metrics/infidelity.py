@@ -23,8 +23,8 @@ from ..settings import Settings, setting
 from ..simplex import FLAT
 from ..statistics.criteria import faithfulness_correlation
 from ..statistics.evidence import Evidence, Responses
-from ..statistics.responses import MaskRows
 from ..statistics.keys import Key
+from ..statistics.responses import MaskRows
 from ..statistics.tensors import exact
 from ..surrogates.local_linear import score_of_nothing
 from ..task import Task
@@ -151,6 +151,7 @@ class Infidelity(Metric, Settings):
         y = clean.new_zeros(len(points), len(wanted))
         size = torch.zeros_like(y)
         kept = None
+        grid = _grid(where.features, shape)
         if self.keep_masks:
             kept = torch.zeros(*y.shape, per_unit.shape[2], dtype=torch.bool, device=y.device)
         numbers = torch.arange(wanted.start, wanted.stop, device=last.device)
@@ -182,7 +183,7 @@ class Infidelity(Metric, Settings):
             whole=whole.to(y.device) if bool(whole.any()) else None,
             # With masks of one size it is a constant.
             size=size if isinstance(self.share, tuple) else None,
-            masks=None if kept is None else MaskRows(kept, per_unit, uniform[:, 0], _grid(where.features, shape)),
+            masks=None if kept is None else MaskRows(kept, per_unit, uniform[:, 0], grid, max(where.scales)),
         )
 
     @staticmethod

@@ -123,6 +123,12 @@ class Explanation:
             (:class:`~consilience.results.difference.PairedDifference`).
         warnings: what speaks against the numbers, in sentences.
         about: what :meth:`describe` was told.
+        error: (B, *A), of a posterior: the standard error of each mask unit, spread over its features as the map is; None: of
+            another objective.
+        certain: (B, *A) int8, of a posterior: 1 and −1 where a feature's region is certain to raise or to lower the score,
+            all of them together at 95 %.
+        posterior: of each input, "explained" (the share of a left-out mask's fall that is predicted), "methods_share" (how
+            much of the answer the methods give), and how many regions are certain.
         stored: of a loaded result, the records as they were read, in the words and versions of their time.
     """
 
@@ -158,6 +164,9 @@ class Explanation:
     warnings: tuple[str, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
     stored: tuple[dict[str, Any], ...] = ()
+    error: Tensor | None = None
+    certain: Tensor | None = None
+    posterior: tuple[dict[str, Any], ...] | None = None
 
     def __post_init__(self) -> None:
         # As a file gives them back, so that a loaded result equals the live one.
@@ -241,7 +250,7 @@ class Explanation:
         """(B,): Σ_j w_j G_jj − wᵀGw of the absolute sensitivity, what mixing gains over its parts; ≥ 0 for convex weights."""
         quadratics = [each.clean().quadratic for each in self.evidence["fit"]]
         measured = [part.matrix for part in quadratics if part is not None]
-        if len(measured) < len(self):
+        if len(measured) < len(self) or self.posterior is not None:
             return self.mixing.new_full((len(self),), torch.nan)
         matrix, w = torch.cat(measured), self.mixing
         return torch.einsum("br,brr->b", w, matrix) - torch.einsum("br,brt,bt->b", w, matrix, w)
@@ -347,6 +356,9 @@ class Explanation:
         for stream, evidence in self.evidence.items():
             for name, value in evidence_arrays(evidence[i]).items():
                 tensors[f"{stream}.{name}"] = value
+        for name, values in (("error", self.error), ("certain", self.certain)):
+            if values is not None:
+                tensors[name] = values[i]
         return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
 
 

@@ -113,6 +113,26 @@ def _explanation(inputs: Sequence[StoredInput], reasons: Mapping[str, str]) -> E
         warnings=tuple(dict.fromkeys(text for record in records for text in record.get("warnings") or ())),
         about={"images": [entry.image for entry in entries]},
         stored=tuple(records),
+        error=_map("error", arrays),
+        certain=_map("certain", arrays),
+        posterior=_posterior(records),
+    )
+
+
+def _map(name: str, arrays: Sequence[Mapping[str, np.ndarray]]) -> Tensor | None:
+    """(B, *A); None where it was not saved."""
+    if not all(name in each for each in arrays):
+        return None
+    return _stack([each[name] for each in arrays])
+
+
+def _posterior(records: Records) -> tuple[dict[str, Any], ...] | None:
+    """What a posterior said of itself, NaN where a number had none."""
+    if not all("posterior" in record for record in records):
+        return None
+    nan = float("nan")
+    return tuple(
+        {what: nan if value is None else value for what, value in record["posterior"].items()} for record in records
     )
 
 

@@ -83,6 +83,8 @@ def record_of(explanation: Explanation, i: int) -> dict[str, Any]:
         "seconds": explanation.seconds,
         "versions": versions(),
     }
+    if explanation.posterior is not None:
+        record["posterior"] = _posterior(explanation.posterior[i], numbers)
     front = _front(explanation, i, numbers)
     if front is not None:
         record["front"] = front
@@ -168,7 +170,7 @@ def _input(explanation: Explanation, i: int) -> dict[str, Any]:
 def _weights(explanation: Explanation, i: int, numbers: _Numbers) -> list[float | None] | None:
     """None where the combined map is no weighted sum of the methods' maps."""
     others = explanation.mixing[i, len(explanation.methods) :]
-    if bool((others != 0).any()):
+    if explanation.posterior is None and bool((others != 0).any()):
         numbers.reasons["weights"] = f"{explanation.objective} is not a weighted sum of the maps"
         return None
     return [numbers.read(weight, "weights") for weight in explanation.weights[i]]
@@ -217,6 +219,15 @@ def _resolved(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, 
         number = explanation.resolved[part][i]
         found[part] = numbers.read(number, f"{where}.{part}", "one draw has no standard error")
     return found
+
+
+def _posterior(found: Mapping[str, Any], numbers: _Numbers) -> dict[str, Any]:
+    """What a posterior says of itself."""
+    record = dict(found)
+    nothing = "no mask moves the score"
+    for part in ("explained", "methods_share"):
+        record[part] = numbers.read(found[part], f"posterior.{part}", nothing)
+    return record
 
 
 def _front(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, Any] | None:

@@ -20,12 +20,14 @@ class MaskRows:
         maps: (B, R, U) float64, the attribution of each unit.
         shares: (B, U) float64, the share of a uniform map that each unit has; 0 for a unit that the input lacks.
         grid: the axes of the units, U their product, if units beside each other are near each other; () if they are not.
+        block: the side of the largest blocks of units that masks take away as a whole.
     """
 
     taken: Tensor
     maps: Tensor
     shares: Tensor
     grid: tuple[int, ...] = ()
+    block: int = 1
 
     def chosen(self, draws: Tensor) -> MaskRows:
         """Only the masks number ``draws``."""
