@@ -194,7 +194,7 @@ class _Problem:
         variance = (missed**2).sum(1) / self.freedom(used)
         error = variance[:, None] * torch.einsum("buk,bkl,bul->bu", self.levelled, inverse, self.levelled)
         nothing = torch.zeros_like(self.shares)
-        return _Fit(c, nothing, left_out, error + self.level_variance(variance), True)
+        return _Fit(c, nothing, left_out, error + self.level_variance(variance), prior=True, estimates=False)
 
     @property
     def leverage(self) -> Tensor:
@@ -249,17 +249,28 @@ class _Problem:
 
     def _weights(self, fits: Sequence[_Fit]) -> Tensor:
         """(B, fits): how much each fit counts."""
-        loss = torch.stack([(fit.left_out**2).sum(1) for fit in fits], 1)
+        left_out = torch.stack([fit.left_out for fit in fits], 1)
         total = (self.falls**2).sum(1, keepdim=True)
+        total = torch.where(total > 0, total, 1.0)
         # Where a fit misses nothing, that is 0 up to rounding; all such fits are the same map.
-        loss = loss / torch.where(total > 0, total, 1.0) + FLAT
-        weights = torch.softmax(-TEMPER * self.number[:, None] * loss.log(), 1)
-        mean = torch.stack([fit.left_out for fit in fits], 1)
-        mean = ((weights[..., None] * mean).sum(1) ** 2).sum(1) / torch.where(total > 0, total, 1.0)[:, 0] + FLAT
-        least, best = loss.min(1)
-        alone = torch.nn.functional.one_hot(best, len(fits)).to(weights)
-        # The mean of fits is better than most of them, and rarely than none. What is returned is never worse than any.
-        return torch.where((mean <= least * (1 + 1e-9))[:, None], weights, alone)
+        loss = (left_out**2).sum(2) / total + FLAT
+        # Where all masks there are were seen the answer is least squares, and the mixture alone is no candidate.
+        estimated = torch.tensor([fit.estimates for fit in fits], device=loss.device)
+        if bool(estimated.any()):
+            loss = torch.where(self.exact[:, None] & ~estimated, torch.inf, loss)
+        likelihood = -TEMPER * self.number[:, None] * loss.log()
+        ridge = torch.tensor([fit.estimates and not fit.prior for fit in fits], device=loss.device)
+        candidates = [torch.softmax(likelihood, 1)]
+        if bool(ridge.any()):
+            candidates.append(torch.softmax(likelihood.masked_fill(~ridge, -torch.inf), 1))
+        candidates.append(torch.nn.functional.one_hot(loss.argmin(1), len(fits)).to(loss))
+        # The mean of all fits is nearly always better than the best of them, and than ridge regression. Where it is not, that
+        # is what is returned: no end of the family is ever better on masks that are left out.
+        weights = torch.stack(candidates, 1)
+        losses = (torch.einsum("bcf,bfs->bcs", weights, left_out) ** 2).sum(2) / total + FLAT
+        least = losses.amin(1, keepdim=True)
+        first = (losses <= least * (1 + 1e-9)).int().argmax(1)
+        return weights[torch.arange(len(weights), device=weights.device), first]
 
     def _mean(self, fits: Sequence[_Fit], weights: Tensor) -> Regression:
         def averaged(values: Sequence[Tensor]) -> Tensor:
@@ -308,6 +319,7 @@ class _Fit:
         left_out: (B, S), each fall less what a fit to the other masks predicts; 0 for masks that an input does not have.
         variance: (B, U + V), of the map's units and regions.
         prior: whether the methods take part.
+        estimates: whether the masks do, d ≠ 0.
     """
 
     coefficients: Tensor
@@ -315,6 +327,7 @@ class _Fit:
     left_out: Tensor
     variance: Tensor
     prior: bool
+    estimates: bool
 
 
 def _inverse(square: Tensor, used: Tensor) -> Tensor:
@@ -433,7 +446,8 @@ class _Kernel:
         moved = problem.levelled - self.levelled_reach @ (precision[..., None] * self.inside)
         of_c = torch.einsum("buk,bkl,bul->bu", moved, inverse, moved)
         noise = problem.level_variance(variance * shrinkage)
-        return _Fit(c, d, left_out, variance[:, None] * (own.clamp(min=0) + of_c) + noise, prior)
+        spread = variance[:, None] * (own.clamp(min=0) + of_c) + noise
+        return _Fit(c, d, left_out, spread, prior, estimates=True)
 
 
 def share_of_methods(regression: Regression, responses: Responses) -> Tensor:

@@ -51,7 +51,13 @@ def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Seq
         >>> shown = to_shap(r, feature_names=["age", "height", "weight", "pulse"])  # doctest: +SKIP
         >>> shap.plots.waterfall(shown[0])  # doctest: +SKIP
     """
-    weights = _weights(explanation, choose("row", row, [*explanation.methods, "mean", "consensus"]))
+    row = choose("row", row, [*explanation.methods, "mean", "consensus"])
+    if row == "consensus" and explanation.posterior is not None:
+        # In units of the score already. The sum starts from the score that the masks' regression has with nothing left.
+        values = explanation.attribution.detach().cpu().double()
+        base = explanation.score.detach().cpu().double() - values.flatten(1).sum(1)
+        return _shown(explanation, values, base, feature_names)
+    weights = _weights(explanation, row)
     used = [name for name, w in zip(explanation.methods, weights.T, strict=True) if bool((w != 0).any())]
     kinds = dict(zip(explanation.methods, explanation.kinds, strict=True))
     if strange := [name for name in used if kinds[name] != "contribution"]:
@@ -66,6 +72,18 @@ def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Seq
     incomplete = torch.tensor([name not in explanation.completeness for name in explanation.methods])
     unknown = (weights[:, incomplete] != 0).any(1) | (explanation.settings["sign"] != "keep")
     base[unknown] = torch.nan
+    return _shown(explanation, values, base, feature_names)
+
+
+def _shown(explanation: Explanation, values: Tensor, base: Tensor, feature_names: Sequence[str] | None) -> Any:
+    """shap's object, with the inputs beside the values.
+
+    Args:
+        explanation: the result.
+        values: (B, *A), contributions.
+        base: (B,), what their sums start from.
+        feature_names: (A,); None: those of the result.
+    """
     if explanation.inputs is None:
         raise InputError("explanation: was saved by a version that did not keep the inputs; explain them again")
     x = explanation.inputs.detach()

@@ -30,20 +30,37 @@ class MaskRows:
     block: int = 1
 
     def chosen(self, draws: Tensor) -> MaskRows:
-        """Only the masks number ``draws``."""
+        """Only some masks.
+
+        Args:
+            draws: their numbers, or (S,) bool.
+        """
         return replace(self, taken=self.taken[:, draws])
 
     def rows(self, index: slice) -> MaskRows:
-        """Only the maps of some rows."""
+        """Only the maps of some rows.
+
+        Args:
+            index: which rows.
+        """
         return replace(self, maps=self.maps[:, index])
 
     def inputs(self, index: list[int]) -> MaskRows:
-        """Only some inputs."""
+        """Only some inputs.
+
+        Args:
+            index: their places.
+        """
         return replace(self, taken=self.taken[index], maps=self.maps[index], shares=self.shares[index])
 
     @staticmethod
     def joined(parts: Sequence[MaskRows], axis: int) -> MaskRows:
-        """One after the other, over inputs (0) or masks (1)."""
+        """Several, one after the other.
+
+        Args:
+            parts: of the same maps, or of as many masks.
+            axis: over inputs (0) or masks (1).
+        """
         first = parts[0]
         taken = torch.cat([part.taken for part in parts], axis)
         if axis == 1:
