@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import consilience as cs
+from consilience import simplex
+from consilience.combine import regression
 from consilience.combine.posterior import Posterior, Ridge
 from consilience.combine.regression import RATIOS, regions, regress, smooth
 from consilience.errors import InputError
@@ -45,9 +47,6 @@ def test_without_a_correction_it_is_the_most_faithful_mixture():
     responses, _ = game()
     found = regress(responses, every(responses), residual=False)
     c, b, v = responses.covariances()
-    faithful = cs.simplex.correlation(c, b, v).weights if hasattr(cs, "simplex") else None
-    from consilience import simplex
-
     faithful = simplex.correlation(c, b, v).weights
     weights = found.coefficients / found.coefficients.sum(1, keepdim=True)
     torch.testing.assert_close(weights, faithful, atol=1e-6, rtol=1e-6)
@@ -90,7 +89,6 @@ def test_it_is_exact_for_additive_games(sizes):
 
 def test_it_is_additive_in_the_score_where_nothing_is_estimated():
     """All masks there are: least squares, a linear map of the falls."""
-    responses, _ = game(masks=40)
     masks = torch.tensor(list(itertools.product([0, 1], repeat=5)))[1:].bool().expand(2, -1, -1)
     g = torch.Generator().manual_seed(3)
     falls = torch.randn(2, 2, 31, generator=g).double()
@@ -119,9 +117,8 @@ def test_it_is_never_worse_on_left_out_masks_than_either_end():
         both = regress(responses, every(responses)).explained
         mixture = regress(responses, every(responses), residual=False).explained
         ridge = regress(responses, every(responses), prior=False).explained
-        # The ends are means over λ themselves, so the best of their parts is what is never missed.
         assert (both >= mixture - 1e-9).all()
-        assert (both >= ridge - 5e-3).all()
+        assert (both >= ridge - 1e-9).all()
 
 
 def test_scales_of_maps_and_of_the_score_change_nothing_else():
@@ -149,17 +146,16 @@ def test_an_input_is_what_it_is_alone_and_beside_shorter_ones():
         torch.where(drawn[..., None], responses.a, 0.0),
         torch.where(drawn, responses.y, 0.0),
         drawn,
-        None,
-        torch.where(drawn, responses.size, 0.0),
-        MaskRows(responses.masks.taken & drawn[..., None], responses.masks.maps, responses.masks.shares),
+        size=torch.where(drawn, responses.size, 0.0),
+        masks=MaskRows(responses.masks.taken & drawn[..., None], responses.masks.maps, responses.masks.shares),
     )
     together = regress(cut, every(cut))
     alone = regress(cut.inputs([1]), every(cut)[:1])
     short = responses.take(torch.arange(20)).inputs([1])
     directly = regress(short, every(short))
     for name in ("coefficients", "values", "error", "explained"):
-        torch.testing.assert_close(getattr(together, name)[1:2], getattr(alone, name), atol=1e-9, rtol=1e-7)
-        torch.testing.assert_close(getattr(directly, name), getattr(alone, name), atol=1e-9, rtol=1e-7)
+        torch.testing.assert_close(getattr(together, name)[1:2], getattr(alone, name), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(getattr(directly, name), getattr(alone, name), atol=1e-6, rtol=1e-5)
 
 
 # -- twins -----------------------------------------------------------------------------------------------------------------
@@ -168,8 +164,6 @@ def test_an_input_is_what_it_is_alone_and_beside_shorter_ones():
 @pytest.mark.parametrize("grid, block", [((), 1), ((2, 4), 2)])
 def test_left_out_masks_and_errors_are_those_of_the_definition(grid, block):
     """Every mask left out in turn, every matrix written out: one λ and one K at a time."""
-    from consilience.combine import regression
-
     units = 8
     responses, _ = game(5, inputs=1, masks=18, units=units, methods=2, grid=grid, block=block)
     problem = regression._Problem(responses, every(responses))
@@ -196,7 +190,7 @@ def test_left_out_masks_and_errors_are_those_of_the_definition(grid, block):
         return X, V, inverse, covariance, beta, missed, d
 
     whole = np.arange(18)
-    X, V, inverse, covariance, beta, missed, d = solve(whole)
+    X, _, inverse, covariance, beta, missed, d = solve(whole)
     np.testing.assert_allclose(fit.coefficients[0].numpy()[used], beta[2:], rtol=1e-6)
     np.testing.assert_allclose(fit.residual[0].numpy(), d, atol=1e-6)
     for left in range(18):
