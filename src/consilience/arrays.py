@@ -128,3 +128,13 @@ def _numbers(what: str, array: np.ndarray) -> np.ndarray:
         raise InputError(
             f"{what}: an array of Python objects that are not all numbers ({text}); encode categories as numbers first"
         ) from error
+
+
+def with_trailing_axes(values: Tensor, count: int) -> Tensor:
+    """(…, 1, …, 1): values with axes of length 1 behind, so that a number for each row broadcasts over what a row holds.
+
+    Args:
+        values: (…).
+        count: how many axes.
+    """
+    return values.reshape(*values.shape, *[1] * count)

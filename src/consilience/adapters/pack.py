@@ -152,7 +152,8 @@ class Packed(Inputs):
         data_sets = [each.tensor for each in baselines if each.kind == "samples" and each.tensor is not None]
         if data_sets:
             # A draw is a joint row: parts of different rows would be an input that does not occur.
-            if len(data_sets) < len(baselines) or len({len(rows) for rows in data_sets}) > 1:
+            different_lengths = len({len(rows) for rows in data_sets}) > 1
+            if len(data_sets) < len(baselines) or different_lengths:
                 raise InputError("baselines: a data set for each input, with the same rows, or for none")
             return Baseline.samples(_join(data_sets))
         owner = torch.arange(len(self.x), device=self.x.device)

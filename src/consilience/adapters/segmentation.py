@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from ..arrays import as_tensor
+from ..arrays import as_tensor, with_trailing_axes
 from ..errors import InputError, choose
 from ..model.outputs import Outputs
 from ..model.recognition import interpret, last_layer_of
@@ -58,8 +58,9 @@ class Segmentation(Adapter):
         """The target and its region, as the model sees them at the inputs (B, C, …), and kept at every neighbour."""
         inputs, _ = batch_of(inputs, self.model)
         # Clones: models that start with an in-place operation must not write to the caller's inputs.
+        batches = inputs.detach().split(AT_ONCE)
         with torch.no_grad(), borrowed(self.model, freeze=True):
-            maps = torch.cat([_maps(self.model(rows.clone()), rows) for rows in inputs.detach().split(AT_ONCE)])
+            maps = torch.cat([_maps(self.model(rows.clone()), rows) for rows in batches])
         meaning = self._meaning(maps, inputs)
         asked_region = None
         if self.region is not None:
@@ -128,7 +129,9 @@ class Segmentation(Adapter):
             )
         # Many models answer at a quarter of the input's resolution.
         if region.shape[1:] != size:
-            region = nnf.interpolate(region[:, None].double(), size=size, mode="nearest-exact")[:, 0].to(region.dtype)
+            # In float64, which holds every class number exactly; by the nearest place, so that no class lies between two.
+            channel = region[:, None].double()
+            region = nnf.interpolate(channel, size=size, mode="nearest-exact")[:, 0].to(region.dtype)
         return region.expand(count, *size)
 
 
@@ -198,6 +201,7 @@ def _maps(outputs: Any, x: Tensor) -> Tensor:
     Raises:
         InputError: the outputs are not maps.
     """
+    # torchvision gives a mapping, transformers an object with logits.
     if isinstance(outputs, Mapping) and "out" in outputs:
         outputs = outputs["out"]
     maps = getattr(outputs, "logits", outputs)
@@ -246,7 +250,7 @@ def _region(maps: Tensor, meaning: Outputs, target: Tensor, asked_region: Tensor
         return _decided(maps, meaning, target)
     if asked_region.dtype == torch.bool:
         return asked_region
-    return asked_region == target.view(-1, *[1] * (asked_region.ndim - 1))
+    return asked_region == with_trailing_axes(target, asked_region.ndim - 1)
 
 
 def _decided(maps: Tensor, meaning: Outputs, target: Tensor | int) -> Tensor:

@@ -59,6 +59,7 @@ class Text(Adapter):
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, baseline: str | None = None, max_length: int | None = None):
+        # What the rest takes for granted, refused here where the remedy can be named.
         config = getattr(model, "config", None)
         if not isinstance(model, nn.Module) or config is None or not hasattr(model, "get_input_embeddings"):
             raise InputError(
@@ -78,6 +79,7 @@ class Text(Adapter):
             has_mask = getattr(tokenizer, "mask_token_id", None) is not None
             baseline = "mask" if has_mask else "zero"
         self.baseline = checked("baseline", baseline, str, choices=BASELINES)
+        # A tokenizer that knows no limit has a huge one, and then the model's positions count.
         if max_length is None:
             self.max_length = min(tokenizer.model_max_length, _longest_text(model))
         else:
@@ -169,8 +171,11 @@ class Text(Adapter):
         """
         cut = []
         for number, (text, length) in enumerate(zip(texts, lengths, strict=True)):
+            if length < self.max_length:
+                continue
             # Whether a text of the greatest length was cut or just fits, only the tokenizer can say.
-            if length == self.max_length and len(self.tokenizer(*_parts(text), verbose=False)["input_ids"]) > length:
+            whole = self.tokenizer(*_parts(text), verbose=False)["input_ids"]
+            if len(whole) > length:
                 cut.append(number)
         return tuple(cut)
 
@@ -190,7 +195,8 @@ class Text(Adapter):
             with_padding = module(row, **padded).float()
             without = module(row[:, :length], **alone).float()
         # Texts of another length are rounded differently, but by far less than 2 %.
-        if bool(((with_padding - without).abs() > 0.02 * without.abs().max()).any()):
+        difference = (with_padding - without).abs()
+        if bool((difference > 0.02 * without.abs().max()).any()):
             raise InputError(
                 f"model: its output for inputs[{number}] changes when padding is put behind the text; explain texts of one "
                 "length at a time"

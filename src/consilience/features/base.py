@@ -210,6 +210,7 @@ def chosen_rows(rows: Tensor, places: Tensor | Sequence[int], argument: str) -> 
         InputError: a place is beyond the rows.
     """
     index = torch.as_tensor(places, dtype=torch.int64, device=rows.device)
+    # Asked here: on a GPU an index out of range ends the whole process.
     if len(index) and (int(index.max()) >= len(rows) or int(index.min()) < 0):
         raise InputError(
             f"{argument}: {len(rows)} rows, but none for input {int(index.max())}; give one for each input"

@@ -120,7 +120,8 @@ class Segments(Features):
         labels = []
         for image in images.detach().double().cpu():
             # The compactness weighs distances in pixels against distances in colour, so colours need a known range.
-            image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
+            contrast = (image.max() - image.min()).clamp(min=1e-12)  # an image of one colour has none
+            image = (image - image.min()) / contrast
             array = image.permute(1, 2, 0).numpy()
             one = slic(array, n_segments=segments, compactness=compactness, start_label=0)
             labels.append(torch.from_numpy(one))
@@ -134,7 +135,8 @@ class Segments(Features):
         """
         labels = self.labels.to(owner.device)
         # The same for all channels.
-        if labels.shape[1:] == tuple(shape[1:]) and labels.shape[1:] != tuple(shape):
+        without_channels = labels.shape[1:] == tuple(shape[1:]) and labels.shape[1:] != tuple(shape)
+        if without_channels:
             labels = labels[:, None].expand(-1, *shape)
         if labels.shape[1:] != tuple(shape):
             raise InputError(

@@ -48,17 +48,20 @@ class Parts(Features):
     def reduce(self, values, owner):
         self.shape(values.shape[1:])
         pairs = zip(self.parts, split(values, self.shapes), strict=True)
-        return torch.cat([features.reduce(part, owner).flatten(1) for features, part in pairs], 1)
+        sums = [features.reduce(part, owner).flatten(1) for features, part in pairs]
+        return torch.cat(sums, 1)
 
     def reduce_gradient(self, values, owner):
         self.shape(values.shape[1:])
         pairs = zip(self.parts, split(values, self.shapes), strict=True)
-        return torch.cat([features.reduce_gradient(part, owner).flatten(1) for features, part in pairs], 1)
+        reduced = [features.reduce_gradient(part, owner).flatten(1) for features, part in pairs]
+        return torch.cat(reduced, 1)
 
     def expand(self, values, owner, shape):
         self.shape(shape)
         triples = zip(self.parts, split(values, self.axes), self.shapes, strict=True)
-        return torch.cat([features.expand(part, owner, axes).flatten(1) for features, part, axes in triples], 1)
+        expanded = [features.expand(part, owner, axes).flatten(1) for features, part, axes in triples]
+        return torch.cat(expanded, 1)
 
     def settled(self, rows):
         pairs = zip(self.parts, split(rows, self.shapes), strict=True)

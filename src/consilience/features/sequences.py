@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from ..arrays import with_trailing_axes
 from ..errors import InputError
 from ..settings import setting
 from .base import Features, check_rows, chosen_rows
@@ -43,7 +44,8 @@ class Windows(Features):
         steps = time_last.reshape(len(values), -1, time_last.shape[-1]).sum(1)
         # Steps that the last window lacks: zeros add nothing to its sum.
         missing = -steps.shape[1] % self.size
-        return nnf.pad(steps, (0, missing)).unflatten(1, (-1, self.size)).sum(2)
+        windows = nnf.pad(steps, (0, missing)).unflatten(1, (-1, self.size))
+        return windows.sum(2)
 
     def expand(self, values, owner, shape):
         axis = self._axis(shape)
@@ -107,7 +109,8 @@ class Tokens(Features):
 
     def reduce(self, values, owner):
         self.shape(values.shape[1:])
-        return values.reshape(*values.shape[:2], -1).sum(2) * self._of(owner)
+        over_embedding = values.reshape(*values.shape[:2], -1).sum(2)
+        return over_embedding * self._of(owner)
 
     def reduce_gradient(self, values, owner):
         # The norm over the embedding's coordinates: a sum of squares, since `reduce` sums.
@@ -117,10 +120,10 @@ class Tokens(Features):
         self.shape(shape)
         # Where, not a product: the value of a place that does not count may be NaN.
         counted = torch.where(self._of(owner), values, torch.zeros_like(values))
-        return counted.view(*counted.shape, *[1] * (len(shape) - 1)).expand(-1, *shape)
+        return with_trailing_axes(counted, len(shape) - 1).expand(-1, *shape)
 
     def movable(self, shape):
-        return self.present.view(*self.present.shape, *[1] * (len(shape) - 1))
+        return with_trailing_axes(self.present, len(shape) - 1)
 
     def _of(self, owner: Tensor) -> Tensor:
         """(N, T): the tokens that count, of the input of each row."""

@@ -322,7 +322,9 @@ def _one_hot(rows: Tensor, strict: bool) -> list[bool]:
     count = is_set.sum(1)
     # Where a column tells nothing, it may be the one that is set.
     none_may_be_set = bool((constant & indicators).any())
-    if bool((count > 1).any()) or (bool((count == 0).any()) and not none_may_be_set):
+    several_set = bool((count > 1).any())
+    none_set = bool((count == 0).any())
+    if several_set or (none_set and not none_may_be_set):
         return [False] * rows.shape[1]
     return indicators.tolist()
 

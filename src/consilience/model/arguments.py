@@ -113,9 +113,16 @@ def resolved(given: Mapping[str, Any], count: int, accepts: Callable[[Arguments,
         if isinstance(value, PerInput) and _length(value.value) != count:
             described = _described(value.value)
             raise InputError(f"kwargs[{name!r}]: per_input needs one entry for each of {count} inputs, got {described}")
-    marked = PerInput | Constant
-    plain = {name: value.value if isinstance(value, marked) else value for name, value in given.items()}
-    unclear = [name for name, value in given.items() if not isinstance(value, marked) and _length(value) == count]
+    plain: dict[str, Any] = {}
+    unclear: list[str] = []
+    for name, value in given.items():
+        if isinstance(value, PerInput | Constant):
+            plain[name] = value.value
+            continue
+        plain[name] = value
+        # A list of another length than B cannot have one entry for each input.
+        if _length(value) == count:
+            unclear.append(name)
     if not unclear:
         return Arguments(plain, declared)
     if len(unclear) > MOST:

@@ -143,9 +143,8 @@ def rescale(mode: RuleMode, call: Invocation) -> Any:
     out = call.run()
     # The multiplier of an affine operation is its derivative, so the gradient is the right one already.
     if name in ops.LINEAR or (name in ops.MULTILINEAR and len(call.live) == 1):
-        # An axis that moves takes its stride along: a transposed square batch has the same shape, and another stride.
-        if name in ops.MOVES and (out.shape[0], out.stride(0)) != (x.shape[0], x.stride(0)):
-            mode.refuse(f"{name!r} moves the batch axis")
+        if name in ops.MOVES:
+            _refuse_moved_rows(mode, name, x, out)
         return out
     # Sizes, comparisons, argmax: no gradient to change.
     if not any(tensor.requires_grad for tensor in ops.tensors_in(out)):
@@ -161,6 +160,13 @@ def _refuse_join_of_rows(mode: RuleMode, call: Invocation, x: Tensor) -> None:
     axes = x.ndim + 1 if call.name == "stack" else x.ndim
     if call.argument(1, "dim", 0) % axes == 0:
         mode.refuse(f"{call.name!r} along the batch axis")
+
+
+def _refuse_moved_rows(mode: RuleMode, name: str, x: Tensor, out: Tensor) -> None:
+    """Refuse a result whose first axis is not that of its argument."""
+    # An axis that moves takes its stride along: a transposed square batch has the same shape, and another stride.
+    if (out.shape[0], out.stride(0)) != (x.shape[0], x.stride(0)):
+        mode.refuse(f"{name!r} moves the batch axis")
 
 
 def _refuse_without_rule(mode: RuleMode, name: str) -> NoReturn:
@@ -197,7 +203,9 @@ def _is_elementwise(call: Invocation) -> bool:
     if call.name in ("mul", "multiply"):
         return len(call.live) == 2  # x · x
     if call.name in ops.DIVISIONS and len(call.live) == 1:
-        return call.args[0] is not call.live[0] or bool(call.kwargs.get("rounding_mode"))  # 1 / x, or ⌊x / 2⌋
+        divides_by_x = call.args[0] is not call.live[0]
+        rounds = bool(call.kwargs.get("rounding_mode"))
+        return divides_by_x or rounds
     return False
 
 
@@ -269,7 +277,8 @@ def _max_pool_gradient(gradient: Tensor, x: Tensor, y: Tensor, index: Tensor) ->
     ratio = torch.where(delta_x == 0, one, delta_y / divisor)
     shares = gradient.flatten(2) * torch.cat([ratio, ratio])
     # Windows may overlap: an element that wins several gets the sum.
-    return torch.zeros_like(x).flatten(2).scatter_add(2, torch.cat([winner, winner]), shares).view(x.shape)
+    both_winners = torch.cat([winner, winner])
+    return torch.zeros_like(x).flatten(2).scatter_add(2, both_winners, shares).view(x.shape)
 
 
 def _multiplier(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:

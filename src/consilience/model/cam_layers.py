@@ -47,7 +47,8 @@ def find(module: nn.Module, ask: Ask, image: Tensor) -> Layer:
     Raises:
         InputError: the scores have no graph, or no output qualifies; says what was tried.
     """
-    probe = Probe.of(module, ask, image, {name for name, _ in module.named_modules() if name})
+    names = {name for name, _ in module.named_modules() if name}
+    probe = Probe.of(module, ask, image, names)
     projections = {name for name, child in module.named_modules() if isinstance(child, nn.Linear)}
     widths = _stream_widths(probe.outputs, projections)
     projected = None
@@ -104,6 +105,7 @@ def named(module: nn.Module, name: str, ask: Ask, image: Tensor) -> Layer:
     probe = Probe.of(module, ask, image, {path})
     outputs = [output for output in probe.outputs if which_call in ("", str(output.call))]
     reasons: list[str] = []
+    # From the last call back, if none was named: where a module runs several times, the last is nearest the score.
     for output in reversed(outputs):
         layer, reason = probe.judge(output)
         if layer is not None:
@@ -144,6 +146,7 @@ def captured(module: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[Layer,
 
     with watched(module, {layer.name for layer in layers}, keep):
         yield activations
+    # Not reached after an error inside, which is raised instead.
     missing = [str(layer) for layer in layers if layer not in activations]
     if missing:
         raise InputError(f"layer: {', '.join(missing)} did not run in this forward pass; choose one that always runs")
@@ -156,5 +159,9 @@ def _stream_widths(outputs: Sequence[Output], projections: set[str]) -> dict[int
     """
     tokens = [output for output in outputs if output.clean.ndim == 3 and output.clean.shape[2] > 1]
     streams = [output for output in tokens if output.name not in projections]
-    # Later entries replace earlier ones: the last output counts, and streams come after all tokens.
-    return {output.clean.shape[1]: output.clean.shape[2] for output in (*tokens, *streams)}
+    widths = {}
+    # Later ones replace earlier ones: the last output counts, and streams come after all tokens.
+    for output in (*tokens, *streams):
+        _, count, width = output.clean.shape
+        widths[count] = width
+    return widths

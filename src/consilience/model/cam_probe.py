@@ -106,6 +106,7 @@ class Probe:
     @staticmethod
     def _on(module: nn.Module, ask: Ask, picture: Tensor, names: set[str]) -> Probe:
         """The outputs on one picture and their gradients; not yet how they move."""
+        # A leaf of our own, so that the gradient reaches nothing of the caller's.
         leaf = picture.detach().clone().requires_grad_()
         outputs: list[Output] = []
 
@@ -146,6 +147,7 @@ class Probe:
             # Pruned tokens may differ in number from picture to picture; then this output is judged by fewer tiles, and fails.
             if output is not None and tensor.shape == output.clean.shape:
                 change = (tensor.detach() - output.clean.detach()).double()[:1]
+                # Under each reading, the norm over the axis of channels.
                 if change.ndim == 3:
                     output.moved.append({"tokens": change[0].norm(dim=1)})
                 elif change.ndim == 4:
@@ -180,7 +182,11 @@ class Probe:
         if layer is None:
             return None, reason
         for gradient in output.gradients:
-            if gradient is None or int((to_grid(gradient, layer) != 0).any(1).sum()) < 2:
+            places = 0
+            if gradient is not None:
+                places = int((to_grid(gradient, layer) != 0).any(1).sum())
+            # At one place only: the class token's gradient, or that of an output that was averaged before.
+            if places < 2:
                 return None, f"{output} has no gradient of the score over space"
         return layer, ""
 
@@ -222,8 +228,10 @@ class Probe:
         for gradient in output.gradients:
             if gradient is not None:
                 total = total + gradient
-        if layer.prefix:  # what a class token carries does not pass through the cells
-            total = torch.cat([torch.zeros_like(total[:, : layer.prefix]), total[:, layer.prefix :]], 1)
+        # What a class token carries does not pass through the cells.
+        if layer.prefix:
+            total = total.clone()
+            total[:, : layer.prefix] = 0
         # The chain rule stopped at this output: what reaches the picture by other ways is left out.
         (through,) = torch.autograd.grad(output.clean, self.picture, total, retain_graph=True, allow_unused=True)
         if through is None or self.slope is None:
@@ -260,6 +268,7 @@ def watched(module: nn.Module, names: set[str], keep: Keep) -> Iterator[None]:
 
         def after(_: nn.Module, args: Any, output: Any) -> Any:
             nonlocal calls
+            # Not named tuples: they are not made from one iterable.
             is_sequence = type(output) in (tuple, list) and len(output) > 0
             tensor = output[0] if is_sequence else output
             if not isinstance(tensor, Tensor):

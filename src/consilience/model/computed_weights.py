@@ -148,7 +148,8 @@ def _write_parametrised(module: nn.Module, name: str, value: Tensor) -> None:
     """Let a weight that a parametrisation computes have a value, or random draws where it has no inverse."""
     parts = parametrisations(module)[name]
     trained = getattr(module, name).detach().cpu().clone()
-    device = next((tensor.device for tensor in (*parts.parameters(), *parts.buffers())), value.device)
+    tensors = [*parts.parameters(), *parts.buffers()]
+    device = tensors[0].device if tensors else value.device
     # On the CPU, so that what it draws itself (a basis completed at random) is the same whatever the device.
     parts.to("cpu")
     try:

@@ -246,7 +246,9 @@ class Outputs:
         if self.binary:
             return self._is_positive(outputs[..., 0]).long()
         if self.labels:
-            column = outputs.gather(-1, target.expand(outputs.shape[:-1])[..., None])[..., 0]
+            # The target may lack the first axes, e.g. (B,) beside outputs (draws, B, O).
+            index = target.expand(outputs.shape[:-1])[..., None]
+            column = outputs.gather(-1, index)[..., 0]
             return self._is_positive(column).long()
         return outputs.argmax(-1)
 

@@ -213,7 +213,8 @@ def follow(changes: Tensor, tiles: Tiles) -> tuple[int, int]:
     overall = changes.mean((1, 2), keepdim=True)
     relative = changes / torch.where(overall > 0, overall, 1.0)
     expected = tiles.of_cells((changes.shape[1], changes.shape[2])).to(changes.device)
-    judged = (expected >= 0) & (changes.amax(0) > 0) & changes.isfinite().all(0)
+    moves = changes.amax(0) > 0
+    judged = (expected >= 0) & moves & changes.isfinite().all(0)
     right = (relative.argmax(0) == expected) & judged
     return int(right.sum()), int(judged.sum())
 
@@ -230,8 +231,9 @@ def proved(right: int, judged: int, tiles: Tiles) -> bool:
         return False
     # In an arbitrary order each cell follows its own tile with this probability: a binomial tail.
     chance = 1 / len(tiles)
-    probabilities = (math.comb(judged, k) * chance**k * (1 - chance) ** (judged - k) for k in range(right, judged + 1))
-    return sum(probabilities) <= CHANCE
+    at_least = range(right, judged + 1)
+    tail = sum(math.comb(judged, k) * chance**k * (1 - chance) ** (judged - k) for k in at_least)
+    return tail <= CHANCE
 
 
 def _distortion(grid: tuple[int, int], spatial: tuple[int, int]) -> float:

@@ -74,7 +74,8 @@ def _meaning_of_values(outputs: Tensor, kind: Any, last_layer: Callable[[], str 
     known = not single or kind in ("probability", "log_probability", "margin")
     unbounded = Outputs("values" if kind == "output" else "logits", columns, "default", known)
     low, high = PROBABILITY_RANGE
-    if not len(outputs) or bool((outputs < low).any()) or bool((outputs > high).any()):
+    outside = (outputs < low) | (outputs > high)
+    if not len(outputs) or bool(outside.any()):
         return unbounded
     last = last_layer()
     if last == "linear":

@@ -136,7 +136,8 @@ class _Before:
             if not isinstance(module, torch.jit.ScriptModule) and module._buffers.get(name) is not buffer:
                 module._buffers[name] = buffer
         # By value: batch normalisation moves its statistics without a trace in the tensor's version.
-        for buffer, value in _unequal([(buffer, value) for _, _, buffer, value in self._buffers]):
+        values = [(buffer, value) for _, _, buffer, value in self._buffers]
+        for buffer, value in _unequal(values):
             # A tensor made in inference mode can be written to only in inference mode.
             with torch.inference_mode(buffer.is_inference()), torch.no_grad():
                 buffer.copy_(value)
@@ -186,7 +187,8 @@ def _unequal(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tenso
 
 def _recurrent(modules: Sequence[nn.Module]) -> bool:
     """Whether a recurrent layer is on a GPU."""
-    return any(isinstance(module, nn.RNNBase) and any(p.is_cuda for p in module.parameters()) for module in modules)
+    recurrent = [module for module in modules if isinstance(module, nn.RNNBase)]
+    return any(parameter.is_cuda for module in recurrent for parameter in module.parameters())
 
 
 # -- for code of others: a thorough way --------------------------------------------------------------------------------

@@ -83,7 +83,10 @@ def _integers(target: Any, count: int, meaning: Outputs) -> Tensor:
 
 def _remedy_for_type(target: Tensor) -> str:
     """What to give in place of a target that is not of integers."""
-    if target.is_complex() or target.dtype == torch.bool or not bool((target == target.round()).all()):
+    if target.is_complex() or target.dtype == torch.bool:
+        return "give class numbers"
+    whole = bool((target == target.round()).all())
+    if not whole:
         return "give class numbers"
     if target.ndim < 2:
         return "cast with .long()"

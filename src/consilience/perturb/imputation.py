@@ -101,8 +101,12 @@ class Noise(Imputer):
         x = points.x
         first = 2 if x.ndim > 2 else 1
         axes = tuple(range(first, x.ndim))
-        low = x.amin(axes, keepdim=True) if self.low is None else torch.full_like(x, self.low)
-        high = x.amax(axes, keepdim=True) if self.high is None else torch.full_like(x, self.high)
+        low = x.amin(axes, keepdim=True)
+        if self.low is not None:
+            low = torch.full_like(x, self.low)
+        high = x.amax(axes, keepdim=True)
+        if self.high is not None:
+            high = torch.full_like(x, self.high)
         low = low.repeat_interleave(len(samples), 0)
         high = high.repeat_interleave(len(samples), 0)
         uniform = shared((key / "noise").uniform, points, samples, x.shape[1:]).to(x)
@@ -128,7 +132,8 @@ class NoisyLinear(Imputer):
                 "baseline: noisy linear imputation is for images (channels, height, width), but each input has shape "
                 f"{tuple(points.x.shape[1:])}; use 'mean', 'zero' or 'noise'"
             )
-        return self.sigma * shared((key / "noise").normal, points, samples, points.x.shape[1:]).to(points.x)
+        noise = shared((key / "noise").normal, points, samples, points.x.shape[1:])
+        return self.sigma * noise.to(points.x)
 
     def fill(self, x: Tensor, masks: Tensor, reference: Tensor) -> Tensor:
         # The linear system is one of pixels: it has no equation for a pixel that keeps some of its channels.

@@ -222,7 +222,8 @@ def permuted(place: Tensor, members: int, key: Key, ids: Tensor, number: int) ->
 def _binomials(count: int, size: int) -> Tensor:
     """(count, size + 1) int64: C(n, k) for n below ``count`` and k up to ``size``."""
     # Larger than any rank, and what int64 holds: these features are never in the subset.
-    table = [[min(math.comb(n, k), 2**62) for k in range(size + 1)] for n in range(count)]
+    largest = 2**62
+    table = [[min(math.comb(n, k), largest) for k in range(size + 1)] for n in range(count)]
     return torch.tensor(table, dtype=torch.int64).reshape(count, size + 1)
 
 

@@ -102,8 +102,9 @@ class Masked(Neighbourhood):
         for order, at, owned in self._orders(points, has):
             of_scales, rows_of_order = _members(order, points.ids[at], samples, key)
             fine = self._fine(of_scales, order, points.x.shape[1:])
-            # From the features that a point has to its places among all A.
-            masks[at] = torch.zeros_like(masks[at]).scatter_(2, owned[:, None].expand(fine.shape), fine)
+            # From the features that a point has to their places among all A.
+            all_places = owned[:, None].expand(fine.shape)
+            masks[at] = torch.zeros_like(masks[at]).scatter_(2, all_places, fine)
             rows[at] = rows_of_order
         if not self.baseline.is_data(points.x.ndim - 1):
             return masks, None, has
@@ -224,8 +225,8 @@ def _independent(order: Order, number: int, ids: Tensor, samples: Tensor, key: K
     masks = smallest(drawn, torch.full_like(ids, size))
     if order.rows == 1:
         return masks, None
-    word = (key / "baseline").bits(each, sample, 1).unflatten(0, (len(ids), -1))[..., 0]
-    # A word of 32 bits as a number in [0, rows).
+    word = (key / "baseline").bits(each, sample, 1)[:, 0].unflatten(0, (len(ids), -1))
+    # A word of 32 bits as a number in [0, rows): no division, and as good as even.
     return masks, word * order.rows >> 32
 
 
@@ -290,7 +291,8 @@ def smallest(values: Tensor, count: Tensor) -> Tensor:
     # The largest value that is taken, (N, s, 1). Where it can be, it is selected and not sorted, on a CPU by NumPy, whose
     # selection is vectorised: 50 times faster than a stable sort.
     if len(counts) > 1:
-        edge = values.sort(dim=2)[0].gather(2, (count - 1)[:, None, None].expand(-1, values.shape[1], 1))
+        last = (count - 1)[:, None, None].expand(-1, values.shape[1], 1)
+        edge = values.sort(dim=2)[0].gather(2, last)
     elif values.is_cpu:
         at = int(counts) - 1
         edge = torch.from_numpy(np.partition(values.numpy(), at, axis=2)[..., at : at + 1])

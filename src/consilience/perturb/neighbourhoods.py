@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arrays import with_trailing_axes
 from ..errors import InputError
 from ..features.base import Features
 from ..settings import Settings, setting
@@ -92,8 +93,9 @@ class Uniform(Neighbourhood):
 
     def draw(self, points, samples, key, total):
         # In place: memory is what takes the time here, and the noise is nobody else's.
-        noise = shared(key.uniform, points, samples, points.x.shape[1:]).mul_(2).sub_(1)
-        return self._around(points, samples, points.scaled(noise.mul_(self.radius)), total)
+        noise = shared(key.uniform, points, samples, points.x.shape[1:])
+        noise = noise.mul_(2).sub_(1).mul_(self.radius)
+        return self._around(points, samples, points.scaled(noise), total)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Gaussian(Neighbourhood):
         if self.relative and points.unit is None:
             flat = points.x.detach().flatten(1)
             span = (flat.amax(1) - flat.amin(1)).repeat_interleave(len(samples), 0)
-            noise = noise * span.view(-1, *[1] * (points.x.ndim - 1))
+            noise = noise * with_trailing_axes(span, points.x.ndim - 1)
         return self._around(points, samples, points.scaled(noise * self.sigma), total)
 
 
@@ -141,7 +143,7 @@ class Ball(Neighbourhood):
         norm = noise.flatten(1).norm(dim=1)
         # The norm is 0 where nothing may move.
         scale = self.radius * length / norm.clamp(min=1e-30)
-        noise = noise * scale.view(-1, *[1] * len(shape))
+        noise = noise * with_trailing_axes(scale, len(shape))
         return self._around(points, samples, points.scaled(noise), total)
 
 
@@ -180,8 +182,9 @@ class Path(Neighbourhood):
         else:
             alpha = shared((key / "alpha").uniform, points, samples, ()).to(x)
             weight = even_weights(points, samples, total)
-        rows = origin + alpha.view(-1, *[1] * (x.ndim - 1)) * (x - origin)
-        return Cloud(rows, points.owner.repeat_interleave(s), weight, samples, origin, x - origin)
+        delta = x - origin
+        rows = origin + with_trailing_axes(alpha, x.ndim - 1) * delta
+        return Cloud(rows, points.owner.repeat_interleave(s), weight, samples, origin, delta)
 
 
 @dataclass(frozen=True)
@@ -243,6 +246,7 @@ def noise_unit(features: Features, x: Tensor, baselines: Baseline | None = None)
         unit = unit.to(device=x.device, dtype=torch.float32)
     if baselines is None or baselines.kind != "samples" or x.ndim != 2:
         return unit
+    # In float64: the deviation of a column far from zero loses its digits in float32.
     data = baselines.rows(x).double()
     if not bool(data.isfinite().all()):
         raise InputError("baselines: the data set has missing values; fill them as the model's training data were")

@@ -96,7 +96,8 @@ def shared(
     numbers = torch.arange(samples.start, samples.stop, device=ids.device)
     noise = draw(ids.repeat_interleave(s), numbers.repeat(len(ids)), shape)
     # The ids are the points' own, in their order: nothing to copy.
-    if len(ids) == len(where) and torch.equal(where, torch.arange(len(ids), device=ids.device)):
+    in_order = torch.arange(len(ids), device=ids.device)
+    if len(ids) == len(where) and torch.equal(where, in_order):
         return noise
     return noise.unflatten(0, (-1, s))[where].flatten(0, 1)
 
@@ -112,4 +113,5 @@ def present(features: Features, points: Points) -> Tensor:
         InputError: the features were given for another number of inputs.
     """
     features.check(points.inputs, points.owner)
-    return (features.sizes(points.owner, points.x.shape[1:]) > 0).flatten(1)
+    sizes = features.sizes(points.owner, points.x.shape[1:])
+    return (sizes > 0).flatten(1)

@@ -135,7 +135,8 @@ class Grids(Neighbourhood):
         # The upsampled mask has (grid + 1) · cell places, of which a crop is used that starts at a whole place below `cell`.
         # A place's centre there, in units of cells whose centres are 0, 1, …; beyond the outermost centres the mask is flat.
         centre = places + (shift[:, None].double() * cell).floor() + 0.5
-        at = (centre * self.grid / ((self.grid + 1) * cell).clamp(min=1) - 0.5).clamp(0, self.grid - 1)
+        upsampled = ((self.grid + 1) * cell).clamp(min=1)
+        at = (centre * self.grid / upsampled - 0.5).clamp(0, self.grid - 1)
         # A short axis: every place is a cell.
         at = torch.where(length < 2 * self.grid, places.double(), at)
         distance = (at[..., None] - torch.arange(cells, device=at.device)).abs()
