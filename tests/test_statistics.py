@@ -430,9 +430,9 @@ def test_an_explanation_shows_the_difference_and_the_weights_error(tmp_path):
     for criterion, found in r.differences.items():
         rows = r.criteria[criterion]
         for i, name in enumerate(found.best_single):
-            fit = [float(rows[m].fit[i]) for m in methods]
-            best = max(fit) if criterion == "faithfulness_correlation" else min(fit)
-            assert float(rows[name].fit[i]) == best
+            correlation = [float(r.criteria["faithfulness_correlation"][m].fit[i]) for m in methods]
+            # `opt` promises less noise among what is as faithful as the best method: no other is compared with.
+            assert name == methods[correlation.index(max(correlation))]
             difference = rows["consensus"].fresh[i] - rows[name].fresh[i]
             assert float(found.value[i]) == pytest.approx(float(difference))
     record = r.record(0)
@@ -441,8 +441,26 @@ def test_an_explanation_shows_the_difference_and_the_weights_error(tmp_path):
     assert record["weights_stderr"] == r.weights_stderr[0].tolist()
     assert "consensus − best single method of the fitting draws, correlation: " in str(r) and "n = 3 inputs" in str(r)
     one = cs.explain(Small(), x[:1], 1, methods=methods, fit_draws=12, fresh_draws=16, resolved_draws=0)
-    assert f"beside {one.differences['noise_over_signal'].best_single[0]}" in str(one)
+    noise = one.differences["noise_over_signal"]
+    assert f"beside {noise.best_single[0]}, the best of those as faithful as the objective asks" in str(one)
+    assert noise.among and not one.differences["faithfulness_correlation"].among
     assert str(cs.load(one.save(tmp_path / "run"))) == str(one)
+
+
+def test_noise_is_compared_with_the_steadiest_of_those_that_are_as_faithful_as_asked():
+    """With a low floor nearly all methods are; a steadier one that is not is never compared with."""
+    methods = ["saliency", "input_x_gradient", "smoothgrad", "grad_cam"]
+    options = {"methods": methods, "fit_draws": 12, "fresh_draws": 16, "resolved_draws": 0}
+    noise, masks = cs.AverageSensitivity(signal="contrast"), cs.Infidelity()
+    for asked in (None, 0.2, 1.0, -1.0):
+        r = cs.explain(Small(), images(3), 1, objective=cs.Front(noise, masks, correlation=asked), **options)
+        for i, name in enumerate(r.differences["noise_over_signal"].best_single):
+            rho = {m: float(r.criteria["faithfulness_correlation"][m].fit[i]) for m in methods}
+            floor = max(rho.values()) if asked is None else min(asked, max(rho.values()))
+            moved = {m: float(r.criteria["noise_over_signal"][m].fit[i]) for m in methods if rho[m] >= floor}
+            assert name == min(moved, key=moved.get)
+    free = cs.explain(Small(), images(3), 1, objective=cs.Front(noise, masks, mu=1.0), **options)
+    assert not free.differences["noise_over_signal"].among
 
 
 def test_a_difference_without_a_value_has_a_reason():

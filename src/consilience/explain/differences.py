@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ..combine.aggregation import Aggregation
+from ..combine.weights import Minimise
+from ..metrics.front import Front
 from ..results.difference import PairedDifference
 from ..results.explanation import Measured
 from ..statistics.criteria import CRITERIA, HIGHER_IS_BETTER, Estimate
@@ -23,6 +25,9 @@ CRITERION = {
     ("contrast", False): "contrast",
 }
 """A metric's kind of draw, and whether it is free of scale → the criterion in which tables show it."""
+
+AS_FAITHFUL = "of those as faithful as the objective asks"
+"""Among which methods the best one is looked for, in words."""
 
 USUAL = ("noise_over_signal", "faithfulness_correlation")
 
@@ -52,6 +57,9 @@ def paired_differences(
 ) -> dict[str, PairedDifference]:
     """Criterion → consensus − the method that is best on the fitting draws, on the fresh draws.
 
+    A mixture that must be as faithful as the best method is compared, by its noise, with the methods that are so too: others
+    may be steadier because they say little.
+
     Args:
         aggregation: of the consensus; the criteria that its objective is about are compared.
         criteria: criterion → row → what was measured, with a row "consensus".
@@ -60,14 +68,35 @@ def paired_differences(
         methods: k names.
     """
     clean = fresh.clean()
-    return {name: _difference(name, criteria[name], clean, mixing, methods) for name in criteria_of(aggregation)}
+    goal = aggregation.goal if isinstance(aggregation, Minimise) else None
+    found = {}
+    for criterion in criteria_of(aggregation):
+        rows = criteria[criterion]
+        fitted = _of_methods(rows, "fit", methods)
+        among = ""
+        if isinstance(goal, Front) and goal.mu is None and criterion != "faithfulness_correlation":
+            correlation = _of_methods(criteria["faithfulness_correlation"], "fit", methods)
+            fitted = fitted.where(goal.as_faithful(correlation), torch.nan)
+            among = AS_FAITHFUL
+        found[criterion] = _difference(criterion, rows, fitted, clean, mixing, methods, among)
+    return found
+
+
+def _of_methods(rows: Mapping[str, Measured], stream: str, methods: Sequence[str]) -> Tensor:
+    """(B, k): what was measured of the methods on the draws "fit" or "fresh"."""
+    return torch.stack([getattr(rows[name], stream) for name in methods], 1)
 
 
 def _difference(
-    criterion: str, rows: Mapping[str, Measured], fresh: Evidence, mixing: Tensor, methods: Sequence[str]
+    criterion: str,
+    rows: Mapping[str, Measured],
+    fitted: Tensor,
+    fresh: Evidence,
+    mixing: Tensor,
+    methods: Sequence[str],
+    among: str,
 ) -> PairedDifference:
-    """One criterion of :func:`paired_differences`."""
-    fitted = torch.stack([rows[name].fit for name in methods], 1)
+    """One criterion of :func:`paired_differences`; by ``fitted`` (B, k) the best is chosen, NaN of what does not compete."""
     best = _best(fitted, criterion in HIGHER_IS_BETTER)
     usable = fitted.isfinite().any(1)
     single = torch.nn.functional.one_hot(best, mixing.shape[1]).to(mixing)
@@ -75,13 +104,13 @@ def _difference(
     # Draw by draw, so that what moves both alike does not count.
     apart = replace(both, value=-both.value.diff(dim=1), influence=-both.influence.diff(dim=1))
     # What is NaN in the table, such as the value of a map that fails at a fresh draw, is NaN here.
-    shown = torch.stack([rows[name].fresh for name in methods], 1).gather(1, best[:, None])[:, 0]
+    shown = _of_methods(rows, "fresh", methods).gather(1, best[:, None])[:, 0]
     usable = usable & shown.isfinite() & rows["consensus"].fresh.isfinite()
     value = apart.value[:, 0].where(usable, torch.nan)
     stderr = apart.stderr[:, 0].where(usable, torch.nan)
     reach = stderr * _students(apart)
     names = tuple(methods[at] if ok else None for at, ok in zip(best.tolist(), usable.tolist(), strict=True))
-    return PairedDifference(names, value, stderr, value - reach, value + reach, apart.draws)
+    return PairedDifference(names, value, stderr, value - reach, value + reach, apart.draws, among)
 
 
 def _students(estimate: Estimate) -> Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .. import simplex
 from ..errors import InputError
 from ..settings import Settings, setting
 from ..simplex import Solution
+from ..simplex.ties import EQUAL
 from ..statistics.evidence import Evidence
 from .base import Metric
 from .objective import Objective
@@ -89,6 +91,19 @@ class Front(Settings):
         if signed:
             raise InputError("signed: the front is over convex weights; use objective='faith' or 'robust'")
         return self.choose(self.curve(evidence))
+
+    def as_faithful(self, correlation: Tensor) -> Tensor:
+        """(B, k) bool: the methods that are as faithful as a mixture must be, or that come nearest to it.
+
+        Args:
+            correlation: (B, k), of the methods on the fitting draws; NaN where a method has none.
+        """
+        known = correlation.nan_to_num(-torch.inf)
+        floor = known.amax(1, keepdim=True)
+        if self.correlation is not None:
+            floor = floor.clamp(max=self.correlation)
+        # The table and the solver sum the same numbers in another order.
+        return known >= floor - EQUAL
 
     def choose(self, curve: simplex.Front) -> Solution:
         """The mixture that is asked for.

@@ -70,7 +70,9 @@ def _of_one(difference: Any) -> str:
         words += f" ± {stderr:.2g}"
         if low is not None and high is not None:
             words += f" [{low:.3g}, {high:.3g}]"
-    return f"{words} over {text(difference, 'n')} fresh draws, beside {text(difference, 'best_single')}"
+    words += f" over {text(difference, 'n')} fresh draws, beside {text(difference, 'best_single')}"
+    among = text(difference, "among")
+    return f"{words}, the best {among}" if among else words
 
 
 def _signed(value: float) -> str:
@@ -107,4 +109,5 @@ def _of_several(known: Sequence[Any], higher: bool) -> str:
     if verdicts:
         better, worse = verdicts.count("better"), verdicts.count("worse")
         words += f"; at 95 % better for {better}, worse for {worse} of {len(verdicts)}"
-    return words
+    among = text(known[0], "among")
+    return f"{words}; beside the best {among}" if among else words

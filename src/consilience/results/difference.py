@@ -26,6 +26,7 @@ class PairedDifference:
         low, high: (B,), Student's 95 % interval with ``draws`` − 1 degrees of freedom.
         draws: (B,) int64, how many fresh draws both were judged on; of a batch of inputs of different lengths, a short one
             has fewer masks.
+        among: among which methods the best one was looked for, in words; "" for all.
     """
 
     best_single: tuple[str | None, ...]
@@ -34,6 +35,7 @@ class PairedDifference:
     low: Tensor
     high: Tensor
     draws: Tensor
+    among: str = ""
 
     def __len__(self) -> int:
         return len(self.value)
@@ -63,6 +65,8 @@ class PairedDifference:
             number = float(getattr(self, name)[i])
             numbers[name] = number if math.isfinite(number) else None
         numbers["n"] = int(self.draws[i])
+        if self.among:
+            numbers["among"] = self.among
         if numbers["value"] is None:
             reasons[where] = "the consensus, or the best single method, has no value on the fresh draws"
         elif numbers["stderr"] is None:

@@ -244,7 +244,8 @@ def _differences(records: Records) -> dict[str, PairedDifference]:
         each = [record["differences"][criterion] for record in records]
         numbers = {part: _numbers([one[part] for one in each]) for part in ("value", "stderr", "low", "high")}
         draws = torch.tensor([one["n"] for one in each])
-        found[criterion] = PairedDifference(tuple(one["best_single"] for one in each), **numbers, draws=draws)
+        names = tuple(one["best_single"] for one in each)
+        found[criterion] = PairedDifference(names, **numbers, draws=draws, among=each[0].get("among", ""))
     return found
 
 
