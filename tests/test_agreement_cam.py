@@ -11,7 +11,7 @@ from torch import nn
 from consilience.errors import InputError
 from consilience.explainers import Saliency, Stack
 from consilience.explainers.cam import LayerCAM, ScoreCAM, stretched
-from consilience.explainers.noise import FusionGrad, NoiseGrad, _noise, perturb
+from consilience.explainers.weight_noise import FusionGrad, NoiseGrad, _noise, set_noisy_weights
 from consilience.model.copies import duplicate
 from consilience.statistics.keys import Key
 
@@ -92,7 +92,7 @@ def test_recurrent_and_tied_weights_are_perturbed_once_in_a_copy():
     model, x = Tied().eval(), torch.ones(2, 4, 3)
     before, clean = {k: v.clone() for k, v in model.state_dict().items()}, model.rnn(x)[0].detach()
     noisy = duplicate(model)
-    perturb(noisy, model, Key(0), 0, 0.3)
+    set_noisy_weights(noisy, model, Key(0), 0, 0.3)
     assert noisy.two.weight is noisy.one.weight and noisy.one.weight is not model.one.weight
     assert not torch.allclose(noisy.rnn(x)[0], clean)
     ratio = (noisy.one.weight.data / before["one.weight"] - 1) / 0.3

@@ -9,7 +9,7 @@ import torch.nn.functional as nnf
 from twins import SEED, Row, activations, gradient, upsampled
 
 from consilience.explainers.cam import LayerCAM, ScoreCAM
-from consilience.explainers.noise import FusionGrad, NoiseGrad
+from consilience.explainers.weight_noise import FusionGrad, NoiseGrad
 from consilience.statistics.keys import Key
 
 

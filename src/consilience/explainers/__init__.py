@@ -1,4 +1,8 @@
-"""Explainers: what they need of the model, and how it is folded into attributions."""
+"""Explainers: methods that attribute a score to features. The table :data:`METHODS` holds all of them by name.
+
+Each says what it needs of the model, and how that is folded into attributions (:mod:`.base`); :class:`Stack` evaluates what
+several of them need once.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,13 @@ from .captum_arguments import class_of
 from .function import Function
 from .gradients import GuidedBackprop, InputXGradient, Saliency, SmoothGrad, SmoothGradSquared, UniformGrad, VarGrad
 from .mixture import Mixture
-from .noise import FusionGrad, NoiseGrad
 from .normalised import Normalised
 from .paths import DeepLIFT, ExpectedGradients, GradientSHAP, IntegratedGradients
 from .perturbation import RISE, FeatureAblation, Occlusion
 from .shapley import KernelSHAP, ShapleySampling
 from .stack import Stack, unique
 from .surrogates import LIME, MAPLE
+from .weight_noise import FusionGrad, NoiseGrad
 
 METHODS: dict[str, type[Explainer]] = {
     cls.name: cls
@@ -34,12 +38,8 @@ METHODS: dict[str, type[Explainer]] = {
         ScoreCAM, EigenCAM, FeatureAblation, Occlusion, RISE, LIME, KernelSHAP, ShapleySampling, MAPLE,
     )
 }  # fmt: skip
+"""Every method by name, in the order in which tables and the catalogue list them."""
 
-
-# Sets of methods by name. "black_box" needs outputs only: near x, half removed, and
-# coalitions of every size. "paper" is AGG's Tables 1, 3, 4 and "paper_faithfulness" its Table 2,
-# "paper_perturbation" the perturbation methods of Tables 10 and 11; with the settings of the
-# authors' code: 50 integration steps, 20 noise draws with σ = .5 in units of the normalised input.
 PRESETS: dict[str, tuple[Explainer, ...]] = {
     "standard": (
         Saliency(), InputXGradient(), IntegratedGradients(), SmoothGrad(10), VarGrad(10), GuidedBackprop(), DeepLIFT(),
@@ -57,7 +57,12 @@ PRESETS: dict[str, tuple[Explainer, ...]] = {
     ),
     "paper_perturbation": (LIME(features=Patches(16)), ShapleySampling(features=Patches(16)), FeatureAblation(Patches(16))),
 }  # fmt: skip
+"""Sets of methods by name.
 
+"black_box" needs outputs only: near x, with half of it removed, and with coalitions of every size. "paper" is AGG's Tables 1,
+3 and 4, "paper_faithfulness" its Table 2, "paper_perturbation" the perturbation methods of Tables 10 and 11, all with the
+settings of the authors' code: 50 integration steps, 20 noise draws with σ = .5 in units of the normalised input.
+"""
 
 __all__ = [
     "METHODS",
@@ -79,8 +84,10 @@ __all__ = [
 def resolve(
     methods: str | Explainer | Iterable[str | Explainer], baselines: Any = None, features: Features | None = None
 ) -> list[Explainer]:
-    """A preset's name, method names ("saliency,grad_cam" or a list), configured explainers, Captum's classes and instances,
-    or callables (inputs, target=…) → explainers, in order.
+    """Whatever ``methods=`` may be, as a list of explainers, in order.
+
+    That is a preset's name, method names ("saliency,grad_cam" or a list), configured explainers, Captum's classes and
+    instances, and callables (inputs, target=…).
 
     Args:
         methods: what is asked for.
@@ -89,7 +96,7 @@ def resolve(
         features: for those that have some and leave them open. None: they stay open.
 
     Raises:
-        InputError: an unknown name, nothing at all, or something that is no method.
+        InputError: an unknown name, nothing at all, or something that is not a method.
     """
     settings: dict[str, Any] = {}
     if baselines is not None:
@@ -131,17 +138,24 @@ def _with(explainer: Explainer, settings: dict[str, Any]) -> Explainer:
     changes = {name: settings[name] for name in names if name in settings and getattr(explainer, name) is None}
     if isinstance(explainer, Mixture):
         changes["explainers"] = tuple(_with(member, settings) for member in explainer.explainers)
-    return replace(explainer, **changes) if changes else explainer
+    if not changes:
+        return explainer
+    return replace(explainer, **changes)
 
 
 def foreign(item: Any) -> Explainer:
-    """An explainer from what is none of this library's: a Captum class or instance, or a callable.
+    """An explainer made of something that is not one: a class, a Captum class or instance, or a callable.
 
-    Raises InputError, naming what is understood, for anything else.
+    Args:
+        item: what was given.
+
+    Raises:
+        InputError: it is nothing of these; the message names what is understood.
     """
     if isinstance(item, type) and issubclass(item, Explainer):
         return item()
-    attr = sys.modules.get("captum.attr")  # whoever has a Captum object has imported it
+    # Not imported here, which takes seconds: if the item is Captum's, its module has been imported already.
+    attr = sys.modules.get("captum.attr")
     if attr is not None and issubclass(class_of(item), attr.Attribution):
         return captum(item)
     return Function(item)

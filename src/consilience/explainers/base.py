@@ -1,4 +1,4 @@
-"""What an explainer is: a frozen configuration that declares what it needs and folds what it gets."""
+"""The interface of explainers: frozen configurations that declare what they need and fold what they get."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Kind = Literal["gradient", "contribution", "relevance"]
 
 @dataclass(frozen=True)
 class Need:
-    """Evaluations asked for, around each point. Needs with equal :attr:`cloud` are evaluated once, whoever asks.
+    """Evaluations that an explainer asks for around each point. Needs with equal :attr:`cloud` are evaluated once for all.
 
     Args:
         where: the neighbourhood in which rows are drawn.
@@ -81,9 +81,9 @@ class Explainer(Settings):
         raise NotImplementedError
 
     def fold(self, state: Any, cloud: Cloud, values: Values) -> Any:
-        """Take in the values of some samples. Sums here, so any chunking gives the same.
+        """Take in the values of some samples. States are sums, so that the samples may come in chunks of any size.
 
-        By default the weighted mean of the gradients over the cloud, times the way from the origin where it has one.
+        By default the weighted mean of the gradients over the cloud, times the way from its origin where it has one.
 
         Args:
             state: what was folded so far; None at first.
@@ -91,7 +91,7 @@ class Explainer(Settings):
             values: what the model gave for them.
 
         Returns:
-            the new state.
+            The new state.
         """
         gradient = values.gradient
         assert gradient is not None
@@ -105,10 +105,10 @@ class Explainer(Settings):
 
 
 class Direct(Explainer):
-    """An explainer that does not fit one cloud and one fold: it calls the score itself, as often as it needs.
+    """Interface of an explainer that does not fit one cloud and one fold: it calls the score itself, as often as it needs.
 
-    For two phases (Score-CAM), perturbed weights (NoiseGrad), surrogates with data of their own (MAPLE), other libraries.
-    It shares no evaluations. ``attribute`` must be a function of the points and the key only, batched over the points.
+    It is for two phases (Score-CAM), perturbed weights (NoiseGrad), surrogates with data of their own (MAPLE), and other
+    libraries. It shares no evaluations. ``attribute`` must be a function of the points and the key only, batched over points.
     """
 
     def attribute(self, score: Score, points: Points, key: Key) -> Tensor:
@@ -126,7 +126,7 @@ class Direct(Explainer):
         raise NotImplementedError
 
     def check(self, score: Score, points: Points, key: Key) -> None:
-        """Raise whatever would make it fail on these points; by default, by trying. Override where that is dear.
+        """Raise whatever would make it fail on these points; by default, by trying. Override where that costs much.
 
         Args:
             score: what is explained.

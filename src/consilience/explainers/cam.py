@@ -2,7 +2,7 @@
 
 ``layer="auto"`` is the last layer whose cells are proved to be places of the image and through which the score passes. It is a
 function of the model: a probe of five rows of noise finds it, whatever is in the batch (:mod:`..model.cam_layers`). A named
-layer must pass the same proof. Activations and gradients ride on the backward pass that saliency makes anyway.
+layer must pass the same proof. Activations and gradients come from the backward pass that saliency makes anyway.
 Shapes: A (N, C, h, w) the activations, g their gradient.
 """
 
@@ -21,8 +21,7 @@ from .base import Direct, Explainer, Need
 
 HEAT = "no unit: a heat map; the sum over an image's channels is the map"
 
-
-RIDES = "1 gradient, shared with saliency; once for the layer: 1 gradient and 4 forwards of noise"
+SHARED = "1 gradient, shared with saliency; once for the layer: 1 gradient and 4 forwards of noise"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class GradCAM(Explainer):
         formula="φ = relu Σ_c ḡ_c A_c, ḡ_c the mean over space of ∂f/∂A_c",
         source="Selvaraju et al. 2017, arXiv 1610.02391",
         normalisation=HEAT,
-        cost=RIDES,
+        cost=SHARED,
         differences=(
             (
                 "Captum",
@@ -85,7 +84,7 @@ class GradCAMPlusPlus(Explainer):
         formula="φ = relu Σ_c a_c A_c, a_c = Σ_hw α relu(g), α = g² / (2g² + g³ Σ_hw A)",
         source="Chattopadhay et al. 2018, arXiv 1710.11063; the score in place of its exponential, as in the released code",
         normalisation=HEAT,
-        cost=RIDES,
+        cost=SHARED,
         differences=(
             (
                 "pytorch-grad-cam",
@@ -102,12 +101,16 @@ class GradCAMPlusPlus(Explainer):
 
     def fold(self, state, cloud, values):
         acts, grads = values.activations[self.layer]
-        below = 2 * grads**2 + grads**3 * acts.sum((2, 3), keepdim=True)
+        denominator = 2 * grads**2 + grads**3 * acts.sum((2, 3), keepdim=True)
         # Relative to the largest denominator: which cells count as zero does not depend on the units of the score, as it does
         # with pytorch-grad-cam's absolute 1e-6.
-        safe = below.abs() > 1e-12 * below.detach().abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
-        alpha = torch.where(safe, grads**2 / torch.where(safe, below, torch.ones_like(below)), torch.zeros_like(below))
-        return ((alpha * grads.relu()).sum((2, 3), keepdim=True) * acts).sum(1).relu()
+        largest = denominator.detach().abs().amax((1, 2, 3), keepdim=True)
+        is_safe = denominator.abs() > 1e-12 * largest.clamp(min=1e-30)
+        # The 1 keeps NaN out of the gradient of the branch that is not taken.
+        ratio = grads**2 / torch.where(is_safe, denominator, torch.ones_like(denominator))
+        alpha = torch.where(is_safe, ratio, torch.zeros_like(denominator))
+        weights = (alpha * grads.relu()).sum((2, 3), keepdim=True)
+        return (weights * acts).sum(1).relu()
 
     def finish(self, state, points):
         return upsample(state, points)
@@ -132,7 +135,7 @@ class EigenCAM(Explainer):
         formula="φ = relu(±A v), v the first right singular vector of A (hw × C), the sign that makes the mean positive",
         source="Muhammad & Yeasin 2020, arXiv 2008.00299",
         normalisation=HEAT,
-        cost=RIDES + "; one small eigenproblem",
+        cost=SHARED + "; one small eigenproblem",
         differences=(
             ("pytorch-grad-cam", "centres the channels first, which is another map and leaves its sign undefined"),
         ),
@@ -146,7 +149,7 @@ class EigenCAM(Explainer):
         acts = values.activations[self.layer][0]
         rows = acts.flatten(2).transpose(1, 2)  # (N, hw, C)
         places, channels = rows.shape[1:]
-        # A v is found from the smaller of the two Gram matrices, A Aᵀ over places or Aᵀ A over channels.
+        # The projection A v follows from the smaller of two Gram matrices: A Aᵀ over places, or Aᵀ A over channels.
         if places <= channels:
             eigenvalues, vectors = torch.linalg.eigh(rows @ rows.transpose(1, 2))
             singular_value = eigenvalues[..., -1:].clamp(min=0).sqrt()
@@ -178,7 +181,7 @@ class LayerCAM(Explainer):
         formula="φ = relu Σ_c relu(∂f/∂A_c) ⊙ A_c",
         source="Jiang et al. 2021, IEEE Transactions on Image Processing, doi 10.1109/TIP.2021.3089943",
         normalisation=HEAT,
-        cost=RIDES,
+        cost=SHARED,
         differences=(
             (
                 "pytorch-grad-cam",
@@ -243,15 +246,16 @@ class ScoreCAM(Direct):
     def attribute(self, score, points, key):
         acts = score.evaluate(points.x, points.owner, layers=(self.layer,)).activations[self.layer][0]
         if self.channels is not None and self.channels < acts.shape[1]:
-            most = acts.abs().mean((2, 3)).topk(self.channels, dim=1).indices
-            acts = acts.gather(1, most[..., None, None].expand(-1, -1, *acts.shape[2:]))
-        channels = acts.flatten(0, 1)[:, None]  # (N·C, 1, h, w): the channels of all points, a batch at a time
+            largest = acts.abs().mean((2, 3)).topk(self.channels, dim=1).indices
+            acts = acts.gather(1, largest[..., None, None].expand(-1, -1, *acts.shape[2:]))
+        channels = acts.flatten(0, 1)[:, None]  # (N·C, 1, h, w): the channels of all points
         size = points.x.shape[2:]
         scores = []
+        # A batch of channels at a time, upsampled when it is their turn: N·C masks of the input's size would not fit.
         for part in torch.arange(len(channels), device=acts.device).split(score.batch.size(False)):
-            big = nnf.interpolate(channels[part], size=size, mode="bilinear", align_corners=False)
+            masks = nnf.interpolate(channels[part], size=size, mode="bilinear", align_corners=False)
             point = part // acts.shape[1]
-            masked = points.x[point] * stretched(big).to(points.x)
+            masked = points.x[point] * stretched(masks).to(points.x)
             scores.append(score(masked, points.owner[point]))
         weights = torch.cat(scores).view(acts.shape[:2]).softmax(1)
         return upsample((weights[..., None, None] * acts).sum(1).relu(), points)

@@ -1,4 +1,4 @@
-"""Other libraries' methods as explainers: Captum's classes and instances, and any callable ``(inputs, target=…) → maps``.
+"""Captum's methods as explainers, classes and instances.
 
 Captum repeats rows step by step in some methods and input by input in others. It is given the score as a module of
 (rows, owner), and the owners as additional_forward_args, which it repeats along with the rows: targets, masks and keyword
@@ -27,10 +27,10 @@ from ..statistics.keys import Key
 from .base import Direct, Kind
 from .cam import upsample
 from .captum_arguments import class_of, count_features, count_windows, data_set, describe, label_sizes, labels_for
-from .function import _known, _snake
+from .function import known_kind, snake_case
 from .hosted import hosted, shaped
 
-# By the class or its nearest known base.
+# What attributions are, by the class or its nearest known base.
 KINDS: dict[str, Kind] = {
     "Saliency": "gradient",
     "GuidedBackprop": "gradient",
@@ -48,6 +48,7 @@ KINDS: dict[str, Kind] = {
     "Lime": "contribution",
 }
 
+# Methods that do not attribute a score of rows, and why.
 REFUSED = {
     "FeaturePermutation": "exchanges values between the inputs of a batch, so an attribution depends on its company; use "
     "FeatureAblation",
@@ -80,8 +81,8 @@ def captum(method: Any, name: str | None = None, kind: Kind | None = None, layer
             ``feature_mask`` labels of shape F, (1, *F) or (B, *F), or :class:`~consilience.features.base.Features`.
 
     Raises:
-        InputError: for what is no Captum method or cannot be asked row by row, an unknown kind or option, and a layer beside
-            an instance. The explanation raises it for a model or a layer that the method does not fit.
+        InputError: it is not a Captum method, or one that cannot be asked row by row; the kind or an option is unknown; a layer
+            is given for an instance. The explanation raises it for a model or a layer that the method does not fit.
 
     Example:
         >>> import torch, consilience as cs
@@ -148,12 +149,13 @@ class Captum(Direct):
         parameters = inspect.signature(self.cls.attribute).parameters
         self._check_options(parameters)
         self.defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+        # NoiseTunnel has another method inside, whose kind, baselines and cost are its own.
         self.inner: Captum | None = None
-        inner = getattr(method, "attribution_method", None)  # NoiseTunnel's
+        inner = getattr(method, "attribution_method", None)
         if inner is not None:
             self.inner = Captum(inner, None, None, None, {})
         self.name = name or self._name()  # type: ignore[misc]
-        self.kind = _known(kind) if kind else self._kind()  # type: ignore[misc]
+        self.kind = known_kind(kind) if kind else self._kind()  # type: ignore[misc]
 
     def _check_options(self, parameters: Mapping[str, inspect.Parameter]) -> None:
         """Raise InputError for an option that ``attribute`` does not take, or that the explanation gives."""
@@ -170,12 +172,12 @@ class Captum(Direct):
         return f"captum({self.cls.__name__}{settings})"
 
     def attribute(self, score: Score, points: Points, key: Key) -> Tensor:
-        """(N, *F)."""
+        """The method's maps, (N, *F)."""
         if score.numpy and not self._is("PerturbationAttribution"):
             raise InputError(f"model: a NumPy callable has no gradients, which Captum's {self.cls.__name__} needs")
         if not isinstance(score.model, nn.Module) and any(self._is(known) for known in NEEDS_MODULES):
             raise InputError(f"model: Captum's {self.cls.__name__} needs an nn.Module, not a plain callable")
-        points = replace(points, inputs=score.size)  # a part of them still knows how many there are
+        points = replace(points, inputs=score.size)  # so that a part of them still knows how many inputs there are
         return hosted(lambda part: self._ask(score, part), score, points, key, self.name)
 
     def rows(self, shape: Sequence[int]) -> dict[str, int]:
@@ -195,23 +197,25 @@ class Captum(Direct):
         if self._is("DeepLiftShap"):
             return {"gradient": 2 * count * len(data_set(arguments["baselines"]))}
         if self._is("DeepLift") or self._is("LRP"):
-            return {"gradient": 2 * count}  # the baseline's row beside the input's; two passes
+            return {"gradient": 2 * count}  # DeepLift: a row for the baseline too; LRP: two passes
         if not self._is("PerturbationAttribution"):
             return {"gradient": count}
         if self._is("LimeBase"):
             return {"forward": count}
         if self._is("Occlusion"):
-            return {
-                "forward": 1 + count_windows(shape, arguments["sliding_window_shapes"], arguments.get("strides") or 1)
-            }
+            windows = count_windows(shape, arguments["sliding_window_shapes"], arguments.get("strides") or 1)
+            return {"forward": 1 + windows}
         features = count_features(arguments.get("feature_mask"), shape)
-        # All orders; of more than 12 features there are too many to be meant.
-        orders = math.factorial(features) if self._is("ShapleyValues") and features <= 12 else count
+        orders = count
+        # ShapleyValues goes through all orders; of more than 12 features there are too many to be meant.
+        if self._is("ShapleyValues") and features <= 12:
+            orders = math.factorial(features)
         return {"forward": 1 + features * orders}
 
     # -- asking Captum -------------------------------------------------------------------------------------------------
 
     def _ask(self, score: Score, points: Points) -> Tensor:
+        """The maps of some points."""
         module = score.module()
         method = self._bound(module, score, points)
         options = self._fitted(score, points)
@@ -224,6 +228,7 @@ class Captum(Direct):
         labels = options.get("feature_mask")
         if labels is None:
             return maps
+        # Captum gives each element its feature's whole attribution, which would count once for each element in a sum.
         return maps / label_sizes(labels).to(maps)
 
     def _to_input(self, maps: Any, points: Points) -> Tensor:
@@ -234,28 +239,29 @@ class Captum(Direct):
         return upsample(maps.detach().sum(1), points).to(torch.promote_types(points.x.dtype, torch.float32))
 
     def _fitted(self, score: Score, points: Points) -> dict[str, Any]:
-        """The options for these points: what there is for each input is gathered, the rows in flight are bounded."""
+        """The options for these points: what was given for each input is gathered, and the rows in flight are bounded."""
         options = dict(self.options)
         if options.get("baselines") is not None:
             options["baselines"] = self._baselines(options["baselines"], points)
         if options.get("feature_mask") is not None:
             options["feature_mask"] = labels_for(options["feature_mask"], score, points)
         size = score.batch.size(not self._is("PerturbationAttribution"))
+        # Captum counts the first in rows, and the second in rows for each input.
         bounds = {"internal_batch_size": max(size, len(points)), "perturbations_per_eval": max(1, size // len(points))}
-        taken = {name: value for name, value in bounds.items() if name in self.defaults}
-        return taken | options
+        known = {name: value for name, value in bounds.items() if name in self.defaults}
+        return known | options  # what the caller gave comes last, and so counts
 
     def _baselines(self, baselines: Any, points: Points) -> Tensor:
         """(n, *F) for a method whose baselines are a data set, else (N, *F)."""
         if self._from_data():
             return data_set(baselines).to(points.x)
-        # Captum's own convention, which is not ours: rows (B, *F) are one for each input.
+        # Captum's convention, which is not this library's: rows (B, *F) are one for each input.
         if getattr(baselines, "ndim", 0) == points.x.ndim and len(baselines) > 1:
             return Baseline.per_input(baselines).at(points)
         return Baseline.of(baselines).at(points)
 
     def _bound(self, module: nn.Module, score: Score, points: Points) -> Any:
-        """The Captum method, asking ``module``."""
+        """The Captum method, made to ask ``module``, which is the score."""
         if not isinstance(self.method, type):
             return _rebound(self.method, module, score.model)
         parameters = dict(inspect.signature(self.method).parameters)
@@ -276,7 +282,7 @@ class Captum(Direct):
         return self.method(module)
 
     def _layer(self, score: Score, points: Points) -> nn.Module:
-        """The submodule of the explained model that is meant."""
+        """The submodule of the explained model that ``layer`` means."""
         if isinstance(self.layer, nn.Module):
             if any(self.layer is module for module in score.model.modules()):  # type: ignore[attr-defined]
                 return self.layer
@@ -293,7 +299,7 @@ class Captum(Direct):
 
     def _is(self, known: str) -> bool:
         """Whether the method is Captum's class of this name, or derived from it."""
-        # By name, so that no module of Captum is imported for a question.
+        # By name, so that none of Captum's modules is imported to ask.
         return any(base.__name__ == known for base in self.cls.__mro__)
 
     def _from_data(self) -> bool:
@@ -307,7 +313,7 @@ class Captum(Direct):
         if self.inner is not None:
             if self.options.get("nt_type", "smoothgrad") == "smoothgrad":
                 return self.inner._kind()
-            return "relevance"  # squares and variances have other units
+            return "relevance"  # squares and variances are not in the units of a gradient
         known = [KINDS[base.__name__] for base in self.cls.__mro__ if base.__name__ in KINDS]
         kind: Kind = known[0] if known else "relevance"
         # multiply_by_inputs=False makes gradients of contributions; perturbation methods have the switch and ignore it.
@@ -317,10 +323,10 @@ class Captum(Direct):
         return kind
 
     def _name(self) -> str:
-        """captum, the class, of NoiseTunnel that inside, and the options that are numbers or words."""
-        words = ["captum", _snake(self.cls.__name__)]
+        """The row's default name: "captum", the class, that inside a NoiseTunnel, and options that are numbers or words."""
+        words = ["captum", snake_case(self.cls.__name__)]
         if self.inner is not None:
-            words.append(_snake(self.inner.cls.__name__))
+            words.append(snake_case(self.inner.cls.__name__))
         words += [f"{name}_{value}" for name, value in self.options.items() if isinstance(value, str | int | float)]
         return "_".join(words)
 

@@ -1,4 +1,4 @@
-"""What Captum's arguments mean for a batch: labels of features, windows, data sets of baselines."""
+"""What the arguments of Captum's methods mean for a batch: labels of features, windows, data sets of baselines."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def labels_for(mask: Any, score: Score, points: Points) -> Tensor:
         raise InputError(
             f"feature_mask: shape {tuple(labels.shape)} for {score.size} inputs {tuple(shape)}; give {tuple(shape)} or one each"
         )
+    # One mask for each input follows its input; a single one is for all.
     if len(labels) > 1:
         labels = labels[points.owner]
     return labels.expand(len(points), *shape).contiguous()
@@ -53,7 +54,7 @@ def label_sizes(labels: Tensor) -> Tensor:
 
 
 def count_features(mask: Any, shape: Sequence[int]) -> int:
-    """How many features a ``mask`` of labels has on one input with axes ``shape``; without one, every element."""
+    """How many features a ``mask`` of labels has on one input with axes ``shape``; None: every element is one."""
     if isinstance(mask, Features):
         return math.prod(mask.shape(shape))
     if mask is None:
@@ -62,7 +63,7 @@ def count_features(mask: Any, shape: Sequence[int]) -> int:
 
 
 def count_windows(shape: Sequence[int], window: Sequence[int], strides: int | tuple[int, ...]) -> int:
-    """At how many places Captum's Occlusion puts its window; the last one of an axis may hang over.
+    """At how many places Captum's Occlusion puts its window; the last one along an axis may reach over the edge.
 
     Args:
         shape: the axes of one input.
@@ -75,7 +76,7 @@ def count_windows(shape: Sequence[int], window: Sequence[int], strides: int | tu
 
 
 def data_set(baselines: Any) -> Tensor:
-    """A data set of ``baselines``, (n, *F)."""
+    """The rows of ``baselines``, a :class:`~consilience.perturb.baseline.Baseline` or an array, (n, *F)."""
     if isinstance(baselines, Baseline):
         baselines = baselines.tensor
     return torch.as_tensor(baselines)
@@ -83,11 +84,13 @@ def data_set(baselines: Any) -> Tensor:
 
 def class_of(item: Any) -> Any:
     """The class that ``item`` is, or is an instance of."""
-    return item if isinstance(item, type) else type(item)
+    if isinstance(item, type):
+        return item
+    return type(item)
 
 
 def describe(value: Any) -> str:
-    """A setting in short: an array by its shape."""
+    """A ``value`` in short, for a method's repr: an array by its shape."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"array{tuple(value.shape)}"
     return repr(value)

@@ -1,7 +1,7 @@
-"""Columns along which there is no gradient: codes of categories, and whatever a model looks up or rounds.
+"""Finds table columns without a gradient: codes of categories, and whatever a model looks up or rounds.
 
 A network that casts a column by ``.long()`` and looks it up in an embedding has a gradient of exactly zero there. Methods
-that follow gradients give the column no importance then, without a word, however much the score depends on it.
+that follow gradients would silently give that column no importance, however much the score depends on it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,22 @@ from .base import Direct, Explainer
 from .stack import Stack
 
 INPUTS = 8
-"""Inputs whose gradients are looked at."""
+"""So many inputs are tried."""
 
 EXCHANGES = 4
-"""Other rows whose values each of them gets."""
+"""So many other rows lend each of them their values."""
 
 CHANGE = 1e-6
-"""The smallest change of the score, relative to its size, that is no rounding."""
+"""A change of the score that is smaller than this, relative to its size, may be rounding."""
 
 
 def follows_gradients(explainer: Explainer, shape: Sequence[int]) -> bool:
-    """Whether an explainer takes gradients of the model, for inputs with axes ``shape``."""
+    """Whether an explainer takes gradients of the model.
+
+    Args:
+        explainer: the method.
+        shape: the axes F of one input.
+    """
     if isinstance(explainer, Direct):
         return explainer.rows(shape).get("gradient", 0) > 0
     return explainer.need.gradient or explainer.need.layer is not None
@@ -69,7 +74,12 @@ def why_no_gradients(score: Score, points: Points, features: Features, baseline:
 
 
 def without_gradients(stack: Stack, why: str, shape: Sequence[int]) -> tuple[Stack, dict[str, str]]:
-    """The stack without methods that follow gradients, and why each of them was left out.
+    """The stack without methods that follow gradients, and by name why each of them was left out.
+
+    Args:
+        stack: all methods.
+        why: the reason, of :func:`why_no_gradients`.
+        shape: the axes F of one input.
 
     Raises:
         InputError: no method is left.
@@ -89,7 +99,7 @@ def without_gradients(stack: Stack, why: str, shape: Sequence[int]) -> tuple[Sta
 
 
 def _looked_up(score: Score, points: Points, baseline: Baseline | None) -> Tensor:
-    """(columns,) bool: whole numbers that the score depends on, with a gradient of exactly zero."""
+    """(columns,) bool: columns of whole numbers on which the score depends, with a gradient of exactly zero."""
     x = points.x
     nothing = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
     whole = (x == x.round()).all(0)
@@ -98,33 +108,35 @@ def _looked_up(score: Score, points: Points, baseline: Baseline | None) -> Tenso
     try:
         gradient = score.grad(x, points.owner)
     except (ConsilienceError, RuntimeError):
-        return nothing  # each method says itself that there is no gradient
-    still = whole & (gradient == 0).all(0)
-    if not bool(still.any()):
+        return nothing  # the model has no gradient at all, which each method reports by itself
+    zero = whole & (gradient == 0).all(0)
+    if not bool(zero.any()):
         return nothing
     rows = x
     if baseline is not None and baseline.is_data(1):
         rows = torch.cat([x, baseline.rows(x)])
-    if not bool(_moves(score, points, rows, still)):
+    # All at once first: in most tables nothing changes, and that is seen after one try.
+    if not _score_changes(score, points, rows, zero):
         return nothing
-    alone = [_moves(score, points, rows, one) for one in torch.diag(still)[still]]
-    looked_up = still.clone()
-    looked_up[still] = torch.tensor(alone, device=x.device)
+    alone = [_score_changes(score, points, rows, one) for one in torch.diag(zero)[zero]]
+    looked_up = zero.clone()
+    looked_up[zero] = torch.tensor(alone, device=x.device)
     if bool(looked_up.any()):
         return looked_up
-    return still  # only several together change the score: all are named
+    return zero  # only several columns together change the score: all of them are named
 
 
-def _moves(score: Score, points: Points, rows: Tensor, columns: Tensor) -> bool:
+def _score_changes(score: Score, points: Points, rows: Tensor, columns: Tensor) -> bool:
     """Whether the score changes when the values in ``columns`` (d,) bool are exchanged for those of other ``rows`` (n, d)."""
     x = points.x
     numbers = torch.arange(len(x), device=x.device)
     clean = exact(score(x, points.owner))
     for shift in range(1, min(EXCHANGES, len(rows) - 1) + 1):
-        # Even steps through the rows, since neighbours may be alike.
-        other = rows[(numbers + shift * max(1, len(rows) // (EXCHANGES + 1))) % len(rows)]
-        there = exact(score(torch.where(columns, other, x), points.owner))
-        if bool(((there - clean).abs() > CHANGE * clean.abs().clamp(min=1)).any()):
+        # Even steps through all rows, since neighbouring rows of a table are often alike.
+        step = max(1, len(rows) // (EXCHANGES + 1))
+        other = rows[(numbers + shift * step) % len(rows)]
+        exchanged = exact(score(torch.where(columns, other, x), points.owner))
+        if bool(((exchanged - clean).abs() > CHANGE * clean.abs().clamp(min=1)).any()):
             return True
     return False
 

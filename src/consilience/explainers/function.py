@@ -1,4 +1,4 @@
-"""Any callable as an explainer."""
+"""Any callable as an explainer, which is given what its signature says that it takes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from ..statistics.keys import Key
 from .base import Direct, Kind
 from .hosted import hosted, shaped
 
-WORDS = {"model": "model", "inputs": "inputs", "target": "target", "targets": "target", "owner": "owner"}
-"""What parameters of these names are given, whatever their place."""
+BY_NAME = {"model": "model", "inputs": "inputs", "target": "target", "targets": "target", "owner": "owner"}
+"""Parameter → what it is given, whatever its place."""
 
 GIVEN = ("model", "inputs", "target", "owner")
+"""All that can be given."""
 
 
 class Function(Direct):
@@ -51,7 +52,7 @@ class Function(Direct):
         takes: what its first parameters get, in order; None: by the rule above.
 
     Raises:
-        InputError: ``call`` is no callable, or its signature leaves open what it takes.
+        InputError: ``call`` cannot be called, or its signature leaves open what it takes.
 
     Example:
         >>> import torch, consilience as cs
@@ -83,8 +84,8 @@ class Function(Direct):
             raise InputError(f"methods: names, explainers, Captum methods or callables, got {type(call).__name__}")
         self.call = call
         self.numpy = numpy
-        self.kind = _known(kind)  # type: ignore[misc]
-        self.name = name or _called(call)  # type: ignore[misc]
+        self.kind = known_kind(kind)  # type: ignore[misc]
+        self.name = name or _name_of(call)  # type: ignore[misc]
         if takes is None:
             self.places, self.keywords = _takes(call, self.name)
         else:
@@ -95,7 +96,7 @@ class Function(Direct):
         return f"Function({self.name}, kind={self.kind!r})"
 
     def attribute(self, score: Score, points: Points, key: Key) -> Tensor:
-        """(N, *F)."""
+        """The callable's maps, (N, *F)."""
         if score.kwargs and "owner" not in (*self.places, *self.keywords.values()):
             raise InputError(
                 f"{self.name}: the model has keyword arguments ({', '.join(score.kwargs)}), which a callable of inputs and "
@@ -108,6 +109,8 @@ class Function(Direct):
         return {"gradient": 1}
 
     def _ask(self, score: Score, points: Points) -> Tensor:
+        """The maps of some points."""
+        # A copy, since the callable may change its arguments.
         rows = points.x.detach().clone(memory_format=score.layout)
         given: dict[str, Any] = {"inputs": rows, "target": score.targets[points.owner], "owner": points.owner}
         if self.numpy:
@@ -119,51 +122,71 @@ class Function(Direct):
 
 
 def _takes(call: Callable[..., Any], name: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """(what the positional parameters get, in order; parameter → what it gets by name), see :class:`Function`."""
+    """(what the positional parameters get, in order; parameter → what it gets by name), by the rule of :class:`Function`.
+
+    Args:
+        call: the callable.
+        name: the row's name, for errors.
+    """
     try:
         parameters = list(inspect.signature(call).parameters.values())
-    except (TypeError, ValueError):  # a builtin
+    except (TypeError, ValueError):  # a builtin has no signature
         return ("inputs",), {"target": "target"}
+    keywords, others = _by_name(parameters)
+
+    # The parameters that must be given something, in the order of the signature, get what no name has claimed.
+    required = [parameter for parameter in others if parameter.default is parameter.empty]
+    unclaimed = [what for what in ("inputs", "target", "model") if what not in keywords.values()]
+    # How many there are says which they are; a model comes first by convention.
+    given = [what for what in ("model", "inputs", "target") if what in unclaimed[: len(required)]]
+
+    # After the inputs alone, an optional parameter that is None may well be the target. One that is a number may be the
+    # target, or may be a setting: that is not guessed.
+    optional = [p for p in others if p.default is not p.empty and p.kind is not p.KEYWORD_ONLY]
+    next_optional = optional[0] if optional else None
+    only_inputs = given == ["inputs"] and "target" in unclaimed
+    is_ambiguous = only_inputs and next_optional is not None and type(next_optional.default) is int
+    has_inputs = "inputs" in (*given, *keywords.values())
+    if len(required) > len(unclaimed) or not has_inputs or is_ambiguous:
+        raise InputError(
+            f"methods: what {name!r} takes is not clear from its signature {inspect.signature(call)}; say it with "
+            f"consilience.explainers.Function(call, takes=('inputs', 'target')), of {', '.join(GIVEN)}"
+        )
+    if only_inputs and next_optional is not None and next_optional.default is None:
+        required.append(next_optional)
+        given.append("target")
+
+    takes_any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    if takes_any_keyword and "target" not in (*given, *keywords.values()):
+        keywords["target"] = "target"
+    return _bound(required, given, keywords)
+
+
+def _by_name(parameters: Sequence[inspect.Parameter]) -> tuple[dict[str, str], list[inspect.Parameter]]:
+    """(parameter → what its name says that it gets, the parameters whose names say nothing)."""
     keywords: dict[str, str] = {}
     others: list[inspect.Parameter] = []
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        if parameter.name not in WORDS or parameter.kind is parameter.POSITIONAL_ONLY:
+        if parameter.name not in BY_NAME or parameter.kind is parameter.POSITIONAL_ONLY:
             others.append(parameter)
-        elif parameter.name != "model" or _open(parameter.default):
-            keywords[parameter.name] = WORDS[parameter.name]
-    asked = [parameter for parameter in others if parameter.default is parameter.empty]
-    free = [what for what in ("inputs", "target", "model") if what not in keywords.values()]
-    wanted = [what for what in ("model", "inputs", "target") if what in free[: len(asked)]]
-    # After the inputs alone, a next one that is None may well be the target; a number may be, or may be a setting.
-    following = next((p for p in others if p.default is not p.empty and p.kind is not p.KEYWORD_ONLY), None)
-    alone = wanted == ["inputs"] and "target" in free
-    number = alone and following is not None and type(following.default) is int
-    if len(asked) > len(free) or "inputs" not in (*wanted, *keywords.values()) or number:
-        raise InputError(
-            f"methods: what {name!r} takes is not clear from its signature {inspect.signature(call)}; say it with "
-            f"consilience.explainers.Function(call, takes=('inputs', 'target')), of {', '.join(GIVEN)}"
-        )
-    if alone and following is not None and following.default is None:
-        asked.append(following)
-        wanted.append("target")
-    if "target" not in (*wanted, *keywords.values()) and any(p.kind is p.VAR_KEYWORD for p in parameters):
-        keywords["target"] = "target"
-    return _bound(asked, wanted, keywords)
+        elif parameter.name != "model" or _is_explained_model(parameter.default):
+            keywords[parameter.name] = BY_NAME[parameter.name]
+    return keywords, others
 
 
-def _open(default: Any) -> bool:
-    """Whether a parameter called ``model`` with this default is the explained one."""
+def _is_explained_model(default: Any) -> bool:
+    """Whether a parameter called ``model`` with this default means the explained one."""
     return default is None or default is inspect.Parameter.empty or isinstance(default, nn.Module)
 
 
 def _bound(
-    asked: Sequence[inspect.Parameter], wanted: Sequence[str], keywords: dict[str, str]
+    required: Sequence[inspect.Parameter], given: Sequence[str], keywords: dict[str, str]
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """By name where a name may be used, so that the order of parameters does not matter."""
+    """The answer of :func:`_takes`: by name where a name may be used, so that the order of parameters does not matter."""
     places: list[str] = []
-    for parameter, what in zip(asked, wanted, strict=True):
+    for parameter, what in zip(required, given, strict=True):
         if parameter.kind is parameter.POSITIONAL_ONLY:
             places.append(what)
         else:
@@ -171,16 +194,25 @@ def _bound(
     return tuple(places), keywords
 
 
-def _known(kind: Any) -> Kind:
+def known_kind(kind: Any) -> Kind:
+    """``kind``, if it is one of an explainer's kinds.
+
+    Raises:
+        InputError: it is not.
+    """
     return choose("kind", kind, get_args(Kind))  # type: ignore[return-value]
 
 
-def _snake(name: str) -> str:
+def snake_case(name: str) -> str:
+    """The ``name`` of a class as the name of a row: "DeepLift" → "deep_lift"."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def _called(call: Any) -> str:
+def _name_of(call: Any) -> str:
+    """A callable's own name, or its class's."""
     while isinstance(call, functools.partial):
         call = call.func
-    name = getattr(call, "__name__", None) or _snake(type(call).__name__)
-    return "function" if name == "<lambda>" else name
+    name = getattr(call, "__name__", None) or snake_case(type(call).__name__)
+    if name == "<lambda>":
+        return "function"
+    return name

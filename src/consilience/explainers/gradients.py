@@ -9,24 +9,25 @@ from ..perturb.neighbourhoods import Gaussian, Uniform
 from ..settings import setting
 from .base import Explainer, Need, mean
 
-SIGNED = "none: score per unit of the input, signed"
+# -- what the methods' cards share -------------------------------------------------------------------------------------
 
+SIGNED = "none: score per unit of the input, signed"
 
 NOISE = "the input plus N(0, σ²) per element, σ = .15 of the input's range max x − min x"
 
-
 DRAWS = "20, keyed by the input's id: the same at its neighbours, and for the three methods on this cloud"
-
 
 CLOUD = "a gradient for each sample (20), shared by SmoothGrad, SmoothGrad² and VarGrad of equal settings"
 
-
 STDEV = "σ is in units of the input (stdevs): relative=False here, and stdev of that value"
+
+# -- the methods -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Saliency(Explainer):
-    """φ = ∇f(x). Signed here; the absolute value is the stage after (Simonyan et al. 2014, arXiv 1312.6034)."""
+    """φ = ∇f(x) (Simonyan et al. 2014, arXiv 1312.6034). Signed: the paper's absolute value is taken later, see
+    :class:`~consilience.explainers.Normalised`."""
 
     name = "saliency"
     kind = "gradient"
@@ -205,10 +206,11 @@ class VarGrad(Explainer):
             return count, centre, squares
         # Sums of squares about two means are put together about the common one (Chan et al. 1979): E g² − (E g)² would
         # lose the variance in rounding where gradients hardly vary.
-        before, old, sum_old = state
-        total = before + count
-        shift = centre - old
-        return total, old + shift * (count / total), sum_old + squares + shift**2 * (before * count / total)
+        count_before, centre_before, squares_before = state
+        total = count_before + count
+        shift = centre - centre_before
+        common_centre = centre_before + shift * (count / total)
+        return total, common_centre, squares_before + squares + shift**2 * (count_before * count / total)
 
     def finish(self, state, points):
         count, _, squares = state

@@ -1,4 +1,4 @@
-"""What is done around other people's code: seeds, the model's state, the shape of what comes back."""
+"""Running methods of other libraries and of callers: random numbers, the model's state, the shape of what comes back."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ Ask = Callable[[Points], Tensor]
 
 
 def hosted(ask: Ask, score: Score, points: Points, key: Key, name: str) -> Tensor:
-    """Maps from other people's code: with gradients on, the model in eval mode and given back as it was, random numbers keyed.
+    """The maps that a method from elsewhere gives, run so that it cannot disturb anything else.
 
-    Whatever is raised, other than by PyTorch's own operations, becomes an InputError that names the method, so that one
-    method's failure is a row of the table and not the end of it.
+    Gradients are on; the model is in eval mode, and comes back as it was; random numbers are keyed. Whatever is raised, other
+    than by PyTorch's own operations, becomes an InputError that names the method: the failure of one method is a row of the
+    table, and does not end it.
 
     Args:
         ask: points → maps.
@@ -36,7 +37,7 @@ def hosted(ask: Ask, score: Score, points: Points, key: Key, name: str) -> Tenso
         InputError: the code raised something.
     """
     try:
-        # Its draws are the process's, so no other thread may draw meanwhile.
+        # It may draw from the process's generators, so no other thread may draw meanwhile.
         with torch.enable_grad(), borrowed(score.model, freeze=False, draws=True), intact(score.model):
             return keyed(ask, points, key)
     except (ConsilienceError, RuntimeError):
@@ -48,8 +49,8 @@ def hosted(ask: Ask, score: Score, points: Points, key: Key, name: str) -> Tenso
 def keyed(ask: Ask, points: Points, key: Key) -> Tensor:
     """All points at once, if that draws no random number; else each by itself, seeded by the key and its own id.
 
-    Whether a call drew is read off the global generators of PyTorch, NumPy and Python. One by one is the only way in which
-    somebody else's draws do not depend on the batch. Generators of a method's own cannot be seen: seed them.
+    Whether a call drew is seen from the global generators of PyTorch, NumPy and Python. Code that draws for a whole batch gives
+    a point other numbers in another batch, so it gets one point at a time. Generators of a method's own cannot be seen.
 
     Args:
         ask: points → maps.
@@ -58,6 +59,11 @@ def keyed(ask: Ask, points: Points, key: Key) -> Tensor:
     """
     words = key.bits(points.ids, 0, 2).tolist()
     seeds = [low | (high << 32) for low, high in words]
+
+    def alone(i: int) -> Tensor:
+        maps, _ = seeded(lambda: ask(points[i : i + 1]), seeds[i])
+        return maps
+
     first, drew = seeded(lambda: ask(points[:1]), seeds[0])
     if len(points) == 1:
         return first
@@ -65,8 +71,7 @@ def keyed(ask: Ask, points: Points, key: Key) -> Tensor:
         rest, drew = seeded(lambda: ask(points[1:]), seeds[0])
         if not drew:
             return torch.cat([first, rest])
-    each = [seeded(lambda i=i: ask(points[i : i + 1]), seeds[i])[0] for i in range(1, len(points))]  # type: ignore[misc]
-    return torch.cat([first, *each])
+    return torch.cat([first, *(alone(i) for i in range(1, len(points)))])
 
 
 def shaped(maps: Any, points: Points, name: str) -> Tensor:
@@ -80,11 +85,14 @@ def shaped(maps: Any, points: Points, name: str) -> Tensor:
         name: the method's.
 
     Raises:
-        InputError: no tensor or array, or of another shape.
+        InputError: it is not a tensor or an array, or has another shape.
     """
     x = points.x
     try:
-        tensor = maps.detach() if isinstance(maps, Tensor) else torch.from_numpy(np.asarray(maps))
+        if isinstance(maps, Tensor):
+            tensor = maps.detach()
+        else:
+            tensor = torch.from_numpy(np.asarray(maps))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{name}: returned {type(maps).__name__}, not one tensor or array; return the attributions only"

@@ -1,4 +1,4 @@
-"""A fixed mixture of explainers as one explainer: what pooled weights are for."""
+"""A fixed mixture of explainers as one explainer: how weights that were fitted once are used again."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .stack import Stack
 class Mixture(Direct):
     """φ = Σ w_j φ_j, each φ_j reduced to features, signed and scaled by itself first, as in :func:`consilience.explain`.
 
-    Made by ``Consensus.mixture()`` from fitted weights, to stand beside single methods in ``methods=[…]``. Its members draw
-    what they draw alone, and get the baselines that are given to all. Its map is then signed and scaled by explain()'s own
-    stage, as every method's: with ``scale="none"`` there its numbers are those of the consensus; with "max" it is divided by
-    its own maximum, at neighbours too.
+    ``Consensus.mixture()`` makes one of fitted weights, to be listed among single methods in ``methods=[…]``. Its members draw
+    what they draw alone, and get the baselines that are given to all methods. Its map is then signed and scaled by explain(),
+    as every method's: with ``scale="none"`` there its numbers are those of the consensus; with "max" it is divided by its own
+    maximum, at neighbours too.
 
     Args:
         explainers: k of them; those with weight 0 are not evaluated.
@@ -60,23 +60,27 @@ class Mixture(Direct):
             raise InputError(f"weights: not all zero, got {self.weights}")
 
     @property
-    def _used(self) -> tuple[list[Explainer], list[float]]:
-        pairs = [(e, w) for e, w in zip(self.explainers, self.weights, strict=True) if w]
-        return [e for e, _ in pairs], [w for _, w in pairs]
+    def _members(self) -> tuple[list[Explainer], list[float]]:
+        """The explainers that have weight, and their weights."""
+        used = [index for index, weight in enumerate(self.weights) if weight]
+        return [self.explainers[index] for index in used], [self.weights[index] for index in used]
 
     def attribute(self, score, points, key):
-        members, weights = self._used
+        members, weights = self._members
         shape = points.x.shape[1:]
         features = features_for(self.features, shape)
         sign = self.sign or ("abs" if points.x.ndim == 4 else "keep")
         maps = Normalised(Stack(members, key.seed), features, sign, self.scale).attribute(score, points)
         mixed = torch.einsum("k,nk...->n...", maps.new_tensor(weights), maps)
+        # Explainers give a map of elements: spread evenly, it sums to the same features again.
         return features.spread(mixed, points.owner, shape)
 
     def rows(self, shape):
-        return Stack(self._used[0]).rows(shape)
+        members, _ = self._members
+        return Stack(members).rows(shape)
 
     def check(self, score, points, key):
-        _, failed = Stack(self._used[0], key.seed).usable(score, points)
+        members, _ = self._members
+        _, failed = Stack(members, key.seed).usable(score, points)
         if failed:
             raise InputError("; ".join(f"{name}: {why}" for name, why in failed.items()))

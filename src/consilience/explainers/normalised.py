@@ -1,4 +1,4 @@
-"""Attributions reduced to features, with their sign and scale: what is measured and mixed."""
+"""From attributions of elements to the maps that are measured and mixed: reduced to features, then sign, then scale."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from .stack import Stack
 
 @dataclass(frozen=True)
 class Normalised:
-    """The one visible stage between explainers and everything else: reduce to features, then sign, then scale.
+    """The one stage between explainers and everything else: reduce to features, then sign, then scale.
 
-    Each map is divided by its own scale, at neighbours too; a map of zeros stays zero. A mixture is not divided again.
+    Explainers give signed maps of elements, and metrics change no map, so nothing is hidden in either. Each map is divided by
+    its own scale, at neighbours too; a map of zeros stays zero. A mixture is not divided again.
 
     Args:
         stack: the explainers.
@@ -36,9 +37,8 @@ class Normalised:
     scale: str = "max"
 
     def __post_init__(self) -> None:
-        for what, value, known in (("sign", self.sign, ("abs", "keep")), ("scale", self.scale, ("max", "l2", "none"))):
-            if value not in known:
-                raise InputError(f"{what}: one of {', '.join(known)}, got {value!r}")
+        _check("sign", self.sign, ("abs", "keep"))
+        _check("scale", self.scale, ("max", "l2", "none"))
 
     def attribute(self, score: Score, points: Points, graph: bool = False) -> Tensor:
         """The reduced maps of all explainers, (N, k, *A).
@@ -64,7 +64,7 @@ class Normalised:
         """
         count, k = raw.shape[:2]
         maps = self.features.reduce(raw.flatten(0, 1), owner.repeat_interleave(k)).unflatten(0, (count, k))
-        # Some features reduce gradients in another way than contributions (one-hot blocks).
+        # Some features reduce gradients in another way than contributions: a one-hot block has several ways to change.
         if type(self.features).reduce_gradient is not Features.reduce_gradient:
             for index, explainer in enumerate(self.stack.explainers):
                 if explainer.kind == "gradient":
@@ -78,5 +78,11 @@ class Normalised:
             size = values.abs().amax(2)
         else:
             size = values.norm(dim=2)
-        size = torch.where(size == 0, torch.ones_like(size), size)  # keeps zeros, and lets NaN through to be seen
+        # A map of zeros stays zero. NaN is not replaced, so that it is seen later.
+        size = torch.where(size == 0, torch.ones_like(size), size)
         return (values / size[..., None]).unflatten(2, maps.shape[2:]), size
+
+
+def _check(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name}: one of {', '.join(known)}, got {value!r}")

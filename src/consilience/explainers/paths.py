@@ -1,6 +1,6 @@
-"""Gradients against a baseline: integrated gradients, expected gradients / GradientSHAP, DeepLIFT.
+"""Gradients against a baseline: integrated gradients, expected gradients, GradientSHAP and DeepLIFT.
 
-All three are a weighted mean of gradient ⊙ (x − baseline) and differ in where, and by which rule, gradients are taken.
+All are a weighted mean of gradient ⊙ (x − baseline). They differ in where gradients are taken, and by which rule.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..perturb.neighbourhoods import Anchored, Path
 from ..settings import setting
 from .base import Explainer, Need
 
-SHARES = "none: in units of the score, signed"
+SIGNED_SHARES = "none: in units of the score, signed"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class IntegratedGradients(Explainer):
     card = Card(
         formula="φ = (x − b) ⊙ ∫₀¹ ∇f(b + α(x − b)) dα; Σφ = f(x) − f(b)",
         source="Sundararajan et al. 2017, arXiv 1703.01365",
-        normalisation=SHARES,
+        normalisation=SIGNED_SHARES,
         perturbation="the straight path from the baseline b (zero) to x",
         cost="a gradient for each of n_steps points (16); completeness_error says whether that was enough",
         differences=(
@@ -74,7 +74,7 @@ class ExpectedGradients(Explainer):
     card = Card(
         formula="φ = E (x − b) ⊙ ∇f(b + α(x − b)), α ~ U(0, 1), b from a data set; EΣφ = f(x) − E f(b)",
         source="Erion et al. 2021, arXiv 1906.10670",
-        normalisation=SHARES,
+        normalisation=SIGNED_SHARES,
         perturbation="random points of the paths from drawn baselines to x",
         draws="20 pairs (α, b), keyed by the input's id",
         cost="a gradient for each sample (20)",
@@ -109,7 +109,7 @@ class GradientSHAP(Explainer):
     card = Card(
         formula="φ = E (x̃ − b) ⊙ ∇f(b + α(x̃ − b)), x̃ = x + N(0, σ²), α ~ U(0, 1)",
         source="Lundberg & Lee 2017, arXiv 1705.07874, as Captum's GradientShap has it",
-        normalisation=SHARES,
+        normalisation=SIGNED_SHARES,
         perturbation="random points of the paths from drawn baselines to a noisy input, σ = .09 in units of the model's input",
         draws="20, keyed by the input's id",
         cost="a gradient for each sample (20)",
@@ -147,7 +147,7 @@ class DeepLIFT(Explainer):
     card = Card(
         formula="φ = m ⊙ (x − b), m the gradient with every non-linearity's slope replaced by Δout/Δin; Σφ = f(x) − f(b)",
         source="Shrikumar et al. 2017, arXiv 1704.02685 (rescale rule)",
-        normalisation=SHARES,
+        normalisation=SIGNED_SHARES,
         perturbation="none: x beside its baseline b (zero)",
         cost="2 gradient rows, [x; b]",
         differences=(
@@ -167,7 +167,7 @@ class DeepLIFT(Explainer):
 
 
 def _one(spec: Any) -> Baseline:
-    """One baseline for each input: of a data set its mean row."""
+    """One baseline for each input; of a data set its mean row."""
     return Baseline.of(spec).one()
 
 

@@ -1,7 +1,9 @@
-"""Gradients averaged over noisy weights: NoiseGrad, and with noisy inputs as well, FusionGrad.
+"""NoiseGrad and FusionGrad: gradients averaged over noisy weights, and for FusionGrad over noisy inputs as well.
 
-Every parameter θ becomes θ(1 + σε), ε ~ N(0, 1), drawn by the parameter's name and the number of the sample: a sample is
-one noisy model, the same for every input, neighbour and batch. A draw for each input would need a model for each.
+Every parameter θ becomes θ(1 + σε), ε ~ N(0, 1), drawn by the parameter's name and the number of the sample. A sample is
+one noisy model, the same for every input, neighbour and batch: a draw for each input would need a model for each.
+
+Noise on the input alone is in :mod:`.gradients` (SmoothGrad, VarGrad).
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class NoiseGrad(Direct):
     )
 
     def attribute(self, score, points, key):
-        return averaged(score, points, key, self.n_samples, self.stdev, Point(), 1)
+        return mean_gradient(score, points, key, self.n_samples, self.stdev, Point(), 1)
 
     def rows(self, shape):
         return {"gradient": self.n_samples}
@@ -103,7 +105,7 @@ class FusionGrad(Direct):
 
     def attribute(self, score, points, key):
         where = Gaussian(self.input_stdev, self.relative)
-        return averaged(score, points, key, self.n_samples, self.stdev, where, self.m_samples)
+        return mean_gradient(score, points, key, self.n_samples, self.stdev, where, self.m_samples)
 
     def rows(self, shape):
         return {"gradient": self.n_samples * self.m_samples}
@@ -112,10 +114,23 @@ class FusionGrad(Direct):
         replace(self, n_samples=1, m_samples=1).attribute(score, points, key)
 
 
-def averaged(
+def mean_gradient(
     score: Score, points: Points, key: Key, models: int, stdev: float, where: Neighbourhood, inputs: int
 ) -> Tensor:
-    """(N, *F): the mean gradient over ``models`` noisy models and, for each, ``inputs`` samples of ``where``."""
+    """The mean gradient over noisy models and noisy inputs, (N, *F).
+
+    Args:
+        score: what is explained.
+        points: x (N, *F).
+        key: of all draws.
+        models: how many noisy models.
+        stdev: of the weights' noise, a share of each parameter.
+        where: the neighbourhood in which noisy inputs are drawn.
+        inputs: how many of them for each model.
+
+    Raises:
+        InputError: no model or no input is asked for, or the model has no weights (a plain callable).
+    """
     if models < 1 or inputs < 1:
         raise InputError(f"n_samples, m_samples: at least 1, got {models} and {inputs}")
     if not isinstance(score.model, nn.Module):
@@ -126,24 +141,33 @@ def averaged(
     # A copy: the caller's own weights are never written, since another thread may be using them.
     noisy = duplicate(score.model)
     noisy_score = score.using(noisy)
-    state = None
+    total = None
     step = max(1, 4 * score.batch.size(True) // len(points))
     for model in range(models):
-        perturb(noisy, score.model, key / "weights", model, stdev)
+        set_noisy_weights(noisy, score.model, key / "weights", model, stdev)
+        # Each model has inputs of its own: samples are numbered over models and inputs together.
+        first = model * inputs
         for start in range(0, inputs, step):
-            samples = range(model * inputs + start, model * inputs + min(start + step, inputs))
+            samples = range(first + start, first + min(start + step, inputs))
             cloud = where.draw(points, samples, key / "inputs", inputs)
-            state = mean(state, cloud, noisy_score.grad(cloud.points, cloud.owner))
-    assert state is not None
-    return state / models
+            total = mean(total, cloud, noisy_score.grad(cloud.points, cloud.owner))
+    assert total is not None
+    return total / models
 
 
-def perturb(noisy: nn.Module, model: nn.Module, key: Key, sample: int, stdev: float) -> None:
-    """Set the parameters of ``noisy``, a copy of ``model``, to those of ``model`` times 1 + stdev · N(0, 1).
+def set_noisy_weights(noisy: nn.Module, model: nn.Module, key: Key, sample: int, stdev: float) -> None:
+    """Set the parameters of a copy to those of the model times 1 + stdev · N(0, 1).
 
     A parameter that is used twice is drawn once. A complex one is two real numbers, with a factor each. Whole numbers and
     buffers stay. Where weights are computed from parameters (weight normalisation, parametrisations) it is the parameters
     that are noisy, as an optimiser sees them.
+
+    Args:
+        noisy: the copy, which is changed.
+        model: the model.
+        key: of the draws, to which each parameter's name is added.
+        sample: the number of the draw.
+        stdev: of the noise, a share of each parameter.
     """
     own = dict(model.named_parameters())
     with torch.no_grad():
@@ -154,14 +178,15 @@ def perturb(noisy: nn.Module, model: nn.Module, key: Key, sample: int, stdev: fl
                 value = torch.view_as_real(value)
                 target = torch.view_as_real(target)
             if value.is_floating_point():
-                # In place, so that whatever holds on to the parameter itself (fused recurrent layers) sees the noise too.
+                # In place, so that fused recurrent layers, which hold the parameter itself, see the noise too.
                 target.copy_(value * (1 + stdev * _noise(key / name, sample, value)))
 
 
 def _noise(key: Key, sample: int, like: Tensor) -> Tensor:
-    """Standard normal of a tensor's shape, float32 at least. A generator of torch's own, seeded by the key: a network has
-    millions of parameters, and counter-based draws would take longer than its passes. Drawn on the CPU for every device."""
+    """Standard normal numbers of a tensor's shape, in float32 at least."""
+    # One generator of PyTorch's for the whole tensor: a network has millions of parameters, and counter-based draws would take
+    # longer than its passes. It is on the CPU, whose numbers are the same for every device.
     high, low = (key / str(sample)).words
-    generator = torch.Generator().manual_seed(high << 31 | low >> 1)
+    generator = torch.Generator().manual_seed(high << 31 | low >> 1)  # 63 bits: a seed is not negative
     wide = torch.promote_types(like.dtype, torch.float32)
     return torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like.device, wide)
