@@ -21,7 +21,11 @@ from ..statistics.keys import Key
 from ..statistics.tensors import exact
 from .linear_fits import moments, predict, ridge
 
-PROBE = 16  # rows of the data at which a model's values are compared, to see whether it is still the same
+PROBE = 16
+"""Rows of the data at which a model's values are compared, to see whether it is still the same."""
+
+ROOM = 2**23
+"""Numbers of rows and weights that are made at once."""
 
 
 # -- LIME for tables ---------------------------------------------------------------------------------------------------
@@ -69,14 +73,13 @@ def lime_tabular(
     if width is None:
         width = 0.75 * here.shape[1] ** 0.5
     centre = (here - mu) / sigma
-    # Samples are drawn for the points ``first``; each point's are those of number ``source`` among them.
-    first = torch.arange(len(here), device=here.device)
-    source = first
     if around == "mean":
-        # They do not depend on where a point is: points of one input share their samples, evaluated once.
-        names, source = torch.stack([owner, ids], 1).unique(dim=0, return_inverse=True)
-        first = first.new_zeros(len(names)).scatter_reduce(0, source, first, "amin", include_self=False)
-    gram, cross = moments(centre[:, None], torch.ones_like(here[:, :1]), exact(score(points.x, points.owner))[:, None])
+        first, source = _sharing(owner, ids)
+    else:
+        first = source = torch.arange(len(here), device=here.device)
+    # The first sample is x itself, with weight 1.
+    clean = exact(score(points.x, points.owner))
+    gram, cross = moments(centre[:, None], torch.ones_like(here[:, :1]), clean[:, None])
     step = max(1, 4 * score.batch.size(False) // len(first))
     for start in range(1, n_samples, step):
         count = min(start + step, n_samples) - start
@@ -92,10 +95,30 @@ def lime_tabular(
         more_gram, more_cross = moments(z, weights, values)
         gram = gram + more_gram
         cross = cross + more_cross
-    # From slopes of z back to slopes of x.
+    # From g(z) = c₀ + c · z with z = (x' − μ) / σ back to x': slopes c / σ, and an intercept without their part at μ.
     standard = ridge(gram, cross, penalty)
     slopes = standard[:, 1:] / sigma
-    return torch.cat([standard[:, :1] - (slopes * mu).sum(1, keepdim=True), slopes], 1)
+    intercept = standard[:, :1] - (slopes * mu).sum(1, keepdim=True)
+    return torch.cat([intercept, slopes], 1)
+
+
+def _sharing(owner: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of N points need samples of their own, and which samples each point uses.
+
+    Samples around the mean do not depend on where a point is: points of one input with the same id share theirs, so that they
+    are evaluated once.
+
+    Args:
+        owner: (N,), the input of each point.
+        ids: (N,), which name the draws.
+
+    Returns:
+        (M,) int64, the points for which samples are drawn; (N,) int64, each point's place among them.
+    """
+    points = torch.arange(len(owner), device=owner.device)
+    names, source = torch.stack([owner, ids], 1).unique(dim=0, return_inverse=True)
+    first = points.new_zeros(len(names)).scatter_reduce(0, source, points, "amin", include_self=False)
+    return first, source
 
 
 # -- MAPLE -------------------------------------------------------------------------------------------------------------
@@ -137,6 +160,7 @@ class Maple(Settings):
             MissingExtra: without scikit-learn.
         """
         if validation is None and self.columns is None:
+            # Keyed, so that the same rows are held out on every device; their order in the leaves stays as it was.
             order = key.bits(torch.zeros(1), 0, len(rows))[0].argsort(stable=True).to(rows.device)
             quarter = len(rows) // 4
             held = order[:quarter]
@@ -160,6 +184,7 @@ class Maple(Settings):
 
 def _root_gains(grown: Any, columns: int) -> Tensor:
     """(d,) float64: by how much the splits at the roots of scikit-learn's trees lower the impurity, by column."""
+    # scikit-learn's own importances are of all splits; MAPLE's authors rank by those at the roots.
     gains = torch.zeros(columns, dtype=torch.float64)
     for estimator in grown.estimators_:
         tree = estimator.tree_
@@ -192,7 +217,7 @@ class Forest:
     columns: Tensor
 
     def weights(self, rows: Tensor) -> Tensor:
-        """(N, d) → (N, n): how near the forest holds each of its rows to be."""
+        """(N, n): how near the forest holds each of its rows to be to each of ``rows`` (N, d)."""
         leaves = torch.from_numpy(self.grown.apply(rows.cpu().numpy())).to(rows.device)
         near = torch.zeros(len(rows), len(self.rows), dtype=torch.float64, device=rows.device)
         for asked, known in zip(leaves.T, self.leaves.T, strict=True):  # tree by tree
@@ -214,7 +239,7 @@ class Forest:
     def _moments(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Of the centred columns in use, for some rows at a time: (n, r + 1, r + 1) and (n, r + 1)."""
         table = (self.rows - self.rows.mean(0))[:, self.columns][None]
-        for part in rows.split(max(1, 2**23 // (table[0].numel() + len(self.rows)))):
+        for part in rows.split(max(1, ROOM // (table[0].numel() + len(self.rows)))):
             yield moments(table, self.weights(part), self.values[None])
 
     def _best(self, rows: Tensor, values: Tensor) -> int:
@@ -251,6 +276,7 @@ class Learnt:
 
 
 Memory = dict[tuple, Learnt]
+"""Forests by what they answer: the kind of score, its target and runner-up, the key and the settings."""
 
 
 def maple(
@@ -319,7 +345,10 @@ def _forest(
     memory: Memory,
     name: tuple,
 ) -> Forest:
-    """The forest of the score as it is asked for input ``example``: the one remembered as ``name``, or a new one."""
+    """The forest of the score as it is asked for input ``example``: the one remembered as ``name``, or a new one.
+
+    A remembered one counts as long as it is the same model and data, and the model's values at the first rows are the same.
+    """
 
     def ask(rows: Tensor) -> Tensor:
         return exact(score(rows, torch.full((len(rows),), example, device=rows.device)))

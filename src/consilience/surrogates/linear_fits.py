@@ -11,7 +11,9 @@ from torch import Tensor
 
 
 def moments(rows: Tensor, weights: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Gram matrix Σ w z zᵀ (N, p + 1, p + 1) and Σ w z y (N, p + 1) of z = [1, row]; they add over samples.
+    """The Gram matrix Σ w z zᵀ (N, p + 1, p + 1) and Σ w z y (N, p + 1) of z = [1, row].
+
+    They add over samples, so that no sample has to be kept.
 
     Args:
         rows: (N or 1, s, p).
@@ -40,15 +42,17 @@ def ridge(gram: Tensor, cross: Tensor, penalty: float) -> Tensor:
 def lasso(gram: Tensor, cross: Tensor, penalty: float, sweeps: int = 1000, tolerance: float = 1e-9) -> Tensor:
     """argmin Σ w (y − c₀ − c · row)² / (2 Σw) + penalty ‖c‖₁, (N, p + 1): scikit-learn's scaling.
 
-    Cyclic coordinate descent on the Gram matrix, all inputs at once; an input rests when no coefficient has moved by more
-    than ``tolerance`` of its largest in a sweep, so that others do not matter to it.
+    Cyclic coordinate descent on the Gram matrix, all inputs at once. An input rests once no coefficient has moved by more
+    than ``tolerance`` of its largest in a sweep, so that its result does not depend on the others in the batch.
 
     Args:
         gram: (N, p + 1, p + 1), of :func:`moments`.
         cross: (N, p + 1), of :func:`moments`.
         penalty: of the slopes.
         sweeps: at most so many passes over the coefficients.
-        tolerance: see above.
+        tolerance: of a sweep's largest move, relative to the largest coefficient.
+
+    Source: Friedman, Hastie and Tibshirani 2010, *Regularization paths for generalized linear models*, section 2.
     """
     total = gram[..., 0, 0]  # Σ w
     mean, covariance, with_y = _centred(gram, cross)
@@ -62,7 +66,7 @@ def lasso(gram: Tensor, cross: Tensor, penalty: float, sweeps: int = 1000, toler
     for _ in range(sweeps):
         before = slopes.clone()
         for j in range(slopes.shape[-1]):
-            # The best slope of column j while the others stand still: soft thresholding.
+            # The best slope of column j while the others are held: soft thresholding.
             pull = residual[:, j] + square[:, j] * slopes[:, j]
             best = (pull.abs() - penalty).clamp(min=0) * pull.sign() * scale[:, j]
             change = (best - slopes[:, j]) * moving
@@ -77,6 +81,7 @@ def lasso(gram: Tensor, cross: Tensor, penalty: float, sweeps: int = 1000, toler
 
 def _centred(gram: Tensor, cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted mean of the rows (N, p), and the centred sums of squares (N, p, p) and of products with y (N, p)."""
+    # z = [1, row]: the first row of the Gram matrix is [Σ w, Σ w row].
     row_sums = gram[..., 0, 1:]
     mean = row_sums / gram[..., :1, 0]
     covariance = gram[..., 1:, 1:] - mean[..., None] * row_sums[..., None, :]
@@ -91,7 +96,7 @@ def _with_intercept(mean: Tensor, slopes: Tensor, level: Tensor) -> Tensor:
 
 
 def predict(coefficients: Tensor, rows: Tensor) -> Tensor:
-    """g(row), (N, …): ``coefficients`` (N, d + 1) with the intercept first, ``rows`` (N, …, d)."""
+    """g(row), (N, …), of models with ``coefficients`` (N, d + 1), the intercept first, at ``rows`` (N, …, d)."""
     columns = rows.reshape(len(rows), -1, rows.shape[-1])
     slopes = coefficients[:, 1:, None]
     return (coefficients[:, :1] + (columns @ slopes)[..., 0]).reshape(rows.shape[:-1])

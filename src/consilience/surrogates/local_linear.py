@@ -1,4 +1,4 @@
-"""A map as a linear model of the score around the point: what it says, beside what the score does.
+"""A map as a linear model g of the score f around the point: what it predicts, beside what the score does.
 
 Both are falls, so that y − a is the error of the linear model: y = f(x) − f(x′) and a = g(x) − g(x′).
 """
@@ -20,8 +20,10 @@ from ..statistics.keys import Key
 from ..statistics.tensors import exact
 
 Output = Callable[[Tensor, Tensor], Tensor]
+"""(rows (N, *F), the input that each belongs to (N,)) → scores (N,)."""
 
-ROOM = 2**24  # numbers of rows that are made at once
+ROOM = 2**24
+"""Numbers of rows that are made at once."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Local(Settings):
     def responses(
         self, output: Output, points: Points, maps: Tensor, features: Features, samples: range, key: Key, step: int
     ) -> Responses:
-        """What the maps say and what the score does at the points near x: a (B, S, R) and y (B, S).
+        """What the maps predict and what the score does at the points near x: a (B, S, R) and y (B, S).
 
         Args:
             output: rows and owners → scores.
@@ -75,9 +77,11 @@ class Local(Settings):
         owner = points.owner.repeat_interleave(len(samples))
         x = points.x.repeat_interleave(len(samples), 0)
         sizes = features.sizes(owner, shape).clamp(min=1).to(x)
+        # One number for each feature: all of its elements move alike.
         noise = (self.radius * shared(key.normal, points, samples, features.shape(shape))).to(x)
         if self.kind == "contribution":
             origin = self.baseline.at(points).repeat_interleave(len(samples), 0)
+            # Noise would not reach one-hot blocks and padding; nor does a move toward the baseline.
             movable = points.scaled(torch.ones_like(x)) != 0
             moved = features.expand(noise, owner, shape) * movable
             rows = x + moved * (x - origin)
@@ -127,7 +131,7 @@ def score_of_nothing(
     for start in range(0, rows, step):
         part = range(start, min(start + step, rows))
         owner = points.owner.repeat_interleave(len(part))
-        # Any n draws in a row are all n rows.
+        # A data set's rows are drawn without repeats: any n draws that follow each other are all n rows.
         there = baseline.drawn(points, part, Key(0, "everything"))
         if features is not None:
             every = torch.ones(len(owner), *features.shape(shape), dtype=torch.bool, device=x.device)
