@@ -1,4 +1,8 @@
-"""The box around an input within which an attack moves, and the ascent in it: once, for attacks and for training."""
+"""The box around an input within which an attack moves, and projected gradient ascent (:class:`PGD`) in it.
+
+Of any quantity: what is maximised is given as a function. All attacks and the inner maxima of training use this one. The attack
+on the predicted class that is commonly called PGD is the function :func:`consilience.attacks.pgd.pgd`, made of it.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,17 @@ from ..settings import Settings, setting
 from ..statistics.keys import Key
 
 Bound = float | Tensor
+"""A length or a limit in units of the model's input: a number, or a tensor that broadcasts over (B, *F)."""
+
 Bounds = tuple[Bound, Bound]
+"""The lowest and the highest valid value of an input's elements."""
+
+SLACK = 1e-5
+"""An element may lie outside its bounds by this share of their distance: normalising pixels rounds."""
 
 
 def like(value: Bound, x: Tensor) -> Tensor:
-    """A number, or a tensor of any dtype and device, to compute with ``x``."""
+    """``value``, a number or a tensor of any dtype and device, as a tensor to compute with ``x``."""
     return torch.as_tensor(value, dtype=x.dtype, device=x.device)
 
 
@@ -25,8 +35,10 @@ def project(z: Tensor, x: Tensor, eps: Bound, bounds: Bounds | None) -> Tensor:
     """The nearest point to z with |z − x| ≤ eps, and then the nearest to that within the bounds, in every element.
 
     Args:
-        z, x: (B, *F).
-        eps, bounds: as for :class:`PGD`.
+        z: (B, *F), any points.
+        x: (B, *F), the centres of the boxes.
+        eps: as for :class:`PGD`.
+        bounds: as for :class:`PGD`.
     """
     size = like(eps, x)
     near = torch.minimum(torch.maximum(z, x - size), x + size)
@@ -39,11 +51,15 @@ def project(z: Tensor, x: Tensor, eps: Bound, bounds: Bounds | None) -> Tensor:
 def bounds_around(x: Tensor, bounds: Bounds) -> Bounds:
     """The bounds, widened to let x in where rounding has put it just outside.
 
+    Args:
+        x: (B, *F), the inputs.
+        bounds: the lowest and the highest valid value, each a number or a tensor that broadcasts over (B, *F).
+
     Raises:
         InputError: an element of x lies outside by more than rounding.
     """
     low, high = (like(side, x) for side in bounds)
-    slack = 1e-5 * (high - low).abs().max()
+    slack = SLACK * (high - low).abs().max()
     if bool((x < low - slack).any() or (x > high + slack).any()):
         raise InputError(
             f"bounds: x ranges over [{x.min():.4g}, {x.max():.4g}], beyond the bounds {bounds}; give the valid range in units "
@@ -80,7 +96,9 @@ class PGD(Settings):
 
         Args:
             x: (B, *F).
-            key, ids, sample: name the draw: its stream, each input (B,), and its number (of the restart, or training step).
+            key: the stream of the draw.
+            ids: (B,), the identity of each input.
+            sample: the number of the draw, such as that of the restart or of the training step.
         """
         u = key.uniform(ids, sample, x.shape[1:], x.dtype)
         return project(x + like(self.eps, x) * (2 * u - 1), x, self.eps, self.bounds)
@@ -93,12 +111,21 @@ class PGD(Settings):
             start: (B, *F), where it begins.
             gradient: (B, *F) → (B, *F), of what is maximised, summed over inputs.
         """
-        size = 2.5 * self.eps / max(1, self.steps) if self.step_size is None else self.step_size
+        size = self.step_size
+        if size is None:
+            size = 2.5 * self.eps / max(1, self.steps)
         there = start
         for _ in range(self.steps):
             there = self.step(x, there, size, gradient(there))
         return there
 
     def step(self, x: Tensor, there: Tensor, size: Bound, direction: Tensor) -> Tensor:
-        """(B, *F): one step of ``size`` along the signs of ``direction``, projected."""
+        """(B, *F): one step along the signs of a direction, projected.
+
+        Args:
+            x: (B, *F), the centre of the box.
+            there: (B, *F), where the step begins.
+            size: its length in every element.
+            direction: (B, *F), of which only the signs count.
+        """
         return project(there + like(size, x) * direction.sign().to(there), x, self.eps, self.bounds)

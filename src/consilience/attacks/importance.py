@@ -24,6 +24,7 @@ from .pgd import DEFAULT_KEY, margin, pgd, question
 __all__ = ["Attacked", "ImportanceAttack", "ig_map", "pgd", "top_k", "top_k_intersection"]
 
 KINDS = ("top_k", "mass_centre", "random")
+"""What an attack changes of a map: its largest features, its centre of mass, or nothing on purpose (a control)."""
 
 
 def ig_map(score: Score, points: Points, steps: int = 100, baseline: Any = None, graph: bool = False) -> Tensor:
@@ -38,13 +39,16 @@ def ig_map(score: Score, points: Points, steps: int = 100, baseline: Any = None,
         baseline: where the path begins; None: zero, black.
         graph: differentiable in ``points.x``.
     """
+    # A path is not drawn: the key is never used.
     cloud = Path(Baseline.of(baseline), steps).draw(points, range(steps), Key(0, "path"), steps)
     gradient = score.evaluate(cloud.points, cloud.owner, gradient=True, graph=graph).gradient
     assert gradient is not None and cloud.delta is not None
+    # In float64: the map is compared by ranks, which rounding of a float32 sum would shuffle among small values.
     mean = torch.einsum("s,ns...->n...", cloud.weights.double(), cloud.split(gradient).double())
-    size = (mean * cloud.split(cloud.delta)[:, 0].double()).abs()
+    way = cloud.split(cloud.delta)[:, 0].double()
+    size = (mean * way).abs()
     if size.ndim == 4:
-        size = size.sum(1)
+        size = size.sum(1)  # images: the channels of a pixel
     total = size.flatten(1).sum(1).view(-1, *[1] * (size.ndim - 1))
     return size * (size[0].numel() / torch.where(total == 0, 1.0, total))
 
@@ -58,6 +62,7 @@ def top_k(maps: Tensor, k: int) -> Tensor:
     values = maps.detach().flatten(1)
     if not 1 <= k <= values.shape[1]:
         raise InputError(f"k: from 1 to the number of features, {values.shape[1]}; got {k}")
+    # Stable, so that which of two equal values counts does not depend on the device.
     order = values.sort(dim=1, descending=True, stable=True).indices[:, :k]
     return torch.zeros_like(values, dtype=torch.bool).scatter_(1, order, True).view(maps.shape)
 
@@ -119,7 +124,10 @@ class ImportanceAttack(Settings):
     Cost for one input: at most restarts · steps · (points gradients + attack_points gradients of gradients).
 
     Args:
-        eps, steps, step_size, bounds: see :class:`~consilience.attacks.box.PGD`.
+        eps: see :class:`~consilience.attacks.box.PGD`.
+        steps: see :class:`~consilience.attacks.box.PGD`.
+        step_size: see :class:`~consilience.attacks.box.PGD`.
+        bounds: see :class:`~consilience.attacks.box.PGD`.
         k: how many pixels of the clean map are attacked.
         kind: D, see above.
         restarts: each from another random start.
@@ -171,6 +179,7 @@ class ImportanceAttack(Settings):
         bounds_around(x, self.bounds)  # before the first evaluation
         smooth = score
         if self.kind != "random":
+            # The gradient of an integrated gradient needs second derivatives; those of ReLU are zero.
             smooth = score.using(Softplus(score.model, self.beta))  # type: ignore[arg-type]
         points = Points(x, torch.arange(len(x), device=x.device), score.ids, len(x))
         size = max(1, max_batch // max(self.points, self.attack_points or 0))
@@ -185,6 +194,7 @@ class ImportanceAttack(Settings):
         )
 
     def _attack(self, score: Score, smooth: Score, points: Points, key: Key) -> Attacked:
+        """All restarts for a few inputs."""
         original = ig_map(score, points, self.points, self.baseline)
         chosen = top_k(original, self.k)
         best = [self._restart(score, smooth, points, original, chosen, key, r) for r in range(self.restarts)]
@@ -202,6 +212,7 @@ class ImportanceAttack(Settings):
         restart: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best iterate of one restart: x (N, *F), its map (N, *A) and τ (N,)."""
+        # The clean input stands until an iterate is better: its map has τ = 1 with itself.
         x = points.x.clone()
         maps = original.clone()
         tau = torch.ones(len(x), dtype=torch.float64, device=x.device)
@@ -210,7 +221,7 @@ class ImportanceAttack(Settings):
         z = box.start(points.x, key / "start", points.ids, restart)
         for step in range(self.steps):
             if self.kind == "random":
-                number = restart * self.steps + step
+                number = restart * self.steps + step  # no two steps of any restarts share their signs
                 direction = (key / "signs").uniform(points.ids, number, x.shape[1:], x.dtype) - 0.5
             else:
                 direction = self._gradient(smooth, points, z, original, chosen)
@@ -218,6 +229,7 @@ class ImportanceAttack(Settings):
             kept = (margin(score.outputs_of(z, points.owner), target) > 0).nonzero()[:, 0]
             if not len(kept):
                 continue
+            # Maps are the costly part: only of iterates that the network still gives the label.
             moved = ig_map(score, Points(z, points.owner, points.ids)[kept], self.points, self.baseline)
             moved_tau = kendall(original[kept].flatten(1), moved.flatten(1))
             better = moved_tau < tau[kept]

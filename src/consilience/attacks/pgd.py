@@ -1,4 +1,6 @@
-"""Attacks on the predicted class: projected gradient ascent on the cross-entropy.
+"""The attack on the predicted class: :func:`pgd`, which maximises the cross-entropy.
+
+The ascent itself, of any quantity, is :class:`consilience.attacks.box.PGD`.
 
 Every input is attacked by itself, many at once; every draw is a function of (key, id, number of the restart), so no
 result depends on batch, chunk or order.
@@ -47,7 +49,10 @@ def pgd(
         model: an ``nn.Module`` or callable from inputs to logits, or a :class:`~consilience.Score` of one; in eval mode.
         x: (B, *F), within ``bounds``.
         y: (B,) int64, the classes.
-        eps, steps, step_size, bounds: see :class:`~consilience.attacks.box.PGD`.
+        eps: see :class:`~consilience.attacks.box.PGD`.
+        steps: see :class:`~consilience.attacks.box.PGD`.
+        step_size: see :class:`~consilience.attacks.box.PGD`.
+        bounds: see :class:`~consilience.attacks.box.PGD`.
         restarts: each from another random start.
         key: of the draws.
         ids: (B,) identities of the inputs, which name their draws; default 0 … B − 1.
@@ -60,12 +65,13 @@ def pgd(
         InputError: x beyond the bounds, or a model with one output.
     """
     score = question(model, x, y, ids, max_batch)
+    # The same model and arguments; what is maximised is the loss, not the logit.
     ascent = copy.copy(score)
     ascent.kind = cross_entropy
     attack = PGD(eps, steps, step_size, bounds_around(x, bounds))
     owner = torch.arange(len(x), device=x.device)
-    found = x.clone()
-    best = x.new_full((len(x),), -torch.inf)
+    chosen = x.clone()
+    largest = x.new_full((len(x),), -torch.inf)  # the loss there
     wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     with borrowed(score.model, freeze=True):
         for restart in range(restarts):
@@ -74,11 +80,12 @@ def pgd(
             outputs = score.outputs_of(z, owner)
             loss = cross_entropy(outputs, score.targets)
             missed = margin(outputs, score.targets) <= 0
-            better = (missed & ~wrong) | ((missed == wrong) & (loss > best))
-            found[better] = z[better]
-            best[better] = loss[better].to(best)
+            # A misclassified point beats one that is not; of two of a kind the loss decides.
+            better = (missed & ~wrong) | ((missed == wrong) & (loss > largest))
+            chosen[better] = z[better]
+            largest[better] = loss[better].to(largest)
             wrong = wrong | missed
-    return found
+    return chosen
 
 
 def question(model: Any, x: Tensor, y: Tensor, ids: Any, max_batch: int) -> Score:
@@ -94,7 +101,10 @@ def question(model: Any, x: Tensor, y: Tensor, ids: Any, max_batch: int) -> Scor
     Raises:
         InputError: a model with one output.
     """
-    score = copy.copy(model) if isinstance(model, Score) else Score(model)
+    if isinstance(model, Score):
+        score = copy.copy(model)  # the caller's own score stays as it is
+    else:
+        score = Score(model)
     score.target = y
     score.kind = "logit"
     score.batch = Batch(max_batch)

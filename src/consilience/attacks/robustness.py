@@ -1,4 +1,4 @@
-"""How much of an attribution survives an attack, over a data set."""
+"""How much of accuracy and of attributions is left under attack, input by input and on average over a data set."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def attribution_robustness(
     result["counts"] = natural
     if not len(correct):
         return result
+    # Only inputs that are classified correctly have an attribution to keep.
     names = score.ids[correct]
     model = _subset(score, correct)
     clean = x[correct]
@@ -132,8 +133,9 @@ def averages(result: Mapping[str, Tensor], where: Tensor | None = None) -> dict[
             values = values[where]
         values = values[~values.isnan()]
         count = len(values)
-        # The mean of nothing is NaN, as it should be; the deviation of one value would warn.
-        mean = float(values.mean())
-        stderr = float(values.std() / count**0.5) if count > 1 else float("nan")
+        mean = float(values.mean())  # of nothing it is NaN, as it should be
+        stderr = float("nan")
+        if count > 1:  # of one value the deviation would be NaN too, with a warning
+            stderr = float(values.std() / count**0.5)
         rows[name] = (mean, stderr, count)
     return rows
