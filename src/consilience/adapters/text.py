@@ -171,7 +171,7 @@ class Text(Adapter):
         """
         cut = []
         for number, (text, length) in enumerate(zip(texts, lengths, strict=True)):
-            if length < self.max_length:
+            if length != self.max_length:
                 continue
             # Whether a text of the greatest length was cut or just fits, only the tokenizer can say.
             whole = self.tokenizer(*_parts(text), verbose=False)["input_ids"]

@@ -97,7 +97,7 @@ def layout_of(model: Any, x: Tensor) -> torch.memory_format:
     if not isinstance(model, nn.Module) or x.ndim != 4:
         return torch.preserve_format
     for parameter in model.parameters():
-        # With one channel or one row, the two orders are the same.
+        # A kernel of one channel or of one pixel has the same order both ways, and tells nothing.
         if parameter.ndim == 4 and parameter.shape[1] > 1 and parameter.shape[2] > 1:
             channels_last = parameter.is_contiguous(memory_format=torch.channels_last)
             if channels_last and not parameter.is_contiguous():
