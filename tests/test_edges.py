@@ -572,3 +572,22 @@ def test_an_aggregation_that_combines_says_whether_it_is_linear():
 
     with pytest.raises(cs.InputError, match="Nameless: name is missing"):
         Nameless()
+
+
+def test_one_small_number_for_neighbours_and_masks_is_warned_of():
+    """An integer sets both kinds of draws. The remedy that the warning names takes it away."""
+
+    def warned(**draws):
+        options = {"methods": ["saliency"], "resolved_draws": 0, "objective": "faith", **draws}
+        found = explain(net(), **options)
+        return [text for text in found.warnings if "neighbours and" in text], found
+
+    said, found = warned(fit_draws=8, fresh_draws=9)
+    assert ["fresh_draws=9 is 9 neighbours and 9 masks" in text for text in said] == [True, False]
+    assert "fit_draws={'average_sensitivity': 8}, which makes 256 masks" in said[1]
+    assert found.evidence["fresh"][0].count("responses") == 9
+    said, found = warned(fit_draws={"average_sensitivity": 8}, fresh_draws={"average_sensitivity": 9})
+    assert not said and found.draws["fresh"] == {"average_sensitivity": 9, "infidelity": 512}
+    assert not warned(fit_draws=cs.Draws(8, 8), fresh_draws="infidelity=8")[0]
+    assert len(warned(fit_draws="8", fresh_draws=32)[0]) == 1
+    assert not warned(fit_draws=8, fresh_draws=64, objective="robust")[0]  # no mask decides these weights

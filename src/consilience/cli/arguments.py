@@ -45,7 +45,7 @@ def _add_explain(commands: Any) -> None:
     command.add_argument(
         "--fit-draws",
         metavar="N|average_sensitivity=10,infidelity=256",
-        help="draws that fit the weights; default: --draws auto",
+        help="draws that fit the weights; N: as many neighbours as masks; default: --draws auto",
     )
     command.add_argument(
         "--fresh-draws", metavar="N|average_sensitivity=20,infidelity=512", help="draws that judge them"

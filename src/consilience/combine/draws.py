@@ -58,8 +58,9 @@ class Draws(Settings):
         """What a caller asks for, in any of its forms.
 
         Args:
-            spec: a number for both kinds; a mapping; text such as "20" or "average_sensitivity=10,infidelity=256"; None for
-                the default. A kind that a mapping or a text leaves out is that of the default.
+            spec: one number, of neighbours and of masks alike; a mapping; text such as "20" or
+                "average_sensitivity=10,infidelity=256"; None for the default. A kind that a mapping or a text leaves out is
+                that of the default.
             default: what is meant by nothing.
             what: the argument's name, for errors.
 
@@ -82,13 +83,25 @@ class Draws(Settings):
         return draws
 
 
+def one_number(spec: object) -> int | None:
+    """The one number that is asked for neighbours and masks alike; None where kinds are named, or nothing is asked.
+
+    Args:
+        spec: as for :meth:`Draws.of`.
+    """
+    if isinstance(spec, str) and spec.strip().isdigit():
+        return int(spec)
+    if isinstance(spec, int | Integral):
+        return int(spec)
+    return None
+
+
 def _numbers(spec: object, what: str) -> dict[str, int]:
     """Kind → how many, of the kinds that are named; a single number is for all."""
     names = [each.name for each in fields(Draws)]
-    if isinstance(spec, str) and spec.strip().isdigit():
-        spec = int(spec)
-    if isinstance(spec, int | Integral):
-        return dict.fromkeys(names, int(spec))
+    alike = one_number(spec)
+    if alike is not None:
+        return dict.fromkeys(names, alike)
     if isinstance(spec, str):
         numbers = {}
         for part in spec.split(","):

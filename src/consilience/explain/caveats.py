@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..combine.aggregations import Given
+from ..combine.draws import FIT, FRESH, one_number
 from ..combine.measurement import Measurement
 from ..explainers import Direct
 from ..metrics.infidelity import too_weak
@@ -19,6 +20,9 @@ from ..statistics.evidence import Evidence
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
 from .run import Job
+
+FEW_MASKS = 32
+"""With fewer the standard error of a correlation near zero, 1/√masks, is above .18: as large as most correlations are."""
 
 
 def caveats(job: Job, base: Tensor, fresh: Evidence) -> list[str]:
@@ -34,11 +38,33 @@ def caveats(job: Job, base: Tensor, fresh: Evidence) -> list[str]:
     points = ready.points
     measurement = ready.measurement
     return [
+        *_draw_warnings(job, fresh),
         *_model_warnings(score, points, measurement),
         *_mask_warnings(score, points, measurement, fresh),
         *_rounding_warnings(score, points, measurement),
         *_method_warnings(job, base),
     ]
+
+
+def _draw_warnings(job: Job, fresh: Evidence) -> list[str]:
+    """Where one small number was given for neighbours, which are few, and so for masks too, which must be many."""
+    options = job.options
+    asked = {"fresh_draws": (options.fresh_draws, FRESH)}
+    if "responses" in options.aggregation.kinds:
+        asked["fit_draws"] = (options.fit_draws, FIT)
+    # Of small inputs there are no more masks than these.
+    masks = fresh["responses"]
+    most = masks.count if bool(masks.exact.all()) else FEW_MASKS
+    found = []
+    for name, (spec, usual) in asked.items():
+        number = one_number(spec)
+        if number is not None and number < min(FEW_MASKS, most):
+            found.append(
+                f"{name}={number} is {number} neighbours and {number} masks, by which a correlation is known within "
+                f"± {number**-0.5:.2f} only; give {name}={{'average_sensitivity': {number}}}, which makes "
+                f"{usual.infidelity} masks"
+            )
+    return found
 
 
 def _model_warnings(score: Score, points: Points, measurement: Measurement) -> list[str]:

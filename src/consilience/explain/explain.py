@@ -72,8 +72,10 @@ def explain(
         objective: how the maps become one: "opt", "robust", "faith", "mean", "median", "best_single", "paper_opt", …; an
             expression over names; a metric, or a sum of metrics; a front; or an aggregation of your own.
         seed: names all random draws. With the same ids, the same seed gives the same result for any batch, chunk and order.
-        fit_draws: draws for the weights, e.g. 20, or {"average_sensitivity": 10, "infidelity": 256}; None: see ``draws``.
-        fresh_draws: draws that judge; None: 20 neighbours and 512 masks.
+        fit_draws: draws for the weights: a mapping such as {"average_sensitivity": 10, "infidelity": 256}, where a kind that is
+            left out is the default's; or one number, of neighbours and of masks alike (fewer than 32 masks tell little); None:
+            see ``draws``.
+        fresh_draws: draws that judge, in the same forms; None: 20 neighbours and 512 masks.
         resolved_draws: neighbours at which the weights are solved anew, for the sensitivity of that; 0 for none.
         draws: "auto" (the default where something is solved, unless ``fit_draws`` says how many) draws in rounds until the
             weights would hardly gain by more, at most 40 neighbours and 1024 masks, or ``fit_draws``. "paper": 50 of each to

@@ -37,8 +37,8 @@ class Options(Settings):
         objective: the name of an objective or an aggregation, an expression over names, a metric, a sum of metrics, a front, or
             an aggregation.
         seed: names all random draws.
-        fit_draws: draws that fit the weights; None: see ``draws``.
-        fresh_draws: draws that judge them; None: 20 neighbours and 512 masks.
+        fit_draws: draws that fit the weights, by kind, or one number of neighbours and of masks alike; None: see ``draws``.
+        fresh_draws: draws that judge them, in the same forms; None: 20 neighbours and 512 masks.
         resolved_draws: neighbours at which the weights are solved anew, for the sensitivity of that.
         draws: "auto", "paper", or None: "auto" unless ``fit_draws`` says how many.
         tolerance: for "auto", the cross-fitted regret at which to stop, relative to the objective's value.
