@@ -254,7 +254,13 @@ def _region(maps: Tensor, meaning: Outputs, target: Tensor, asked_region: Tensor
 
 
 def _decided(maps: Tensor, meaning: Outputs, target: Tensor | int) -> Tensor:
-    """(B, …) bool: where the model says the target."""
+    """(B, …) bool: where the model says the target.
+
+    Args:
+        maps: (B, classes, …).
+        meaning: what they hold.
+        target: (B,), or one for all.
+    """
     size = maps.shape[2:]
     places = maps.movedim(1, -1).flatten(0, -2)
     targets = torch.as_tensor(target, device=maps.device).expand(len(maps)).repeat_interleave(size.numel())

@@ -181,7 +181,14 @@ class Text(Adapter):
 
     @staticmethod
     def _refuse_if_padding_matters(module: _Embedded, x: Tensor, kwargs: dict[str, Tensor], attended: Tensor) -> None:
-        """Refuse a model whose output for the shortest text changes with the padding behind it (XLNet reads the last place)."""
+        """Refuse a model whose output for the shortest text changes with the padding behind it (XLNet reads the last place).
+
+        Args:
+            module: the model of embeddings.
+            x: (B, T, D).
+            kwargs: its other arguments, (B, T) each.
+            attended: (B, T) bool, what is not padding.
+        """
         shortest = attended.sum(1).min(0)
         length = int(shortest.values)
         number = int(shortest.indices)

@@ -71,4 +71,5 @@ def plain_array(x: Any, argument: str) -> Any:
 
 
 def _is_number(value: Any) -> bool:
+    """Whether a value of an object column is a real number or a truth value."""
     return isinstance(value, numbers.Real | np.bool_)

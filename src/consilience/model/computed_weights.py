@@ -145,7 +145,13 @@ def _computed(hook: Any, module: nn.Module) -> Tensor:
 
 
 def _write_parametrised(module: nn.Module, name: str, value: Tensor) -> None:
-    """Let a weight that a parametrisation computes have a value, or random draws where it has no inverse."""
+    """Let a weight that a parametrisation computes have a value, or random draws where it has no inverse.
+
+    Args:
+        module: the module, which is changed.
+        name: of the weight.
+        value: on the CPU.
+    """
     parts = parametrisations(module)[name]
     trained = getattr(module, name).detach().cpu().clone()
     tensors = [*parts.parameters(), *parts.buffers()]

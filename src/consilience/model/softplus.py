@@ -82,7 +82,14 @@ class _Smooth(TorchFunctionMode):
         return smooth
 
     def _smooth(self, name: str, x: Tensor, args: tuple, kwargs: dict) -> Tensor | None:
-        """The smooth version of an operation at x; None for an operation that has none."""
+        """The smooth version of an operation's result; None for an operation that is not a rectifier.
+
+        Args:
+            name: of the operation, without underscores.
+            x: its first tensor.
+            args: the call's positional arguments, ``x`` among them.
+            kwargs: its keyword arguments.
+        """
         if name == "leaky_relu":
             return self._leaky(x, argument(args, kwargs, 1, "negative_slope", 0.01))
         if name == "prelu":
@@ -109,5 +116,6 @@ class _Smooth(TorchFunctionMode):
         return slope * x + (1 - slope) * self._softplus(x)
 
     def _softplus(self, x: Tensor) -> Tensor:
+        """ln(1 + exp(βx)) / β."""
         # A copy: in-place calls write to x, which softplus keeps for its gradient.
         return nnf.softplus(x.clone(), self.beta)

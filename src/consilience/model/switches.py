@@ -62,6 +62,7 @@ class Switch:
 
 
 def _set_cudnn(enabled: bool) -> None:
+    """As a function, which an assignment is not."""
     torch.backends.cudnn.enabled = enabled
 
 

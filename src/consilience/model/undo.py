@@ -26,6 +26,7 @@ def undoing(*steps: Callable[[], None]) -> Iterator[None]:
 
 
 def _without_interrupts(step: Callable[[], None]) -> None:
+    """Run a step from its start to its end, whatever keys are pressed meanwhile."""
     with interrupts_held_back():
         step()
 

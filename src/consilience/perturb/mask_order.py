@@ -137,6 +137,11 @@ def _places(order: Order, length: int, second: bool) -> tuple[np.ndarray, np.nda
 
     The class that lags most behind its share is next, so that any run of samples has its sizes in proportion. A class's own
     members come first; a stream that wants all masks goes on with the other stream's.
+
+    Args:
+        order: of the masks.
+        length: how many samples.
+        second: of the stream that has the odd places.
     """
     weight = _class_weights(order)
     total = int(weight.sum())

@@ -79,7 +79,8 @@ class Masked(Neighbourhood):
             second = _is_fresh(key)
             for order, at, _ in self._orders(points, has):
                 number[at] = order.drawn(asked, second)
-                whole[at] = int(number[at[0]]) == order.all  # Python integers: 2^U may be beyond int64
+                # As Python integers: the number of all masks may be beyond int64.
+                whole[at] = int(number[at[0]]) == order.all
         return number, whole
 
     def masks(self, points: Points, samples: range, key: Key) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -111,8 +112,16 @@ class Masked(Neighbourhood):
         return masks, rows, has
 
     def _of_one_size(self, points: Points, samples: range, key: Key, has: Tensor) -> Tensor:
-        """(N, s, A) bool: masks of one share, drawn independently. The features of the smallest keyed words are a random
-        subset of a given size."""
+        """(N, s, A) bool: masks of one share, drawn independently.
+
+        Every feature gets a random word, and those with the smallest words are a random subset of a given size.
+
+        Args:
+            points: N inputs.
+            samples: the numbers of s draws.
+            key: names the stream.
+            has: (N, A) bool, the features that each point has.
+        """
         assert isinstance(self.share, float | int)
         count = (has.sum(1) * self.share).long().clamp(min=1)
         drawn = words(key, points, samples, has.shape[1])
@@ -122,8 +131,16 @@ class Masked(Neighbourhood):
         return smallest(drawn.masked_fill(~has[:, None], 2**32), count) & has[:, None]
 
     def _orders(self, points: Points, has: Tensor) -> Iterator[tuple[Order, Tensor, Tensor]]:
-        """For each number K of features that points have: the order of their masks, the n points' places (n,), and the
-        places of their features among all A, (n, K)."""
+        """The points in groups with the same number of features.
+
+        Args:
+            points: N inputs.
+            has: (N, A) bool, the features that each point has.
+
+        Yields:
+            for each number K > 0 of features: the order of their masks; the places (n,) of the group's points among N; the
+            places (n, K) of their features among all A.
+        """
         assert isinstance(self.share, tuple)
         owned = has.sum(1)
         rows = self.baseline.count(points.x.ndim - 1)
