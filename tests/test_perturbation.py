@@ -14,13 +14,16 @@ from twins import SEED
 
 import consilience as cs
 from consilience.explainers import Stack
-from consilience.explainers.perturbation import RISE, FeatureAblation, Occlusion
+from consilience.explainers.perturbation import FeatureAblation, Occlusion
+from consilience.explainers.rise import RISE
 from consilience.explainers.shapley import KernelSHAP, ShapleySampling
 from consilience.explainers.surrogates import LIME, MAPLE
 from consilience.features.base import Elements
 from consilience.features.images import Patches, Pixels, Segments, coarse
 from consilience.perturb.baseline import Baseline
-from consilience.perturb.kernel_design import budgeted, counts, design, design_weights
+from consilience.perturb.coalitions import Halves, Kernel
+from consilience.perturb.games import ranks
+from consilience.perturb.kernel_design import budgeted, counts, design_weights
 from consilience.perturb.points import Points
 from consilience.perturb.soft_masks import Grids
 from consilience.statistics.keys import Key
@@ -51,7 +54,7 @@ def attribute(explainer, model, x=X, target=None, **options):
     return Stack([explainer], SEED).attribute(*bound(model, x, target, **options))[:, 0]
 
 
-SHAPLEY = [KernelSHAP(), KernelSHAP(40), ShapleySampling(2), ShapleySampling(3)]
+SHAPLEY = [KernelSHAP(), KernelSHAP(40), ShapleySampling(2), ShapleySampling(3), ShapleySampling(25)]
 ADDITIVE = [*SHAPLEY, FeatureAblation(), Occlusion(1), LIME(200, ridge=1e-9)]
 label = lambda e: f"{e.name}-{getattr(e, 'n_samples', '')}"  # noqa: E731
 
@@ -113,20 +116,6 @@ def enumerated(f, x, baseline):
     return found
 
 
-def regressed(f, x, baseline, taken, weights):
-    """KernelSHAP of one input by hand: weighted least squares in which the last value is what the others leave over."""
-    values = []
-    for gone in taken:
-        values.append(float(f(torch.where(gone, baseline, x)[None]).squeeze()))
-    full, empty = (float(f(point[None]).squeeze()) for point in (x, baseline))
-    there = (~taken).double().numpy()
-    design_matrix = there[:, :-1] - there[:, -1:]
-    response = np.array(values) - empty - there[:, -1] * (full - empty)
-    root = np.sqrt(weights.numpy())
-    first = np.linalg.lstsq(design_matrix * root[:, None], response * root, rcond=None)[0]
-    return torch.tensor([*first, full - empty - first.sum()])
-
-
 @pytest.mark.parametrize("baseline", [0.0, 0.7])
 def test_shapley_values_by_enumeration(baseline):
     row = torch.full((7,), baseline, dtype=torch.float64)
@@ -134,32 +123,14 @@ def test_shapley_values_by_enumeration(baseline):
     torch.testing.assert_close(attribute(KernelSHAP(baselines=baseline), odd), expected, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("budget", [12, 14, 20, 40, 80, 200])
-def test_kernel_shap_is_a_weighted_regression_on_its_coalitions(budget):
-    key = Key(SEED, "explainer") / "kernel_shap"
-    taken, weights = design(key, 7, budget), design_weights(7, budget)
-    found = attribute(KernelSHAP(budget), odd)
-    drawn = KernelSHAP(budget).need.where.draw(
-        Points(X, torch.arange(2), torch.arange(2), 2), range(2 + len(taken)), key, 2 + len(taken)
-    )
-    for i in range(2):
-        mine = drawn.split(drawn.masks)[i, 2:]
-        # An input's coalitions are the design's, with its features in an order of its own.
-        assert torch.equal(mine.sum(1), taken.sum(1)) and torch.equal(mine.sum(0).sort()[0], taken.sum(0).sort()[0])
-        torch.testing.assert_close(
-            found[i], regressed(odd, X[i], torch.zeros_like(X[i]), mine, weights), rtol=1e-9, atol=1e-9
-        )
-
-
 @pytest.mark.parametrize("features", [2, 3, 5, 8, 13, 14, 30])
 @pytest.mark.parametrize("budget", [None, 2, 8, 60, 61, 98, 400])
 def test_coalitions_come_by_size_in_pairs_and_never_twice(features, budget):
     if budget is not None and budget < min(2 * (features - 1), 2**features - 2):
         return
-    taken, weights = design(KEY, features, budget), design_weights(features, budget)
-    assert (
-        len(taken) == len(weights) == budgeted(features, budget) <= (2 * features + 2048 if budget is None else budget)
-    )
+    taken, weights = Kernel(budget).coalitions(KEY, features), design_weights(features, budget)
+    assert len(taken) == len(weights) == budgeted(features, budget)
+    assert budget is None or len(taken) <= budget
     assert len(taken.unique(dim=0)) == len(taken) and not taken.all(1).any() and taken.any(1).all()
     assert torch.equal(taken[1::2], ~taken[::2])
     torch.testing.assert_close(weights.sum(), torch.tensor(1.0).double())
@@ -181,9 +152,9 @@ def test_sizes_that_fit_are_listed_whole():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("features", [12, 13, 20])
+@pytest.mark.parametrize("features", [12, 13, 14, 20])
 def test_kernel_shap_is_as_near_the_shapley_values_as_shaps(features):
-    """The error of 2 A + 2048 coalitions, over 24 games; the values are of all coalitions, or of 65 536 of them."""
+    """The error at our default and at shap's 2 A + 2048, over 24 games; the values are of all coalitions, or of 65 536."""
     shap = pytest.importorskip("shap")
     ours, theirs = [], []
     for seed in range(24):
@@ -200,7 +171,7 @@ def test_kernel_shap_is_as_near_the_shapley_values_as_shaps(features):
         ours.append(float((found - exact).norm()))
         theirs.append(float((torch.from_numpy(other) - exact).norm()))
     ratio = np.exp(np.mean(np.log(np.array(ours) / np.array(theirs))))
-    assert ratio <= 1.1, ratio
+    assert ratio <= 0.8, ratio
 
 
 def test_shapley_sampling_converges_to_the_exact_values():
@@ -252,7 +223,8 @@ def test_a_large_data_set_is_met_in_part():
     data = torch.randn(3000, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     method = KernelSHAP(60, baselines=data)
     each = 2**15 // 60
-    assert method.need.total((7,)) == 1 + 3000 + 60 * each
+    assert method.design.count(7, 3000) == 1 + 3000 + 60 * each
+    assert Stack([method]).rows((7,))["forward"] == 1 + 3000 + 60 * each
     found = attribute(method, linear)
     torch.testing.assert_close(found.sum(1), (linear(X) - linear(data).mean(0))[:, 0])
     expected = (X - data.mean(0)) * WEIGHTS
@@ -360,8 +332,11 @@ def test_lime_package_for_images():
     lime = pytest.importorskip("lime.lime_image")
     labels = torch.tensor([0, 1, 1, 2, 3, 3, 4, 5]).repeat(8, 1)
     model, x = Small(), images(1)
-    words = Key(SEED, "explainer/lime").bits(torch.zeros(50), torch.arange(50), 6)
-    package = lime.LimeImageExplainer(random_state=Fed((words >= 2**31).long()))
+    _, points = bound(model, x, 2)
+    key = Key(SEED, "explainer/coalitions")
+    gone = Halves(50).gone(key, 6, 1, torch.arange(50))
+    rank = ranks(key / "order", points, torch.ones(1, 6, dtype=torch.bool))[0]
+    package = lime.LimeImageExplainer(random_state=Fed((~gone[:, rank]).long()))
     run = lambda rows: model(torch.from_numpy(rows).permute(0, 3, 1, 2)).detach().numpy()  # noqa: E731
     found = package.explain_instance(
         x[0].permute(1, 2, 0).numpy(), run, [2], 0.3, None, num_samples=50, segmentation_fn=lambda _: labels.numpy(),

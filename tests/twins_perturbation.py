@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -10,11 +11,13 @@ import torch.nn.functional as nnf
 from nets import images
 from twins import SEED, Row
 
-from consilience.explainers.perturbation import RISE, FeatureAblation, Occlusion
+from consilience.explainers.perturbation import FeatureAblation, Occlusion
+from consilience.explainers.rise import RISE
 from consilience.explainers.shapley import KernelSHAP, ShapleySampling
 from consilience.explainers.surrogates import LIME, MAPLE
 from consilience.features.images import Patches, Segments
-from consilience.perturb.kernel_design import design, design_weights
+from consilience.perturb.coalitions import Halves, Kernel
+from consilience.perturb.kernel_design import design_weights
 from consilience.statistics.keys import Key
 from consilience.surrogates.lime_maple import Maple
 
@@ -51,6 +54,17 @@ def uniform(stream, i, sample, *shape):
     return Key(SEED, f"explainer/{stream}").uniform(torch.tensor([i]), sample, shape)[0].double()
 
 
+def place(i, count):
+    """Where each feature of input i is in its own order."""
+    return np.argsort(np.argsort(words("coalitions/order", i, 0, count).numpy(), kind="stable"))
+
+
+def listed(design, i, count):
+    """The features that each coalition of a design takes from input i, (n, A)."""
+    numbers = torch.arange(design.count(count, 1))
+    return design.gone(Key(SEED, "explainer/coalitions"), count, 1, numbers).numpy()[:, place(i, count)]
+
+
 def ablation(e, model, x, i, t):
     masks = parts(e.features, x)
     clean = model(x[None])[0, t].detach()
@@ -71,27 +85,29 @@ def occlusion(e, model, x, i, t):
 
 
 def rise(e, model, x, i, t):
-    total, cell = torch.zeros_like(x), -(-8 // e.grid)
+    """The mean score, and the covariance of scores and masks around the masks' known mean."""
+    scores, masks, cell = [], [], -(-8 // e.grid)
     side = (e.grid + 1) * cell
     for s in range(e.n_samples):
         cells = (uniform("rise/cells", i, s, e.grid, e.grid) < e.keep).double()
         top, left = (uniform("rise/shift", i, s, 2) * cell).floor().long().tolist()
         big = nnf.interpolate(cells[None, None], size=(side, side), mode="bilinear", align_corners=False)[0]
-        mask = big[:, top : top + 8, left : left + 8]
-        total += model((x * mask + BASE * (1 - mask))[None])[0, t].detach() * mask
-    return total / e.n_samples / e.keep / len(x)
+        masks.append(big[:, top : top + 8, left : left + 8])
+        scores.append(model((x * masks[-1] + BASE * (1 - masks[-1]))[None])[0, t].detach())
+    mean, total = sum(scores) / e.n_samples, torch.zeros_like(x)
+    for score, mask in zip(scores, masks, strict=True):
+        total += (score - mean) * (mask - e.keep)
+    return (mean + total / (e.n_samples - 1) / e.keep) / len(x)
 
 
 def lime(e, model, x, i, t):
     from sklearn.linear_model import Lasso, Ridge
 
     masks = parts(e.features, x)
-    there = np.ones((e.n_samples, len(masks)))
-    for s in range(1, e.n_samples):
-        there[s] = (words("lime", i, s, len(masks)) >= 2**31).numpy()
+    there = 1.0 - listed(Halves(e.n_samples), i, len(masks))
     scores = [without(model, x, [m for m, z in zip(masks, row, strict=True) if not z], t).item() for row in there]
     distance = 1 - np.sqrt(there.mean(1))
-    weights = np.sqrt(np.exp(-(distance**2) / e.kernel_width**2))
+    weights = np.sqrt(np.exp(-(distance**2) / e.kernel_width**2)) * e.n_samples / len(there)
     solver = Lasso(e.l1, tol=1e-12, max_iter=100000) if e.l1 else Ridge(e.ridge)
     return spread(solver.fit(there, scores, sample_weight=weights).coef_, masks)
 
@@ -114,27 +130,46 @@ def shapley(e, model, x, i, t):
 
 
 def kernel_shap(e, model, x, i, t):
-    """Weighted least squares over the coalitions of its features, in the input's own order, with the last value eliminated."""
+    """Effects of three features by ridge regression, all of them written out; then, on what they leave, weighted least squares
+    in the input's own order, with the last value eliminated."""
     masks = parts(e.features, x)
-    full, empty = without(model, x, [], t), without(model, x, masks, t)
-    place = np.argsort(np.argsort(words("kernel_shap/order", i, 0, len(masks)).numpy(), kind="stable"))
-    taken = design(Key(SEED, "explainer/kernel_shap"), len(masks), e.n_samples).numpy()[:, place]
-    root = np.sqrt(design_weights(len(masks), e.n_samples).numpy())
-    scores = [(without(model, x, [m for m, z in zip(masks, row, strict=True) if z], t) - empty).item() for row in taken]
-    there, whole = (~taken).astype(float), (full - empty).item()
-    rows, response = there[:, :-1] - there[:, -1:], np.array(scores) - there[:, -1] * whole
+    count = len(masks)
+    taken = listed(Kernel(e.n_samples), i, count)
+    scores = np.array([without(model, x, [m for m, z in zip(masks, row, strict=True) if z], t).item() for row in taken])
+    weights = np.concatenate([[0.5, 0.5], design_weights(count, e.n_samples).numpy()])
+
+    triples = list(itertools.combinations(range(count), 3))
+    signs = 1.0 - 2 * taken
+    effects = np.stack([signs[:, triple].prod(1) for triple in triples], 1)
+    pairs = (len(taken) - 2) // 2
+    penalty = len(triples) / (5 * pairs)
+    # Odd and even effects do not meet in pairs, so no even ones are needed.
+    columns = np.concatenate([signs, effects], 1)
+    gram = columns.T @ (columns * weights[:, None]) + np.diag([0.0] * count + [penalty] * len(triples))
+    cubic = np.linalg.solve(gram, columns.T @ (scores * weights))[count:]
+    found = np.zeros(count)
+    for effect, triple in zip(cubic, triples, strict=True):
+        found[list(triple)] += 2 / 3 * effect
+
+    left = scores - effects @ cubic
+    whole, there = left[0] - left[1], 1.0 - taken[2:]
+    rows, response = there[:, :-1] - there[:, -1:], left[2:] - left[1] - there[:, -1] * whole
+    root = np.sqrt(weights[2:])
     most = np.linalg.lstsq(rows * root[:, None], response * root, rcond=None)[0]
-    return spread([*most, whole - most.sum()], masks)
+    return spread([*(found[:-1] + most), found[-1] + whole - most.sum()], masks)
 
 
 def shapley_sampling(e, model, x, i, t):
     masks = parts(e.features, x)
     found = np.zeros(len(masks))
+    mine = place(i, len(masks))
     for number in range(e.n_samples):
-        drawn = words("shapley_sampling", i, number // 2, len(masks)).numpy()
-        order = np.argsort(drawn, kind="stable")[:: -1 if number % 2 else 1]
-        for place, a in enumerate(order):
-            before, after = [masks[b] for b in order[:place]], [masks[b] for b in order[: place + 1]]
+        key = Key(SEED, "explainer/coalitions/orders")
+        drawn = key.bits(torch.tensor([0]), number // 2, len(masks))[0].numpy()
+        canonical = np.argsort(drawn, kind="stable")[:: -1 if number % 2 else 1]
+        order = [int(np.flatnonzero(mine == a)[0]) for a in canonical]
+        for step, a in enumerate(order):
+            before, after = [masks[b] for b in order[:step]], [masks[b] for b in order[: step + 1]]
             found[a] += (without(model, x, before, t) - without(model, x, after, t)).item() / e.n_samples
     return spread(found, masks)
 
@@ -173,6 +208,9 @@ TABLE = [
     Row(LIME(30, LABELS, BASE, l1=0.01), lime, differentiable=False),
     Row(KernelSHAP(14, PATCHES, BASE), shapley),
     Row(KernelSHAP(22, LABELS, BASE), kernel_shap),
-    Row(ShapleySampling(5, PATCHES, BASE), shapley_sampling),
+    Row(KernelSHAP(12, LABELS, BASE), kernel_shap),
+    Row(KernelSHAP(50, LABELS, BASE), kernel_shap),
+    Row(ShapleySampling(5, LABELS, BASE), shapley_sampling),
+    Row(ShapleySampling(5, PATCHES, BASE), shapley),
     Row(MAPLE(TRAINING, forest=Maple(trees=4, leaf=5, columns=3)), maple, differentiable=False),
 ]

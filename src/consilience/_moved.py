@@ -17,8 +17,8 @@ from typing import Any
 MOVED: dict[str, tuple[str, ...]] = {
     "keys": ("statistics.keys",),
     "score": ("model.score", "model.batching", "model.state"),
-    "neighbourhood": ("perturb.neighbourhoods", "perturb.points", "perturb.baseline", "perturb.masks", "perturb.coalitions"),
-    "masks": ("perturb.coalitions", "perturb.soft_masks", "perturb.masks"),
+    "neighbourhood": ("perturb.neighbourhoods", "perturb.points", "perturb.baseline", "perturb.masks", "perturb.windows"),
+    "masks": ("perturb.windows", "perturb.games", "perturb.soft_masks", "perturb.masks"),
     "units": ("features.tables", "features.sequences", "features.parts"),
     "quadratic": ("statistics.evidence", "statistics.criteria", "statistics.tensors"),
     "objective": ("metrics.objective", "metrics.front", "metrics.expressions", "metrics.cross_validation"),

@@ -181,11 +181,11 @@ def _check(score: Score, points: Points, explainer: Explainer, seed: int) -> Che
 
 def _fewer(explainer: Explainer, shape: Sequence[int]) -> Explainer:
     """The same with no more samples than :data:`FEW` evaluations allow."""
-    samples = getattr(explainer, "n_samples", None)
-    if isinstance(explainer, Direct) or samples is None:
+    if isinstance(explainer, Direct) or not hasattr(explainer, "n_samples"):
         return explainer
-    total = explainer.need.total(shape)
-    if total <= FEW:
+    samples = explainer.need.samples
+    total = sum(Stack([explainer]).rows(shape).values())
+    if samples is None or total <= FEW:
         return explainer
     return replace(explainer, n_samples=max(1, samples * FEW // total))  # type: ignore[type-var]
 

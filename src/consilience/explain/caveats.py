@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from ..combine.aggregations import Given
 from ..combine.draws import FIT, FRESH, one_number
 from ..combine.measurement import Measurement
-from ..explainers import Direct
+from ..explainers.perturbation import FeatureAblation, Occlusion
 from ..metrics.infidelity import too_weak
 from ..model.score import Score
-from ..perturb.coalitions import Singles, Sliding
 from ..perturb.neighbourhoods import unmoved
 from ..perturb.points import Points
 from ..statistics.evidence import Evidence
@@ -106,7 +105,7 @@ def _rounding_warnings(score: Score, points: Points, measurement: Measurement) -
     stack = measurement.stack.stack
     alone = []
     for name, explainer in zip(stack.names, stack.explainers, strict=True):
-        if not isinstance(explainer, Direct) and isinstance(explainer.need.where, Singles | Sliding):
+        if isinstance(explainer, FeatureAblation | Occlusion):
             alone.append(name)
     if kind not in (torch.float16, torch.bfloat16) or not alone:
         return []

@@ -15,7 +15,7 @@ from ..combine.sequential import first_round
 from ..explainers import Direct, Stack
 from ..features.base import Features
 from ..perturb.baseline import Baseline
-from ..perturb.coalitions import Coalitions, Permutations, unit
+from ..perturb.games import Game, unit
 from .options import Options
 from .prepare import Ready
 
@@ -173,7 +173,7 @@ def baselines_of(stack: Stack, shape: Sequence[int]) -> dict[tuple[Baseline, Fea
         if explainer.complete and not isinstance(explainer, Direct):
             where = explainer.need.where
             features = None
-            if isinstance(where, Coalitions | Permutations):
+            if isinstance(where, Game):
                 features = unit(where.features, shape)
             baseline = getattr(where, "baseline", None)
             if baseline is not None:

@@ -138,6 +138,9 @@ def _needs(stack: Stack, shape: torch.Size) -> tuple[tuple[str, str, Rows], ...]
             where = f"{where}, {need.rule}"
         who = ", ".join(stack.names[i] for i in members)
         found.append((where, who, Rows(one["gradient"], one["forward"])))
+    if stack.coalitional:
+        pool = stack.only(stack.coalitional)
+        found.append(("coalitions", ", ".join(pool.names), Rows(0, pool.rows(shape)["forward"])))
     for name, explainer in zip(stack.names, stack.explainers, strict=True):
         if isinstance(explainer, Direct):
             alone = explainer.rows(shape)

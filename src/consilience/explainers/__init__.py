@@ -24,7 +24,8 @@ from .gradients import GuidedBackprop, InputXGradient, Saliency, SmoothGrad, Smo
 from .mixture import Mixture
 from .normalised import Normalised
 from .paths import DeepLIFT, ExpectedGradients, GradientSHAP, IntegratedGradients
-from .perturbation import RISE, FeatureAblation, Occlusion
+from .perturbation import FeatureAblation, Occlusion
+from .rise import RISE
 from .shapley import KernelSHAP, ShapleySampling
 from .stack import Stack, unique
 from .surrogates import LIME, MAPLE

@@ -1,32 +1,27 @@
-"""Features taken away and the score asked again: ablation, occlusion, RISE. Outputs only: any callable works."""
+"""Features taken away and the score asked again: ablation, occlusion. Outputs only: any callable works."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..card import Card
 from ..features.base import Features
 from ..model.values import Values
-from ..perturb.baseline import AnyBaseline, Baseline
-from ..perturb.coalitions import AUTO, Singles, Sliding, unit
-from ..perturb.points import Cloud, Points
-from ..perturb.soft_masks import Grids
+from ..perturb.baseline import AnyBaseline
+from ..perturb.coalitions import LeaveOneOut
+from ..perturb.points import Cloud
+from ..perturb.windows import Sliding
 from ..settings import setting
 from ..statistics.tensors import exact
 from .base import Explainer, Need
-
-UNIT = "features (default: about 14 × 14 square patches of an image, elements otherwise)"
-
-ABSENT = "replaced by the baseline: for images blurred with σ = 10 pixels, else zero, unless given"
+from .coalitional import Coalitional
+from .spread import ABSENT, UNIT, absent, give
 
 
 @dataclass(frozen=True)
-class FeatureAblation(Explainer):
+class FeatureAblation(Coalitional):
     """φ_a = f(x) − f(x without feature a), shared evenly by the feature's elements.
 
     Every feature alone is replaced by the baseline's values (leave one out; Zeiler & Fergus 2014, arXiv 1311.2901, occlude
@@ -61,14 +56,12 @@ class FeatureAblation(Explainer):
     )
 
     @property
-    def need(self):
-        return Need(Singles(self.features, absent(self.baselines)), None, self.name, gradient=False)
+    def design(self):
+        return LeaveOneOut()
 
-    def fold(self, state, cloud, values):
-        return falls(state, cloud, values)
-
-    def finish(self, state, points):
-        return give(state[1] / state[2].clamp(min=1), self.features, points)
+    def values(self, score, key, features, rows):
+        without = score[:, 1:].unflatten(1, (features, self.design.each(features, rows)))
+        return score[:, :1] - without.mean(2)
 
 
 @dataclass(frozen=True)
@@ -121,96 +114,6 @@ class Occlusion(Explainer):
         return give(state[1] / state[2].clamp(min=1), self.features, points)
 
 
-@dataclass(frozen=True)
-class RISE(Explainer):
-    """φ = E[f(x ⊙ M + b ⊙ (1 − M)) M] / E[M] over random soft masks M (Petsiuk et al. 2018, arXiv 1806.07421).
-
-    M: a ``grid`` of cells that are 1 with probability ``keep``, upsampled bilinearly and shifted at random; E[M] = ``keep``
-    everywhere. The map is the mean score when an element is kept: it has a level, and only differences say anything. For
-    images and series (N, C, …).
-
-    Args:
-        n_samples: masks. The paper uses 4000 for VGG16 and 8000 for ResNet50.
-        grid: cells along each axis behind the channel.
-        keep: the paper's p.
-        baselines: as for :class:`FeatureAblation`; each mask has a row of a data set. The paper's is 0.
-        features: where inputs are no images, the axes along which masks lie: steps that are not the last axis
-            (``Windows(1, axis=0)``), tokens. Without them a series is (N, channels, steps), and each element of a table is a
-            cell. Images and volumes are masked by the pixel.
-
-    Raises:
-        InputError: no cell, or a probability out of range.
-    """
-
-    n_samples: int = setting(4000, low=1)
-    grid: int = setting(7, low=1)
-    keep: float = setting(0.5, above=0, high=1)
-    baselines: AnyBaseline = None
-    features: Features | None = None
-
-    name = "rise"
-    kind = "relevance"
-    card = Card(
-        formula="φ = (1 / (N p)) Σ_m f(x ⊙ M_m + b ⊙ (1 − M_m)) M_m",
-        source="Petsiuk, Das & Saenko 2018, arXiv 1806.07421, §3",
-        normalisation="by E[M] = p, the probability to keep a cell",
-        perturbation="7 × 7 random cells, upsampled bilinearly, shifted at random, along the axes that the input has (tables: "
-        "each column by itself); what is dimmed tends to the baseline: for images blurred with σ = 10 pixels, else zero, "
-        "unless given",
-        draws="n_samples masks, stream 'rise'",
-        cost="n_samples forward",
-        differences=(
-            (
-                "the authors' code",
-                "multiplies the image by the mask, so what is absent is 0 after preprocessing (baselines=0), uses the "
-                "probability (kind='probability'), and extrapolates the border cells by reflection; p = .1 in its demo.",
-            ),
-        ),
-    )
-
-    @property
-    def need(self):
-        return Need(self._where, self.n_samples, self.name, gradient=False)
-
-    @property
-    def _where(self) -> Grids:
-        return Grids(absent(self.baselines), self.grid, self.keep, self.features)
-
-    def fold(self, state, cloud, values):
-        score = exact(cloud.split(values.score)) * exact(cloud.weights)
-        assert cloud.masks is not None
-        kept = 1 - cloud.split(exact(cloud.masks)).flatten(2)
-        total = (score[:, None] @ kept)[:, 0]
-        if state is None:
-            return total
-        return state + total
-
-    def finish(self, state, points):
-        shape = points.x.shape[1:]
-        features = self._where.masked(shape)
-        if features is not None:
-            return give(state / self.keep, features, points)
-        channels, *space = shape
-        mean = (state / (self.keep * channels)).unflatten(1, space)[:, None]
-        return like(mean, points).expand(-1, channels, *space)
-
-
-# -- shared by the family ----------------------------------------------------------------------------------------------
-
-
-def absent(spec: Any) -> Baseline:
-    """What stands for "absent" by a setting ``spec``; None: blur for images, zero otherwise."""
-    if spec is None:
-        return AUTO
-    return Baseline.of(spec)
-
-
-def removed(cloud: Cloud) -> Tensor:
-    """(n, s, A) float64: 1 where a feature was taken away in the samples of a ``cloud``."""
-    assert cloud.masks is not None
-    return cloud.split(exact(cloud.masks.flatten(1)))
-
-
 State = tuple[Tensor, Tensor, Tensor]
 
 
@@ -227,31 +130,15 @@ def falls(state: State | None, cloud: Cloud, values: Values) -> State:
         features that were taken away together (n, A); how many samples these are (n, A).
     """
     score = exact(cloud.split(values.score))
-    gone = removed(cloud)
-    clean = score[:, 0] if state is None else state[0]
+    assert cloud.masks is not None
+    gone = cloud.split(exact(cloud.masks.flatten(1)))  # (n, s, A): 1 where a feature was taken away
+    if state is None:
+        clean = score[:, 0]
+    else:
+        clean = state[0]
     fall = (clean[:, None] - score) / gone.sum(2).clamp(min=1)
     total = (fall[:, None] @ gone)[:, 0]
     count = gone.sum(1)
     if state is None:
         return clean, total, count
     return clean, state[1] + total, state[2] + count
-
-
-def give(values: Tensor, features: Features | None, points: Points) -> Tensor:
-    """Each feature's value shared evenly by its elements, (n, *F) in the input's dtype, float32 at least.
-
-    Args:
-        values: (n, A).
-        features: None: :func:`~consilience.features.images.coarse`.
-        points: x (n, *F).
-    """
-    shape: Sequence[int] = points.x.shape[1:]
-    what = unit(features, shape)
-    size = exact(what.sizes(points.owner, shape))
-    each = torch.where(size > 0, values.unflatten(1, what.shape(shape)) / size.clamp(min=1), 0)
-    return what.expand(like(each, points), points.owner, shape)
-
-
-def like(values: Tensor, points: Points) -> Tensor:
-    """``values`` on the device of the ``points``, in their dtype, float32 at least."""
-    return values.to(points.x.device, torch.promote_types(points.x.dtype, torch.float32))

@@ -11,17 +11,21 @@ from dataclasses import dataclass
 import torch
 
 from ..card import Card
+from ..errors import InputError
 from ..features.base import Features
 from ..perturb.baseline import AnyBaseline
-from ..perturb.coalitions import Coalitions, Permutations
+from ..perturb.coalition_lists import orders
+from ..perturb.coalitions import Kernel, Orders
+from ..perturb.games import Game, few, unit
 from ..settings import setting
-from ..statistics.tensors import exact
-from .base import Explainer, Need
-from .perturbation import ABSENT, UNIT, absent, give, removed
+from .base import Need
+from .coalitional import STREAM, Coalitional
+from .shapley_weights import enumerated, regressed
+from .spread import ABSENT, UNIT, absent
 
 
 @dataclass(frozen=True)
-class KernelSHAP(Explainer):
+class KernelSHAP(Coalitional):
     """φ = argmin Σ_S w_S (v(S) − v(∅) − φ · z_S)², subject to Σφ = f(x) − f(b) (Lundberg & Lee 2017, arXiv 1705.07874),
     shared evenly by each feature's elements.
 
@@ -35,7 +39,8 @@ class KernelSHAP(Explainer):
     over as many as that allows, at least 4, others for each pair. Σφ = f(x) − E f(b) over all rows in any case.
 
     Args:
-        n_samples: coalitions; None: 2 A + 2048 as in the shap package, hence exact up to 11 features. At least 2 (A − 1).
+        n_samples: coalitions; None: all of them up to 11 features, then 2 A + 1100, and of more than 14 features 2 A + 2048 as
+            in the shap package. At least 2 (A − 1).
         features: what is taken away as one; default :func:`~consilience.features.images.coarse`; at most 1024.
         baselines: as for :class:`FeatureAblation`.
 
@@ -60,15 +65,16 @@ class KernelSHAP(Explainer):
         formula="argmin Σ_S w_S (v(S) − v(∅) − φ·z_S)², Σφ = f(x) − f(b); w = (A − 1) / (C(A, s) s (A − s))",
         source="Lundberg & Lee 2017, arXiv 1705.07874; pairs: Covert & Lee 2021, arXiv 2012.01536",
         perturbation=f"coalitions of the {UNIT}; what is outside is {ABSENT}",
-        draws="n_samples coalitions (2 A + 2048), all if there are no more; else the smallest and the largest, and some of the "
-        "others, in pairs with their complements, stream 'kernel_shap'",
-        cost="min(2^A, n_samples + 2) forward, A features; with a data set times its rows, about 32 768 at most",
+        draws="all coalitions up to 11 features, or if n_samples (2 A + 1100; above 14 features 2 A + 2048) are no fewer; "
+        "else the smallest and the largest, and some of the others, in pairs with their complements, stream 'coalitions'",
+        cost="min(2^A, n_samples + 2) forward, A features; with a data set times its rows, about 32 768 at most; shared with "
+        "methods of the same features and baseline",
         differences=(
             (
                 "shap's KernelExplainer",
                 "weighs what it draws by how often it was drawn, where here each size keeps the kernel's weight; evaluates "
                 "every coalition with every row of a background set, however many; keeps 10 features only where it sees fit "
-                "(l1_reg). With l1_reg=0 the same number where all coalitions are evaluated, about the same error where not.",
+                "(l1_reg). With l1_reg=0 the same number where all coalitions are evaluated, a smaller error where not.",
             ),
             (
                 "Captum's KernelShap",
@@ -79,51 +85,34 @@ class KernelSHAP(Explainer):
     )
 
     @property
-    def need(self):
-        return Need(self._where, None, self.name, gradient=False)
+    def design(self):
+        return Kernel(self.n_samples)
 
-    @property
-    def _where(self) -> Coalitions:
-        return Coalitions(self.features, absent(self.baselines), self.n_samples)
+    def check_features(self, shape):
+        few(self.features, shape, self.name)
+        most = unit(self.features, shape).largest(shape)
+        if self.n_samples is not None and self.n_samples < min(2 * (most - 1), 2**most - 2):
+            raise InputError(
+                f"n_samples: {self.n_samples} coalitions do not determine {most} Shapley values; kernel_shap needs at least "
+                f"{2 * (most - 1)} here, and several times as many for small errors: give more, or fewer features"
+            )
 
-    def fold(self, state, cloud, values):
-        """Sums of the regression's normal equations, and of the scores of the two coalitions that the constraint needs."""
-        score = exact(cloud.split(values.score))
-        has = exact(cloud.present)
-        there = has[:, None] - removed(cloud)
-        size = there.sum(2)
-        full = (size == has.sum(1, keepdim=True)).double()
-        empty = (size == 0).double()
-        weights = self._where.weights(cloud.present, cloud.samples, cloud.points.shape[1:]).to(score.device)
-        weighted = there * weights[..., None]
-        gram = weighted.mT @ there
-        cross = (weighted.mT @ score[..., None])[..., 0]
-        sums = gram, cross, (full * score).sum(1), full.sum(1), (empty * score).sum(1), empty.sum(1)
-        if state is None:
-            return has, sums
-        return has, tuple(before + more for before, more in zip(state[1], sums, strict=True))
-
-    def finish(self, state, points):
-        has, (gram, cross, full, fulls, empty, empties) = state
-        owned = has.sum(1).clamp(min=1)
-        nothing = empty / empties.clamp(min=1)
-        # φ = equal + across ψ: equal shares keep the constraint Σφ = f(x) − v(∅), and so does what is added to them.
-        equal = has * ((full / fulls - nothing) / owned)[:, None]
-        across = torch.diag_embed(has) - has[:, :, None] * has[:, None] / owned[:, None, None]
-        # Σ w z (v − v(∅) − z · equal); the diagonal of the Gram matrix is Σ w z.
-        rest = cross - gram.diagonal(dim1=1, dim2=2) * nothing[:, None] - (gram @ equal[..., None])[..., 0]
-        inverse = torch.linalg.pinv(across @ gram @ across, rtol=1e-10, hermitian=True)
-        found = equal + (across @ inverse @ across @ rest[..., None])[..., 0]
-        return give(found, self.features, points)
+    def values(self, score, key, features, rows):
+        clean, nothing, others = score[:, :1], score[:, 1 : 1 + rows], score[:, 1 + rows :]
+        means = others.unflatten(1, (-1, self.design.each(features, rows))).mean(2)
+        games = torch.cat([clean, nothing.mean(1, keepdim=True), means], 1)
+        return games @ regressed(key, features, self.n_samples).to(games).mT
 
 
 @dataclass(frozen=True)
-class ShapleySampling(Explainer):
+class ShapleySampling(Coalitional):
     """φ_a = mean over random orders of v(those before a, and a) − v(those before a) (Castro et al. 2009,
     doi 10.1016/j.cor.2008.04.004; Štrumbelj & Kononenko 2014, doi 10.1007/s10115-013-0679-x), shared evenly by elements.
 
     Every second order is the one before it reversed (antithetic; Mitchell et al. 2022, arXiv 2104.12199): unbiased, and exact
-    for games of single and pairwise effects with two orders. The differences telescope, so Σφ = f(x) − the mean of f(b).
+    for games of single and pairwise effects with two orders. The differences telescope, so Σφ = f(x) − the mean of f(b). Where
+    the orders would go through as many coalitions as there are (25 orders: up to 7 features), all are evaluated instead, and
+    the values are exact.
 
     Args:
         n_samples: orders, 25 as in Captum; an even number leaves none without its reverse.
@@ -144,8 +133,8 @@ class ShapleySampling(Explainer):
         source="Castro, Gómez & Tejada 2009, doi 10.1016/j.cor.2008.04.004; Štrumbelj & Kononenko 2014, "
         "doi 10.1007/s10115-013-0679-x",
         perturbation=f"taking away one after the other of the {UNIT}, {ABSENT}",
-        draws="n_samples orders, every second one reversed, stream 'shapley_sampling'",
-        cost="1 + n_samples · A forward, A features",
+        draws="n_samples orders, every second one reversed, stream 'coalitions'",
+        cost="at most min(2^A, 1 + n_samples · A) forward, A features; shared with methods of the same features and baseline",
         differences=(
             (
                 "Captum's ShapleyValueSampling",
@@ -156,27 +145,20 @@ class ShapleySampling(Explainer):
     )
 
     @property
-    def need(self):
-        return Need(self._where, None, self.name, gradient=False)
+    def design(self):
+        return Orders(self.n_samples)
 
     @property
-    def _where(self) -> Permutations:
-        return Permutations(self.features, absent(self.baselines), self.n_samples)
+    def need(self):
+        # An order has one row of the baseline, and these are what the values add up to.
+        return Need(Game(absent(self.baselines), self.features), self.n_samples, STREAM, gradient=False)
 
-    def fold(self, state, cloud, values):
-        score = exact(cloud.split(values.score))
-        gone = removed(cloud)
-        if state is None:  # begins with the point itself
-            state = torch.zeros_like(gone[:, 0]), score[:, 0], gone[:, 0], score[:, 0]
-        total, clean, gone_last, score_last = state
-        numbers = torch.arange(cloud.samples.start, cloud.samples.stop, device=gone.device)
+    def values(self, score, key, features, rows):
+        if self.design.all(features, rows):
+            return score @ enumerated(features).to(score).mT
         # Each order begins with the point itself, which is evaluated once.
-        anew = (numbers - 1) % self._where.steps(cloud.points.shape[1:]) == 0
-        score_before = torch.where(anew, clean[:, None], torch.cat([score_last[:, None], score[:, :-1]], 1))
-        gone_before = torch.cat([gone_last[:, None], gone[:, :-1]], 1) * ~anew[:, None]
-        entered = gone - gone_before
-        total = total + ((score_before - score)[:, None] @ entered)[:, 0]
-        return total, clean, gone[:, -1], score[:, -1]
-
-    def finish(self, state, points):
-        return give(state[0] / self.n_samples, self.features, points)
+        along = score[:, 1:].unflatten(1, (self.n_samples, features))
+        before = torch.cat([score[:, :1, None].expand(-1, self.n_samples, 1), along[..., :-1]], 2)
+        left = orders(key, features, self.n_samples).to(score.device)
+        total = torch.zeros_like(along[:, 0])
+        return total.index_add(1, left.flatten(), (before - along).flatten(1)) / self.n_samples

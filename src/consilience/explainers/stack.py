@@ -16,6 +16,7 @@ from ..model.score import Score
 from ..perturb.points import Points
 from ..statistics.keys import Key
 from .base import Direct, Explainer, Need
+from .coalitional import Coalitional, attributed, evaluations, tried
 
 
 class Stack:
@@ -57,9 +58,14 @@ class Stack:
         """The distinct clouds to evaluate → which explainers fold them."""
         groups: dict[tuple, list[int]] = {}
         for index, explainer in enumerate(self.explainers):
-            if not isinstance(explainer, Direct):
+            if not isinstance(explainer, Direct | Coalitional):
                 groups.setdefault(explainer.need.cloud, []).append(index)
         return groups
+
+    @property
+    def coalitional(self) -> list[int]:
+        """The explainers that ask for coalitions, which are evaluated once for all of them."""
+        return [index for index, explainer in enumerate(self.explainers) if isinstance(explainer, Coalitional)]
 
     def rows(self, shape: Sequence[int] = ()) -> dict[str, int]:
         """Model evaluations for one point, in rows: a closed formula, the floor of any implementation.
@@ -80,6 +86,8 @@ class Stack:
                 cost["gradient"] += rows
             else:
                 cost["forward"] += rows
+        pool = [explainer for explainer in self.explainers if isinstance(explainer, Coalitional)]
+        cost["forward"] += evaluations(pool, shape, self._key)
         for explainer in self.explainers:
             if isinstance(explainer, Direct):
                 for kind, count in explainer.rows(shape).items():
@@ -116,6 +124,11 @@ class Stack:
                 states = self._fold(score, points, members, graph)
                 for index, state in zip(members, states, strict=True):
                     maps[index] = self.explainers[index].finish(state, points)
+        pool = self.coalitional
+        if pool:
+            with self._failing(score, points, graph, pool, maps):
+                sharing = [explainer for explainer in self.explainers if isinstance(explainer, Coalitional)]
+                maps.update(zip(pool, attributed(sharing, score, points, self._key, graph), strict=True))
         for index, explainer in enumerate(self.explainers):
             if isinstance(explainer, Direct):
                 if graph:
@@ -231,6 +244,9 @@ class Stack:
         if isinstance(explainer, Direct):
             explainer.check(score, points, self._key / explainer.name)
             return
+        if isinstance(explainer, Coalitional):
+            tried(explainer, score, points, self._key)
+            return
         need = explainer.need
         cloud = need.where.draw(points, range(1), self._key / need.stream, need.total(points.x.shape[1:]))
         values = score.evaluate(
@@ -252,7 +268,7 @@ def _takes_gradient(need: Need) -> bool:
 
 def _trial(index: int, explainer: Explainer) -> Any:
     """What is tried of an explainer: those with equal trials want the same evaluations, and work or fail together."""
-    if isinstance(explainer, Direct):
+    if isinstance(explainer, Direct | Coalitional):
         return index
     need = explainer.need
     # What is done with a layer's activations may fail in one method and not in another.

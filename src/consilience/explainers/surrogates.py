@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from ..arrays import AnyRows
@@ -14,22 +15,25 @@ from ..features.base import Features
 from ..model.score import Score
 from ..perturb.baseline import AnyBaseline
 from ..perturb.coalitions import Halves
+from ..perturb.games import few
 from ..perturb.points import Points
 from ..settings import setting
 from ..statistics.keys import Key
-from ..statistics.tensors import exact
 from ..surrogates.lime_maple import Maple, Memory, maple
 from ..surrogates.linear_fits import lasso, moments, ridge
-from .base import Direct, Explainer, Need
-from .perturbation import ABSENT, UNIT, absent, give, like, removed
+from .base import Direct
+from .coalitional import Coalitional
+from .spread import ABSENT, UNIT, like
 
 
 @dataclass(frozen=True)
-class LIME(Explainer):
+class LIME(Coalitional):
     """φ = β of argmin Σ_s w_s (f_s − β₀ − β · z_s)² + penalty (Ribeiro et al. 2016, arXiv 1602.04938), shared evenly by each
     feature's elements.
 
-    z: which features are there, each with probability 1/2; sample 0 is x itself. w = exp(−d² / (2 ``kernel_width``²)), d the
+    z: which features are there, each with probability 1/2; the first is x itself, the second nothing, and then come pairs of
+    complements, none twice, or all coalitions if these are no more than ``n_samples``: the penalty then weighs what it weighs
+    beside ``n_samples`` draws. w = exp(−d² / (2 ``kernel_width``²)), d the
     cosine distance of z to "all there", 1 − √(share there). Penalty: ``ridge`` ‖β‖²; with ``l1`` > 0 the lasso instead,
     Σ w r² / (2 Σ w) + l1 ‖β‖₁, scikit-learn's scaling, in units of the score: a β below about 4 · l1 vanishes.
 
@@ -55,12 +59,13 @@ class LIME(Explainer):
         source="Ribeiro, Singh & Guestrin 2016, arXiv 1602.04938",
         normalisation="w = exp(−d² / (2 · .25²)), d = 1 − √(share of features there)",
         perturbation=f"each with probability 1/2 of the {UNIT}, {ABSENT}",
-        draws="n_samples masks, stream 'lime'",
-        cost="n_samples forward",
+        draws="n_samples masks in pairs with their complements, all if there are no more, stream 'coalitions'",
+        cost="min(2^A, n_samples) forward; shared with methods of the same features and baseline",
         differences=(
             (
                 "lime's LimeImageExplainer",
-                "the same regression; it finds segments by quickshift, replaces them by their mean colour, and explains "
+                "the same regression; it draws masks one by one, finds segments by quickshift, replaces them by their mean "
+                "colour, and explains "
                 "probabilities: features=Segments(labels), baselines=..., kind='probability'.",
             ),
             (
@@ -77,26 +82,26 @@ class LIME(Explainer):
     )
 
     @property
-    def need(self):
-        return Need(Halves(self.features, absent(self.baselines)), self.n_samples, self.name, gradient=False)
+    def design(self):
+        return Halves(self.n_samples)
 
-    def fold(self, state, cloud, values):
-        has = exact(cloud.present)[:, None]
-        there = has - removed(cloud)
-        distance = 1 - (there.sum(2) / has.sum(2)).sqrt()
-        weights = torch.exp(-(distance**2) / (2 * self.kernel_width**2))
-        gram, cross = moments(there, weights, exact(cloud.split(values.score)))
-        if state is None:
-            return gram, cross
-        return state[0] + gram, state[1] + cross
+    def check_features(self, shape):
+        few(self.features, shape, self.name)
 
-    def finish(self, state, points):
-        gram, cross = state
+    def values(self, score, key, features, rows):
+        count = score.shape[1]
+        there = ~self.design.gone(key, features, rows, torch.arange(count))
+        distance = 1 - there.double().mean(1).sqrt()
+        # Where all coalitions are listed they count as the draws do for which they stand, beside the penalty.
+        weights = torch.exp(-(distance**2) / (2 * self.kernel_width**2)) * (self.n_samples / count)
+        gram, _ = moments(there.to(score)[None], weights.to(score)[None], torch.zeros_like(score[:1]))
+        cross = (score * weights.to(score)) @ nnf.pad(there.to(score), (1, 0), value=1.0)
+        gram = gram.expand(len(score), -1, -1)
         if self.l1:
-            coefficients = lasso(gram, cross, self.l1)
+            coefficients = lasso(gram, cross, self.l1, tolerance=1e-12)
         else:
             coefficients = ridge(gram, cross, self.ridge)
-        return give(coefficients[:, 1:], self.features, points)
+        return coefficients[:, 1:]
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from ..features.base import Elements, Features
 from ..settings import setting
 from ..statistics.keys import Key
 from .baseline import Baseline
-from .coalitions import AUTO, ordered
+from .games import AUTO
 from .neighbourhoods import Neighbourhood, even_weights
 from .points import Cloud, Points, present, shared
+from .windows import ordered
 
 
 @dataclass(frozen=True)
