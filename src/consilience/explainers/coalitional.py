@@ -68,7 +68,7 @@ class Coalitional(Explainer):
 
 
 def games_of(explainers: Sequence[Coalitional], shape: Sequence[int]) -> dict[Game | None, list[int]]:
-    """What some explainers play with inputs with axes ``shape`` → the places of those that do; None: no game."""
+    """What some ``explainers`` play with inputs with axes ``shape`` → the places of those that do; None: no game."""
     groups: dict[Game | None, list[int]] = {}
     for place, explainer in enumerate(explainers):
         groups.setdefault(explainer.game(shape), []).append(place)
@@ -204,7 +204,7 @@ def play(
 
 
 def alike_inputs(has: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """(N, A) bool, the features that inputs have → the inputs with equally many features, and how many these are."""
+    """``has`` (N, A) bool, the features that inputs have → the inputs with equally many of them, and how many these are."""
     owned = has.sum(1)
     for number in owned.unique().tolist():
         yield (owned == number).nonzero()[:, 0], number

@@ -129,7 +129,7 @@ def paired(key: Key, features: int, counts: dict[int, int], chained: bool) -> Te
 
 
 def distinct(sets: Tensor) -> Tensor:
-    """The rows of (n, A) bool that are not a repeat of an earlier one, in order."""
+    """The rows of ``sets`` (n, A) bool that are not a repeat of an earlier one, in order."""
     return sets[first_places(sets)[0]]
 
 

@@ -65,7 +65,13 @@ class Design(Settings):
         raise NotImplementedError
 
     def draws(self, features: int, rows: int, numbers: Tensor) -> Tensor:
-        """(n,): the number of the draw of the baseline, of each of some coalitions. Arguments as for :meth:`gone`."""
+        """(n,): the number of the draw of the baseline, of each of some coalitions.
+
+        Args:
+            features: A.
+            rows: of the baseline's data set.
+            numbers: (n,), which of the list.
+        """
         raise NotImplementedError
 
 
@@ -74,7 +80,7 @@ class LeaveOneOut(Design):
     """Every feature alone is taken away, with R rows of the baseline."""
 
     def each(self, features: int, rows: int) -> int:
-        """R."""
+        """R, of so many ``features`` and ``rows`` of the baseline."""
         return rows_each(rows, features, ALONE)
 
     def count(self, features, rows):
@@ -107,7 +113,7 @@ class Halves(Design):
         return 2**features <= self.size
 
     def each(self, features: int, rows: int) -> int:
-        """R: with how many rows of the baseline each is listed, where all are; else 1."""
+        """R: with how many of the ``rows`` of the baseline each coalition of so many ``features`` is listed, where all are."""
         return max(1, min(rows, self.size // 2**features))
 
     @property
@@ -160,11 +166,11 @@ class Kernel(Design):
     budget: int | None = setting(None, low=0)
 
     def listed(self, features: int) -> int:
-        """How many coalitions there are besides none and all."""
+        """How many coalitions of so many ``features`` there are besides none and all."""
         return budgeted(features, self.budget)
 
     def each(self, features: int, rows: int) -> int:
-        """R."""
+        """R, of so many ``features`` and ``rows`` of the baseline."""
         return rows_each(rows, self.listed(features), TOGETHER)
 
     def count(self, features, rows):
@@ -185,7 +191,10 @@ class Kernel(Design):
         return torch.where(numbers <= rows, numbers - 1, meeting).clamp(min=0)
 
     def coalitions(self, key: Key, features: int) -> Tensor:
-        """(n, A) bool: the features that each coalition lacks, besides none and all; neighbours are complements."""
+        """(n, A) bool: what each coalition lacks of so many ``features``, besides none and all; neighbours are complements.
+
+        ``key``: of the draws.
+        """
         return paired(key, features, counts(features, self.listed(features)), chained=True)
 
 

@@ -53,7 +53,7 @@ class Union:
         return self.size
 
     def part(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, A) bool, the features that some of the coalitions (n,) lack, and (n,), the draws of their baselines."""
+        """(n, A) bool, the features that the coalitions ``numbers`` (n,) lack, and (n,), the draws of their baselines."""
         if self.tables is None:
             return self._listed(numbers)
         gone, draws = self.tables

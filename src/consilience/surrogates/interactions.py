@@ -32,7 +32,7 @@ def of_two(rows: Tensor) -> Tensor:
 
 
 def of_three(rows: Tensor) -> Tensor:
-    """(n, n): as :func:`of_two`, of the effects of three features."""
+    """(n, n): the covariance of the effects of three features, variance 1, of ``rows`` (n, A) of 1 and −1."""
     features = rows.shape[1]
     alike = rows @ rows.mT
     return (alike**3 - (3 * features - 2) * alike) / 6 / max(1, math.comb(features, 3))
