@@ -34,6 +34,7 @@ GROUPS = (
         "signed", singles=True, mixtures=("mean", "median", "rank", *OBJECTIVES),
         standard=("mean", "best_single", "faith", "opt"), ridges=(7, 14),
     ),
+    RowGroup("posterior", mixtures=("posterior", "ridge"), standard=("posterior",)),
     RowGroup("absolute", "abs", mixtures=("mean", "best_single", "faith", "robust", "opt"), label=" |abs|"),
 )  # fmt: skip
 

@@ -23,7 +23,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 FAITHFULNESS = (*FAMILIES["fresh masks"], *FAMILIES["removal"])
 
-CANDIDATES = ("posterior", "opt", "faith", "robust", "paper_opt", "best_single", "mean", "ridge", "kernel_shap", "lime")
+CANDIDATES = (
+    "posterior", "posterior (standard)", "opt", "faith", "robust", "paper_opt", "best_single", "mean", "masks alone", "ridge",
+    "kernel_shap", "lime",
+)  # fmt: skip
 """Rows that could be the default, or be used in its place."""
 
 LEVEL = 0.05

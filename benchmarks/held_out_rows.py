@@ -11,7 +11,7 @@ from held_out_pairs import SLOW, Pair, patches_of
 from torch import Tensor
 
 from consilience.card import Card
-from consilience.combine.aggregation import Aggregation, mix
+from consilience.combine.aggregation import Aggregation, Combination, mix, unsolved
 from consilience.combine.aggregations import Median, Rank
 from consilience.combine.draws import Draws
 from consilience.combine.measurement import Measurement, metrics_of
@@ -207,6 +207,8 @@ class RowGroup:
 
 PERTURBATION = ("feature_ablation", "shapley_sampling")
 UNMIXED = ("median", "rank")
+CORRECTED = {"posterior": "posterior", "ridge": "masks alone"}
+"""Objectives whose map is more than a mixture → the names of their rows; "ridge" is the posterior without the methods."""
 
 
 @dataclass(frozen=True)
@@ -217,19 +219,17 @@ class Judged:
         ready: the batch, with every method of the group.
         rows: (B, rows, R), each row as coefficients on the maps of methods, median and rank.
         names: of the rows.
-        members: places of the mixed methods.
+        weights: of the members, which are mixed.
         base: (B, R, *A), the maps at the inputs.
+        corrected: rows to which masks add something that is no mixture: place → aggregation and places of the methods.
     """
 
     ready: Ready
     rows: Tensor
     names: tuple[str, ...]
-    members: tuple[int, ...]
+    weights: Weights
     base: Tensor
-
-    def maps(self, score: Score, points: Points) -> Tensor:
-        """(N, R, *A): the methods' maps, and the members' median and rank."""
-        return completed(self.ready, self.ready.measurement.stack.attribute(score, points), points, self.members)
+    corrected: dict[int, tuple[Aggregation, tuple[int, ...]]]
 
     def task(self, regions: Tensor | None) -> Task:
         """What measures are asked of."""
@@ -238,18 +238,26 @@ class Judged:
         place[ready.points.owner] = torch.arange(len(ready.points))
 
         def explain(score: Score, near: Points) -> Tensor:
-            return mix(self.rows[place[near.owner]], self.maps(score, near))
+            maps = completed(ready, ready.measurement.stack.attribute(score, near), near, self.weights.members)
+            # Masks are evaluated anew: what they add is a function of the point and the model, as a method is.
+            weights = self.weights.elsewhere(score, near, maps)
+            return self._with_corrected(mix(self.rows[place[near.owner]], maps), weights)
 
         return Task(
             score=ready.score,
             points=ready.points,
-            maps=mix(self.rows, self.base),
+            maps=self._with_corrected(mix(self.rows, self.base), self.weights),
             features=ready.measurement.stack.features,
             explain=explain,
             key=Key(SEED, "measure"),
             names=self.names,
             regions=None if regions is None else regions[ready.left],
         )
+
+    def _with_corrected(self, answers: Tensor, weights: Weights) -> Tensor:
+        for row, (aggregation, chosen) in self.corrected.items():
+            answers[:, row] = weights.combined(aggregation, chosen).to(answers)
+        return answers
 
 
 def completed(ready: Ready, found: Tensor, points: Points, members: Sequence[int]) -> Tensor:
@@ -286,17 +294,20 @@ def judged(pair: Pair, group: RowGroup, places: range, light: bool) -> Judged:
     rows: dict[str, Tensor] = {}
     if group.singles:
         rows |= {name: torch.eye(base.shape[1], dtype=torch.float64)[i] for i, name in enumerate(methods)}
-    weights = Weights(ready, pair, members, found[:, list(members)])
+    weights = Weights(ready, pair.masks, members, ready.score, ready.points, base)
+    corrected = {}
     for label, (names, chosen) in sets.items():
         for name in names:
             row = torch.zeros(len(ready.points), base.shape[1], dtype=torch.float64)
             if name in UNMIXED:
                 row[:, len(methods) + UNMIXED.index(name)] = 1
+            elif name in CORRECTED:
+                corrected[len(rows)] = (resolve(name), chosen)
             else:
-                row[:, list(chosen)] = weights.of(resolve(name), chosen)
-            rows[name + label] = row
+                row[:, list(chosen)] = weights.fit(resolve(name), chosen).weights
+            rows[CORRECTED.get(name, name) + label] = row
     mixing = torch.stack([row.expand(len(ready.points), -1) for row in rows.values()], 1)
-    return Judged(ready, mixing, tuple(name + group.label for name in rows), members, base)
+    return Judged(ready, mixing, tuple(name + group.label for name in rows), weights, base, corrected)
 
 
 def _options(pair: Pair, group: RowGroup, light: bool) -> Options:
@@ -314,48 +325,69 @@ def _options(pair: Pair, group: RowGroup, light: bool) -> Options:
 
 
 class Weights:
-    """Weights of aggregations, fitted to draws that are made once.
+    """Weights of aggregations at some points, fitted to draws that are made once.
 
     Args:
         ready: the batch.
-        pair: the model and its data.
+        masks: how many fit.
         members: places of the methods that are mixed.
-        base: (B, members, *A), their maps.
+        score: the model that is asked.
+        points: N inputs, or neighbours of them.
+        maps: (N, R, *A), of all methods.
     """
 
-    def __init__(self, ready: Ready, pair: Pair, members: Sequence[int], base: Tensor):
+    def __init__(
+        self, ready: Ready, masks: int, members: Sequence[int], score: Score, points: Points, maps: Tensor
+    ) -> None:
         self.ready = ready
-        self.draws = Draws(NEIGHBOURS, pair.masks)
+        self.draws = Draws(NEIGHBOURS, masks)
         self.members = tuple(members)
-        self.base = base
+        self.score = score
+        self.points = points
+        self.maps = maps[:, list(members)]
         self._parts: dict[Any, Any] = {}
 
-    def of(self, aggregation: Aggregation, chosen: Sequence[int]) -> Tensor:
-        """(B, chosen): the weights of a chunk's inputs.
+    def elsewhere(self, score: Score, points: Points, maps: Tensor) -> Weights:
+        """Those of another model, or at other points."""
+        return Weights(self.ready, self.draws.infidelity, self.members, score, points, maps)
+
+    def fit(self, aggregation: Aggregation, chosen: Sequence[int]) -> Combination:
+        """What an aggregation makes of the draws.
 
         Args:
             aggregation: how maps become one.
             chosen: places of the methods that are mixed, all members or some.
         """
         if not aggregation.metrics:
-            return torch.full((len(self.base), len(chosen)), 1 / len(chosen), dtype=torch.float64)
+            even = torch.full((len(self.maps), len(chosen)), 1 / len(chosen), dtype=torch.float64)
+            return unsolved(even, "the mean")
         metrics = completed_metrics(self.ready, aggregation)
         evidence = Evidence.of({kind: self._part(metrics[kind]) for kind in aggregation.kinds})
-        at = [self.members.index(place) for place in chosen]
-        return aggregation.fit(evidence.rows(at)).weights  # type: ignore[arg-type]
+        return aggregation.fit(evidence.rows(self._among(chosen)))  # type: ignore[arg-type]
+
+    def combined(self, aggregation: Aggregation, chosen: Sequence[int]) -> Tensor:
+        """(N, *A): a map with what masks add to the mixture. Arguments as for :meth:`fit`."""
+        at = self._among(chosen)
+        measurement = self._measurement(completed_metrics(self.ready, aggregation)["responses"], chosen)
+        return measurement.combined(aggregation, self.fit(aggregation, chosen), self.maps[:, at], self.points)
+
+    def _among(self, chosen: Sequence[int]) -> list[int]:
+        return [self.members.index(place) for place in chosen]
 
     def _part(self, metric: Metric) -> Any:
         """The draws of one metric; of all members, so that every set of them shares these."""
-        known = (metric.statistic, repr(metric.drawn))
+        known = (metric.statistic, repr(metric.drawn), getattr(metric, "keep_masks", False))
         if known not in self._parts:
-            whole = self.ready.measurement
-            count = len(self.members)
-            stack = replace(whole.stack, stack=whole.stack.stack.only(self.members))
-            measurement = Measurement(stack, tuple(range(count)), count, {metric.statistic: metric}, (), SEED)
             draws = range(self.draws.of_metric(metric))
-            made = measurement.more(self.ready.score, self.ready.points, self.base, metric.statistic, draws, "fit")
+            measurement = self._measurement(metric, self.members)
+            made = measurement.more(self.score, self.points, self.maps, metric.statistic, draws, "fit")
             self._parts[known] = made[metric.statistic]
         return self._parts[known]
+
+    def _measurement(self, metric: Metric, chosen: Sequence[int]) -> Measurement:
+        whole = self.ready.measurement
+        stack = replace(whole.stack, stack=whole.stack.stack.only(chosen))
+        return Measurement(stack, tuple(range(len(chosen))), len(chosen), {metric.statistic: metric}, (), SEED)
 
 
 def completed_metrics(ready: Ready, aggregation: Aggregation | None = None) -> dict[str, Metric]:

@@ -66,7 +66,7 @@ def test_a_run_that_was_killed_goes_on_with_what_it_has(benchmark, run, monkeypa
     def until_killed(piece):
         if len(made) == 2:
             raise KeyboardInterrupt
-        made.append((piece.kind, piece.places.start))
+        made.append((piece.group.name, piece.kind, piece.places.start))
         return compute(piece)
 
     monkeypatch.setattr(driver.Piece, "compute", until_killed)
@@ -75,13 +75,14 @@ def test_a_run_that_was_killed_goes_on_with_what_it_has(benchmark, run, monkeypa
     again = []
 
     def counted(piece):
-        again.append((piece.kind, piece.places.start))
+        again.append((piece.group.name, piece.kind, piece.places.start))
         return compute(piece)
 
     monkeypatch.setattr(driver.Piece, "compute", counted)
     whole = run()
-    every = [("faithfulness", 0), ("faithfulness", 2), ("faithfulness", 4), ("stability", 0), ("stability", 2)]
-    assert made + again == every
+    of_one = [("faithfulness", 0), ("faithfulness", 2), ("faithfulness", 4), ("stability", 0), ("stability", 2)]
+    # Of tables there are no absolute maps: they are signed by default.
+    assert made + again == [(name, kind, start) for name in ("signed", "posterior") for kind, start in of_one]
     monkeypatch.setattr(driver.Piece, "compute", None)  # nothing is made any more
     assert run()["rows"] == whole["rows"]
 
@@ -100,6 +101,27 @@ def test_chunks_and_interruptions_change_no_number(benchmark, pair, run):
         for row, numbers in at_once[measure].items():
             found = np.array(stored[row, measure], dtype=float)
             np.testing.assert_allclose(found, numbers, rtol=1e-3, atol=1e-4)
+
+
+def test_the_row_of_the_posterior_is_the_consensus_that_evaluate_judges(benchmark, pair):
+    import consilience as cs
+    from consilience.measures import Deletion, MaxSensitivity, RandomLogit
+
+    driver, _, _, _ = benchmark
+    group = next(each for each in driver.GROUPS if each.name == "posterior")
+    (faithful,) = [
+        piece for piece in driver.pieces(pair, [group]) if piece.kind == "faithfulness" and not piece.places.start
+    ]
+    (stable,) = [
+        piece for piece in driver.pieces(pair, [group]) if piece.kind == "stability" and not piece.places.start
+    ]
+    asked = [Deletion(steps=10, baseline=0.5, value="score"), MaxSensitivity(samples=2), RandomLogit()]
+    judged = cs.evaluate(
+        pair.model, pair.x[:2], measures=asked, methods=list(pair.members), objective="posterior", fit_draws=pair.masks
+    )
+    for piece in (faithful.compute(), stable.compute()):
+        for measure in set(piece.measures) & set(judged.measures):
+            np.testing.assert_allclose(piece[measure]["posterior"], judged[measure]["consensus"], rtol=1e-4, atol=1e-6)
 
 
 def test_what_was_made_of_another_model_is_made_again(benchmark, pair, tmp_path):
@@ -125,7 +147,8 @@ def test_the_file_gives_back_every_number_and_none_where_there_is_none(benchmark
         assert about["n"] == row["n"]
         if row["value"] is not None:
             assert about["mean"] == pytest.approx(row["value"], rel=2e-3, abs=1e-6)
-    assert {"saliency", "ridge", "mean", "median", "faith", "opt", "paper_opt", "faith (standard)"} <= set(table.rows)
+    mixed = {"mean", "median", "rank", "best_single", "faith", "robust", "opt", "paper_opt", "faith (standard)"}
+    assert mixed | {"saliency", "ridge", "posterior", "masks alone"} <= set(table.rows)
 
 
 def test_every_pair_of_numbers_is_compared_by_the_library_and_corrected_over_measures(benchmark):
