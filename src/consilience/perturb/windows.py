@@ -1,4 +1,4 @@
-"""Points without one window of features after another, as occlusion asks for them."""
+"""Points from which a window of features is taken away, one position after another, as occlusion asks for them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .points import present
 
 @dataclass(frozen=True)
 class Sliding(Neighbourhood):
-    """Sample 0: the point; then R samples without a window of features, at every position; R the rows of
-    a data set that each meets, else 1.
+    """The point itself, and the point without a window of features, for every position of the window.
 
-    Positions are 0, stride, 2 · stride, …; the last window ends with the axis, so all windows are of one size.
+    Sample 0 is the point. Then come R samples for each position, R being the rows of a data set that each position meets,
+    else 1. Positions are 0, stride, 2 · stride, …; the last window ends with the axis, so all windows are of one size.
 
     Args:
         features: the grid over which windows slide.
@@ -40,7 +40,10 @@ class Sliding(Neighbourhood):
     stride: int | tuple[int, ...] = setting(1, low=1, empty=False)
 
     def axes(self, shape: Sequence[int]) -> list[Tensor]:
-        """For each axis of A of inputs with axes ``shape``, (positions, length) bool: what the windows cover.
+        """For each axis of A, (positions, length) bool: what the windows cover at each position.
+
+        Args:
+            shape: F.
 
         Raises:
             InputError: the features have no order, or the windows leave some uncovered.
@@ -54,15 +57,18 @@ class Sliding(Neighbourhood):
                 f"features: windows slide over a grid, and {features.unit}s have no order; use feature_ablation, or "
                 "features=Windows(size) for a series (B, steps)"
             )
+        # A window over several axes is the product of one window along each of them.
         covered = []
         for length, window, stride in zip(lengths, windows, strides, strict=True):
             window = min(window, length)
-            if stride > window < length:
+            if window < length and window < stride:
                 raise InputError(f"stride: {stride} is more than the window, {window}, and leaves features uncovered")
-            starts = torch.arange(-(-(length - window) // stride) + 1) * stride
+            steps = -(-(length - window) // stride)
+            starts = torch.arange(steps + 1) * stride
+            # The last step is shorter where the stride does not fit.
             starts = starts.clamp(max=length - window)[:, None]
-            at = torch.arange(length)
-            covered.append((at >= starts) & (at < starts + window))
+            place = torch.arange(length)
+            covered.append((place >= starts) & (place < starts + window))
         return covered
 
     def total(self, shape):
@@ -70,7 +76,12 @@ class Sliding(Neighbourhood):
         return 1 + positions * self._rows(positions, shape)
 
     def _rows(self, positions: int, shape: Sequence[int]) -> int:
-        """R, for so many ``positions`` on inputs with axes ``shape``."""
+        """How many rows of a data set each position meets.
+
+        Args:
+            positions: how many there are.
+            shape: F.
+        """
         return rows_each(self.baseline.count(len(shape)), positions, ALONE)
 
     def draw(self, points, samples, key, total):
@@ -80,20 +91,27 @@ class Sliding(Neighbourhood):
         axes = [axis.to(has.device) for axis in self.axes(shape)]
         lengths = [len(axis) for axis in axes]
         rows = self._rows(math.prod(lengths), shape)
+        # Without the point itself, which has the number −1 and takes nothing away.
         numbers = torch.arange(samples.start, samples.stop, device=has.device) - 1
         position = torch.div(numbers, rows, rounding_mode="floor")
-        places = torch.unravel_index(position.clamp(min=0), lengths)
+        position_along_axes = torch.unravel_index(position.clamp(min=0), lengths)
+        # (s, 1), then (s, features of the first axis), (s, features of the first two axes), …: the product of the windows.
         masks = (numbers >= 0)[:, None]
-        for axis, place in zip(axes, places, strict=True):
-            masks = (masks[:, :, None] & axis[place][:, None]).flatten(1)
+        for axis, along in zip(axes, position_along_axes, strict=True):
+            masks = (masks[:, :, None] & axis[along][:, None]).flatten(1)
         origin = self.baseline.numbered(points, numbers.expand(len(points), -1), key / "baseline")
         return without(points, samples, masks, has, features, self.baseline, key, total, origin)
 
 
 def ordered(features: Features, shape: Sequence[int]) -> bool:
-    """Whether neighbouring ``features`` of inputs with axes ``shape`` are near each other.
+    """Whether neighbouring features are near each other.
 
-    Not so the columns of a table, nor the elements of an input with one axis, which may be a table (a series says Windows).
+    Not so the columns of a table, nor the elements of an input with one axis, which may be a table (for a series there is
+    ``Windows``).
+
+    Args:
+        features: the features.
+        shape: F.
     """
     if isinstance(features, Elements):
         return len(shape) > 1
@@ -101,6 +119,13 @@ def ordered(features: Features, shape: Sequence[int]) -> bool:
 
 
 def _each(value: int | tuple[int, ...], lengths: Sequence[int], name: str) -> tuple[int, ...]:
+    """A setting for each axis, from one number for all of them or from one for each.
+
+    Args:
+        value: the setting.
+        lengths: of the axes.
+        name: of the setting, for errors.
+    """
     values = (value,) * len(lengths) if isinstance(value, int) else tuple(value)
     if len(values) != len(lengths) or min(values) < 1:
         raise InputError(
