@@ -17,6 +17,7 @@ from consilience._moved import MOVED
 ROOT = Path(consilience.__file__).parent
 LAYERS = (  # from the bottom up: a room imports rooms of lower layers, and of its own
     {"errors", "card"},
+    {"signatures"},
     {"settings", "arrays"},
     {"simplex", "features"},
     {"statistics"},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import math
-from dataclasses import dataclass
+import pickle
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -15,7 +17,7 @@ import pytest
 import torch
 
 import consilience as cs
-from consilience import train
+from consilience import signatures, train
 from consilience.attacks.importance import ImportanceAttack
 from consilience.combine.aggregations import AGGREGATIONS, Given
 from consilience.combine.aggregations import Uniform as UniformMap
@@ -325,3 +327,57 @@ def test_every_argument_of_every_entry_point_refuses_nonsense_by_name(entry, tmp
                 assert known, f"{entry}({name}={odd}) is refused without its name: {error}"
                 continue
             assert (name, odd) in VALID, f"{entry}({name}={odd}) is taken"
+
+
+NAMED_ENTRIES = {
+    **{
+        name: getattr(cs, name)
+        for name in ("explain", "evaluate", "doctor", "load", "text", "pack", "segmentation", "to_shap")
+    },
+    **{name: getattr(cs, name) for name in ("Consensus", "Evaluator", "Score")},
+    **{f"Consensus.{name}": getattr(cs.Consensus, name) for name in ("explain", "attribute", "plan")},
+    **{cls.__name__: cls for cls in (*CLASSES, *OBJECTIVES)},
+}
+
+
+@pytest.mark.parametrize("name", NAMED_ENTRIES)
+def test_an_argument_that_does_not_exist_is_refused_with_the_nearest_one_that_does(name):
+    """Of every entry point and every configuration, whose signatures stay as they are written."""
+    entry = NAMED_ENTRIES[name]
+    signature = inspect.signature(entry)
+    assert not any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in signature.parameters.values())
+    said = name.rpartition(".")[2]
+    with pytest.raises(cs.InputError, match=rf"^{said}\(\) got an unexpected keyword argument 'xyzzy'") as refused:
+        entry(xyzzy=1)
+    assert isinstance(refused.value, TypeError)
+    by_name = [each for each in signature.parameters.values() if each.kind in signatures.NAMED and each.name != "self"]
+    if by_name:
+        meant = by_name[-1].name
+        with pytest.raises(TypeError, match=f"did you mean .*'{meant}'"):
+            entry(**{meant + "_": 1})
+
+
+def test_options_that_are_handed_on_are_known_beside_an_entry_points_own():
+    """The nearest name is looked for among both; a copy, a pickle and a class of one's own keep working."""
+    for entry, given, meant in (
+        (cs.evaluate, "mesures", "measures"),
+        (cs.evaluate, "fresh_draw", "fresh_draws"),
+        (cs.Consensus, "method", "methods"),
+        (cs.Consensus, "tolerence", "tolerance"),
+        (train.IGNorm, "loss", "loss_fn"),
+    ):
+        with pytest.raises(cs.InputError, match=f"did you mean '{meant}'"):
+            entry(**{given: 1})
+    with pytest.raises(TypeError, match="known: n_samples, stdev, relative"):
+        cs.explainers.SmoothGrad(sigma=1)
+    smooth = cs.explainers.SmoothGrad(3)
+    assert pickle.loads(pickle.dumps(smooth)) == copy.deepcopy(smooth) == replace(smooth, n_samples=3) == smooth
+    assert list(inspect.signature(cs.explainers.SmoothGrad).parameters) == ["n_samples", "stdev", "relative"]
+
+    class Mine(cs.Gaussian):
+        def __init__(self, width, **rest):
+            super().__init__(width, **rest)
+
+    assert Mine(width=0.1, relative=True).sigma == 0.1
+    with pytest.raises(TypeError, match="did you mean 'width'"):
+        Mine(widht=0.1)

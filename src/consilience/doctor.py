@@ -18,6 +18,7 @@ from .model.state import borrowed
 from .perturb.neighbourhoods import Path
 from .perturb.points import Points
 from .settings import checked
+from .signatures import known_arguments
 from .statistics.keys import Key
 
 SATURATED = 1 - 1e-4
@@ -97,6 +98,7 @@ class Diagnosis:
     __repr__ = __str__
 
 
+@known_arguments()
 def doctor(
     model: Any,
     x: Tensor,

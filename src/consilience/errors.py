@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 SHOWN = 24
@@ -17,6 +17,10 @@ class ConsilienceError(Exception):
 
 class InputError(ConsilienceError, ValueError):
     """Something the caller gave cannot be used: an argument, an image, a checkpoint, a model's output."""
+
+
+class UnknownArgument(InputError, TypeError):
+    """A function or a class was given an argument by a name that it does not have; the message has the nearest one."""
 
 
 class UnsupportedOp(ConsilienceError):
@@ -41,14 +45,23 @@ def choose(what: str, name: str, options: Iterable[str]) -> str:
     known = list(dict.fromkeys(options))  # each name once, in the order given
     if name in known:
         return name
+    raise InputError(f"unknown {what} {name!r}; {suggestion(name, known)}")
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """What may be meant by a name that is not known, in words: the near ones, or all.
+
+    Args:
+        name: as the caller gave it.
+        known: the names that there are.
+    """
     near = difflib.get_close_matches(str(name).lower().replace("-", "_"), known, n=3, cutoff=0.5)
     if near:
-        hint = f"did you mean {', '.join(map(repr, near))}?"
-    else:
-        hint = f"known: {', '.join(known[:SHOWN])}"
-        if len(known) > SHOWN:
-            hint += ", …"
-    raise InputError(f"unknown {what} {name!r}; {hint}")
+        return f"did you mean {', '.join(map(repr, near))}?"
+    hint = f"known: {', '.join(known[:SHOWN])}"
+    if len(known) > SHOWN:
+        hint += ", …"
+    return hint
 
 
 def need(module: str, extra: str) -> ModuleType:

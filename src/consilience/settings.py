@@ -31,6 +31,7 @@ import numpy as np
 from torch import Tensor
 
 from .errors import InputError
+from .signatures import KnownArguments
 
 LARGEST = 10**9
 """The largest whole number that a setting without a bound of its own may be: more draws than that would never end, so it is a
@@ -113,7 +114,7 @@ def setting(
     return field(default=default, metadata={"rule": rule})
 
 
-class Settings:
+class Settings(KnownArguments):
     """Base of frozen configurations whose fields are checked; see the module's docstring."""
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from ..features.images import features_for
 from ..features.parts import Parts, split
 from ..perturb.baseline import Baseline
 from ..perturb.points import Points
+from ..signatures import known_arguments
 from .base import Inputs, Prepared
 
 
@@ -163,6 +164,7 @@ class Packed(Inputs):
         return Baseline.per_input(_join(origins))
 
 
+@known_arguments()
 def pack(inputs: Any, *, features: Any = None, baselines: Any = None) -> Packed:
     """Several inputs of one model, for :func:`consilience.explain` in the place of x.
 

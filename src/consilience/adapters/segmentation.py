@@ -16,6 +16,7 @@ from ..model.outputs import Outputs
 from ..model.recognition import interpret, last_layer_of
 from ..model.state import borrowed
 from ..model.targets import resolve_target
+from ..signatures import known_arguments
 from .base import Adapter, Prepared
 from .batch import batch_of
 
@@ -135,6 +136,7 @@ class Segmentation(Adapter):
         return region.expand(count, *size)
 
 
+@known_arguments()
 def segmentation(
     model: nn.Module, *, region: Any = None, reduce: str = "mean", outputs: str | None = None
 ) -> Segmentation:

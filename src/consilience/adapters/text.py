@@ -15,6 +15,7 @@ from ..features.sequences import Tokens
 from ..model.state import borrowed
 from ..perturb.baseline import Baseline
 from ..settings import checked
+from ..signatures import known_arguments
 from .base import Adapter, Prepared
 
 BASELINES = ("mask", "pad", "zero")
@@ -233,6 +234,7 @@ class Text(Adapter):
         return Baseline.per_input(torch.where(present[..., None], row, x))
 
 
+@known_arguments()
 def text(model: nn.Module, tokenizer: Any, *, baseline: str | None = None, max_length: int | None = None) -> Text:
     """A Hugging Face sequence classifier for :func:`consilience.explain`, whose inputs are then texts.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..adapters import Packed
 from ..arrays import integers
 from ..errors import InputError
-from ..explain.options import Options
+from ..explain.options import OPTION_NAMES, Options
 from ..explain.prepare import parts_of
 from ..features.frames import is_frame, plain_array
 from ..measures import Measure
@@ -21,10 +21,12 @@ from ..results.evaluation import Evaluation
 from ..results.files import output
 from ..results.fingerprint import plain
 from ..settings import checked
+from ..signatures import known_arguments
 from .evaluator import Evaluator, count_inputs
 from .saving import GrowingFile
 
 
+@known_arguments(*OPTION_NAMES)
 def evaluate(
     model: Any,
     data: Any,

@@ -13,7 +13,7 @@ import torch
 
 from ..adapters.base import a_model
 from ..errors import ConsilienceError, InputError
-from ..explain.options import Options
+from ..explain.options import OPTION_NAMES, Options
 from ..explain.prepare import NothingLeft, Ready, prepare
 from ..features.frames import plain_array
 from ..measures import Measure, Task
@@ -23,10 +23,11 @@ from ..results.describe import describe
 from ..results.evaluation import Evaluation
 from ..results.fingerprint import digest, digests
 from ..settings import checked
+from ..signatures import KnownArguments
 from .rows import Rows
 
 
-class Evaluator:
+class Evaluator(KnownArguments):
     """``update`` with batches, ``compute`` when done: what :func:`consilience.evaluate` does over a loader.
 
     Args:
@@ -36,6 +37,8 @@ class Evaluator:
         objective: of the consensus; None: no consensus.
         options: any further option of :func:`consilience.explain`.
     """
+
+    further = OPTION_NAMES
 
     def __init__(
         self,

@@ -20,15 +20,16 @@ from ..perturb.baseline import Baseline
 from ..results.describe import describe
 from ..results.explanation import Explanation
 from ..results.files import output, reading, write_text
+from ..signatures import KnownArguments, known_arguments
 from ..statistics.evidence import Evidence, Part, Quadratic
 from .explain import explained
-from .options import Options
+from .options import OPTION_NAMES, Options
 from .plan import Plan, plan
 from .prepare import NothingLeft, parts_of
 from .run import begin
 
 
-class Consensus:
+class Consensus(KnownArguments):
     """``Consensus(model, methods, objective).attribute(x, target=y)`` is the combination for each input.
 
     Args:
@@ -54,6 +55,8 @@ class Consensus:
         True
     """
 
+    further = OPTION_NAMES
+
     def __init__(self, model: Any, methods: Any = "standard", objective: Any = "opt", **options: Any):
         self.model = a_model(model)
         self.options = Options.of(methods=methods, objective=objective, **options)
@@ -76,6 +79,7 @@ class Consensus:
         """The objective as asked for."""
         return self.options.objective
 
+    @known_arguments(*OPTION_NAMES)
     def explain(
         self, x: Any, target: Any = None, *, ids: Any = None, progress: Any = None, **options: Any
     ) -> Explanation:
@@ -93,6 +97,7 @@ class Consensus:
         """
         return explained(self.model, x, target, self._with(options), ids, progress)
 
+    @known_arguments(*OPTION_NAMES)
     def attribute(
         self,
         inputs: Tensor,
@@ -134,6 +139,7 @@ class Consensus:
             attribution = attribution[:, None]
         return attribution
 
+    @known_arguments(*OPTION_NAMES)
     def plan(self, inputs: Any, target: Any = None, every: bool = True, *, ids: Any = None, **options: Any) -> Plan:
         """What :meth:`explain` (or, with ``every=False``, :meth:`attribute`) will take: model evaluations, memory, time.
 

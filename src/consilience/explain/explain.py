@@ -26,6 +26,7 @@ from ..metrics.front import Goal
 from ..model.batching import Counts
 from ..results.describe import describe
 from ..results.explanation import Explanation, FrontPoints
+from ..signatures import known_arguments
 from ..statistics.evidence import Evidence
 from .differences import criteria_of
 from .judge import Judgement, judge
@@ -33,6 +34,7 @@ from .options import Options
 from .run import Combined, Job, Progress, begin
 
 
+@known_arguments()
 def explain(
     model: nn.Module | Callable,
     x: Tensor | np.ndarray,

@@ -22,6 +22,7 @@ from ..perturb.per_input import taken
 from ..results.describe import describe
 from ..results.fingerprint import digest
 from ..settings import Settings, checked, setting
+from ..signatures import check_arguments
 
 SIGNS = ("abs", "keep")
 SCALES = ("max", "l2", "none")
@@ -91,9 +92,7 @@ class Options(Settings):
         Raises:
             InputError: a name is not known; the message has the near ones.
         """
-        known = [each.name for each in fields(cls)]
-        for name in options:
-            choose("option", name, known)
+        check_arguments("Options", options, OPTION_NAMES)
         return cls(**options)
 
     def __post_init__(self) -> None:
@@ -129,9 +128,7 @@ class Options(Settings):
         Raises:
             InputError: a name is not known, or a value cannot be used.
         """
-        known = [each.name for each in fields(self)]
-        for name in options:
-            choose("option", name, known)
+        check_arguments("Options", options, OPTION_NAMES)
         return replace(self, **options)
 
     @cached_property
@@ -220,3 +217,7 @@ class Options(Settings):
             plain = value is None or isinstance(value, str | int | float)
             words[each.name] = value if plain else describe(value)
         return words
+
+
+OPTION_NAMES = tuple(each.name for each in fields(Options))
+"""What ``**options`` takes wherever options are handed on."""

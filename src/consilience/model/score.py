@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConsilienceError, InputError, choose
+from ..signatures import KnownArguments
 from . import cam_layers as cam
 from .arguments import Arguments, resolved
 from .backward_rules import applied
@@ -36,7 +37,7 @@ T = TypeVar("T")
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Score:
+class Score(KnownArguments):
     """``Score(model, target).at(x)`` is a function of rows: ``score(rows, owner) → (N,)``.
 
     Args:

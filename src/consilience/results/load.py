@@ -14,6 +14,7 @@ from torch import Tensor
 from ..combine.aggregations import AGGREGATIONS
 from ..errors import InputError
 from ..model.batching import Counts
+from ..signatures import known_arguments
 from ..simplex import Solution
 from ..statistics.evidence import Evidence, Quadratic, Responses
 from .difference import PairedDifference
@@ -26,6 +27,7 @@ from .stored import RECORD, StoredInput, read_input
 Records = Sequence[dict[str, Any]]
 
 
+@known_arguments()
 def load(path: str | Path) -> Any:
     """Read what :meth:`Explanation.save` or ``consilience explain`` wrote, a run's folder or one input's, as an
     :class:`~consilience.Explanation`; or what ``evaluate`` wrote, a file, as an

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, choose, need
+from ..signatures import known_arguments
 from .explanation import Explanation
 
 
+@known_arguments()
 def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Sequence[str] | None = None) -> Any:
     """One row of a result as a ``shap.Explanation``, for shap's plots.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..model.recognition import SUM_OF_PROBABILITIES, are_probabilities, last_layer_of
 from ..settings import Settings, checked, setting
+from ..signatures import KnownArguments
 from ..statistics.keys import Key
 from .passes import Passes
 
@@ -149,7 +150,7 @@ def _weight_at(weight: float | Schedule, step: int) -> float:
 # -- objectives --------------------------------------------------------------------------------------------------------
 
 
-class TrainingObjective(nn.Module):
+class TrainingObjective(KnownArguments, nn.Module):
     """Interface: ``objective(model, x, y, ids=None) → Loss``, for any training loop.
 
     Attributes:
