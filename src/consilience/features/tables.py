@@ -1,4 +1,4 @@
-"""Features of tables: columns, one-hot blocks, codes of categories."""
+"""Features of tables: columns, blocks of columns that belong together, columns of codes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..settings import LARGEST, setting
 from .base import Features
+from .onehot import block_labels, one_hot_columns
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Columns(Features):
         """Blocks by the columns' names, as scikit-learn's OneHotEncoder and pandas' get_dummies give them: ``job_clerk``.
 
         A ColumnTransformer's prefix (``cat__job_clerk``) stays with the name. Names alone cannot tell ``job_years`` from a
-        category, so what they suggest is held against data: only columns of two values, of which each row has exactly one set,
+        category, so what they suggest is compared with data: only columns of two values, of which each row has exactly one set,
         are a block. That is done with ``data``, or with the baselines, or else the inputs, that the features are used with.
 
         Args:
@@ -93,22 +94,8 @@ class Columns(Features):
             ('num__age', 'num__pay', 'cat__job')
         """
         names = list(names)
-        # Longest first: "job_title" fits job_title_clerk better than "job" does.
-        encoded = None if of is None else sorted(of, key=len, reverse=True)
-        labels = [_label(name, encoded, separator) for name in names]
-        for label in encoded or ():
-            if not any(_bare(name).startswith(label + separator) for name in names):
-                raise InputError(
-                    f"of: no column begins with {label + separator!r}; they begin {', '.join(names[:4])}, …"
-                )
-        guess = "of"
-        if encoded is None:
-            # A name that shares its beginning with no other is not the only category of something.
-            guess = "names"
-            count = Counter(labels)
-            pairs = zip(labels, names, strict=True)
-            labels = [name if count[label] == 1 else label for label, name in pairs]
-        columns = cls(labels, columns=tuple(map(str, names)), guess=guess)
+        labels = block_labels(names, None if of is None else list(of), separator)
+        columns = cls(labels, columns=tuple(map(str, names)), guess="names" if of is None else "of")
         if data is None:
             return columns
         return columns.settled(torch.as_tensor(data))
@@ -123,7 +110,7 @@ class Columns(Features):
             return self
         blocks = []
         for name, columns in self.groups(rows.shape[1]):
-            belong = _one_hot(rows[:, list(columns)].double(), strict=self.guess == "names")
+            belong = one_hot_columns(rows[:, list(columns)].double(), strict=self.guess == "names")
             block = tuple(column for column, belongs in zip(columns, belong, strict=True) if belongs)
             # The caller names this column as encoded, and only one category of it was seen or kept.
             only_category = len(columns) == 1 and self.guess == "of" and name != self.columns[columns[0]]
@@ -276,57 +263,6 @@ def _number_or_name(column: Any) -> int | str:
     if not 0 <= number <= LARGEST:
         raise InputError(f"Columns: categorical has column numbers (0, 1, …) or names, got {column!r}")
     return number
-
-
-def _bare(name: str) -> str:
-    """A column's name without the prefix of a ColumnTransformer's part, ``cat__``."""
-    return name.rpartition("__")[2]
-
-
-def _label(name: str, encoded: Sequence[str] | None, separator: str) -> str:
-    """The name of the block to which a column may belong."""
-    bare = _bare(name)
-    prefix = name.removesuffix(bare)
-    if encoded is None:
-        return prefix + bare.partition(separator)[0]
-    for label in encoded:
-        if bare.startswith(label + separator):
-            return prefix + label
-    return name
-
-
-def _one_hot(rows: Tensor, strict: bool) -> list[bool]:
-    """Which of some columns are a one-hot block, as far as data show.
-
-    An indicator has two values, 0 and 1 or, where columns were scaled, any two, of which the larger is set. A column with a
-    single value other than 0 and 1 tells nothing.
-
-    Args:
-        rows: (n, columns), of a block that names suggest.
-        strict: each row has exactly one set, or the columns are not a block.
-
-    Returns:
-        a truth value for each column.
-    """
-    unscaled = ((rows == 0) | (rows == 1)).all(0)
-    lowest = rows.amin(0)
-    highest = rows.amax(0)
-    two_values = ((rows == lowest) | (rows == highest)).all(0)
-    # A block was scaled as a whole, or not at all.
-    indicators = unscaled if bool(unscaled.any()) else two_values
-    if not strict:
-        return indicators.tolist()
-    constant = ~unscaled & (lowest == highest)
-    set_value = torch.where(unscaled, torch.ones_like(highest), highest)
-    is_set = (rows == set_value) & ~constant & indicators
-    count = is_set.sum(1)
-    # Where a column tells nothing, it may be the one that is set.
-    none_may_be_set = bool((constant & indicators).any())
-    several_set = bool((count > 1).any())
-    none_set = bool((count == 0).any())
-    if several_set or (none_set and not none_may_be_set):
-        return [False] * rows.shape[1]
-    return indicators.tolist()
 
 
 # Kept, since it is asked for at every batch of rows.
