@@ -114,6 +114,7 @@ def adapted(
     Raises:
         InputError: of the adapter, or an adapter where inputs belong.
     """
+    # A slip that happens: cs.explain(model, cs.text(…)).
     if isinstance(x, Adapter):
         raise InputError(f"x: {type(x).__name__} wraps a model; give it in the model's place")
     if isinstance(model, Adapter):

@@ -46,6 +46,7 @@ class Packed(Inputs):
                 f"inputs: a tuple or a mapping of tensors (B, …), got {type(inputs).__name__}; one input needs no pack"
             )
         self.names: tuple[str, ...] | None = tuple(inputs) if isinstance(inputs, Mapping) else None
+        # Whether by name or by position, each input has a key that errors can show.
         named = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
         tensors = [_real_tensor(name, given) for name, given in named]
         if len({len(tensor) for tensor in tensors}) != 1:
@@ -157,6 +158,7 @@ class Packed(Inputs):
             if len(data_sets) < len(baselines) or different_lengths:
                 raise InputError("baselines: a data set for each input, with the same rows, or for none")
             return Baseline.samples(_join(data_sets))
+        # What is computed from an input (its mean, its blur) is computed from each part by itself.
         owner = torch.arange(len(self.x), device=self.x.device)
         origins = []
         for baseline, tensor in zip(baselines, tensors, strict=True):

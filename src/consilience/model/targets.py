@@ -34,6 +34,7 @@ def resolve_target(target: Any, outputs: Tensor, meaning: Outputs, kind: Any) ->
         return _default_target(target, outputs, meaning)
     count = len(outputs)
     numbers = _integers(target, count, meaning).to(outputs.device).long()
+    # One number is meant for every input.
     if numbers.ndim == 0:
         numbers = numbers.expand(count)
     if len(numbers) != count:

@@ -76,9 +76,11 @@ class Replacement(Imputer):
 
     @property
     def occurs(self) -> bool:
+        # The mean of rows need not occur in any of them: half of two codes is no code.
         return self.baseline.kind not in (*COMPUTED, "average")
 
     def draws(self, points: Points) -> int:
+        # A few rows of a large data set: every one of them costs as many evaluations as the whole curve.
         return min(ROWS, self.baseline.count(points.x.ndim - 1))
 
     def reference(self, points: Points, samples: range, key: Key) -> Tensor:
@@ -99,6 +101,7 @@ class Noise(Imputer):
 
     def reference(self, points: Points, samples: range, key: Key) -> Tensor:
         x = points.x
+        # Over all axes but the input's and, where there is one, the channel's.
         first = 2 if x.ndim > 2 else 1
         axes = tuple(range(first, x.ndim))
         low = x.amin(axes, keepdim=True)
@@ -143,6 +146,7 @@ class NoisyLinear(Imputer):
                 "features: noisy linear imputation takes pixels away over all channels; use Pixels(), Patches(size) or "
                 "Segments(labels without channels)"
             )
+        # The noise was drawn for all pixels at once, so a pixel has the same, whatever else is taken away.
         filled = inpaint(x, missing, self.tolerance).to(x.dtype)
         return torch.where(masks, filled + reference, x)
 

@@ -165,6 +165,7 @@ class Path(Neighbourhood):
     def draw(self, points, samples, key, total):
         s = len(samples)
         x = points.x.repeat_interleave(s, 0)
+        # GradientShap: noise moves the end of the path, and its start stays.
         if self.noise:
             noise = shared((key / "noise").normal, points, samples, x.shape[1:]).to(x)
             x = x + points.scaled(self.noise * noise).to(x)

@@ -33,6 +33,7 @@ class Points:
         return len(self.x)
 
     def __getitem__(self, index) -> Points:
+        # Of a unit by input, all rows stay: owners still count all inputs.
         return replace(self, x=self.x[index], owner=self.owner[index], ids=self.ids[index])
 
     def scaled(self, noise: Tensor) -> Tensor:
@@ -91,6 +92,7 @@ def shared(
         samples: the numbers of s samples.
         shape: of one draw.
     """
+    # Neighbours have the id of their input, hence its draws: an explainer stays a function of its point.
     ids, where = points.ids.unique(return_inverse=True)
     s = len(samples)
     numbers = torch.arange(samples.start, samples.stop, device=ids.device)
