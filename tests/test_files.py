@@ -311,7 +311,7 @@ def test_every_field_comes_back_and_is_saved_again_as_it_was(tmp_path, options):
     r = run(3, **options).describe(labels=list("abcd"), model="m")
     found = cs.load(r.save(tmp_path / "one"))
     assert type(found) is type(r) is cs.Explanation
-    same(r, found, (".about", ".stored", ".counts.watch"))
+    same(r, found, (".about", ".stored", ".counts.watch", ".go_on"))
     assert found.evidence["fit"][0].quadratic.draws.equal(r.evidence["fit"][0].quadratic.draws)
     assert found.draws == r.draws and found.settings == r.settings and found.seconds == r.seconds
     assert str(found) == str(r) and found.inputs.equal(r.inputs)

@@ -88,9 +88,9 @@ def test_draws_until_sure_stay_within_their_plan(objective, every):
         took = spent(job, before)
     assert least.gradient <= took.gradient <= most.gradient and least.forward <= took.forward <= most.forward
     assert least.work < most.work
-    if objective == "faith":  # looks at no neighbours, so there is one round of them
+    if objective == "faith" and not every:  # looks at no neighbours, so there are none
         assert least.gradient == took.gradient == most.gradient
-    if objective == "robust":
+    if objective == "robust" and not every:
         assert least.forward == took.forward == most.forward
 
 
@@ -214,7 +214,7 @@ def test_maps_of_zeros_stop_at_once_and_can_be_saved(tmp_path):
         Dead(), torch.rand(2, 4), 1, methods=["saliency", "input_x_gradient"], fresh_draws=4, resolved_draws=0
     )
     said = r.draws["fit"][0]
-    assert said["average_sensitivity"] == 5 and said["stopped"].startswith("no regret")
+    assert said["average_sensitivity"] == 2 and said["stopped"].startswith("no regret")
     assert None in said["regret"].values()
     assert "no regret" in cs.load(r.save(tmp_path / "run")).record(0)["draws"]["fit"]["stopped"]
 

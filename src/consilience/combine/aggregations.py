@@ -95,7 +95,9 @@ class Uniform(Aggregation):
 
 @dataclass(frozen=True)
 class Weighted(Aggregation):
-    """Weights by measured quality, w_j ∝ 1 / (relative sensitivity · (1 − ρ|ρ|)) on the fitting draws."""
+    """Weights by measured quality, w_j ∝ 1 / (relative sensitivity · (1 − ρ|ρ|)) on the fitting draws.
+
+    In tables, where an objective looks at neighbours or at masks alone, it is the factor that was measured."""
 
     name = "weighted"
 
@@ -111,7 +113,10 @@ class Weighted(Aggregation):
         """
         clean = evidence.clean()
         alone = corners(evidence.like)
-        loss = AverageSensitivity().loss(clean, alone) * Infidelity().loss(clean, alone)
+        loss = torch.ones_like(clean.like)
+        for metric in self.metrics:
+            if metric.statistic in clean.parts:
+                loss = loss * metric.loss(clean, alone)
         quality = (1 / loss.clamp(min=1e-12)).nan_to_num(0)
         quality = torch.where(evidence.valid(), quality, torch.zeros_like(quality))
         weights = quality / quality.sum(1, keepdim=True)

@@ -15,13 +15,10 @@ from ..perturb.points import Points
 from ..statistics.evidence import Evidence, Quadratic
 from ..statistics.tensors import exact
 from .aggregation import Aggregation, Combination
-from .draws import SEQUENTIAL_KINDS, Draws
+from .draws import FIRST, SEQUENTIAL_KINDS, Draws
 from .explained import mark_unexplained
 from .measurement import Measurement
 from .regret import solve_with_regret
-
-ROUNDS = Draws(5, 128)
-"""The first round of ``draws="auto"``; each further one doubles."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +76,11 @@ def fit(
         base: (B, R, *A), the maps that are measured, the k methods first.
         draws: how many of each kind; at most so many if there is a tolerance.
         tolerance: the regret at which an input needs no further draws; None: as many as asked.
-        kinds: which draws to make, None for all; of those that the objective does not look at, the first round is made.
+        kinds: which draws to make; None: those that the aggregation looks at. Of others the first round is made.
     """
     inputs = tuple(range(len(points)))
     if kinds is None:
-        kinds = tuple(measurement.metrics)
+        kinds = aggregation.kinds
     skipped = {name: 0 for kind, name in SEQUENTIAL_KINDS.items() if kind not in kinds}
     draws = replace(draws, **skipped)
     if kinds and tolerance is not None:
@@ -132,8 +129,8 @@ def first_round(draws: Draws) -> Draws:
         draws: at most so many of each kind.
     """
     return Draws(
-        average_sensitivity=min(ROUNDS.average_sensitivity, draws.average_sensitivity),
-        infidelity=min(ROUNDS.infidelity, draws.infidelity),
+        average_sensitivity=min(FIRST.average_sensitivity, draws.average_sensitivity),
+        infidelity=min(FIRST.infidelity, draws.infidelity),
     )
 
 

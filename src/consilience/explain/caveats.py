@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,42 +19,45 @@ from ..perturb.points import Points
 from ..statistics.evidence import Evidence
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
+from .kept import Kept
 from .run import Job
 
 FEW_MASKS = 32
 """With fewer the standard error of a correlation near zero, 1/√masks, is above .18: as large as most correlations are."""
 
 
-def caveats(job: Job, base: Tensor, fresh: Evidence) -> list[str]:
+def caveats(job: Job, kept: Kept, masks: Sequence[Evidence]) -> list[str]:
     """Every warning of one call, in words that say what to do.
 
     Args:
         job: the call.
-        base: (N, R, *A), the maps of the methods and the derived ones.
-        fresh: the draws that judge.
+        kept: what it evaluated.
+        masks: of each input, draws of which the masks are looked at, where there are any.
     """
-    ready = job.ready
-    score = ready.score
-    points = ready.points
-    measurement = ready.measurement
+    found = job.ready.score.warnings()
+    if not job.options.quick:
+        found += _black_box_warnings(job.ready.score, job.ready.points, job.ready.measurement)
     return [
-        *_draw_warnings(job, fresh),
-        *_model_warnings(score, points, measurement),
-        *_mask_warnings(score, points, measurement, fresh),
-        *_rounding_warnings(score, points, measurement),
-        *_method_warnings(job, base),
+        *found,
+        *_draw_warnings(job, masks),
+        *_mask_warnings(kept, masks),
+        *_rounding_warnings(job, kept),
+        *_method_warnings(job, kept.combined.base),
     ]
 
 
-def _draw_warnings(job: Job, fresh: Evidence) -> list[str]:
+def _draw_warnings(job: Job, drawn: Sequence[Evidence]) -> list[str]:
     """Where one small number was given for neighbours, which are few, and so for masks too, which must be many."""
     options = job.options
-    asked = {"fresh_draws": (options.fresh_draws, FRESH)}
+    asked = {}
+    if not options.quick:
+        asked["fresh_draws"] = (options.fresh_draws, FRESH)
     if "responses" in options.aggregation.kinds:
         asked["fit_draws"] = (options.fit_draws, FIT)
     # Of small inputs there are no more masks than these.
-    masks = fresh["responses"]
-    most = masks.count if bool(masks.exact.all()) else FEW_MASKS
+    masks = [evidence.responses for evidence in drawn]
+    counts = [part.count for part in masks if part is not None and bool(part.exact.all())]
+    most = max(counts) if len(counts) == len(masks) else FEW_MASKS
     found = []
     for name, (spec, usual) in asked.items():
         number = one_number(spec)
@@ -66,11 +70,9 @@ def _draw_warnings(job: Job, fresh: Evidence) -> list[str]:
     return found
 
 
-def _model_warnings(score: Score, points: Points, measurement: Measurement) -> list[str]:
-    """What the outputs say against explaining them so.
-
-    Of a black box also whether it is piecewise constant, like a forest, which costs ten evaluations for each input."""
-    found = score.warnings()
+def _black_box_warnings(score: Score, points: Points, measurement: Measurement) -> list[str]:
+    """Of a black box whether it is piecewise constant, like a forest, which costs ten evaluations for each input."""
+    found: list[str] = []
     if isinstance(score.model, nn.Module):
         return found
     where = measurement.sensitivity.neighbourhood
@@ -88,19 +90,25 @@ def _model_warnings(score: Score, points: Points, measurement: Measurement) -> l
     return found
 
 
-def _mask_warnings(score: Score, points: Points, measurement: Measurement, fresh: Evidence) -> list[str]:
+def _mask_warnings(kept: Kept, masks: Sequence[Evidence]) -> list[str]:
     """Inputs whose masks hardly move the score, although all features together do."""
-    everything = measurement.infidelity.everything(score, points)
-    each = [fresh.inputs([i])["responses"] for i in range(len(points))]
+    each = [evidence.responses for evidence in masks]
+    drawn = [part for part in each if part is not None]
+    if len(drawn) < len(each):
+        return []
     return [
-        f"input {at}: masks move the score by at most {most:.1e}, all features together by {abs(float(everything[at])):.1e}: "
-        "these masks are no evidence of what the score rests on; take larger features, or another baseline"
-        for at, most in too_weak(each, everything)
+        f"input {at}: masks move the score by at most {most:.1e}, all features together by "
+        f"{abs(float(kept.everything[at])):.1e}: these masks are no evidence of what the score rests on; take larger features, "
+        "or another baseline"
+        for at, most in too_weak(drawn, kept.everything)
     ]
 
 
-def _rounding_warnings(score: Score, points: Points, measurement: Measurement) -> list[str]:
+def _rounding_warnings(job: Job, kept: Kept) -> list[str]:
     """Of a model whose outputs are in half precision: that single features move the score by no more than its rounding."""
+    score = job.ready.score
+    points = job.ready.points
+    measurement = job.ready.measurement
     kind = score.precision or score.outputs.dtype
     stack = measurement.stack.stack
     alone = []
@@ -111,7 +119,7 @@ def _rounding_warnings(score: Score, points: Points, measurement: Measurement) -
         return []
     shape = points.x.shape[1:]
     features = measurement.infidelity.neighbourhood(shape).features
-    each = measurement.infidelity.everything(score, points).abs() / math.prod(features.shape(shape))
+    each = kept.everything.abs() / math.prod(features.shape(shape))
     step = torch.finfo(kind).eps * exact(score.clean)[points.owner].abs()
     rough = int((each < step).sum())
     if not rough:

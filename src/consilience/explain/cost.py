@@ -16,6 +16,8 @@ from ..explainers import Direct, Stack
 from ..features.base import Features
 from ..perturb.baseline import Baseline
 from ..perturb.games import Game, unit
+from ..statistics.criteria import PARTS
+from .differences import criteria_of
 from .options import Options
 from .prepare import Ready
 
@@ -47,6 +49,12 @@ class Rows:
 
 Span = tuple[Rows, Rows]
 """(at least, at most)."""
+
+STAGES = ("answer", "judgement", "weights solved anew")
+"""Of a call, in order."""
+
+USUAL = 0.1
+"""Of the work between the least and the most that draws in rounds can take, the share that they usually do."""
 
 
 @dataclass(frozen=True)
@@ -85,24 +93,33 @@ class Cost:
         most = self.options.fitting
         if not self.options.sequential:
             return most, most
-        least = first_round(most)
-        # Of what the objective does not look at, the first round is all.
-        own = {}
-        for kind, name in SEQUENTIAL_KINDS.items():
-            allowed = most if kind in self.aggregation.kinds else least
-            own[name] = allowed.of_kind(kind)
-        return least, Draws(**own)
+        return first_round(most), most
 
     def of_weights(self) -> dict[str, Span]:
         """Of the maps, and of the draws that the weights need."""
-        return self._fitting(self.aggregation.kinds)
+        least, most = self._span
+        kinds = self.aggregation.kinds
+        low = self._of_draws(least, kinds, "fit")
+        high = self._of_draws(most, kinds, "fit")
+        if self.options.sequential and "responses" in kinds:
+            # Each further round of masks evaluates the inputs themselves again.
+            rounds = math.ceil(math.log2(most.infidelity / least.infidelity))
+            high = high + Rows(0, rounds) * self._inputs
+        return {"the maps": _known(self.explanation * self._inputs), "draws to fit": (low, high)}
 
     def of_explanation(self) -> dict[str, Span]:
-        """Of the maps, of draws of all kinds, and of the judgement."""
+        """Of the maps, of all draws, and of the judgement."""
         ready = self.ready
-        kinds = tuple(ready.measurement.metrics)
-        parts = self._fitting(kinds)
-        parts["fresh draws"] = _known(self._of_draws(self.options.judging, kinds, "fresh"))
+        parts = self.of_weights()
+        if self.options.quick:
+            if "responses" in self.aggregation.kinds:
+                parts["all features taken away"] = _known(Rows(0, self._rows_of_masks()) * self._inputs)
+            return parts
+        chosen = Rows()
+        for kind, count in self.picking().items():
+            chosen = chosen + self._of_kind(kind, count, "fit")
+        parts["draws to choose the best single method"] = _known(chosen)
+        parts["fresh draws"] = self._fresh()
         parts["all features taken away"] = _known(Rows(0, self._rows_of_masks()) * self._inputs)
         if self.aggregation.solves and self.options.resolved_draws:
             parts["weights solved anew"] = self._resolved()
@@ -112,18 +129,46 @@ class Cost:
         rows = sum(baseline.count(len(self._shape)) for baseline, _ in baselines)
         if rows:
             parts["completeness"] = _known(Rows(0, rows) * self._inputs)
-        return parts
+        return {name: span for name, span in parts.items() if span[1].work}
 
-    def _fitting(self, kinds: Sequence[str]) -> dict[str, Span]:
-        """The maps, and the draws of some kinds that fit the weights."""
-        least, most = self._span
-        low = self._of_draws(least, kinds, "fit")
-        high = self._of_draws(most, kinds, "fit")
-        if self.options.sequential:
-            # Each further round of masks evaluates the inputs themselves again.
-            rounds = math.ceil(math.log2(most.infidelity / least.infidelity))
-            high = high + Rows(0, rounds) * self._inputs
-        return {"the maps": _known(self.explanation * self._inputs), "draws to fit": (low, high)}
+    def expected(self) -> dict[str, float]:
+        """Stage → the work that it usually takes: where draws are made in rounds, that of one round more than the first."""
+        stages: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        for name, (least, most) in self.of_explanation().items():
+            usual = least.work + (most.work - least.work) * USUAL
+            stages[_stage(name)] += usual
+        return stages
+
+    def picking(self) -> dict[str, int]:
+        """Kind → fitting draws of those that the weights do not look at: so many as were asked for; else, of the kinds by which
+        the best single method is chosen, the first round."""
+        metrics = self.ready.measurement.metrics
+        draws = self.options.fitting
+        kinds = tuple(metrics)
+        if not self.options.fixed_fit:
+            draws = first_round(draws)
+            kinds = tuple(kind for criterion in criteria_of(self.aggregation) for kind in PARTS[criterion])
+        further = [kind for kind in metrics if kind in kinds and kind not in self.aggregation.kinds]
+        return {kind: draws.of_metric(metrics[kind]) for kind in further}
+
+    def _fresh(self) -> Span:
+        """The draws that judge: those of the first look, and those of the last one."""
+        least = Rows()
+        most = Rows()
+        metrics = self.ready.measurement.metrics
+        for kind, metric in metrics.items():
+            if kind in SEQUENTIAL_KINDS:
+                looks = self.options.looks(kind)
+                further = Rows()
+                if metric.asks != "explanations":
+                    # Each further round of masks evaluates the inputs themselves again.
+                    further = Rows(0, len(looks) - 1) * self._inputs
+                least = least + self._of_kind(kind, looks[0], "fresh")
+                most = most + self._of_kind(kind, looks[-1], "fresh") + further
+            else:
+                known = self._of_kind(kind, self.options.judging.of_metric(metric), "fresh")
+                least, most = least + known, most + known
+        return least, most
 
     def _resolved(self) -> Span:
         """At each of some neighbours the maps are made, and the draws that the weights need, as many as at the input."""
@@ -136,22 +181,32 @@ class Cost:
 
     def _of_draws(self, draws: Draws, kinds: Iterable[str], stream: str) -> Rows:
         """Of all inputs' draws of some kinds from a stream."""
-        points = self.ready.points
         total = Rows()
         for kind in kinds:
-            metric = self.ready.measurement.metrics[kind]
-            count = metric.evaluations(points, draws.of_metric(metric), stream)
-            if metric.asks == "explanations":
-                total = total + self.explanation * count
-            else:
-                # Outputs are compared with those of the inputs themselves.
-                total = total + Rows(0, count + len(points))
+            total = total + self._of_kind(kind, draws.of_metric(self.ready.measurement.metrics[kind]), stream)
         return total
+
+    def _of_kind(self, kind: str, asked: int, stream: str) -> Rows:
+        """Of so many draws of one kind, for each input."""
+        points = self.ready.points
+        metric = self.ready.measurement.metrics[kind]
+        count = metric.evaluations(points, asked, stream)
+        if metric.asks == "explanations":
+            return self.explanation * count
+        # Outputs are compared with those of the inputs themselves.
+        return Rows(0, count + len(points))
 
     def _rows_of_masks(self) -> int:
         """The rows of the masks' baseline that are looked at."""
         masks = self.ready.measurement.infidelity.neighbourhood(self._shape)
         return min(ROWS_OF_BASELINE, masks.baseline.count(len(self._shape)))
+
+
+def _stage(part: str) -> str:
+    """The stage to which a part of the plan belongs."""
+    if part in ("the maps", "draws to fit"):
+        return "answer"
+    return part if part in STAGES else "judgement"
 
 
 def _known(rows: Rows) -> Span:

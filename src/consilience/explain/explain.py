@@ -1,14 +1,16 @@
-"""The main job: attributions of a batch, measured, combined, judged on fresh draws.
+"""The main job: attributions of a batch, combined, then judged on fresh draws.
 
 The way of a batch: :class:`~.options.Options` checks what is asked for; :func:`~.run.begin` evaluates the model once and
-tries every method; :meth:`~.run.Job.combine` draws and makes the weights; :func:`~.judge.judge` measures everything on
-fresh draws; the :class:`~consilience.results.explanation.Explanation` holds what came of it.
+tries every method; :meth:`~.run.Job.combine` draws what the weights need and finds the answer; :func:`~.judge.judge` measures
+everything on fresh draws, until they have decided; the :class:`~consilience.results.explanation.Explanation` holds what came of
+it. ``quick=True`` stops at the answer, and :meth:`~consilience.results.explanation.Explanation.refine` goes on from there.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,21 +19,24 @@ from torch import Tensor, nn
 
 from ..combine.aggregation import Aggregation
 from ..combine.aggregations import DERIVED
-from ..combine.draws import Draws
+from ..combine.draws import SEQUENTIAL_KINDS, Draws
 from ..combine.measurement import Measurement
+from ..combine.spread import weights_stderr
 from ..explainers import Explainer
 from ..features.base import Features
 from ..metrics.base import Metric
 from ..metrics.front import Goal
 from ..model.batching import Counts
 from ..results.describe import describe
-from ..results.explanation import Explanation, FrontPoints
+from ..results.explanation import Explanation, FrontPoints, GoOn
 from ..signatures import known_arguments
 from ..statistics.evidence import Evidence
 from .differences import criteria_of
-from .judge import Judgement, judge
+from .judge import Judgement, judge, maps_of, unjudged
+from .kept import Kept
 from .options import Options
-from .run import Combined, Job, Progress, begin
+from .progress import Progress
+from .run import Combined, Job, begin
 
 
 @known_arguments()
@@ -44,8 +49,10 @@ def explain(
     objective: str | Goal | Metric | Aggregation = "opt",
     seed: int = 0,
     fit_draws: Draws | int | str | Mapping[str, int] | None = None,
-    fresh_draws: Draws | int | str | Mapping[str, int] | None = None,
-    resolved_draws: int = 2,
+    fresh_draws: Draws | int | str | Mapping[str, int] | None = "auto",
+    confidence: float = 0.95,
+    resolved_draws: int = 0,
+    quick: bool = False,
     draws: str | None = None,
     tolerance: float = 0.02,
     kind: str | Callable = "logit",
@@ -77,12 +84,18 @@ def explain(
         fit_draws: draws for the weights: a mapping such as {"average_sensitivity": 10, "infidelity": 256}, where a kind that is
             left out is the default's; or one number, of neighbours and of masks alike (fewer than 32 masks tell little); None:
             see ``draws``.
-        fresh_draws: draws that judge, in the same forms; None: 20 neighbours and 512 masks.
+        fresh_draws: draws that judge: "auto" draws until it is decided whether the consensus is better than the best single
+            method and than a uniform map, at most 20 neighbours and 512 masks; or a number, in the same forms
+            as ``fit_draws``.
+        confidence: for "auto", at which that is decided: where there is no difference one is claimed with a probability of
+            1 − ``confidence`` at most, for each statement, however often the draws were looked at.
         resolved_draws: neighbours at which the weights are solved anew, for the sensitivity of that; 0 for none.
-        draws: "auto" (the default where something is solved, unless ``fit_draws`` says how many) draws in rounds until the
-            weights would hardly gain by more, at most 40 neighbours and 1024 masks, or ``fit_draws``. "paper": 50 of each to
-            fit and 200 of each to judge.
-        tolerance: for "auto", the cross-fitted regret at which to stop, relative to the objective's value.
+        quick: the answer alone: no fresh draws, so that nothing says how good it is. ``refine()`` of the result goes on.
+        draws: "auto" (the default where something is solved, unless ``fit_draws`` says how many) draws in rounds, from 2
+            neighbours and 128 masks on, until the weights would hardly gain by more, at most 40 neighbours and 1024 masks, or
+            ``fit_draws``. "paper": 50 of each to fit and 200 of each to judge.
+        tolerance: for "auto", the cross-fitted regret at which to stop, relative to the objective's value; and the share of
+            the best single method's value by which a difference does not matter.
         kind: which number of the output is explained; see :class:`~consilience.model.score.Score`.
         features: what is attributed; None: pixels for images, elements otherwise.
         baselines: what stands for "absent", for the methods and for the masks of the infidelity, unless they have a baseline
@@ -98,7 +111,7 @@ def explain(
             places in the batch.
         max_batch: rows in flight; "auto": as many as fill a processor's caches, or suit an accelerator.
         precision: "bfloat16" or "float16" for autocast; None: as the model is.
-        progress: called with (work done, work planned), in forward evaluations.
+        progress: called with (work done, work expected), in forward evaluations.
 
     Returns:
         An :class:`Explanation`. The guarantee is for the fitting draws; fresh values and standard errors are beside them.
@@ -112,7 +125,9 @@ def explain(
         seed=seed,
         fit_draws=fit_draws,
         fresh_draws=fresh_draws,
+        confidence=confidence,
         resolved_draws=resolved_draws,
+        quick=quick,
         draws=draws,  # type: ignore[arg-type]
         tolerance=tolerance,
         kind=kind,
@@ -148,7 +163,7 @@ def explained(
         target: which output is explained.
         options: everything else that is asked for.
         ids: (B,) integers, identities of the inputs; None: their places in the batch.
-        progress: called with (work done, work planned), in forward evaluations.
+        progress: called with (work done, work expected), in forward evaluations.
 
     Raises:
         InputError: the data cannot be used, or no input or no method is left.
@@ -156,33 +171,46 @@ def explained(
     began = time.perf_counter()
     job = begin(model, x, target, options, ids, progress)
     combined = job.combine()
-    judgement = judge(job, combined)
-    return _explanation(job, combined, judgement, time.perf_counter() - began)
+    return _judged(job, combined, Kept(job, combined), began)
 
 
-def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: float) -> Explanation:
+def _judged(job: Job, combined: Combined, kept: Kept, began: float) -> Explanation:
+    """The answer, judged as far as it is asked for, and the means to go on from there."""
+    judgement = unjudged(job, combined, kept) if job.options.quick else judge(job, combined, kept)
+    job.meter.end()
+
+    def go_on(asked: Mapping[str, Any], progress: Progress | None) -> Explanation:
+        further = replace(job, options=job.options.but(**asked), progress=progress)
+        # The time that passed since does not count.
+        return _judged(further, combined, kept, time.perf_counter() - explanation.seconds)
+
+    explanation = _explanation(job, combined, judgement, time.perf_counter() - began, go_on)
+    return explanation
+
+
+def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: float, go_on: GoOn) -> Explanation:
     """What came of a job."""
     ready = job.ready
     options = job.options
     score = ready.score
-    measurement = ready.measurement
     left = ready.left
     groups = combined.groups
-    k = measurement.rows
-    # Inputs were drawn for in groups; here every input is by itself again, in the caller's order.
-    evidence = {
-        "fit": [groups[number].evidence.inputs([at]) for number, at in combined.places],
-        "fresh": [judgement.fresh.inputs([i]) for i in range(len(ready.points))],
-    }
+    k = ready.measurement.rows
+    weighted, consensus = maps_of(judgement, combined)
     # What lies across the front.
-    about = criteria_of(options.aggregation)
+    about = criteria_of(job.aggregation)
     robust = "noise_over_signal" if "noise_over_signal" in about else "relative_sensitivity"
+    spread = [weights_stderr(job.aggregation, group.evidence.rows(slice(k))) for group in groups]
+    # Where nothing was judged there are no fresh draws to keep.
+    evidence = {"fit": judgement.fit}
+    if judgement.fresh is not None:
+        evidence["fresh"] = judgement.fresh
     return Explanation(
-        attribution=judgement.consensus,
+        attribution=consensus,
         weights=combined.solution.weights,
-        weights_stderr=judgement.weights_stderr,
+        weights_stderr=combined.join(spread),
         maps=combined.base[:, :k],
-        derived=torch.cat([combined.base[:, k : k + len(DERIVED)], judgement.weighted[:, None]], 1),
+        derived=torch.cat([combined.base[:, k : k + len(DERIVED)], weighted[:, None]], 1),
         methods=ready.names,
         kinds=tuple(explainer.kind for explainer in ready.explainers),
         objective=_objective_in_words(options),
@@ -190,6 +218,7 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
         fronts=[FrontPoints.of(groups[number].solved.curve, at, robust) for number, at in combined.places],
         criteria=judgement.criteria,
         differences=judgement.differences,
+        over_uniform=judgement.over_uniform,
         evidence=evidence,
         mixing=combined.mixing,
         scales=combined.scales,
@@ -205,13 +234,14 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
         predicted=score.meaning.predicted(score.outputs[left]),
         score=score.clean[left],
         seed=options.seed,
-        draws=_draws(job, combined, evidence),
+        draws=_draws(job, combined, judgement),
         counts=Counts(score.counts.forward, score.counts.gradient),
         seconds=seconds,
         settings=_settings(job),
         error=combined.error,
         certain=None if combined.certain is None else combined.certain.signs,
         posterior=_posterior(combined),
+        go_on=go_on,
     )
 
 
@@ -243,23 +273,31 @@ def _posterior(combined: Combined) -> tuple[dict[str, Any], ...] | None:
     return tuple(found)
 
 
-def _draws(job: Job, combined: Combined, evidence: Mapping[str, Sequence[Evidence]]) -> dict[str, Any]:
+def _draws(job: Job, combined: Combined, judgement: Judgement) -> dict[str, Any]:
     """How many draws fitted and judged the weights of each input, and why no more."""
+    fit = [combined.groups[number].record(at) for number, at in combined.places]
+    if judgement.fresh is None:
+        return {"fit": fit, "fresh": None, "resolved": 0, "masks": [_masks(each, None) for each in judgement.fit]}
+    # Those too by which the best single method was chosen.
+    chosen = {SEQUENTIAL_KINDS[kind]: count for kind, count in job.cost.picking().items() if kind in SEQUENTIAL_KINDS}
     return {
-        "fit": [combined.groups[number].record(at) for number, at in combined.places],
-        "fresh": vars(job.options.judging),
+        "fit": [{**each, **chosen} for each in fit],
+        "fresh": judgement.draws,
         "resolved": job.resolved,
-        "masks": [_masks(fit, fresh) for fit, fresh in zip(evidence["fit"], evidence["fresh"], strict=True)],
+        "masks": [_masks(*each) for each in zip(judgement.fit, judgement.fresh, strict=True)],
     }
 
 
-def _masks(fit: Evidence, fresh: Evidence) -> dict[str, Any]:
+def _masks(fit: Evidence, fresh: Evidence | None) -> dict[str, Any]:
     """Of one input, how many masks there were, and whether they are all that there are."""
     masks: dict[str, Any] = {}
-    for stream, evidence in (("fit", fit), ("fresh", fresh)):
-        if evidence.responses is not None:
-            masks[stream] = evidence.responses.count
-    if fresh.responses is not None and bool(fresh.responses.exact.all()):
+    last = fit.responses
+    if fit.responses is not None:
+        masks["fit"] = fit.responses.count
+    if fresh is not None and fresh.responses is not None:
+        last = fresh.responses
+        masks["fresh"] = last.count
+    if last is not None and bool(last.exact.all()):
         masks["exact"] = "these are all masks of these sizes"
     return masks
 

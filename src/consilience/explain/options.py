@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..combine.aggregation import Aggregation
 from ..combine.aggregations import DERIVED
-from ..combine.draws import BUDGET, FIT, FRESH, PAPER_FIT, PAPER_FRESH, Draws
+from ..combine.draws import AUTO, BUDGET, FIT, FRESH, LOOKS, PAPER_FIT, PAPER_FRESH, Draws
 from ..combine.weights import CHOICES, resolve
 from ..errors import InputError, choose
 from ..explainers import Explainer
@@ -39,8 +39,11 @@ class Options(Settings):
             an aggregation.
         seed: names all random draws.
         fit_draws: draws that fit the weights, by kind, or one number of neighbours and of masks alike; None: see ``draws``.
-        fresh_draws: draws that judge them, in the same forms; None: 20 neighbours and 512 masks.
+        fresh_draws: draws that judge them: "auto" (so many that the comparisons are decided, at most 20 neighbours and 512
+            masks), or a number in the same forms; None: "auto".
+        confidence: at which the comparisons are decided.
         resolved_draws: neighbours at which the weights are solved anew, for the sensitivity of that.
+        quick: the answer alone, which nothing judges.
         draws: "auto", "paper", or None: "auto" unless ``fit_draws`` says how many.
         tolerance: for "auto", the cross-fitted regret at which to stop, relative to the objective's value.
         kind: which number of the output is explained; see :class:`~consilience.model.score.Score`.
@@ -65,8 +68,10 @@ class Options(Settings):
     objective: Any = "opt"
     seed: int = setting(0, low=-(2**63), high=2**63 - 1)
     fit_draws: Any = None
-    fresh_draws: Any = None
-    resolved_draws: int = setting(2, low=0)
+    fresh_draws: Any = AUTO
+    confidence: float = setting(0.95, above=0.5, below=1)
+    resolved_draws: int = setting(0, low=0)
+    quick: bool = False
     draws: Literal["auto", "paper"] | None = None
     tolerance: float = setting(0.02, above=0)
     kind: str | Kind | Callable = "logit"
@@ -166,11 +171,31 @@ class Options(Settings):
             usual = self.aggregation.budget or BUDGET
         return Draws.of(self.fit_draws, usual, "fit_draws")
 
+    @property
+    def fixed_fit(self) -> bool:
+        """Whether the caller says how many draws fit, so that those of every kind are made, for the table."""
+        return self.draws == "paper" or (self.fit_draws is not None and not self.sequential)
+
     @cached_property
     def judging(self) -> Draws:
-        """The fresh draws that judge."""
+        """The fresh draws that judge; where they are made until decided, at most so many."""
         usual = PAPER_FRESH if self.draws == "paper" else FRESH
-        return Draws.of(self.fresh_draws, usual, "fresh_draws")
+        asked = None if self._judges_until_decided else self.fresh_draws
+        return Draws.of(asked, usual, "fresh_draws")
+
+    def looks(self, kind: str) -> tuple[int, ...]:
+        """At how many fresh draws of a kind it is asked whether they have decided: once, where a number is asked for.
+
+        Args:
+            kind: "quadratic" (neighbours) or "responses" (masks).
+        """
+        if self._judges_until_decided and self.draws != "paper":
+            return LOOKS[kind]
+        return (self.judging.of_kind(kind),)
+
+    @property
+    def _judges_until_decided(self) -> bool:
+        return self.fresh_draws is None or (isinstance(self.fresh_draws, str) and self.fresh_draws == AUTO)
 
     @property
     def in_output_units(self) -> bool:

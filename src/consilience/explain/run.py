@@ -17,7 +17,6 @@ from ..combine.correction import with_correction
 from ..combine.measurement import Measurement
 from ..combine.regression import regions
 from ..combine.sequential import Fitted, fit
-from ..model.batching import Counts
 from ..perturb.points import Points
 from ..settings import checked
 from ..simplex import Solution
@@ -25,9 +24,7 @@ from ..statistics.certain import certain_signs
 from .cost import Cost, Rows
 from .options import Options
 from .prepare import Ready, prepare
-
-Progress = Callable[[float, float], None]
-"""Called with (work done, work planned), in forward evaluations; a gradient counts three."""
+from .progress import Meter, Progress
 
 
 @dataclass(frozen=True)
@@ -38,13 +35,18 @@ class Job:
         ready: the batch, the methods and the metrics.
         options: everything that was asked for.
         aggregation: the options' own, with given weights narrowed to the inputs that are left.
-        progress: told what is done and what is planned.
+        progress: told what is done and what is expected.
     """
 
     ready: Ready
     options: Options
     aggregation: Aggregation
     progress: Progress | None = None
+
+    @cached_property
+    def meter(self) -> Meter:
+        """What is done so far; its first use is where the work begins."""
+        return Meter(self.progress, self.ready.score.counts, self.cost.expected())
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -67,55 +69,36 @@ class Job:
 
     @torch.inference_mode(False)
     def combine(self, every: bool = True) -> Combined:
-        """Draw and solve.
+        """Draw what the weights need, and solve.
 
         Args:
-            every: with the derived maps and all kinds of draws, for the table; False: only what the weights need.
+            every: with the derived maps, which stand in tables; False: the weights alone.
         """
-        self._report_progress(every)
+        self.meter.begin("answer")
         score = self.ready.score
         points = self.ready.points
         measurement = self.ready.measurement
         # A map that is no weighted sum is one of the derived maps itself.
         derived = every or not self.aggregation.linear
         base, sums, scales = measurement.base(score, points, derived)
-        if every:
-            measured = base
-            kinds = tuple(measurement.metrics)
-        else:
-            measured = base[:, : measurement.rows]
-            kinds = self.kinds
-        groups = fit(
-            self.aggregation, measurement, score, points, measured, self.options.fitting, self.tolerance, kinds
-        )
+        measured = base if every else base[:, : measurement.rows]
+        groups = fit(self.aggregation, measurement, score, points, measured, self.options.fitting, self.tolerance)
         return Combined(self.aggregation, measurement, points, base, sums, scales, groups).with_correction()
 
     def planned(self, every: bool = True) -> dict[str, tuple[Rows, Rows]]:
         """Model evaluations after the preparation, by what they are for: (at least, at most), in closed form.
 
-        They differ where draws are made until sure: the first round, and the budget.
+        They differ where draws are made until sure, or until decided: the first round, and the budget.
 
         Args:
             every: of a whole explanation; False: of the weights alone.
         """
-        cost = Cost(self.ready, self.options, self.aggregation)
-        return cost.of_explanation() if every else cost.of_weights()
+        return self.cost.of_explanation() if every else self.cost.of_weights()
 
-    def _report_progress(self, every: bool) -> None:
-        """Tie the score's counter to the caller's progress."""
-        progress = self.progress
-        if progress is None:
-            return
-        counts = self.ready.score.counts
-        before = Rows(counts.gradient, counts.forward).work
-        planned = sum(most.work for _, most in self.planned(every).values())
-
-        def watch(now: Counts) -> None:
-            done = Rows(now.gradient, now.forward).work - before
-            # Where drawing stops early, or a plan is an estimate, no more than everything is done.
-            progress(min(done, planned), planned)
-
-        counts.watch = watch
+    @property
+    def cost(self) -> Cost:
+        """What it takes."""
+        return Cost(self.ready, self.options, self.aggregation)
 
 
 @dataclass(frozen=True)
@@ -188,6 +171,11 @@ class Combined:
             gap=self.join([each.gap for each in solutions]),
             status=tuple(solutions[number].status[at] for number, at in self.places),
         )
+
+    @property
+    def shown(self) -> int:
+        """How many of the maps stand in tables: all but the correction's."""
+        return self.base.shape[1] - (self.correction is not None)
 
     @cached_property
     def correction(self) -> Correction | None:

@@ -17,7 +17,7 @@ from .pictures import front_of, hexadecimal, pictures
 from .plane import TITLES, plane, robust_criterion
 from .reading import Record, mapping, number, part, text
 from .sentences import warnings
-from .table import has_status, rows
+from .table import has_status, rows, unjudged
 from .tableview import table_view
 
 MOST_TOKENS = 600
@@ -54,7 +54,8 @@ def article(entry: Entry, place: int, count: int, shared: Sequence[str] = ()) ->
         "pictures": None,
         "features": None,
         "tokens": None,
-        "table": table_view(table),
+        "table": table_view([row for row in table if not (row.derived and row.unjudged)]),
+        "unjudged": unjudged([record]),
         "differences": differences([record]),
         "certificate": _certificate(record),
         "missing": _missing(record),
@@ -130,16 +131,16 @@ def _certificate(record: Record) -> dict[str, Any]:
     if stderr is not None and count >= FEWEST:
         again += f" ± {short(stderr)}"
     errors = mapping(record, "completeness_error")
+    resolved = None
+    if number(record, *place, "value") is not None:
+        held = short(number(record, "criteria", "relative_sensitivity", "consensus", "fresh"))
+        resolved = {"value": again, "neighbours": f"{count:.0f}", "held": held}
     return {
         "status": text(record, "status") or MISSING,
         "value": _reasoned(record, "value"),
         "gap": _reasoned(record, "gap"),
         "diversity_gain": _reasoned(record, "diversity_gain"),
-        "resolved": {
-            "value": again,
-            "neighbours": f"{count:.0f}",
-            "held": short(number(record, "criteria", "relative_sensitivity", "consensus", "fresh")),
-        },
+        "resolved": resolved,
         "completeness": [(str(name), short(number(errors, name))) for name in errors],
     }
 

@@ -13,7 +13,7 @@ from .entry import Entry, feature_names, surface, top_features
 from .letters import drawable, fit, inches, wrapped
 from .numbers import MISSING, minus, short, with_error
 from .reading import number, text
-from .table import Row, best_single, has_status, rows, shown_criteria
+from .table import Row, best_single, has_status, rows, shown_criteria, unjudged
 
 WIDTH = 13.0  # inches
 DPI = 110
@@ -64,7 +64,8 @@ class _Sheet:
         self.colours = palette(entry.signed)
         table = rows(entry.record)
         self.rows = {row.name: row for row in table}
-        self.compared = _compared(table)
+        self.unjudged = unjudged([entry.record])
+        self.compared = [] if self.unjudged else _compared(table)
         k = len(entry.maps)
         self.columns = min(COLUMNS, max(k, 4))
         self.cell = (WIDTH - 2 * MARGIN - (self.columns - 1) * GAP) / self.columns
@@ -114,7 +115,8 @@ class _Sheet:
         scale = f"Every map on its own scale, to the 99.5th percentile of |value|, {kind}; grey: not a number."
         if not self.entry.pictured:
             scale = "The combined map's largest values, in its order in every panel; every panel on its own scale."
-        self.text(MARGIN, self.height - 0.22, scale + "  ± standard error over fresh draws.", size=9, color=SOFT)
+        errors = f"  {self.unjudged}." if self.unjudged else "  ± standard error over fresh draws."
+        self.text(MARGIN, self.height - 0.22, scale + errors, size=9, color=SOFT)
         return self.figure
 
     # -- parts ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from .pictures import map_url
 from .pixels import data_url, photo_png, pool
 from .reading import Record, mapping, number, part, text
 from .sentences import draws, incomplete, promise, shares, warnings
-from .table import average, has_status
+from .table import average, has_status, unjudged
 from .tableview import table_view
 
 THUMB = 96
@@ -62,7 +62,8 @@ def overview(entries: Sequence[Entry], failures: Iterable[tuple[str, str]]) -> d
         ),
     }
     if several:
-        view |= {"table": table_view(average(records)), "differences": differences(records)}
+        table = [row for row in average(records) if not (row.derived and row.unjudged)]
+        view |= {"table": table_view(table), "differences": differences(records)}
     return view
 
 
@@ -145,6 +146,7 @@ def _meanings(record: Record) -> dict[str, Any]:
         "fit": {"neighbours": fit[0], "masks": fit[1]},
         "fresh": {"neighbours": fresh[0], "masks": fresh[1]},
         "promise": promise(record),
+        "unjudged": unjudged([record]),
         "contrast": "contrast" in mapping(record, "criteria"),
     }
 

@@ -57,6 +57,7 @@ class Row:
         derived: made from all methods.
         failed: why the method failed; "" if it did not.
         stderr: of the weight: for one input over halves of its draws, for several over the inputs.
+        unjudged: there are no fresh draws.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Row:
     derived: bool = False
     failed: str = ""
     stderr: float | None = None
+    unjudged: bool = False
 
     @property
     def spread(self) -> str:
@@ -90,6 +92,7 @@ def rows(record: Record) -> list[Row]:
             derived=name not in methods,
             failed=text(record, "failed", name),
             stderr=number(errors, name),
+            unjudged=bool(unjudged([record])),
         )
         table.append(row)
     return _marked(table)
@@ -117,6 +120,7 @@ def average(records: Sequence[Record]) -> list[Row]:
             derived=name not in methods,
             failed=next((row.failed for row in same if row.failed), ""),
             stderr=_stderr(weights),
+            unjudged=bool(unjudged(records)),
         )
         averaged.append(row)
     return _marked(averaged)
@@ -205,8 +209,21 @@ def _marked(table: list[Row]) -> list[Row]:
 
 
 def shown_criteria(table: Sequence[Row]) -> list[Criterion]:
-    """The criteria of which some row has a number: earlier versions had fewer."""
-    return [c for c in CRITERIA if any(row.cells[c.key].fresh is not None for row in table)] or list(CRITERIA)
+    """The criteria of which some row has a number: earlier versions had fewer. None where nothing was judged."""
+    known = [c for c in CRITERIA if any(row.cells[c.key].fresh is not None for row in table)]
+    if not known and not any(row.unjudged for row in table):
+        return list(CRITERIA)
+    return known
+
+
+def unjudged(records: Sequence[Record]) -> str:
+    """Why there are no fresh draws of any input; "" where there are some.
+
+    Args:
+        records: one for each input.
+    """
+    reasons = [text(record, "reasons", "draws.fresh") for record in records]
+    return reasons[0] if reasons and all(reasons) else ""
 
 
 def best_single(table: Sequence[Row], criterion: Criterion) -> Row | None:

@@ -11,7 +11,7 @@ from .letters import shortened
 from .numbers import MISSING, Digits, short
 from .reading import Record, mapping, number, part, text
 from .sentences import draws, incomplete, nearly_complete, promise, shares, warnings
-from .table import Cell, Row, average, average_cell, has_status, shown_criteria
+from .table import Cell, Row, average, average_cell, has_status, shown_criteria, unjudged
 
 WIDTH = 120
 """The table's, in characters."""
@@ -29,6 +29,9 @@ def text_table(records: Sequence[Record]) -> str:
     if not records:
         return "no inputs"
     table = average(records)
+    if unjudged(records):
+        # Of the maps that are made from all methods' maps there is nothing to say.
+        table = [row for row in table if not row.derived]
     columns = [_weights(table)]
     columns += [_column(criterion, [row.cells[criterion.key] for row in table]) for criterion in shown_criteria(table)]
     taken = sum(1 + max(map(len, column)) for column in columns)
@@ -41,7 +44,8 @@ def text_table(records: Sequence[Record]) -> str:
         lines.append(" ".join(padded).rstrip())
     rule = "-" * (sum(widths) + len(widths) - 1)
     head, methods = 2, sum(not row.derived for row in table)
-    lines = [*lines[:head], rule, *lines[head : head + methods], rule, *lines[head + methods :]]
+    derived = lines[head + methods :]
+    lines = [*lines[:head], rule, *lines[head : head + methods], rule, *derived]
 
     return "\n".join([_heading(records), "", *lines, "", *_notes(records, table)])
 
@@ -104,7 +108,8 @@ def _heading(records: Sequence[Record]) -> str:
 
 def _notes(records: Sequence[Record], table: Sequence[Row]) -> list[str]:
     """What a reader must know to read the table, what speaks against it, and what is missing, in this order."""
-    notes = [_legend(records, table)]
+    nothing = unjudged(records)
+    notes = [nothing or _legend(records, table)]
     notes += [
         f"consensus − best single method of the fitting draws, {each.title}: {each.text}"
         for each in differences(records)
@@ -148,8 +153,10 @@ def setting(record: Record) -> str:
     """The draws and units without which the numbers mean nothing, on one line; "" where they are not known."""
     unit = text(record, "settings", "mask_unit")
     fit, fresh = draws(record, "fit"), draws(record, "fresh")
-    if not unit or "?" in (*fit, *fresh):
+    if not unit or "?" in (fit if unjudged([record]) else (*fit, *fresh)):
         return ""
+    if unjudged([record]):
+        return f"draws: {fit[0]} neighbours and {fit[1]} masks fit, none judge"
     all_there_are = ", which are all" if "exact" in mapping(record, "draws", "masks") else ""
     settings = mapping(record, "settings")
     return (

@@ -1,12 +1,13 @@
-"""The consensus beside the best single method on the same fresh draws: a paired difference for each input."""
+"""The consensus beside a rival on the same fresh draws: a paired difference for each input."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..statistics.paired import mean_interval
@@ -14,18 +15,20 @@ from ..statistics.paired import mean_interval
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Consensus − best single method by one criterion, on the fresh draws that both share.
+    """Consensus − rival by one criterion, on the fresh draws that both share.
 
-    The best single method is the one that is best on the *fitting* draws, so that being chosen does not flatter it. Both are
-    judged at the same neighbours or masks: the error is that of the difference, smaller than either value's.
+    The rival is a uniform map, or the single method that is best on the *fitting* draws, so that being chosen does not flatter
+    it. Both are judged at the same neighbours or masks: the error is that of the difference, smaller than either value's.
 
     Attributes:
-        best_single: (B,) names; None where no method has a value.
+        best_single: (B,) names of the rivals; None where there is no value.
         value: (B,); NaN where one of the two has none.
         stderr: (B,), over the draws.
-        low, high: (B,), Student's 95 % interval with ``draws`` − 1 degrees of freedom.
-        draws: (B,) int64, how many fresh draws both were judged on; of a batch of inputs of different lengths, a short one
-            has fewer masks.
+        low, high: (B,), Student's interval with ``draws`` − 1 degrees of freedom. Where the draws were looked at several times,
+            it is so wide that the intervals of all looks hold together with the ``confidence``.
+        draws: (B,) int64, how many fresh draws both were judged on.
+        margin: (B,), below which a difference does not matter; 0 where none was asked for.
+        confidence: of the interval.
         among: among which methods the best one was looked for, in words; "" for all.
     """
 
@@ -35,10 +38,34 @@ class PairedDifference:
     low: Tensor
     high: Tensor
     draws: Tensor
+    margin: Tensor
+    confidence: float = 0.95
     among: str = ""
 
     def __len__(self) -> int:
         return len(self.value)
+
+    @staticmethod
+    def joined(parts: Sequence[Mapping[str, PairedDifference]], places: Sequence[int]) -> dict[str, PairedDifference]:
+        """Those of groups of inputs as one, by criterion.
+
+        Args:
+            parts: of each group.
+            places: of all groups' inputs, one group after the other, among all inputs.
+        """
+        order = torch.tensor(places).argsort()
+        whole = {}
+        for criterion, first in parts[0].items():
+            each = [part[criterion] for part in parts]
+            names = [name for one in each for name in one.best_single]
+            numbers = {}
+            for column in ("value", "stderr", "low", "high", "draws", "margin"):
+                values = torch.cat([getattr(one, column) for one in each])
+                numbers[column] = values[order.to(values.device)]
+            whole[criterion] = PairedDifference(
+                tuple(names[at] for at in order.tolist()), **numbers, confidence=first.confidence, among=first.among
+            )
+        return whole
 
     def over_inputs(self, level: float = 0.05) -> dict[str, float | int]:
         """mean, low, high and n of the differences over the inputs that have one.
@@ -65,21 +92,27 @@ class PairedDifference:
             number = float(getattr(self, name)[i])
             numbers[name] = number if math.isfinite(number) else None
         numbers["n"] = int(self.draws[i])
+        margin = float(self.margin[i])
+        numbers["margin"] = margin if math.isfinite(margin) else None
+        numbers["confidence"] = self.confidence
         if self.among:
             numbers["among"] = self.among
         if numbers["value"] is None:
-            reasons[where] = "the consensus, or the best single method, has no value on the fresh draws"
+            reasons[where] = "the consensus, or its rival, has no value on the fresh draws"
         elif numbers["stderr"] is None:
             reasons[where] = "fewer than four draws have no standard error"
         return numbers
 
 
-def recorded(differences: Mapping[str, PairedDifference], i: int, reasons: dict[str, str]) -> dict[str, Any]:
+def recorded(
+    differences: Mapping[str, PairedDifference], i: int, reasons: dict[str, str], where: str = "differences"
+) -> dict[str, Any]:
     """Criterion → :meth:`PairedDifference.record` of one input.
 
     Args:
         differences: by criterion.
         i: the input's place.
         reasons: is added to where a number is missing.
+        where: their place in the record.
     """
-    return {name: each.record(i, f"differences.{name}", reasons) for name, each in differences.items()}
+    return {name: each.record(i, f"{where}.{name}", reasons) for name, each in differences.items()}

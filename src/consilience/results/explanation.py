@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..combine.aggregations import DERIVED
-from ..combine.sequential import ROUNDS
-from ..errors import printable
+from ..combine.draws import FIRST
+from ..errors import InputError, printable
 from ..model.batching import Counts
 from ..report.entry import Entry
 from ..report.text import text_table
@@ -27,6 +27,12 @@ from .entries import Entries, picture_of
 from .files import output, row_named, write_text
 from .record import as_json, name_of, record_of
 from .runs import RunFolder
+
+GoOn = Callable[[Mapping[str, Any], Callable[[float, float], None] | None], "Explanation"]
+"""(options, progress) → the same answer, judged as they say."""
+
+REFINED = ("fresh_draws", "confidence", "resolved_draws")
+"""The options that :meth:`Explanation.refine` takes."""
 
 ROWS = (*(aggregation.name for aggregation in DERIVED), "weighted")
 """The maps made from all methods' maps, as :attr:`Explanation.derived` holds them."""
@@ -104,7 +110,8 @@ class Explanation:
         solution: weights with value, gap and status of each input.
         fronts: of each input its front, None where none was solved.
         criteria: criterion → row → :class:`Measured`.
-        evidence: "fit" and "fresh" → what the draws say, B entries, since inputs may have different numbers of draws.
+        evidence: "fit" and "fresh" → what the draws say, B entries, since inputs may have different numbers of draws. Without
+            "fresh" where nothing was judged (``quick=True``).
         mixing: (B, R), the combined map's coefficients on the methods and the derived maps.
         scales: (B, k), what each method's map was divided by: maps · scales are in the method's own units; NaN where it
             failed, and where an earlier version saved them.
@@ -121,6 +128,7 @@ class Explanation:
         weights_stderr: (B, k), how far the weights would move with other draws; NaN where none were needed.
         differences: criterion → consensus − best single method on the fresh draws, with its error
             (:class:`~consilience.results.difference.PairedDifference`).
+        over_uniform: the same beside a map that is the same everywhere.
         warnings: what speaks against the numbers, in sentences.
         about: what :meth:`describe` was told.
         error: (B, *A), of a posterior: the standard error of each mask unit, spread over its features as the map is; None: of
@@ -130,6 +138,7 @@ class Explanation:
         posterior: of each input, "explained" (the share of a left-out mask's fall that is predicted), "methods_share" (how
             much of the answer the methods give), and how many regions are certain.
         stored: of a loaded result, the records as they were read, in the words and versions of their time.
+        go_on: how :meth:`refine` goes on; None of a loaded result.
     """
 
     attribution: Tensor
@@ -167,11 +176,20 @@ class Explanation:
     error: Tensor | None = None
     certain: Tensor | None = None
     posterior: tuple[dict[str, Any], ...] | None = None
+    over_uniform: dict[str, PairedDifference] = field(default_factory=dict)
+    go_on: GoOn | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # As a file gives them back, so that a loaded result equals the live one.
         object.__setattr__(self, "draws", as_json(self.draws))
         object.__setattr__(self, "settings", as_json(self.settings))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy on disk, or in another process, has no model to ask.
+        return {**vars(self), "go_on": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
     def __len__(self) -> int:
         return len(self.attribution)
@@ -185,6 +203,48 @@ class Explanation:
         if place < len(self.methods):
             return self.maps[:, place]
         return self.derived[:, place - len(self.methods)]
+
+    @property
+    def judged(self) -> bool:
+        """Whether fresh draws say how good the answer is; not so with ``quick=True``."""
+        return self.draws["fresh"] is not None
+
+    def refine(self, *, progress: Callable[[float, float], None] | None = None, **options: Any) -> Explanation:
+        """The same answer, judged, or judged further: what was evaluated before is not evaluated again.
+
+        It is the result that the call would have given with these options at once: to the bit where ``max_batch`` is a number
+        and no other number of fresh draws is asked for. Else rows may be evaluated in other batches, on which a model's last
+        digits may depend. The model must be as it was.
+
+        Args:
+            progress: called with (work done, work expected), in forward evaluations.
+            options: of :func:`consilience.explain`, those that are about the judgement: ``fresh_draws``, ``confidence``,
+                ``resolved_draws``. What is left out is as it was, but ``quick`` is False.
+
+        Raises:
+            InputError: the result was loaded, and has no model to ask; or an option would change the answer itself.
+
+        Example:
+            >>> import torch, consilience as cs
+            >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+            >>> r = cs.explain(net, torch.rand(2, 4), methods="gradient", quick=True)
+            >>> r.judged, r.refine().judged
+            (False, True)
+        """
+        if self.go_on is None:
+            raise InputError(
+                "refine: a loaded or copied result has no model to ask; call consilience.explain(model, r.inputs, …) with the "
+                "seed and options of the first call"
+            )
+        for name in options:
+            if name not in REFINED:
+                raise InputError(
+                    f"refine: {name}={options[name]!r} is not about the judgement, for which there are {', '.join(REFINED)}; "
+                    "another answer needs another consilience.explain(…)"
+                )
+        refined = self.go_on({"quick": False, **options}, progress)
+        refined.about.update(self.about)
+        return refined
 
     # -- words ---------------------------------------------------------------------------------------------------------
 
@@ -280,7 +340,7 @@ class Explanation:
         draws = min(fit["average_sensitivity"] for fit in self.draws["fit"])
         rounds = 1
         if any(fit["stopped"] != "as asked" for fit in self.draws["fit"]):
-            rounds += max(0, math.ceil(math.log2(draws / ROUNDS.average_sensitivity)))
+            rounds += max(0, math.ceil(math.log2(draws / FIRST.average_sensitivity)))
         return weights_bound(len(self.methods), draws, square, delta, rounds)
 
     # -- pictures and files --------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def _explanation(inputs: Sequence[StoredInput], reasons: Mapping[str, str]) -> E
         ),
         fronts=[_front(record.get("front")) for record in records],
         criteria=_criteria(records),
-        evidence={stream: [_evidence(each, stream, weights.dtype) for each in arrays] for stream in ("fit", "fresh")},
+        evidence={stream: [_evidence(each, stream, weights.dtype) for each in arrays] for stream in _streams(records)},
         mixing=_mixing(first, arrays, weights),
         scales=_scales(first, arrays, weights),
         resolved=_resolved(records),
@@ -112,6 +112,7 @@ def _explanation(inputs: Sequence[StoredInput], reasons: Mapping[str, str]) -> E
         settings=first["settings"],
         weights_stderr=_weights_stderr(records),
         differences=_differences(records),
+        over_uniform=_differences(records, "over_uniform"),
         warnings=tuple(dict.fromkeys(text for record in records for text in record.get("warnings") or ())),
         about={"images": [entry.image for entry in entries]},
         stored=tuple(records),
@@ -138,9 +139,16 @@ def _posterior(records: Records) -> tuple[dict[str, Any], ...] | None:
     )
 
 
+def _streams(records: Records) -> tuple[str, ...]:
+    """The streams of draws that there are: of what nothing judged there are no fresh ones."""
+    return ("fit",) if _draws(records)["fresh"] is None else ("fit", "fresh")
+
+
 def _draws(records: Records) -> dict[str, Any]:
     """What was drawn for every input. How many masks each has is not in files of earlier versions."""
     draws = {**records[0]["draws"], "fit": [record["draws"]["fit"] for record in records]}
+    fresh = [record["draws"].get("fresh") for record in records]
+    draws["fresh"] = None if None in fresh else fresh
     if "masks" in draws:
         draws["masks"] = [record["draws"]["masks"] for record in records]
     return draws
@@ -239,15 +247,21 @@ def _weights_stderr(records: Records) -> Tensor:
     return torch.stack([_numbers(record.get("weights_stderr") or unknown) for record in records])
 
 
-def _differences(records: Records) -> dict[str, PairedDifference]:
+def _differences(records: Records, where: str = "differences") -> dict[str, PairedDifference]:
     """By criterion; empty of versions that did not record them."""
     found = {}
-    for criterion in records[0].get("differences") or {}:
-        each = [record["differences"][criterion] for record in records]
+    for criterion in records[0].get(where) or {}:
+        each = [record[where][criterion] for record in records]
         numbers = {part: _numbers([one[part] for one in each]) for part in ("value", "stderr", "low", "high")}
-        draws = torch.tensor([one["n"] for one in each])
-        names = tuple(one["best_single"] for one in each)
-        found[criterion] = PairedDifference(names, **numbers, draws=draws, among=each[0].get("among", ""))
+        found[criterion] = PairedDifference(
+            tuple(one["best_single"] for one in each),
+            **numbers,
+            among=each[0].get("among", ""),
+            draws=torch.tensor([int(one["n"]) for one in each]),
+            # Versions without a margin took every difference to matter.
+            margin=_numbers([one.get("margin", 0.0) for one in each]),
+            confidence=float(each[0].get("confidence", 0.95)),
+        )
     return found
 
 

@@ -10,11 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..statistics.criteria import PARTS
 from .difference import recorded
 from .files import SCHEMA, versions
 
 if TYPE_CHECKING:
     from .explanation import Explanation
+
+UNJUDGED = "not judged: quick=True makes no fresh draws; refine() of the result does"
+"""Why there are no fresh values."""
+
+UNFITTED = "no fitting draws of this kind were made: the objective does not look at them"
+"""Why there are no values on the fitting draws."""
 
 NAME = 80
 """The longest text, in letters, that is its own name."""
@@ -64,9 +71,10 @@ def record_of(explanation: Explanation, i: int) -> dict[str, Any]:
         "value": numbers.read(explanation.solution.value[i], "value", solved),
         "status": explanation.solution.status[i],
         "diversity_gain": numbers.read(explanation.diversity_gain[i], "diversity_gain"),
-        "draws": {**explanation.draws, "fit": explanation.draws["fit"][i], "masks": explanation.draws["masks"][i]},
+        "draws": _draws(explanation, i, reasons),
         "criteria": _criteria(explanation, i, numbers),
         "differences": recorded(explanation.differences, i, reasons),
+        "over_uniform": recorded(explanation.over_uniform, i, reasons, "over_uniform"),
         "measures": {"relative_sensitivity_resolved": _resolved(explanation, i, numbers)},
         "completeness_error": {
             name: numbers.read(error[i], f"completeness_error.{name}", "f(x) equals f(baseline)")
@@ -188,23 +196,45 @@ def _weights_stderr(explanation: Explanation, i: int, reasons: dict[str, str]) -
     return None
 
 
+def _draws(explanation: Explanation, i: int, reasons: dict[str, str]) -> dict[str, Any]:
+    """How many draws fitted and judged input ``i``."""
+    own = {name: explanation.draws[name][i] for name in ("fit", "masks")}
+    fresh = explanation.draws["fresh"]
+    if fresh is None:
+        reasons["draws.fresh"] = UNJUDGED
+    return {**explanation.draws, **own, "fresh": None if fresh is None else fresh[i]}
+
+
 def _criteria(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, Any]:
     """criterion → row → fit, fresh, stderr."""
     found: dict[str, Any] = {}
+    if not explanation.judged:
+        numbers.reasons["criteria"] = UNJUDGED
+    drawn = explanation.evidence["fit"][i].parts
+    unfitted = [criterion for criterion, parts in PARTS.items() if any(kind not in drawn for kind in parts)]
     for criterion, rows in explanation.criteria.items():
         found[criterion] = {}
         for name, measured in rows.items():
             parts = {part: float(getattr(measured, part)[i]) for part in ("fit", "fresh", "stderr")}
+            where = f"criteria.{criterion}.{name}"
+            if not explanation.judged:
+                found[criterion][name] = {
+                    "fit": numbers.read(parts["fit"], f"{where}.fit"),
+                    "fresh": None,
+                    "stderr": None,
+                }
+                continue
             if math.isnan(parts["stderr"]) and math.isfinite(parts["fresh"]) and math.isfinite(parts["fit"]):
                 why = "fewer than four draws have no standard error"
             elif not all(map(math.isfinite, parts.values())):
                 why = _why(explanation, criterion, name, i)
             else:
                 why = ""
-            where = f"criteria.{criterion}.{name}"
             found[criterion][name] = {
                 part: numbers.read(value, f"{where}.{part}", why) for part, value in parts.items()
             }
+            if criterion in unfitted and f"{where}.fit" in numbers.reasons:
+                numbers.reasons[f"{where}.fit"] = UNFITTED
     return found
 
 

@@ -281,5 +281,15 @@ CRITERIA: dict[str, Callable[[Evidence, Tensor], Estimate]] = {
 }
 
 
+PARTS = {
+    "relative_sensitivity": ("quadratic",),
+    "average_sensitivity": ("quadratic",),
+    "faithfulness_correlation": ("responses",),
+    "infidelity": ("responses",),
+    "contrast": ("contrast",),
+    "noise_over_signal": ("quadratic", "contrast"),
+}
+"""Criterion → the parts of the evidence that it is a function of. Where one is missing, the criterion has no value."""
+
 HIGHER_IS_BETTER = {"faithfulness_correlation", "contrast"}
 """Of the criteria; all others are better when lower."""

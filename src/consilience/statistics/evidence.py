@@ -268,3 +268,15 @@ def joined(parts: Sequence[Evidence]) -> Evidence:
     return Evidence.of(
         {kind: type(first).stack([part[kind] for part in parts]) for kind, first in parts[0].parts.items()}
     )
+
+
+def alike(evidence: Sequence[Evidence]) -> list[list[int]]:
+    """Places of inputs that have as many draws of each kind, so that they can stand in one batch.
+
+    Args:
+        evidence: one for each input, B = 1.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for place, each in enumerate(evidence):
+        groups.setdefault((tuple(each.parts), each.counts), []).append(place)
+    return list(groups.values())
