@@ -299,7 +299,8 @@ VALID = {
     ("seed", "-1"), ("tolerance", "1.5"), ("tolerance", "1e30"), ("baselines", "-1"), ("baselines", "1.5"),
     ("baselines", "1e30"), ("baselines", "x"), ("pooled", "True"),
     ("path", "x"), ("rows", "x"), ("objective", "None"), ("name", "x"), ("layer", "x"),
-    ("baseline", "None"), ("max_length", "None"),
+    ("baseline", "None"), ("max_length", "None"), ("fresh_draws", "None"),
+    ("quick", "True"),
 }  # fmt: skip
 """What is valid, of all entry points; None, where it is the default, is not tried."""
 

@@ -176,7 +176,16 @@ def uniform_differences(
     tolerance: float = 0.0,
     alpha: float = ALPHA,
 ) -> dict[str, PairedDifference]:
-    """Criterion → consensus − a uniform map, on the fresh draws; arguments as for :func:`paired_differences`."""
+    """Criterion → consensus − a uniform map, on the fresh draws.
+
+    Args:
+        criteria: criterion → row → what was measured, with a row "consensus".
+        fresh: the fresh draws of R rows.
+        mixing: (B, R), the consensus as a mixture of the rows.
+        level: as for :func:`paired_differences`.
+        tolerance: the share that does not matter.
+        alpha: the probability with which equals are called different, all looks together.
+    """
     found = {}
     for name in UNIFORM:
         comparison = beside_uniform(name, fresh, mixing, tolerance)
