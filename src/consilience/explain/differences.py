@@ -125,9 +125,8 @@ def beside_uniform(criterion: str, evidence: Evidence, consensus: Tensor, tolera
 
 def _margin(criterion: str, value: Tensor, tolerance: float) -> Tensor:
     """(B,): the difference that does not matter, beside a rival's ``value`` (B,)."""
-    if criterion == "faithfulness_correlation":
-        return torch.full_like(value, tolerance)
-    return tolerance * value.abs()
+    unit = torch.ones_like(value) if criterion == "faithfulness_correlation" else value.abs()
+    return float(tolerance) * unit
 
 
 def paired_differences(
