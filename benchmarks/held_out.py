@@ -23,7 +23,7 @@ import held_out_page
 import numpy as np
 import torch
 from held_out_pairs import Pair, described, makers
-from held_out_rows import NEIGHBOURS, OBJECTIVES, RowGroup, judged, measures, numbers
+from held_out_rows import EVEN, NEIGHBOURS, OBJECTIVES, RowGroup, judged, measures, numbers
 from pages import fill
 
 from consilience.results.evaluation import Evaluation
@@ -34,7 +34,7 @@ GROUPS = (
         "signed", singles=True, mixtures=("mean", "median", "rank", *OBJECTIVES),
         standard=("mean", "best_single", "faith", "opt"), ridges=(7, 14),
     ),
-    RowGroup("posterior", mixtures=("posterior", "ridge"), standard=("posterior",)),
+    RowGroup("posterior", mixtures=("posterior", "ridge", EVEN), standard=("posterior",)),
     RowGroup("absolute", "abs", mixtures=("mean", "best_single", "faith", "robust", "opt"), label=" |abs|"),
 )  # fmt: skip
 
@@ -118,21 +118,36 @@ class Piece:
 
 
 def pieces(pair: Pair, groups: Sequence[RowGroup] = GROUPS) -> Iterator[Piece]:
-    """The pieces of one pair."""
-    for group in groups:
-        if group.sign == "abs" and pair.modality != "image":
-            continue  # tables and texts are signed by default already
-        if pair.regions is not None:
-            kinds = {"localisation": len(pair.x)}
-        else:
-            kinds = {"faithfulness": len(pair.x), "stability": min(pair.stable, len(pair.x))}
-            if group.sign == "abs":
-                kinds = {kind: min(count, 12) for kind, count in kinds.items()}
-                if pair.light:
-                    del kinds["stability"]
-        for kind, count in kinds.items():
-            for start in range(0, count, pair.chunk):
-                yield Piece(pair, group, kind, range(start, min(start + pair.chunk, count)))
+    """The pieces of one pair, chunk by chunk, so that a run that is stopped has all rows of its first inputs."""
+    for start in range(0, len(pair.x), pair.chunk):
+        places = range(start, min(start + pair.chunk, len(pair.x)))
+        for group in groups:
+            if group.sign == "abs" and pair.modality != "image":
+                continue  # tables and texts are signed by default already
+            for kind, count in kinds(pair, group).items():
+                if start < count:
+                    yield Piece(pair, group, kind, range(start, min(places.stop, count)))
+
+
+def kinds(pair: Pair, group: RowGroup) -> dict[str, int]:
+    """Kind of measure → how many of a pair's inputs are judged by it."""
+    if pair.regions is not None:
+        return {"localisation": len(pair.x)}
+    found = {"faithfulness": len(pair.x), "stability": pair.stable}
+    if group.sign == "abs":
+        found = {kind: min(count, 12) for kind, count in found.items()}
+        if pair.light:
+            found = {"faithfulness": pair.stable}
+    return found
+
+
+def in_turn(every: Sequence[Piece]) -> list[Piece]:
+    """Pieces in the order in which they are made: of dear pairs a chunk of each in turn, behind all others."""
+
+    def turn(piece: Piece) -> int:
+        return piece.places.start + 1 if piece.pair.light else 0
+
+    return sorted(every, key=turn)
 
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:
@@ -173,7 +188,12 @@ def stored(pair: Pair, evaluation: Evaluation, seconds: float) -> dict[str, Any]
                     "values": [short(value) for value in each],
                 }
             )
-    about = {**described(pair), "n": len(pair.x), "failed": evaluation.left_out, "evaluations": evaluation.evaluations}
+    about = {
+        **described(pair),
+        "n": len(evaluation),
+        "failed": evaluation.left_out,
+        "evaluations": evaluation.evaluations,
+    }
     return {"about": {**about, "seconds": round(seconds), "reasons": evaluation.reasons}, "rows": rows}
 
 
@@ -189,6 +209,7 @@ def main() -> None:
     parser.add_argument("--only", help="names of pairs, separated by commas")
     parser.add_argument("--groups", help="names of groups of rows, separated by commas")
     parser.add_argument("--cache", type=Path, default=Path("out/held_out"))
+    parser.add_argument("--kept", action="store_true", help="compute nothing: store what the cache has")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--show", metavar="FILE", help="print a stored file's tables and do nothing else")
     parser.add_argument("--page", help="with --show: a Markdown page, in which they are put between the marks")
@@ -210,20 +231,22 @@ def main() -> None:
         "pairs": {},
         "rows": [],
     }
-    for name, make in makers(options.data, options.cache, count).items():
-        if wanted is not None and name not in wanted:
-            continue
-        pair = make()
-        parts = []
-        for piece in pieces(pair, groups):
-            parts.append(piece.get(options.cache))
-            print(f"{piece.path(Path()).stem}: {parts[-1].settings['seconds']} s", flush=True)
-        found = stored(pair, joined(parts), sum(part.settings["seconds"] for part in parts))
-        result["pairs"][name] = found["about"]
-        result["rows"] += found["rows"]
-        # After every pair, so that a run that is stopped leaves what it has.
-        text = json.dumps(result, ensure_ascii=False, separators=(",", ":")).replace('{"pair"', '\n{"pair"')
-        options.out.write_text(text + "\n", encoding="utf-8")
+    pairs = [
+        make() for name, make in makers(options.data, options.cache, count).items() if wanted is None or name in wanted
+    ]
+    every = [piece for pair in pairs for piece in pieces(pair, groups)]
+    if not options.kept:
+        for piece in in_turn(every):
+            print(f"{piece.path(Path()).stem}: {piece.get(options.cache).settings['seconds']} s", flush=True)
+    for pair in pairs:
+        found = [piece.kept(options.cache) for piece in every if piece.pair is pair]
+        parts = [part for part in found if part is not None]
+        if parts:
+            entry = stored(pair, joined(parts), sum(part.settings["seconds"] for part in parts))
+            result["pairs"][pair.name] = entry["about"]
+            result["rows"] += entry["rows"]
+    text = json.dumps(result, ensure_ascii=False, separators=(",", ":")).replace('{"pair"', '\n{"pair"')
+    options.out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

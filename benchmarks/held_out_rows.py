@@ -209,6 +209,8 @@ PERTURBATION = ("feature_ablation", "shapley_sampling")
 UNMIXED = ("median", "rank")
 CORRECTED = {"posterior": "posterior", "ridge": "masks alone"}
 """Objectives whose map is more than a mixture → the names of their rows; "ridge" is the posterior without the methods."""
+EVEN = "posterior even"
+"""The posterior whose value of each mask unit is spread evenly over its pixels, for images."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,7 @@ class Judged:
         weights: of the members, which are mixed.
         base: (B, R, *A), the maps at the inputs.
         corrected: rows to which masks add something that is no mixture: place → aggregation and places of the methods.
+        even: places of those that are spread evenly over their units.
     """
 
     ready: Ready
@@ -230,6 +233,7 @@ class Judged:
     weights: Weights
     base: Tensor
     corrected: dict[int, tuple[Aggregation, tuple[int, ...]]]
+    even: tuple[int, ...]
 
     def task(self, regions: Tensor | None) -> Task:
         """What measures are asked of."""
@@ -256,7 +260,7 @@ class Judged:
 
     def _with_corrected(self, answers: Tensor, weights: Weights) -> Tensor:
         for row, (aggregation, chosen) in self.corrected.items():
-            answers[:, row] = weights.combined(aggregation, chosen).to(answers)
+            answers[:, row] = weights.combined(aggregation, chosen, row in self.even).to(answers)
         return answers
 
 
@@ -295,11 +299,17 @@ def judged(pair: Pair, group: RowGroup, places: range, light: bool) -> Judged:
     if group.singles:
         rows |= {name: torch.eye(base.shape[1], dtype=torch.float64)[i] for i, name in enumerate(methods)}
     weights = Weights(ready, pair.masks, members, ready.score, ready.points, base)
-    corrected = {}
+    corrected: dict[int, tuple[Aggregation, tuple[int, ...]]] = {}
+    even = []
     for label, (names, chosen) in sets.items():
         for name in names:
             row = torch.zeros(len(ready.points), base.shape[1], dtype=torch.float64)
-            if name in UNMIXED:
+            if name == EVEN:
+                if pair.modality != "image":
+                    continue
+                even.append(len(rows))
+                corrected[len(rows)] = (resolve("posterior"), chosen)
+            elif name in UNMIXED:
                 row[:, len(methods) + UNMIXED.index(name)] = 1
             elif name in CORRECTED:
                 corrected[len(rows)] = (resolve(name), chosen)
@@ -307,7 +317,7 @@ def judged(pair: Pair, group: RowGroup, places: range, light: bool) -> Judged:
                 row[:, list(chosen)] = weights.fit(resolve(name), chosen).weights
             rows[CORRECTED.get(name, name) + label] = row
     mixing = torch.stack([row.expand(len(ready.points), -1) for row in rows.values()], 1)
-    return Judged(ready, mixing, tuple(name + group.label for name in rows), weights, base, corrected)
+    return Judged(ready, mixing, tuple(name + group.label for name in rows), weights, base, corrected, tuple(even))
 
 
 def _options(pair: Pair, group: RowGroup, light: bool) -> Options:
@@ -346,6 +356,7 @@ class Weights:
         self.points = points
         self.maps = maps[:, list(members)]
         self._parts: dict[Any, Any] = {}
+        self._fits: dict[Any, Combination] = {}
 
     def elsewhere(self, score: Score, points: Points, maps: Tensor) -> Weights:
         """Those of another model, or at other points."""
@@ -363,13 +374,26 @@ class Weights:
             return unsolved(even, "the mean")
         metrics = completed_metrics(self.ready, aggregation)
         evidence = Evidence.of({kind: self._part(metrics[kind]) for kind in aggregation.kinds})
-        return aggregation.fit(evidence.rows(self._among(chosen)))  # type: ignore[arg-type]
+        known = (repr(aggregation), tuple(chosen))
+        if known not in self._fits:
+            self._fits[known] = aggregation.fit(evidence.rows(self._among(chosen)))  # type: ignore[arg-type]
+        return self._fits[known]
 
-    def combined(self, aggregation: Aggregation, chosen: Sequence[int]) -> Tensor:
-        """(N, *A): a map with what masks add to the mixture. Arguments as for :meth:`fit`."""
-        at = self._among(chosen)
+    def combined(self, aggregation: Aggregation, chosen: Sequence[int], even: bool) -> Tensor:
+        """(N, *A): a map with what masks add to the mixture.
+
+        Args:
+            aggregation: how maps become one.
+            chosen: places of the methods that are mixed.
+            even: each mask unit's value is spread evenly over it.
+        """
         measurement = self._measurement(completed_metrics(self.ready, aggregation)["responses"], chosen)
-        return measurement.combined(aggregation, self.fit(aggregation, chosen), self.maps[:, at], self.points)
+        combination = self.fit(aggregation, chosen)
+        if even:
+            assert combination.correction is not None
+            units = combination.correction.values.shape[1]
+            return measurement.of_units(combination.correction.sums[:, :units], self.points)
+        return measurement.combined(aggregation, combination, self.maps[:, self._among(chosen)], self.points)
 
     def _among(self, chosen: Sequence[int]) -> list[int]:
         return [self.members.index(place) for place in chosen]

@@ -80,11 +80,48 @@ def test_a_run_that_was_killed_goes_on_with_what_it_has(benchmark, run, monkeypa
 
     monkeypatch.setattr(driver.Piece, "compute", counted)
     whole = run()
-    of_one = [("faithfulness", 0), ("faithfulness", 2), ("faithfulness", 4), ("stability", 0), ("stability", 2)]
     # Of tables there are no absolute maps: they are signed by default.
-    assert made + again == [(name, kind, start) for name in ("signed", "posterior") for kind, start in of_one]
+    assert made + again == [
+        (name, kind, start)
+        for start in (0, 2, 4)
+        for name in ("signed", "posterior")
+        for kind, count in (("faithfulness", 5), ("stability", 4))
+        if start < count
+    ]
     monkeypatch.setattr(driver.Piece, "compute", None)  # nothing is made any more
     assert run()["rows"] == whole["rows"]
+
+
+def test_what_was_finished_can_be_stored_without_the_rest(benchmark, run, monkeypatch):
+    driver, _, _, _ = benchmark
+    compute = driver.Piece.compute
+
+    def first_chunk(piece):
+        if piece.places.start:
+            raise KeyboardInterrupt
+        return compute(piece)
+
+    monkeypatch.setattr(driver.Piece, "compute", first_chunk)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    stored = run("--kept")
+    assert stored["pairs"]["toy"]["n"] == 2
+    assert {len(row["values"]) for row in stored["rows"]} == {2}
+    # Rows of all groups are there, since chunks are finished one after the other.
+    assert {"ridge", "posterior"} <= {row["method"] for row in stored["rows"]}
+
+
+def test_dear_pairs_take_turns_behind_the_others(benchmark, pair):
+    driver, _, _, _ = benchmark
+    from dataclasses import replace
+
+    dear = [replace(pair, name=name, light=True) for name in ("a", "b")]
+    cheap = replace(pair, name="c")
+    every = [piece for each in (*dear, cheap) for piece in driver.pieces(each, driver.GROUPS[:1])]
+    order = [(piece.pair.name, piece.places.start) for piece in driver.in_turn(every)]
+    assert list(dict.fromkeys(order)) == [
+        ("c", 0), ("c", 2), ("c", 4), ("a", 0), ("b", 0), ("a", 2), ("b", 2), ("a", 4), ("b", 4),
+    ]  # fmt: skip
 
 
 def test_chunks_and_interruptions_change_no_number(benchmark, pair, run):
