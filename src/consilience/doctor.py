@@ -1,4 +1,4 @@
-"""Which methods are valid for a model, and the proof."""
+"""Which methods are valid for a model, and the proof: :func:`doctor` tries every one on a batch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from .signatures import known_arguments
 from .statistics.keys import Key
 
 SATURATED = 1 - 1e-4
+"""A probability above which its gradient vanishes."""
 
-SUMS, SHAPES = 0.1, 0.5
-"""Completeness errors that are too large: of methods that add up exactly, and of quadratures, whose map is right long before
-its sum is. :mod:`.report.sentences` has the same lines, and the measurement."""
+EXACT_SUM = 0.1
+"""The completeness error from which a method that adds up exactly is not valid."""
 
+QUADRATURE_SUM = 0.5
+"""That of a quadrature, whose map is right long before its sum is. :mod:`.report.sentences` has the same limits, and the
+measurement behind them."""
 
 FEW = 256
-"""Evaluations that are enough to see whether a sampling method works; it draws fewer samples if it would take more."""
+"""So many evaluations are enough to see whether a sampling method works; it draws fewer samples where it would take more."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,21 @@ class Check:
     completeness_error: float | None = None
 
     def line(self, width: int = 18) -> str:
-        """One line for people, with ``width`` characters for the method's name."""
+        """The verdict in one line, with ``width`` characters for the method's name."""
         verdict = "ok " if self.valid else "no "
         return f"{verdict} {self.method:<{width}}  {self.proof}"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :func:`doctor` found; ``str()`` is a report for people.
+    """The result of :func:`doctor`; ``str()`` is a report.
 
     Args:
         checks: one for each method.
         calls: of activation functions, and their form.
         layer: the name of the layer that CAM methods take, or None.
         outputs: the shape of the model's outputs.
-        warnings: what speaks against explanations, in sentences.
+        warnings: what makes explanations doubtful, in sentences.
     """
 
     checks: list[Check]
@@ -83,17 +86,19 @@ class Diagnosis:
 
     @property
     def summary(self) -> str:
-        """All but the methods."""
+        """What was seen of the model, and the warnings; without the methods."""
+        forms = Counter((call.op, call.form) for call in self.calls)
+        calls = ", ".join(f"{op} × {count} ({form})" for (op, form), count in sorted(forms.items()))
+        modules = Counter((call.op, call.module) for call in self.calls if call.module)
+        reused = sorted({module for (_, module), count in modules.items() if count > 1 and module})
         lines = [
             f"outputs   {self.outputs[1]} per input",
             f"layer     {self.layer or 'none'} (for class activation maps)",
+            f"calls     {calls or 'none seen'}",
+            f"reused    {', '.join(reused[:8]) or 'no activation module is called twice'}",
+            *(f"warning   {warning}" for warning in self.warnings),
         ]
-        found = Counter((call.op, call.form) for call in self.calls)
-        places = Counter((call.op, call.module) for call in self.calls if call.module)
-        reused = sorted({module for (_, module), count in places.items() if count > 1 and module})
-        calls = ", ".join(f"{op} × {count} ({form})" for (op, form), count in sorted(found.items())) or "none seen"
-        lines += [f"calls     {calls}", f"reused    {', '.join(reused[:8]) or 'no activation module is called twice'}"]
-        return "\n".join(lines + [f"warning   {warning}" for warning in self.warnings])
+        return "\n".join(lines)
 
     __repr__ = __str__
 
@@ -126,7 +131,7 @@ def doctor(
     progress = checked("progress", progress, Callable | None)
     seed = checked("seed", seed, int, low=-(2**63), high=2**63 - 1)
     explainers: list[Explainer] = resolve(list(METHODS) if methods is None else methods)
-    warnings = _modes(model)
+    warnings = _warnings_of_state(model)
     score = Score(model, target).at(x, check_rows=True)
     points = Points(x, torch.arange(len(x), device=x.device), score.ids)
     if not bool(score.outputs.isfinite().all()):
@@ -138,9 +143,11 @@ def doctor(
     warnings += [*score.warnings(), *score.row_warnings]
     checks = []
     for explainer in explainers:
-        checks.append(_check(score, points, _fewer(explainer, x.shape[1:]), seed))
+        check = _check(score, points, _with_few_samples(explainer, x.shape[1:]), seed)
+        checks.append(check)
         if progress:
-            progress(checks[-1])
+            progress(check)
+    # Two rows that differ, as the backward rules have them: calls of one row may take other branches.
     calls: list[Call] = []
     if isinstance(model, nn.Module):
         with torch.no_grad(), borrowed(model, freeze=True):
@@ -151,11 +158,12 @@ def doctor(
 
 
 def _check(score: Score, points: Points, explainer: Explainer, seed: int) -> Check:
+    """One method tried on the points."""
     name = explainer.name
     stack = Stack([explainer], seed)
     try:
         raw = stack.attribute(score, points)[:, 0]
-    except Exception as error:  # any failure is a finding here, and is reported by name
+    except Exception as error:  # whatever it raises is what was to be found out
         lines = str(error).splitlines()
         return Check(name, False, lines[0] if lines else type(error).__name__)
     if not bool(raw.isfinite().all()):
@@ -164,25 +172,42 @@ def _check(score: Score, points: Points, explainer: Explainer, seed: int) -> Che
         return Check(name, False, "the map is zero everywhere: nothing to explain, or the layer is dead")
     if not explainer.complete or isinstance(explainer, Direct):
         return Check(name, True, "finite and not zero")
+    error = _completeness_error(score, points, explainer, raw, seed)
+    proof = f"completeness error {error:.1e} of f(x) − f(baseline)"
+    is_quadrature = isinstance(explainer.need.where, Path)
+    if error > EXACT_SUM and is_quadrature:
+        proof += ": raise the number of steps or samples for contributions that add up"
+    allowed = QUADRATURE_SUM if is_quadrature else EXACT_SUM
+    # Expected gradients add up in expectation only: a few samples prove nothing against them.
+    is_valid = error < allowed or name == "expected_gradients"
+    return Check(name, is_valid, proof, error)
+
+
+def _completeness_error(score: Score, points: Points, explainer: Explainer, raw: Tensor, seed: int) -> float:
+    """|Σφ − (f(x) − f(b))| / |f(x) − f(b)|, the largest over the points.
+
+    Args:
+        score: what is explained.
+        points: x (N, *F).
+        explainer: one whose contributions add up.
+        raw: (N, *F), its contributions.
+        seed: that of its draws, which are made again: b may be drawn.
+    """
     need = explainer.need
     key = Key(seed, "explainer") / need.stream
     total = need.total(points.x.shape[1:])
-    cloud = need.where.draw(points, range(1 if need.rule else total), key, total)
+    # Under a backward rule the whole cloud has one baseline.
+    samples = range(1) if need.rule else range(total)
+    cloud = need.where.draw(points, samples, key, total)
     assert cloud.origin is not None
-    origin = score(cloud.origin, cloud.owner).double()
-    fall = score.clean.double() - cloud.split(origin).mean(1)
-    gap = float(((raw.flatten(1).double().sum(1) - fall).abs() / fall.abs()).max())
-    proof = f"completeness error {gap:.1e} of f(x) − f(baseline)"
-    along = isinstance(need.where, Path)
-    if gap > SUMS and along:
-        proof += ": raise the number of steps or samples for contributions that add up"
-    # A quadrature's map is right long before its sum is.
-    allowed = SHAPES if along else SUMS
-    return Check(name, gap < allowed or name == "expected_gradients", proof, gap)
+    at_baseline = score(cloud.origin, cloud.owner).double()
+    fall = score.clean.double() - cloud.split(at_baseline).mean(1)
+    sums = raw.flatten(1).double().sum(1)
+    return float(((sums - fall).abs() / fall.abs()).max())
 
 
-def _fewer(explainer: Explainer, shape: Sequence[int]) -> Explainer:
-    """The same with no more samples than :data:`FEW` evaluations allow."""
+def _with_few_samples(explainer: Explainer, shape: Sequence[int]) -> Explainer:
+    """The explainer with no more samples than :data:`FEW` evaluations allow."""
     if isinstance(explainer, Direct) or not hasattr(explainer, "n_samples"):
         return explainer
     samples = explainer.need.samples
@@ -192,12 +217,13 @@ def _fewer(explainer: Explainer, shape: Sequence[int]) -> Explainer:
     return replace(explainer, n_samples=max(1, samples * FEW // total))  # type: ignore[type-var]
 
 
-def _modes(model: Any) -> list[str]:
+def _warnings_of_state(model: Any) -> list[str]:
     """What a model's mode and parameters say against explaining it, in sentences."""
     if not isinstance(model, nn.Module):
         return ["a plain callable: only methods that need no modules and, for NumPy, no gradients"]
     warnings = []
-    training = [n for n, m in model.named_modules() if m.training and isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    training = [name for name in norms if model.get_submodule(name).training]
     if training:
         warnings.append(
             f"{len(training)} batch norms in training mode ({training[0]}, …): explanations are made in eval mode, so they "
@@ -205,7 +231,7 @@ def _modes(model: Any) -> list[str]:
         )
     elif model.training:
         warnings.append("the model is in training mode: explanations are made in eval mode")
-    bad = [n for n, p in model.named_parameters() if not bool(p.isfinite().all())]
+    bad = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
     if bad:
         warnings.append(f"NaN or infinite parameters: {', '.join(bad[:3])}")
     return warnings

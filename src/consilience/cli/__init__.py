@@ -19,7 +19,11 @@ from .terminal import say, tolerate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command in ``argv``, by default the process's own, and return its exit code."""
+    """Run a command and return its exit code.
+
+    Args:
+        argv: the command's words; None: the process's own.
+    """
     tolerate(sys.stdout, sys.stderr)
     top = parser()
     arguments = top.parse_args(argv)
@@ -34,21 +38,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("consilience: interrupted", error=True)
         return 130
-    except BrokenPipeError:  # `consilience methods | head`
+    except BrokenPipeError:
+        # As in `consilience methods | head`. With standard error closed, Python cannot complain about it at exit either.
         sys.stderr.close()
         return 0
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], int]:
-    """Import what runs a command, which takes seconds: torch comes with it."""
+    """What runs the command of this name. Importing it takes seconds, since torch comes with it."""
     with _quiet_interrupt():
         return importlib.import_module(f".{name}", __name__).run
 
 
 @contextmanager
 def _quiet_interrupt() -> Iterator[None]:
-    """An interrupt while modules are imported ends the process at once. There is nothing to hand back yet, and as an
-    exception it would surface as whatever the module that it hits makes of it."""
+    """Let an interrupt while modules are imported end the process at once.
+
+    Nothing has been made yet that could be lost. As an exception, an interrupt may be caught by the module that is being
+    imported, and come out as another error.
+    """
 
     def leave(*_: object) -> None:
         os.write(2, b"consilience: interrupted\n")

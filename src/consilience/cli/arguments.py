@@ -1,4 +1,4 @@
-"""The options of every command. Nothing of torch is imported to show the help."""
+"""The options of every command. This module imports nothing of torch, so that the help is shown at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..results.files import versions
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every command and option."""
+    """The parser of the whole command line."""
     top = argparse.ArgumentParser(
         prog="consilience",
         description="Explain a model's predictions, measure the explanations, combine them optimally.",

@@ -1,4 +1,4 @@
-"""What several commands check before they load a model, and how they name an image."""
+"""What several commands check before they load a model, and the id that they give an image."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def usable_device(name: str) -> None:
 
 
 def name_of(x: torch.Tensor) -> int:
-    """63 bits of what the model sees of an image, ``x`` (C, H, W): its identity, to which its draws belong."""
+    """The id of an image, 63 bits of a hash of what the model sees of it, ``x`` (C, H, W).
+
+    Its draws belong to its id: the same picture gets the same numbers, alone or in any list.
+    """
     digest = hashlib.blake2b(x.numpy().tobytes(), digest_size=8).digest()
-    # Ids are int64, and not negative.
+    # Ids are int64 and not negative, so one of 64 bits goes.
     return int.from_bytes(digest, "little") >> 1

@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _growing(out: Path) -> GrowingFile:
+    """The file of --out, which must not be a folder."""
     if out.is_dir():
         raise InputError(f"--out: {str(out)!r} is a folder; give a JSON file")
     return GrowingFile(out, "--out")
@@ -76,7 +77,20 @@ def _judge(
     device: str,
     file: GrowingFile,
 ) -> tuple[list[tuple[str, str]], bool]:
-    """(images that failed with the reasons, whether it was interrupted). ``done``, ids, grows."""
+    """Every image judged, one after another.
+
+    Args:
+        images: files, or names of samples.
+        evaluator: what judges.
+        done: the ids that are judged already; those of this run are added.
+        loaded: the model, with its preprocessing.
+        target: a class number, or None for the predicted one.
+        device: where the model is.
+        file: where the evaluation grows.
+
+    Returns:
+        The images that failed, each with the reason, and whether it was interrupted.
+    """
     failures: list[tuple[str, str]] = []
     with Progress(len(images)) as progress:
         for number, image in enumerate(images):
@@ -84,18 +98,18 @@ def _judge(
             try:
                 x = loaded.preprocess(read_image(image))[None]
                 name = name_of(x)
-                words = f"{image}: in {file.path} already"
+                message = f"{image}: in {file.path} already"
                 if name not in done:
-                    found = evaluator.update(x.to(device), target, [name])
-                    if found is None:
+                    evaluation = evaluator.update(x.to(device), target, [name])
+                    if evaluation is None:
                         raise InputError("the model's output has NaN or infinite values for it")
-                    file.update(found)
+                    file.update(evaluation)
                     done.add(name)
-                    words = image
+                    message = image
                 left_out = evaluator.compute().left_out.get(f"id {name}")
                 if left_out is not None:
                     raise InputError(left_out)
-                progress.finish(words)
+                progress.finish(message)
             except KeyboardInterrupt:
                 return failures, True
             except (ConsilienceError, RuntimeError, OSError) as error:
@@ -106,7 +120,8 @@ def _judge(
 
 def _check(arguments: argparse.Namespace, objective: str | None) -> tuple[list, list, int | str]:
     """(methods, measures, rows in flight): everything that can be refused before a model is loaded."""
-    methods, measures = resolve(arguments.methods), resolve_measures(arguments.measures)
+    methods = resolve(arguments.methods)
+    measures = resolve_measures(arguments.measures)
     if objective is not None:
         aggregation(objective)
     Draws.of(arguments.fit_draws, FIT, "--fit-draws")

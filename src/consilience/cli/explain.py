@@ -26,7 +26,7 @@ from .images_run import ImagesRun
 from .model import load
 from .terminal import say
 
-ASKED = (
+SAME_NAME = (
     "objective", "seed", "fit_draws", "fresh_draws", "resolved_draws", "draws", "kind", "features", "signed", "choice",
     "precision",
 )  # fmt: skip
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     max_batch = rows_in_flight(arguments.max_batch)
     if arguments.dry_run:
         return _dry(images, _Command(arguments, methods, max_batch))
-    # A place that cannot be written is said before the model is loaded.
+    # The folder is opened first: that it cannot be written is seen before a model is loaded.
     with RunFolder(arguments.out, "--out") as folder:
         return ImagesRun(folder, images, _Command(arguments, methods, max_batch)).run()
 
@@ -62,12 +62,12 @@ class _Command:
 
     def __init__(self, arguments: argparse.Namespace, methods: Sequence[Explainer], max_batch: int | str):
         self.loaded: Loaded = load(arguments)
-        # A quarter to two fifths faster on CPUs, and this model is ours to change.
+        # A quarter to two fifths faster on CPUs. Nobody else holds this model, so it may be changed.
         self.loaded.module.to(memory_format=torch.channels_last)
         self.title = f"Explanations of {self.loaded.name}"
         self.device = arguments.device
         self.target = parse_target(arguments.target, self.loaded.labels, self.loaded.n_classes)
-        self.options = {name: getattr(arguments, name) for name in ASKED}
+        self.options = {name: getattr(arguments, name) for name in SAME_NAME}
         self.options |= {"methods": list(methods), "target": self.target}
         self.max_batch = max_batch
         self.key = digest(
@@ -85,8 +85,7 @@ class _Command:
         return f"{self.key}-{digest(picture.name, picture.source, x)}"
 
     def arguments(self, x: torch.Tensor) -> dict:
-        """What explain() takes beside model and input. The picture itself names its draws: the same picture gets the same
-        numbers, alone or in any list."""
+        """What explain() takes besides the model and the input ``x``."""
         return {**self.options, "ids": [name_of(x)], "max_batch": self.max_batch}
 
     def explain(self, picture: Picture, x: torch.Tensor, progress: Callable[[float, float], None]) -> Explanation:
@@ -104,19 +103,21 @@ class _Command:
 
 
 def _dry(images: Sequence[str], command: _Command) -> int:
-    """Print the plan of the first image that can be read; each image takes as much."""
+    """Print the plan of the first image that can be read, since each image takes as much; the exit code."""
     for image in images:
         try:
             _, x = command.read(image)
             options = command.arguments(x)
-            target, ids = options.pop("target"), options.pop("ids")
-            found = plan(begin(command.loaded.module, x.to(command.device), target, Options.of(**options), ids))
+            target = options.pop("target")
+            ids = options.pop("ids")
+            job = begin(command.loaded.module, x.to(command.device), target, Options.of(**options), ids)
+            planned = plan(job)
         except ConsilienceError as error:
             say(f"{image}: {error}", error=True)
             continue
-        say(f"{image}\n{found}")
+        say(f"{image}\n{planned}")
         if len(images) > 1:
-            low, high = (len(images) * seconds / 60 for seconds in found.seconds)
+            low, high = (len(images) * seconds / 60 for seconds in planned.seconds)
             upper = f" … {high:.1f}" if high > low else ""
             say(f"{len(images)} images: about {low:.1f}{upper} min")
         return 0

@@ -27,7 +27,7 @@ from .terminal import say
 
 
 class Command(Protocol):
-    """What the loop needs of a command: how an image is read, known and explained."""
+    """What the loop needs of a command: how an image is read, recognised and explained."""
 
     key: str
     title: str
@@ -37,7 +37,7 @@ class Command(Protocol):
         ...
 
     def key_of(self, picture: Picture, x: torch.Tensor) -> str:
-        """What the result of a ``picture`` with input ``x`` is known by."""
+        """The key by which the result of a ``picture`` with input ``x`` is recognised in a later run."""
         ...
 
     def explain(self, picture: Picture, x: torch.Tensor, progress: Callable[[float, float], None]) -> Explanation:
@@ -70,7 +70,7 @@ class ImagesRun:
         self.finished: list[str] = []
         self.failures: dict[str, str] = {}
         self.interrupted = False
-        # Where a finished image is, by its key.
+        # Key → the folder of an image that is finished already.
         self._known = {key: path for path in folder.inputs() if (key := _key(path)) is not None}
         self._earlier = [path.name for path in folder.listed()]
         self._growing = all(self._same_run(_key(path)) for path in folder.listed())
@@ -87,28 +87,37 @@ class ImagesRun:
                 except KeyboardInterrupt:
                     self.interrupted = True
                     break
-                except Exception as error:  # whatever a model or a decoder raises: the other images go on
+                except Exception as error:  # whatever a model or a decoder raises, the other images go on
                     self.failures[printable(image)] = _words(error)
                     progress.finish(f"{image}: FAILED: {_words(error)}")
         return self._close()
 
     def _one(self, number: int, image: str, progress: Progress) -> str:
-        """Make one image's folder, or find it; what to say of it."""
+        """Make one image's folder, or take the one that is finished already.
+
+        Args:
+            number: of the image, from 0.
+            image: its file, or the name of a sample.
+            progress: told how far it is.
+
+        Returns:
+            A line about it, for people.
+        """
         picture, x = self.command.read(image)
         name = f"{number:03d}-{_stem(picture.name)}"
         key = self.command.key_of(picture, x)
         source = self._known.get(key)
         if source is not None and source.exists():
             self.folder.take(name, source)
-            words = f"in {self.folder.directory} already"
+            message = f"in {self.folder.directory} already"
         else:
             result = self.command.explain(picture, x, progress.update)
             entry = result.entry(0)
             drawn = io.BytesIO()
             figure(entry).savefig(drawn)
             self.folder.add(name, entry, result.arrays(0), drawn.getvalue())
-            words = _headline(entry)
-        # What stood in the place of this folder is about to go.
+            message = _headline(entry)
+        # A folder of this name, from an earlier run, is replaced when this one is put in its place.
         self._known = {key: path for key, path in self._known.items() if path != self.folder.directory / name}
         self.finished.append(name)
         if self._growing:
@@ -118,17 +127,21 @@ class ImagesRun:
                 self.finished.pop()
                 self.folder.discard()
                 raise
-        return words
+        return message
 
     def _commit(self, whole: bool = False) -> None:
-        """``whole``: without the inputs of an earlier try that this run has not come to."""
+        """Put what is finished into the run's place.
+
+        Args:
+            whole: the run is complete, so that what an earlier try left and this one does not have goes.
+        """
         others = []
         if not whole:
             others = [name for name in self._earlier if name not in self.finished]
         self.folder.commit([*self.finished, *others], self.failures)
 
     def _close(self) -> int:
-        """The run's list and page, and what to say at the end."""
+        """Write the run's list and page, and tell what came of it; the exit code."""
         out = self.folder.directory
         count = f"{len(self.finished)} of {len(self.images)} images"
         trouble = ""
@@ -167,11 +180,12 @@ class ImagesRun:
         say(text_table([_without_front(read_record(folder)) for folder in folders]))
 
     def _same_run(self, key: str | None) -> bool:
+        """Whether a folder with this key was made by the same model and options."""
         return key is not None and key.startswith(f"{self.command.key}-")
 
 
 def _key(folder: Path) -> str | None:
-    """What the image was known by when its folder was made; None of an earlier version's, or a damaged one."""
+    """The key with which an image's folder was made; None where it is damaged, or of a version without keys."""
     try:
         key = (read_record(folder).get("input") or {}).get("key")
     except InputError:
@@ -180,20 +194,24 @@ def _key(folder: Path) -> str | None:
 
 
 def _without_front(record: dict[str, Any]) -> dict[str, Any]:
-    """The largest part of a record, which no table shows."""
+    """A record without its front, the largest part, which no table shows."""
     return {name: value for name, value in record.items() if name != "front"}
 
 
 def _stem(name: str) -> str:
+    """A picture's name as that of a folder: plain characters only, and not too many."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60] or "image"
 
 
 def _headline(entry: Entry) -> str:
+    """What came of an image: its class, how the weights were found, and the time."""
     record = entry.record
     return f"{record['target_label'] or entry.target}, {record['status']}, {record['seconds']:.0f} s"
 
 
 def _words(error: Exception) -> str:
-    """A deliberate error says all; of any other, its kind helps."""
-    kind = "" if isinstance(error, ConsilienceError) else f"{type(error).__name__}: "
+    """An error in words. One of this library says everything; of any other, its kind helps."""
+    kind = ""
+    if not isinstance(error, ConsilienceError):
+        kind = f"{type(error).__name__}: "
     return printable(f"{kind}{error}", keep=os.linesep)

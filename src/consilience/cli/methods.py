@@ -1,4 +1,4 @@
-"""``consilience methods``: what there is, one line each; with a name, its card; ``--markdown``, all cards as one page."""
+"""``consilience methods``: lists methods, metrics and measures; with a name, its card; ``--markdown``, all cards as a page."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ OBJECTIVE_LINES = {
     "paper_opt": "AGG's: the sum of both, each matrix divided by its Frobenius norm",
     "paper_code": "the authors' code: weights solved for β·φ, put on the unscaled φ (not what it minimises)",
 }
-
+"""Named objectives in one line each."""
 
 CARDS: dict[str, dict[str, Any]] = {"Methods": METHODS, "Metrics": METRICS, "Measures": MEASURES}
+"""The tables whose classes have cards, by the heading of their section."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,10 +48,9 @@ def describe(name: str) -> str:
     if name in cards:
         thing = cards[name]
         width = max(len(label) for label, _ in thing.card.lines())
-        lines = [f"{label:<{width}}  {text}" for label, text in thing.card.lines()]
-        return "\n".join(
-            [f"{name}: {thing.__name__}{inspect.signature(thing)}", "", *lines, "", inspect.getdoc(thing) or ""]
-        )
+        card = [f"{label:<{width}}  {text}" for label, text in thing.card.lines()]
+        call = f"{name}: {thing.__name__}{inspect.signature(thing)}"
+        return "\n".join([call, "", *card, "", inspect.getdoc(thing) or ""])
     if name in CRITERIA:
         better = "higher" if name in HIGHER_IS_BETTER else "lower"
         return f"{name} ({better} is better)\n\n{inspect.getdoc(CRITERIA[name])}"
@@ -89,7 +89,7 @@ def overview() -> str:
 
 
 def markdown() -> str:
-    """Every card as a page for people."""
+    """Every card, as the page docs/catalogue.md."""
     out = ["# Catalogue", "", "Made by `consilience methods --markdown`: what each number means, beside its name.", ""]
     for section, things in CARDS.items():
         out += [f"## {section}", ""]
@@ -101,4 +101,5 @@ def markdown() -> str:
 
 
 def _first(thing: object) -> str:
+    """The first paragraph of a docstring, on one line."""
     return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")

@@ -1,4 +1,4 @@
-"""The model that the common options name."""
+"""Loads the model that --model, --checkpoint and the other common options name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ..data.models import Loaded, load_model
 def load(arguments: argparse.Namespace) -> Loaded:
     """The model with its preprocessing and labels.
 
-    ``arguments``: with --model, --checkpoint, --random-weights, --labels and --device.
+    Args:
+        arguments: with --model, --checkpoint, --random-weights, --labels and --device.
     """
     return load_model(
         arguments.model,

@@ -1,4 +1,4 @@
-"""Progress with time left: a bar on a terminal, a line every half minute elsewhere."""
+"""Progress of a command, with the time left: a bar on a terminal, a line every half minute elsewhere."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from typing import Any
 from ..errors import need, printable
 from .terminal import say
 
+LINE_EVERY = 30.0
+"""Seconds between two lines where there is no terminal."""
+
 
 class Progress:
-    """Work over ``total`` items, each reporting (done, planned) of its own; messages go to standard error."""
+    """Work over some items, each of which reports (done, planned) of its own; a context manager. It writes to standard error.
+
+    Args:
+        total: how many items.
+    """
 
     def __init__(self, total: int):
         rich = need("rich.progress", "cli")
@@ -23,7 +30,8 @@ class Progress:
         self.total = total
         self.number = 0
         self.name = ""
-        self.began = self.spoke = time.monotonic()
+        self.began = time.monotonic()
+        self.last_line = self.began
 
     def __enter__(self) -> Progress:
         self.bar.start()
@@ -42,10 +50,11 @@ class Progress:
         """Called after each batch of model evaluations: ``done`` of ``planned``, in any unit."""
         completed = self.number + done / planned
         text = f"{self.number + 1}/{self.total} {self.name[:40]}"
+        # A file's name may have brackets, which rich would take for a style.
         self.bar.update(self.task, completed=completed, description=need("rich.markup", "cli").escape(text))
         now = time.monotonic()
-        if not self.live and now - self.spoke >= 30:
-            self.spoke = now
+        if not self.live and now - self.last_line >= LINE_EVERY:
+            self.last_line = now
             left = (now - self.began) * (self.total - completed) / max(completed, 1e-9)
             say(f"{text} {completed / self.total:.0%}, {timedelta(seconds=round(left))} left", error=True)
 

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluation(path: Path, out: str | None) -> int:
-    """The numbers of a file of ``consilience evaluate``, which has no maps to make a page of."""
+    """Print the numbers of a file of ``consilience evaluate``; it holds no maps, so no page is made of it."""
     evaluation = Evaluation.load(path)
     if out is not None:
         raise InputError(f"--out: {str(path)!r} is an evaluation, which is a table and no page; leave --out away")

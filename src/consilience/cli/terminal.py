@@ -1,4 +1,4 @@
-"""What the commands print: words for people, with nothing in them that steers a terminal."""
+"""Printing: text for people, without the control characters that steer a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import printable
 def say(text: object = "", error: bool = False) -> None:
     """Print ``text``, to standard error if ``error``.
 
-    Names of files and classes, and whatever a decoder says about them, may hold anything.
+    Names of files and classes, and what a decoder says about a file, may hold control characters: they become escapes.
     """
     stream = sys.stderr if error else sys.stdout
     print(printable(text, keep="\n\t"), file=stream, flush=True)
@@ -21,5 +21,7 @@ def say(text: object = "", error: bool = False) -> None:
 def tolerate(*streams: TextIO) -> None:
     """Let ``streams`` of another encoding show escapes for what they cannot print, instead of an error."""
     for stream in streams:
-        with contextlib.suppress(AttributeError, ValueError):  # a stream that somebody put in its place
+        with contextlib.suppress(
+            AttributeError, ValueError
+        ):  # a stream that was put in its place, by a test or a notebook
             stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]

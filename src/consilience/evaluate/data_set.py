@@ -1,4 +1,4 @@
-"""Quality over a data set: an evaluator that is given every batch, and a file that grows meanwhile."""
+"""``cs.evaluate``: every batch of a data set given to an evaluator, and a file that grows meanwhile."""
 
 from __future__ import annotations
 
@@ -89,11 +89,22 @@ def _judge(
     file: GrowingFile | None,
     progress: Callable[[int, int | None], None] | None,
 ) -> Evaluation:
-    """Every batch of ``data``. ``target`` plain; ``file``: where the evaluation grows."""
+    """Every batch judged.
+
+    Args:
+        evaluator: what judges, perhaps with what an interrupted run has judged.
+        data: as for :func:`evaluate`.
+        target: None, a string, an integer, or a list of integers for all inputs in order.
+        ids: as for :func:`evaluate`.
+        file: where the evaluation grows; None: nowhere.
+        progress: as for :func:`evaluate`.
+    """
     total = _total(data)
     names = None if ids is None else integers("ids", ids)
     stop = 0
-    done = 0 if evaluator.result is None else len(evaluator.result.digests)
+    done = 0
+    if evaluator.result is not None:
+        done = len(evaluator.result.digests)
     for batch in _batches(data, evaluator.options):
         x, y, regions = parts_of(batch)
         start = stop
@@ -112,6 +123,7 @@ def _judge(
         raise InputError("data: the loader gave no batch; was it an iterator that is used up?")
     if names is not None and len(names) > stop:
         raise InputError(f"ids: one for each input; {len(names)} were given, the data has {stop}")
+    # A file that is gone on from may hold fewer inputs than the data, never more.
     if done > stop:
         raise evaluator.other(f"it has {done} inputs, the data {stop}")
     return evaluator.compute()
@@ -129,7 +141,7 @@ def _targets(target: Any, y: Any, start: int, stop: int) -> Any:
 
 
 def _batches(data: Any, options: Options, size: int = 8) -> Iterable[Any]:
-    """A tensor in pieces that bound the memory, unless something else has one entry for each of its inputs."""
+    """The batches of ``data``; those of a tensor have ``size`` inputs, to bound the memory."""
     if isinstance(data, Packed):
         return [data]
     if not isinstance(data, Tensor | np.ndarray) and not is_frame(data):
@@ -138,6 +150,7 @@ def _batches(data: Any, options: Options, size: int = 8) -> Iterable[Any]:
                 f"data: a batch of inputs, or an iterable of batches such as a DataLoader, got {type(data).__name__}"
             )
         return data
+    # The model's keyword arguments may have one entry for each input of the whole tensor, so it is not cut.
     if options.kwargs:
         return [data]
     return [data[start : start + size] for start in range(0, len(data), size)]

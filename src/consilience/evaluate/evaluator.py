@@ -1,4 +1,4 @@
-"""Quality, batch by batch: every measure of every row of every input, kept until the statistics are asked for."""
+"""``Evaluator``: judges one batch after another, by every measure, and keeps one number for each input, row and measure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .rows import Rows
 
 
 class Evaluator(KnownArguments):
-    """``update`` with batches, ``compute`` when done: what :func:`consilience.evaluate` does over a loader.
+    """``update`` it with batches, then ``compute``: what :func:`consilience.evaluate` does over a loader.
 
     Args:
         model: as for :func:`consilience.explain`.
@@ -52,6 +52,7 @@ class Evaluator(KnownArguments):
         self.model = a_model(model)
         self.measures = resolve_measures(measures)
         consensus = objective is not None
+        # Without a consensus nothing is fitted: "mean" draws nothing.
         self.options = Options.of(objective=objective if consensus else "mean", **options)
         if isinstance(rows, str):
             rows = rows.split(",")
@@ -60,14 +61,15 @@ class Evaluator(KnownArguments):
         self.result: Evaluation | None = None
         self.seen = 0
         self.path: str | Path | None = None
-        # Of inputs that were left out before any could be judged.
+        # Inputs that were left out before any could be judged: there is no result yet that could name them.
         self._left_out: dict[str, str] = {}
         self._digests: dict[str, str] = {}
         self.settings = self._described(objective)
 
     def _described(self, objective: Any) -> dict[str, Any]:
-        """What names the evaluation, in words; an interrupted run goes on only if all of it is the same."""
+        """What was asked for, in words; an interrupted run goes on only if all of it is the same."""
         options = self.options.described()
+        # Results do not depend on the batch; the keyword arguments are in each input's digest.
         del options["max_batch"], options["kwargs"]
         described = {
             **options,
@@ -77,7 +79,7 @@ class Evaluator(KnownArguments):
             "fit_draws": describe(self.options.fitting) if self.rows.consensus else None,
             "tolerance": self.options.tolerance if self.options.sequential else None,
         }
-        # What words do not tell apart: models of one class, arrays of one shape.
+        # Digests, for what words do not tell apart: models of one class, arrays of one shape.
         described["model"] = f"{type(self.model).__name__} {digest(self.model)}"
         described["arguments"] = digest(self.measures, objective, self.options.digest)
         return described
@@ -124,7 +126,11 @@ class Evaluator(KnownArguments):
     def _digests_of(
         self, count: int, x: Any, target: Any, ids: torch.Tensor, regions: Any, reference: Any
     ) -> dict[str, str]:
-        """Id → hash of an input with all that was given for it, which is what it was if it was judged before."""
+        """Id → hash of an input with all that was given for it.
+
+        Raises:
+            InputError: ids repeat, or another input was judged under the same id.
+        """
         hashes = digests(count, plain_array(x, "x"), plain_array(target, "target"), regions, reference)
         given = dict(zip(map(str, ids.tolist()), hashes, strict=False))
         if len(given) < len(ids):
@@ -138,13 +144,23 @@ class Evaluator(KnownArguments):
     def _judged(
         self, ready: Ready, ids: torch.Tensor, places: range, given: dict[str, str], regions: Any, reference: Any
     ) -> Evaluation:
-        """The evaluation with this batch."""
+        """The evaluation so far, and this batch.
+
+        Args:
+            ready: the inputs that can be judged, prepared.
+            ids: (B,) of all inputs of the batch.
+            places: their places in the data.
+            given: id → hash, of all inputs of the batch.
+            regions: as for :meth:`update`.
+            reference: as for :meth:`update`.
+        """
         task = self.rows.task(ready, regions, reference)
         measures = resolve_measures(taken(self.measures, places), ready.baseline)
         result = self._empty(task.names) if self.result is None else self.result
         if task.names != result.rows:
             raise InputError(f"methods: {task.names} work on this batch, {result.rows} did on the first")
         kept = ready.points.ids.tolist()
+        # All measures say what they will ask before the first is called, so that one pass can serve several.
         for measure in measures:
             measure.prepare(task)
         known = {} if self.result is None else self.result.digests
@@ -155,17 +171,13 @@ class Evaluator(KnownArguments):
             numbers, why = _numbers(measure, task, kept)
             values[label] = np.concatenate([result.values[label], numbers[new]])
             reasons[label] = {**reasons.get(label, {}), **why}
-        left_out = {f"id {int(ids[number])}": why for number, why in ready.out.items()}
-        left_out |= {f"methods.{name}": why for name, why in ready.failed.items()}
-        for name, reason in ready.measurement.stack.stack.failures.items():
-            left_out[f"methods.{name}"] = f"NaN where it failed after it was tried: {reason}"
         counts = ready.score.counts
         return replace(
             result,
             ids=[*result.ids, *(kept[place] for place in new)],
             values=values,
             reasons=reasons,
-            left_out={**result.left_out, **left_out},
+            left_out={**result.left_out, **_left_out(ready, ids)},
             evaluations={what: number + getattr(counts, what) for what, number in result.evaluations.items()},
             digests={**result.digests, **given},
         )
@@ -201,11 +213,11 @@ class Evaluator(KnownArguments):
             InputError: the settings or the model are others, or the file is of a version that did not say which model.
         """
         saved = Evaluation.load(path)
-        settings = json.loads(json.dumps(self.settings))  # as a file gives them back
+        settings = json.loads(json.dumps(self.settings))  # as a file gives them back: tuples are lists
         self.path = path
-        if differ := [
-            name for name in {**settings, **saved.settings} if settings.get(name) != saved.settings.get(name)
-        ]:
+        names = {**settings, **saved.settings}
+        differ = [name for name in names if settings.get(name) != saved.settings.get(name)]
+        if differ:
             raise self.other(", ".join(differ))
         self.result = saved
         return {int(name) for name in saved.digests}
@@ -236,6 +248,15 @@ def count_inputs(x: Any) -> int:
         raise InputError(f"data: expected batches of tensors or arrays, got {type(x).__name__}") from error
 
 
+def _left_out(ready: Ready, ids: torch.Tensor) -> dict[str, str]:
+    """Inputs and methods that could not be judged → why."""
+    left_out = {f"id {int(ids[number])}": why for number, why in ready.out.items()}
+    left_out |= {f"methods.{name}": why for name, why in ready.failed.items()}
+    for name, reason in ready.measurement.stack.stack.failures.items():
+        left_out[f"methods.{name}"] = f"NaN where it failed after it was tried: {reason}"
+    return left_out
+
+
 def _numbered(names: Sequence[str]) -> tuple[str, ...]:
     """Names that repeat get a number: road, road_2."""
     labels = []
@@ -246,7 +267,16 @@ def _numbered(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _numbers(measure: Measure, task: Task, ids: Sequence[int]) -> tuple[np.ndarray, dict[str, str]]:
-    """(B, rows) with NaN for what is missing, and why: "id row" → reason, or "" → reason for the whole measure."""
+    """A measure's numbers (B, rows), NaN where one is missing, and why.
+
+    Args:
+        measure: what is asked.
+        task: what is judged.
+        ids: (B,) of its inputs.
+
+    Returns:
+        The numbers, and "id row" → reason, or "" → the reason for the whole measure.
+    """
     blank = np.full((len(task.points), len(task.names)), np.nan)
     for part in measure.needs:
         if getattr(task, part) is None:
@@ -265,8 +295,7 @@ def _numbers(measure: Measure, task: Task, ids: Sequence[int]) -> tuple[np.ndarr
 def _why_undefined(measure: Measure, task: Task, place: int, row: int) -> str:
     """Why a measure has no number for one row of one input."""
     values = task.maps[place, row]
-    needs_signs = "raw" in measure.needs and task.raw is not None
-    if needs_signs and not bool(task.raw[place, row].isfinite().all()):  # type: ignore[index]
+    if "raw" in measure.needs and task.raw is not None and not bool(task.raw[place, row].isfinite().all()):
         return "needs signed contributions in units of the output; this row is none"
     if not bool(values.isfinite().all()):
         return "the map has NaN or infinite values"

@@ -1,4 +1,4 @@
-"""The rows that an evaluation judges, methods, aggregations and the consensus, as one task for every measure."""
+"""The rows that an evaluation judges (methods, aggregations, the consensus), made into one task for every measure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..statistics.keys import Key
 
 @dataclass(frozen=True)
 class Rows:
-    """What is judged.
+    """The rows of an evaluation, which are the same for every batch.
 
     Args:
         options: of the explanation, which say how the consensus is made.

@@ -15,10 +15,14 @@ EVERY = 5.0
 
 
 class GrowingFile:
-    """Writes an evaluation to ``path`` while it grows; a context manager. ``argument``: the path's name, for errors.
+    """Writes an evaluation to a file while it grows; a context manager.
 
     On leaving, also by an exception or an interrupt, what is not written yet is written. Until then no other process may
     write there.
+
+    Args:
+        path: of the file.
+        argument: the path's name, for errors.
 
     Raises:
         InputError: on entering, ``path`` cannot be written, or another process writes to it.

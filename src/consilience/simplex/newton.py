@@ -134,12 +134,15 @@ class _Progress:
         more = (10 * self.damping).clamp(min=LEAST_AFTER_REFUSAL)
         # A weight that is 0 and would fall has no room; it would refuse every step until it is left out.
         stuck = (self.w <= 0) & (move < 0)
+        # Where the others are stationary no step of theirs may succeed again, so whether the blocked ones were ever released
+        # would hang on rounding. They are, and meet the damping that has grown since.
+        released = accepted | (slopes.residual <= STATIONARY * here.value)
         return _Progress(
             w=torch.where(accepted[:, None], moved, self.w),
             valid=self.valid,
             damping=torch.where(accepted, less, more),
             refused=torch.where(progressed, 0.0, self.refused + 1),
-            blocked=torch.where(accepted[:, None], False, self.blocked | stuck),
+            blocked=torch.where(released[:, None], False, self.blocked | stuck),
         )
 
 
@@ -168,12 +171,13 @@ def minimise(problem: Problem, starts: Tensor, valid: Tensor, iterations: int = 
             break
         here = problem.at(now.w)
         slopes = _stationarity(here, now.w, now.valid & ~now.blocked)
+        all_free = ~now.blocked.any(1)
         now = now.stepped(problem, here, slopes)
         if step % EVERY == EVERY - 1 or step == iterations - 1:
             answer[rows] = now.w
             # ``here`` is the point before the step: a stationary one moves by rounding only.
             stationary = (slopes.residual <= STATIONARY * here.value) & (here.margin >= -FEASIBLE)
-            going = ~(stationary & ~now.blocked.any(1)) & (now.refused < PATIENCE)
+            going = ~(stationary & all_free) & (now.refused < PATIENCE)
             problem = problem.rows(going.nonzero()[:, 0])
             rows = rows[going]
             now = now.rows(going)
