@@ -172,15 +172,15 @@ def _check(score: Score, points: Points, explainer: Explainer, seed: int) -> Che
         return Check(name, False, "the map is zero everywhere: nothing to explain, or the layer is dead")
     if not explainer.complete or isinstance(explainer, Direct):
         return Check(name, True, "finite and not zero")
-    error = _completeness_error(score, points, explainer, raw, seed)
-    proof = f"completeness error {error:.1e} of f(x) − f(baseline)"
+    gap = _completeness_error(score, points, explainer, raw, seed)
+    proof = f"completeness error {gap:.1e} of f(x) − f(baseline)"
     is_quadrature = isinstance(explainer.need.where, Path)
-    if error > EXACT_SUM and is_quadrature:
+    if gap > EXACT_SUM and is_quadrature:
         proof += ": raise the number of steps or samples for contributions that add up"
     allowed = QUADRATURE_SUM if is_quadrature else EXACT_SUM
     # Expected gradients add up in expectation only: a few samples prove nothing against them.
-    is_valid = error < allowed or name == "expected_gradients"
-    return Check(name, is_valid, proof, error)
+    is_valid = gap < allowed or name == "expected_gradients"
+    return Check(name, is_valid, proof, gap)
 
 
 def _completeness_error(score: Score, points: Points, explainer: Explainer, raw: Tensor, seed: int) -> float:
