@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import random
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,7 @@ from torch import nn
 
 import consilience as cs
 from consilience.explainers import FusionGrad, NoiseGrad, Saliency, Stack
+from consilience.model import locks
 from consilience.model.copies import duplicate
 from consilience.model.locks import held, modules_and_parameters
 from consilience.model.owned import modules_of
@@ -662,9 +664,6 @@ def test_an_interrupt_anywhere_leaves_no_trace(place, method, monkeypatch):
 def test_ctrl_c_at_any_line_of_ours_leaves_no_trace():
     """A real signal at the n-th line of what lends the model: modes, flags, hooks, generators and locks come back."""
     import signal
-    import sys
-
-    from consilience.model import locks
 
     model = Busy()
     x = images(1)
@@ -706,3 +705,80 @@ def test_ctrl_c_at_any_line_of_ours_leaves_no_trace():
         except AssertionError:
             lost.append(where[-1])
     assert not lost
+
+
+def interrupted_at_call(n, run):
+    """``run()``, with a KeyboardInterrupt at the n-th call of a function of ours or of contextlib's; how many calls there were.
+
+    Python raises a pending interrupt where a function begins or a generator goes on.
+    """
+    calls = 0
+
+    def profile(frame, event, _):
+        nonlocal calls
+        code = frame.f_code
+        ours = "consilience" in code.co_filename or code.co_filename.endswith("contextlib.py")
+        # Not within a generator expression, whose interrupt Python may only report.
+        if event == "call" and ours and code.co_name != "<genexpr>":
+            calls += 1
+            if calls == n:
+                raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        run()
+    except KeyboardInterrupt:  # not contextlib.suppress, whose own end would be counted too
+        pass
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_every_step_is_undone_wherever_one_interrupt_comes():
+    """Also where it comes just before the clean-up begins."""
+    done = set()
+
+    def use():
+        with undoing(lambda: done.add("first step"), lambda: done.add("second step")):
+            done.add("changed")
+
+    lost = []
+    count = interrupted_at_call(0, use)
+    for n in range(1, count + 1):
+        done.clear()
+        interrupted_at_call(n, use)
+        if "changed" in done and len(done) < 3:
+            lost.append(n)
+    assert count > 10 and not lost
+
+
+REGULARISERS = {
+    "penalty": lambda: cs.train.Penalty(
+        cs.AverageSensitivity() + cs.Infidelity(), "input_x_gradient", draws=2, max_batch=3
+    ),
+    "insertion_deletion": lambda: cs.train.InsertionDeletion("input_x_gradient", 2, max_batch=4),
+    "fidelity_1d": lambda: cs.train.Fidelity1D(0.1, max_batch=9),
+    "ig_cosine": lambda: cs.train.IGCosine(0.05, 2, points=2, max_batch=3),
+    "gradient_alignment": lambda: cs.train.LocalGradientAlignment(0.05, max_batch=3),
+    "stability": lambda: cs.train.Stability(0.1, weight=cs.train.Balanced(0.1), max_batch=3),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", REGULARISERS)
+def test_a_regulariser_leaves_the_model_as_it_was_interrupted_or_not(name, training):
+    """Modes, flags, buffers that move in either mode, hooks and generators come back; no gradient is left."""
+    x, y = images(2).double(), torch.tensor([0, 1])
+
+    def call(n):
+        model = Busy().train(training)
+        before = state(model)
+        count = interrupted_at_call(n, lambda: REGULARISERS[name]()(model, x, y))
+        assert_same(before, state(model))
+        assert not locks._holds and not locks._waiting
+        return count
+
+    count = call(0)
+    assert count > 100
+    for n in range(1, count + 1, count // 20):
+        call(n)

@@ -18,10 +18,12 @@ def undoing(*steps: Callable[[], None]) -> Iterator[None]:
     Args:
         *steps: functions without arguments. A step may run twice, or without the change having been made: it must not mind.
     """
-    with contextlib.ExitStack() as stack:
-        # Twice: an interrupt that comes just before interrupts are held back stops only the first of the two.
-        for step in (*steps, *steps):
-            stack.callback(_without_interrupts, step)
+    # Twice, in two stacks: an interrupt just before interrupts are held back stops the first of the two, be it in one of its
+    # steps or before any.
+    with contextlib.ExitStack() as once_more, contextlib.ExitStack() as first:
+        for stack in (once_more, first):
+            for step in steps:
+                stack.callback(_without_interrupts, step)
         yield
 
 

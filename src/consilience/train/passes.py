@@ -1,4 +1,4 @@
-"""How an objective's own evaluations see the model, and how they stay within ``max_batch`` rows.
+"""How an objective evaluates the model besides the task loss: without a trace, and within ``max_batch`` rows.
 
 The *task pass* is the training step's own forward pass: the model as given, in the caller's mode. Every other evaluation
 must leave no trace on the training. It sees the module inside DistributedDataParallel, works on copies of the buffers
@@ -11,8 +11,7 @@ by two functions, :data:`Rows` and :data:`Finish`.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..errors import InputError
 from ..model.calling import layout_of
 from ..model.outputs import Outputs
+from ..model.random_state import forked
 from ..statistics.keys import Key
 from .accumulation import Gradients, added, chunks, sum_with_gradients, with_gradients
 
@@ -88,14 +88,18 @@ class Passes:
             numbers: (n,), which tell chunks apart: the dropout of two chunks is not the same.
         """
         training = any(module.training for module in self.bare.modules())
-        stream = f"passes/{self.step}/{int(numbers[0])}" if training else "passes"
-        with _seeded(rows.device, self.key / stream), sdpa_kernel(SDPBackend.MATH):
+        stream = "passes"
+        if training:
+            # Dropout is another one in each step and chunk; in eval mode nothing has to differ, and no number is waited for.
+            stream = f"passes/{self.step}/{int(numbers[0])}"
+        # Attention in its plain form: the fused kernels cannot be differentiated twice.
+        with forked(_seed_of(self.key / stream)), sdpa_kernel(SDPBackend.MATH):
             # A copy: models that start with an in-place operation must not write to a leaf.
             rows = rows.clone(memory_format=layout_of(self.bare, rows))
-            if not training:
+            copies = _copies_of_buffers(self.bare)
+            if not copies:
                 return _checked(self.bare(rows), len(rows))
-            buffers = {name: buffer.clone() for name, buffer in self.bare.named_buffers()}
-            return _checked(functional_call(self.bare, buffers, (rows,)), len(rows))
+            return _checked(functional_call(self.bare, copies, (rows,)), len(rows))
 
     def losses(self, rows: Tensor, owner: Tensor, numbers: Tensor) -> Tensor:
         """The losses (n,) of rows.
@@ -168,6 +172,7 @@ class Passes:
         return rows
 
     def _losses(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The caller's ``loss_fn``: one loss for each row."""
         losses = self.loss_fn(outputs, y)
         if losses.shape != (len(outputs),):
             raise InputError(
@@ -273,17 +278,27 @@ def _checked(outputs: object, count: int) -> Tensor:
     )
 
 
-@contextlib.contextmanager
-def _seeded(device: torch.device, key: Key) -> Iterator[None]:
-    """The global random state comes back; meanwhile it follows from the key. Other devices' states are not touched."""
+def _copies_of_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the buffers that a forward pass may move, by name: running statistics, counters, observers.
+
+    Left out are those that are only read, since the copies take time: of batch normalisation in eval mode, if no hook of its
+    own changes them. And those of scripted modules in eval mode, for which PyTorch has no call with other buffers.
+    """
+    copies = {}
+    for prefix, module in model.named_modules():
+        training = getattr(module, "training", False)
+        hooked = bool(module._forward_pre_hooks or module._forward_hooks)
+        only_read = isinstance(module, nn.modules.batchnorm._BatchNorm) and not hooked
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        if not training and (only_read or scripted):
+            continue
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            copies[name] = buffer.clone()
+    return copies
+
+
+def _seed_of(key: Key) -> int:
+    """64 bits that name the key's stream, for :func:`~consilience.model.random_state.forked`."""
     high, low = key.words
-    seed = high << 32 | low
-    generators = [torch.default_generator]
-    devices = []
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index])
-        devices.append(device)
-    with torch.random.fork_rng(devices=devices):
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
+    # PyTorch's generators get all of a seed but its last bit.
+    return (high << 32 | low) << 1
