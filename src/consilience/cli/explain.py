@@ -110,7 +110,7 @@ def _dry(images: Sequence[str], command: _Command) -> int:
             options = command.arguments(x)
             target = options.pop("target")
             ids = options.pop("ids")
-            job = begin(command.loaded.module, x.to(command.device), target, Options.of(**options), ids)
+            job = begin(command.loaded.module, x.to(command.device), target, Options.of(**options), ids, dry=True)
             planned = plan(job)
         except ConsilienceError as error:
             say(f"{image}: {error}", error=True)

@@ -152,7 +152,7 @@ class Consensus(KnownArguments):
             ids: identities of the inputs.
             options: take precedence over what is bound.
         """
-        return plan(begin(self.model, inputs, target, self._with(options), ids), every)
+        return plan(begin(self.model, inputs, target, self._with(options), ids, dry=True), every)
 
     def _with(self, options: dict[str, Any]) -> Options:
         """The bound options, with the fitted weights, and with others that are given in the call."""

@@ -105,7 +105,9 @@ class Cost:
             # Each further round of masks evaluates the inputs themselves again.
             rounds = math.ceil(math.log2(most.infidelity / least.infidelity))
             high = high + Rows(0, rounds) * self._inputs
-        return {"the maps": _known(self.explanation * self._inputs), "draws to fit": (low, high)}
+        # The first input's maps were made when the methods were tried.
+        left = self._inputs - self.ready.measurement.stack.stack.begun
+        return {"the maps": _known(self.explanation * left), "draws to fit": (low, high)}
 
     def of_explanation(self) -> dict[str, Span]:
         """Of the maps, of all draws, and of the judgement."""

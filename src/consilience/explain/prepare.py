@@ -92,8 +92,9 @@ def prepare(
     target: Any,
     options: Options,
     ids: Sequence[int] | Tensor | None = None,
+    dry: bool = False,
 ) -> Ready:
-    """Check the data, evaluate the model once, and try every method on one point.
+    """Check the data, evaluate the model once, and explain the first input with every method.
 
     Args:
         model: an ``nn.Module``, a callable, or an adapter.
@@ -101,6 +102,7 @@ def prepare(
         target: which output; see :func:`consilience.explain`.
         options: everything else.
         ids: (B,) integers to which the inputs' draws belong; None: their places in the batch.
+        dry: for a plan: methods are tried with one row of each kind, and nothing is explained.
 
     Raises:
         InputError: the data cannot be used, or no input or no method is left.
@@ -131,12 +133,12 @@ def prepare(
     left = _usable(score, good, out)
     if baseline is not None:
         baseline.check(left, x)
-    # Every method is tried on one point; one that fails is named, and the others go on.
+    # Every method explains the first input; one that fails is named, and the others go on.
     attributed = features_for(features, x.shape[1:])
     unit = noise_unit(attributed, x, baseline) if given.unit is None else given.unit
     points = Points(x[left], left, score.ids[left], len(x), unit)
     everything = Stack(explainers, options.seed)
-    stack, failed = everything.usable(score, points)
+    stack, failed = everything.usable(score, points, dry)
     if any(follows_gradients(explainer, x.shape[1:]) for explainer in stack.explainers):
         why = why_no_gradients(score, points, attributed, baseline)
         if why:

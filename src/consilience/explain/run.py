@@ -258,6 +258,7 @@ def begin(
     options: Options,
     ids: Sequence[int] | Tensor | None = None,
     progress: Progress | None = None,
+    dry: bool = False,
 ) -> Job:
     """Check everything, evaluate the model once, try every method.
 
@@ -268,13 +269,14 @@ def begin(
         options: everything else that is asked for, checked.
         ids: (B,) integers to which the inputs' draws belong; None: their places in the batch.
         progress: called with (work done, work planned).
+        dry: for a plan: nothing is explained yet.
 
     Raises:
         InputError: the data cannot be used, or no input or no method is left.
     """
     progress = checked("progress", progress, Callable | None)
     with torch.inference_mode(False):
-        ready = prepare(model, x, target, options, ids)
+        ready = prepare(model, x, target, options, ids, dry)
     aggregation = options.aggregation
     if isinstance(aggregation, Given):
         aggregation = aggregation.narrowed(ready.left, len(ready.x), ready.measurement.rows)

@@ -148,7 +148,9 @@ def _streamed(explainer: Coalitional, score: Score, points: Points, key: Key, gr
     step = max(1, 4 * score.batch.size(False) // len(points))
     for start in range(0, total, step):
         cloud = need.where.draw(points, range(start, min(start + step, total)), key / need.stream, total)
-        state = explainer.fold(state, cloud, score.evaluate(cloud.points, cloud.owner, graph=graph))
+        targets = None if points.targets is None else points.targets.repeat_interleave(len(cloud.samples))
+        values = score.evaluate(cloud.points, cloud.owner, graph=graph, targets=targets)
+        state = explainer.fold(state, cloud, values)
     return explainer.finish(state, points)
 
 
@@ -248,5 +250,5 @@ def _scores(listed: Union, game: Game, score: Score, points: Points, rank: Tenso
             origin = base[at]
         replaced = game.features.mask(gone.unflatten(1, axes), here.owner, shape)
         rows = torch.where(replaced, origin, here.x)
-        found.append(exact(score.evaluate(rows, here.owner, graph=graph).score))
+        found.append(exact(score.evaluate(rows, here.owner, graph=graph, targets=here.targets).score))
     return torch.cat(found).unflatten(0, (len(listed), len(points))).mT

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from ..errors import ConsilienceError, InputError
 from ..model.score import Score
 from ..perturb.points import Points
 from ..statistics.keys import Key
-from .base import Direct, Explainer, Need
+from .base import Direct, Explainer
 from .coalitional import Coalitional, attributed, evaluations, tried
+from .queue import Group, evaluated, queued
 
 
 class Stack:
@@ -34,6 +35,7 @@ class Stack:
 
     Attributes:
         failures: name → why, of explainers that have raised so far.
+        first: attributions that were made when the explainers were tried, until they are handed out; None: none.
     """
 
     def __init__(
@@ -50,9 +52,15 @@ class Stack:
         self.seed = seed
         self.tolerant = tolerant
         self.failures: dict[str, str] = {}
+        self.first: First | None = None
 
     def __len__(self) -> int:
         return len(self.explainers)
+
+    @property
+    def begun(self) -> int:
+        """How many points have been explained already, when the explainers were tried."""
+        return 0 if self.first is None else len(self.first.maps)
 
     def clouds(self) -> dict[tuple, list[int]]:
         """The distinct clouds to evaluate → which explainers fold them."""
@@ -82,7 +90,7 @@ class Stack:
             rows = needs[0].total(shape)
             if needs[0].rule == "rescale":
                 rows *= 2  # each row has its baseline beside it
-            if any(_takes_gradient(need) for need in needs):
+            if any(need.gradient or need.layer is not None for need in needs):
                 cost["gradient"] += rows
             else:
                 cost["forward"] += rows
@@ -108,105 +116,141 @@ class Stack:
         return torch.cat([maps for _, maps in self.stream(score, points, graph)])
 
     def stream(self, score: Score, points: Points, graph: bool = False) -> Iterator[tuple[slice, Tensor]]:
-        """Groups of points as they are done: (which, (n, k, *F)). Arguments as for :meth:`attribute`."""
+        """Consecutive points as they are done. Arguments as for :meth:`attribute`.
+
+        Yields:
+            which points, and their attributions (n, k, *F).
+        """
+        begin = 0
+        if self.first is not None and not graph and self.first.holds(score, points):
+            # Handed out once: a map over all elements is not kept any longer than that.
+            maps = self.first.maps
+            self.first = None
+            begin = len(maps)
+            yield slice(0, begin), maps
         # As many groups as the rows in flight ask for, all of about the same size.
-        groups = math.ceil(len(points) / score.batch.size(True))
-        step = math.ceil(len(points) / groups)
-        for start in range(0, len(points), step):
-            part = slice(start, min(start + step, len(points)))
-            yield part, self._group(score, points[part], graph)
+        groups = math.ceil((len(points) - begin) / score.batch.size(True))
+        if groups:
+            step = math.ceil((len(points) - begin) / groups)
+            for start in range(begin, len(points), step):
+                part = slice(start, min(start + step, len(points)))
+                yield part, self._group(score, points[part], graph)
 
     def _group(self, score: Score, points: Points, graph: bool) -> Tensor:
-        """(n, k, *F): the maps of some points."""
+        """(n, k, *F): the maps of some points; NaN of an explainer that failed, if the stack is tolerant."""
         maps: dict[int, Tensor] = {}
-        for members in self.clouds().values():
-            with self._failing(score, points, graph, members, maps):
-                states = self._fold(score, points, members, graph)
-                for index, state in zip(members, states, strict=True):
-                    maps[index] = self.explainers[index].finish(state, points)
-        pool = self.coalitional
-        if pool:
-            with self._failing(score, points, graph, pool, maps):
-                sharing = [explainer for explainer in self.explainers if isinstance(explainer, Coalitional)]
-                maps.update(zip(pool, attributed(sharing, score, points, self._key, graph), strict=True))
-        for index, explainer in enumerate(self.explainers):
-            if isinstance(explainer, Direct):
-                if graph:
-                    raise InputError(f"methods: {explainer.name} has no graph; train with gradient or path methods")
-                with self._failing(score, points, graph, [index], maps):
-                    maps[index] = explainer.attribute(score, points, self._key / explainer.name)
-        return torch.stack([maps[index] for index in range(len(self))], 1)
+        for members in self._together():
+            maps.update(self._attempt(score, points, graph, members))
+        wide = torch.promote_types(points.x.dtype, torch.float32)
+        missing = torch.full_like(points.x, torch.nan, dtype=wide)
+        return torch.stack([maps.get(index, missing) for index in range(len(self))], 1)
 
-    @contextlib.contextmanager
-    def _failing(
-        self, score: Score, points: Points, graph: bool, members: Sequence[int], maps: dict[int, Tensor]
-    ) -> Iterator[None]:
-        """If something is raised inside, put into ``maps`` what ``members`` give one by one, point by point; NaN if nothing.
+    def _together(self) -> list[list[int]]:
+        """The explainers by what is evaluated together: queues of rows, the pool of coalitions, and those that run alone."""
+        queues = [[index for group in queue for index in group.members] for queue in queued(self._groups())]
+        alone = [[index] for index, explainer in enumerate(self.explainers) if isinstance(explainer, Direct)]
+        pool = [self.coalitional] if self.coalitional else []
+        return queues + pool + alone
 
-        So no explainer spoils another one that shares its evaluations, nor a point its neighbours in the batch.
+    def _groups(self, members: Sequence[int] | None = None) -> list[Group]:
+        """Those of the members (None: all) that wait for the same clouds, a group for each cloud."""
+        groups = []
+        for sharing in self.clouds().values():
+            wanted = tuple(index for index in sharing if members is None or index in members)
+            if wanted:
+                groups.append(Group(wanted, tuple(self.explainers[index].need for index in wanted)))
+        return groups
+
+    def _attempt(self, score: Score, points: Points, graph: bool, members: Sequence[int]) -> dict[int, Tensor]:
+        """What some explainers give that are evaluated together: {place: (n, *F)}.
+
+        In a tolerant stack, what fails together is tried apart: first those that read a layer, then cloud by cloud, explainer
+        by explainer, and at last point by point. So no explainer spoils another one that shares its evaluations, nor a point
+        its neighbours in the batch. One that fails at every point is left out, and :attr:`failures` says why.
         """
         try:
-            yield
+            return self._evaluated(score, points, graph, members)
         except Exception as error:
             if not self.tolerant or graph or _is_fatal(error):
                 raise
+            maps: dict[int, Tensor] = {}
             if len(members) > 1:
-                for index in members:
-                    maps[index] = self.only([index])._group(score, points, graph)[:, 0]
-                return
+                for part in self._apart(members):
+                    maps.update(self._attempt(score, points, graph, part))
+                return maps
             (index,) = members
             if len(points) > 1:
-                parts = [points[i : i + 1] for i in range(len(points))]
-                maps[index] = torch.cat([self.only([index])._group(score, part, graph)[:, 0] for part in parts])
-                return
+                return self._point_by_point(score, points, index)
             self.failures.setdefault(self.names[index], reason(error))
-            wide = torch.promote_types(points.x.dtype, torch.float32)
-            maps[index] = torch.full_like(points.x, torch.nan, dtype=wide)
+            return maps
+
+    def _evaluated(self, score: Score, points: Points, graph: bool, members: Sequence[int]) -> dict[int, Tensor]:
+        """The same, without a second try."""
+        first = self.explainers[members[0]]
+        if isinstance(first, Direct):
+            if graph:
+                raise InputError(f"methods: {first.name} has no graph; train with gradient or path methods")
+            return {members[0]: _direct(first, score, points, self._key / first.name)}
+        if isinstance(first, Coalitional):
+            sharing = [self.explainers[index] for index in members]
+            return dict(zip(members, attributed(sharing, score, points, self._key, graph), strict=True))  # type: ignore[arg-type]
+        (queue,) = queued(self._groups(members))
+        states: dict[int, Any] = dict.fromkeys(members)
+        for group, cloud, values in evaluated(queue, score, points, self._key, graph):
+            for index in group.members:
+                states[index] = self.explainers[index].fold(states[index], cloud, values)
+        return {index: self.explainers[index].finish(state, points) for index, state in states.items()}
+
+    def _apart(self, members: Sequence[int]) -> list[list[int]]:
+        """Two explainers or more that failed together, in smaller parts."""
+        groups = self._groups(members)
+        # A layer that cannot be found is the commonest failure, and costs no pass of the model.
+        reading = [index for index in members if self.explainers[index].need.layer is not None]
+        others = [index for index in members if index not in reading]
+        if reading and others:
+            return [reading, others]
+        if len(groups) > 1:
+            return [list(group.members) for group in groups]
+        return [[index] for index in members]
+
+    def _point_by_point(self, score: Score, points: Points, index: int) -> dict[int, Tensor]:
+        """One explainer that failed at several points, at each of them alone: NaN where it fails."""
+        found = []
+        for at in range(len(points)):
+            point = points[at : at + 1]
+            maps = self._attempt(score, point, False, [index])
+            wide = torch.promote_types(point.x.dtype, torch.float32)
+            found.append(maps.get(index, torch.full_like(point.x, torch.nan, dtype=wide)))
+        return {index: torch.cat(found)}
 
     def only(self, which: Sequence[int]) -> Stack:
-        """A stack of some of the explainers, which notes failures here."""
+        """A stack of some of the explainers, which notes failures here.
+
+        Args:
+            which: their places.
+        """
         names = [self.names[index] for index in which]
         part = Stack([self.explainers[index] for index in which], self.seed, names, self.tolerant)
         part.failures = self.failures
+        if self.first is not None:
+            part.first = replace(self.first, maps=self.first.maps[:, list(which)])
         return part
 
     @property
     def _key(self) -> Key:
         return Key(self.seed, "explainer")
 
-    def _fold(self, score: Score, points: Points, members: list[int], graph: bool) -> list[Any]:
-        """The folded states of explainers that share a cloud."""
-        needs = [self.explainers[index].need for index in members]
-        need = needs[0]
-        layers = tuple(dict.fromkeys(each.layer for each in needs if each.layer))
-        gradient = any(each.gradient for each in needs)
-        backward = any(_takes_gradient(each) for each in needs)
-        key = self._key / need.stream
-        states: list[Any] = [None] * len(members)
-        total = need.total(points.x.shape[1:])
-        # Rows are made four batches at a time; evaluate runs them batch by batch.
-        step = max(1, 4 * score.batch.size(backward) // len(points))
-        for start in range(0, total, step):
-            cloud = need.where.draw(points, range(start, min(start + step, total)), key, total)
-            values = score.evaluate(
-                cloud.points,
-                cloud.owner,
-                gradient=gradient,
-                rule=need.rule,
-                layers=layers,
-                origin=cloud.origin,
-                graph=graph,
-            )
-            for position, index in enumerate(members):
-                states[position] = self.explainers[index].fold(states[position], cloud, values)
-        return states
+    # -- which explainers work -----------------------------------------------------------------------------------------
 
-    def usable(self, score: Score, points: Points) -> tuple[Stack, dict[str, str]]:
-        """Try each explainer on the first point, with one sample of its cloud.
+    def usable(self, score: Score, points: Points, dry: bool = False) -> tuple[Stack, dict[str, str]]:
+        """Explain the first point with every explainer: those that fail there do not work on this model.
+
+        The maps are not made twice: the stack that is returned has them, and hands them out when it streams these points.
 
         Args:
             score: what is explained.
             points: x (N, *F), N at least 1.
+            dry: only one row of each cloud, where nothing but a plan is wanted.
 
         Returns:
             The stack of those that work, which is tolerant, and {name: why not} of the others, whatever they raised.
@@ -214,66 +258,75 @@ class Stack:
         Raises:
             InputError: none works; says why.
         """
-        failed: dict[str, str] = {}
-        reasons: dict[Any, str] = {}  # what was tried → why it failed, "" if it did not
-        for index, (name, explainer) in enumerate(zip(self.names, self.explainers, strict=True)):
-            trial = _trial(index, explainer)
-            if trial not in reasons:
-                reasons[trial] = self._reason(score, points[:1], explainer)
-            if reasons[trial]:
-                failed[name] = reasons[trial]
-        left = [index for index, name in enumerate(self.names) if name not in failed]
+        trial = Stack(self.explainers, self.seed, self.names, tolerant=True)
+        maps: dict[int, Tensor] = {}
+        for members in trial._together():
+            if dry:
+                maps.update({index: points.x for index in members if trial._passes(score, points[:1], index)})
+            else:
+                maps.update(trial._attempt(score, points[:1], False, members))
+        left = sorted(maps)
         if not left:
-            raise InputError(f"methods: none works on this model. {_by_reason(failed)}")
-        explainers = [self.explainers[index] for index in left]
+            raise InputError(f"methods: none works on this model. {_by_reason(trial.failures)}")
         names = [self.names[index] for index in left]
-        return Stack(explainers, self.seed, names, tolerant=True), failed
+        stack = Stack([self.explainers[index] for index in left], self.seed, names, tolerant=True)
+        if not dry:
+            stack.first = First(score, points.x, torch.stack([maps[index] for index in left], 1))
+        return stack, {name: trial.failures[name] for name in self.names if name in trial.failures}
 
-    def _reason(self, score: Score, points: Points, explainer: Explainer) -> str:
-        """Why an explainer does not work at these points; "" if it does."""
+    def _passes(self, score: Score, points: Points, index: int) -> bool:
+        """Whether an explainer passes with one row of its cloud; notes why not."""
+        explainer = self.explainers[index]
         try:
-            self._probe(score, points, explainer)
+            if isinstance(explainer, Direct):
+                explainer.check(score, points, self._key / explainer.name)
+                return True
+            if isinstance(explainer, Coalitional):
+                tried(explainer, score, points, self._key)
+                return True
+            group = Group((index,), (replace(explainer.need, samples=1),))
+            for _, cloud, values in evaluated([group], score, points, self._key, graph=False):
+                # The fold of outputs alone needs more than one of them.
+                if group.queue[1]:
+                    explainer.finish(explainer.fold(None, cloud, values), points)
         except Exception as error:
             if _is_fatal(error):
                 raise
-            return reason(error)
-        return ""
-
-    def _probe(self, score: Score, points: Points, explainer: Explainer) -> None:
-        """One sample, folded; a fold of outputs needs more than one, so it is left to the real run."""
-        if isinstance(explainer, Direct):
-            explainer.check(score, points, self._key / explainer.name)
-            return
-        if isinstance(explainer, Coalitional):
-            tried(explainer, score, points, self._key)
-            return
-        need = explainer.need
-        cloud = need.where.draw(points, range(1), self._key / need.stream, need.total(points.x.shape[1:]))
-        values = score.evaluate(
-            cloud.points,
-            cloud.owner,
-            gradient=need.gradient,
-            rule=need.rule,
-            layers=(need.layer,) if need.layer else (),
-            origin=cloud.origin,
-        )
-        if _takes_gradient(need):
-            explainer.finish(explainer.fold(None, cloud, values), points)
+            self.failures.setdefault(self.names[index], reason(error))
+            return False
+        return True
 
 
-def _takes_gradient(need: Need) -> bool:
-    """Whether it costs a backward pass: for the rows, or for a layer."""
-    return need.gradient or need.layer is not None
+@dataclass(frozen=True)
+class First:
+    """Attributions of the first points, made when the explainers were tried.
+
+    Args:
+        score: that was explained.
+        x: (N, *F), the points among which they are the first.
+        maps: (n, k, *F).
+    """
+
+    score: Score
+    x: Tensor
+    maps: Tensor
+
+    def holds(self, score: Score, points: Points) -> bool:
+        """Whether these are attributions of the first of the ``points``, of what ``score`` asks."""
+        return score is self.score and points.x is self.x and points.targets is None
 
 
-def _trial(index: int, explainer: Explainer) -> Any:
-    """What is tried of an explainer: those with equal trials want the same evaluations, and work or fail together."""
-    if isinstance(explainer, Direct | Coalitional):
-        return index
-    need = explainer.need
-    # What is done with a layer's activations may fail in one method and not in another.
-    reduction = type(explainer) if need.layer else None
-    return need.cloud, need.gradient, need.layer, reduction
+def _direct(explainer: Direct, score: Score, points: Points, key: Key) -> Tensor:
+    """(n, *F): what an explainer gives that runs by itself, and asks one output of each input."""
+    if points.targets is None:
+        return explainer.attribute(score, points, key)
+    maps = torch.empty(0)
+    for targets, index in score.asked(points.owner, points.targets):
+        part = replace(points[index], targets=None)
+        found = explainer.attribute(score.towards(targets), part, key)
+        maps = maps if len(maps) else found.new_empty(len(points), *found.shape[1:])
+        maps[index] = found
+    return maps
 
 
 def _by_reason(failed: dict[str, str]) -> str:

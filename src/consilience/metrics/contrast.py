@@ -12,6 +12,7 @@ from ..card import Card
 from ..errors import InputError
 from ..model.score import Score
 from ..perturb.neighbourhoods import Gaussian, neighbours
+from ..perturb.points import Points
 from ..settings import setting
 from ..statistics.evidence import Evidence, Quadratic
 from ..statistics.tensors import corners, exact
@@ -65,25 +66,28 @@ class Contrast(Metric):
         """The Gram matrices of the changes of the maps, one draw for each other output."""
         flat = exact(task.maps.flatten(2))
         grams = []
-        for sample in samples:
-            other = exact(self._elsewhere(task, sample, total).flatten(2))
-            grams.append(gram(flat - other))
+        # As many of them at once as there are rows in flight.
+        step = max(1, task.score.batch.size(True) // len(task.points))
+        for start in range(samples.start, samples.stop, step):
+            part = range(start, min(start + step, samples.stop))
+            other = exact(task.explain(task.score, self._elsewhere(task, part, total)).flatten(2))
+            grams.append(gram(flat[:, None] - other.unflatten(0, (-1, len(part)))))
         # Every other output was asked about: nothing is estimated.
         whole = None
         if has_other_outputs(task.score) and len(samples) == task.score.outputs.shape[1] - 1:
             whole = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
-        return Quadratic(torch.stack(grams, 1), gram(flat), whole)
+        return Quadratic(torch.cat(grams, 1), gram(flat), whole)
 
-    def _elsewhere(self, task: Task, sample: int, total: int) -> Tensor:
-        """(B, R, *A): the maps of the other output, or at the other input, number ``sample``."""
+    def _elsewhere(self, task: Task, samples: range, total: int) -> Points:
+        """The inputs asked about other outputs, or other inputs: B·s points, s ``samples`` of each input in turn."""
         score = task.score
         points = task.points
         if not has_other_outputs(score):
-            near = neighbours(FAR, points, range(sample, sample + 1), task.stream(self.stream), total)
-            return task.explain(score, near)
-        targets = score.targets.clone()
-        targets[points.owner] = self._others(task)[:, sample % (score.outputs.shape[1] - 1)]
-        return task.explain(score.towards(targets), points)
+            return neighbours(FAR, points, samples, task.stream(self.stream), total)
+        numbers = torch.tensor(samples, device=score.outputs.device) % (score.outputs.shape[1] - 1)
+        targets = self._others(task)[:, numbers].flatten()
+        each = torch.arange(len(points), device=points.owner.device).repeat_interleave(len(samples))
+        return replace(points[each], targets=targets.to(score.targets.device))
 
     def _others(self, task: Task) -> Tensor:
         """(B, outputs − 1): the outputs besides the target, in the order in which they are asked about."""

@@ -7,7 +7,7 @@ with one such call: run it as it is, run it with another gradient, or refuse it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -82,7 +82,10 @@ def guided(mode: RuleMode, call: Invocation) -> Any:
         return call.run()
     mode.rectifiers += 1
     x = call.live[0]
-    y = _as_function(mode, call, x)(x)
+    _refuse_written_constant(mode, call, x)
+    # A hook on a view that is written to is not called when the gradient comes through the view's base.
+    is_written_view = call.in_place and x._is_view()
+    y = _as_function(mode, call, x)(x) if is_written_view else call.run()
 
     def positive(gradient: Tensor) -> Tensor:
         if not mode.in_force():
@@ -93,7 +96,7 @@ def guided(mode: RuleMode, call: Invocation) -> Any:
 
     # The hook changes ∂f/∂y, before the rectifier's own derivative 1[x > 0] is applied: together they are the rule.
     y.register_hook(positive)
-    if call.in_place:
+    if is_written_view:
         return x.copy_(y)
     return y
 
@@ -213,20 +216,23 @@ def _rescale_elementwise(mode: RuleMode, call: Invocation, x: Tensor) -> Tensor:
     """The call's own result, whose gradient in ``x`` (2n, …) is the multiplier Δy/Δx."""
     _check_rows(mode, call.name, x)
     function = _as_function(mode, call, x)
-    # The multiplier needs x as it was before an in-place call writes to it.
-    before = x.clone() if call.in_place else x
-    y = function(before)
-    if y.shape != x.shape:
-        mode.refuse(f"{call.name!r} broadcasts its input")
     # The multiplier evaluates the function at x and at the baseline alike, so a constant must be the same for both.
     for other in ops.tensors_in((call.args, call.kwargs)):
         if other is not x and other.ndim == x.ndim and len(other) > 1:
             mode.refuse(f"{call.name!r} with a constant for each row")
 
-    def backward(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return gradient * _multiplier(function, x, y)
+    name = call.name
 
-    out = _ReplacedGradient.apply(before, y, backward, mode)
+    def backward(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        multiplier = _multiplier(name, function, x, y)
+        # The same for the two halves.
+        return (gradient.unflatten(0, (2, -1)) * multiplier).flatten(0, 1)
+
+    # The multiplier needs x as it was before an in-place call writes to it.
+    before = x.clone() if call.in_place else x
+    out = _ReplacedGradient.apply(before, function, backward, mode)
+    if out.shape != x.shape:
+        mode.refuse(f"{call.name!r} broadcasts its input")
     if call.in_place:
         return x.copy_(out)
     return out
@@ -242,15 +248,11 @@ def _rescale_max_pool(mode: RuleMode, call: Invocation, x: Tensor) -> Any:
         mode.refuse(f"{name!r} without a batch axis")
     with_indices = call.kwargs.get("return_indices", False) or name != base
     options = {key: value for key, value in call.kwargs.items() if key != "return_indices"}
-    pooled, index = getattr(nnf, f"{base}_with_indices")(*call.args, **options)
-
-    def backward(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return _max_pool_gradient(gradient, x, y, index)
-
-    out = _ReplacedGradient.apply(x, pooled, backward, mode)
+    pooling = replace(call, func=getattr(nnf, f"{base}_with_indices"), kwargs=options)
+    pooled, index = _ReplacedGradient.apply(x, _as_function(mode, pooling, x), _max_pool_gradient, mode)
     if with_indices:
-        return out, index
-    return out
+        return pooled, index
+    return pooled
 
 
 def _max_pool_gradient(gradient: Tensor, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
@@ -281,32 +283,43 @@ def _max_pool_gradient(gradient: Tensor, x: Tensor, y: Tensor, index: Tensor) ->
     return torch.zeros_like(x).flatten(2).scatter_add(2, both_winners, shares).view(x.shape)
 
 
-def _multiplier(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """Δy/Δx; the derivative at the midpoint where Δx is lost in rounding.
+def _multiplier(name: str, function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """(n, …): Δy/Δx; the derivative at the midpoint where Δx is lost in rounding.
 
     The bound √ε max(|x|, |x'|) is relative, so the two sides of a kink at 0 are never taken for the same point.
 
     Args:
-        function: the elementwise operation.
+        name: of the elementwise operation.
+        function: the operation.
         x: (2n, …), inputs, then baselines.
         y: its values there.
     """
     x_input, x_baseline = x.chunk(2)
     y_input, y_baseline = y.chunk(2)
-    # Within a backward pass grad mode is what create_graph says: whether the multiplier is to be differentiated in turn.
-    graph = torch.is_grad_enabled()
+    delta_x = x_input - x_baseline
+    delta_y = y_input - y_baseline
     largest = torch.maximum(x_input.abs(), x_baseline.abs())
-    small = (x_input - x_baseline).abs() <= torch.finfo(x.dtype).eps ** 0.5 * largest
+    small = delta_x.abs() <= torch.finfo(x.dtype).eps ** 0.5 * largest
+    slope = _slope_between(name, function, x_input, x_baseline)
+    # Within a backward pass grad mode is what create_graph says: whether the multiplier is to be differentiated in turn.
+    # torch.where passes zero times the gradient of the branch not taken: a division by zero there would give NaN.
+    if torch.is_grad_enabled():
+        delta_x = torch.where(small, torch.ones_like(delta_x), delta_x)
+    return torch.where(small, slope, delta_y / delta_x)
+
+
+def _slope_between(name: str, function: Callable[[Tensor], Tensor], first: Tensor, second: Tensor) -> Tensor:
+    """(n, …): the derivative of an elementwise ``function`` halfway between two points (n, …)."""
+    if name == "relu":  # the commonest by far: no pass backward through it
+        return (first + second > 0).to(first.dtype)
+    graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        middle = (x_input + x_baseline) / 2
+        middle = (first + second) / 2
         if not graph:
             middle = middle.detach().requires_grad_()
         # Of a sum of elementwise values: the slope at each element.
         (slope,) = torch.autograd.grad(function(middle).sum(), middle, create_graph=graph)
-    # torch.where passes zero times the gradient of the branch not taken: a division by zero there would give NaN.
-    delta_x = torch.where(small, torch.ones_like(x_input), x_input - x_baseline)
-    ratio = torch.where(small, slope, (y_input - y_baseline) / delta_x)
-    return torch.cat([ratio, ratio])
+    return slope
 
 
 def _check_rows(mode: RuleMode, name: str, x: Tensor) -> None:
@@ -323,33 +336,64 @@ def _check_rows(mode: RuleMode, name: str, x: Tensor) -> None:
 
 
 class _ReplacedGradient(torch.autograd.Function):
-    """y, whose gradient goes to x through ``back(gradient, x, y)`` while the rule is in force, and else to y as ever."""
+    """function(x), whose gradient is back(gradient, x, y[, index]) while the rule is in force, and else the function's own.
+
+    Only x and y are kept, and no graph of the function: little memory.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, back: Callable[..., Tensor], mode: RuleMode) -> Tensor:
-        ctx.save_for_backward(x, y)
+    def forward(
+        ctx: Any, x: Tensor, function: Callable[[Tensor], Any], back: Callable[..., Tensor], mode: RuleMode
+    ) -> Any:
+        found = function(x)
+        y, *index = found if isinstance(found, tuple) else (found,)
+        ctx.save_for_backward(x, y, *index)
+        ctx.mark_non_differentiable(*index)
+        ctx.set_materialize_grads(False)
+        ctx.function = function
         ctx.back = back
         ctx.mode = mode
-        # A clone: an input that is returned as it is would be taken for a view of itself.
-        return y.clone()
+        return found
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # One gradient for each argument of forward: x, y, back, mode.
-        if not ctx.mode.in_force():
-            return None, gradient, None, None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        gradient = gradients[0]
+        if gradient is None:
+            return None, None, None, None
+        in_force = ctx.mode.in_force()
         # The multiplier is made here, from x and y as they stand in the graph: with create_graph it is differentiable.
         with ctx.mode.bypassed():
-            return ctx.back(gradient, *ctx.saved_tensors), None, None, None
+            if in_force:
+                found = ctx.back(gradient, *ctx.saved_tensors)
+            else:
+                found = _own_gradient(ctx.function, ctx.saved_tensors[0], gradient)
+        # One gradient for each argument of forward.
+        return found, None, None, None
+
+
+def _own_gradient(function: Callable[[Tensor], Any], x: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient that a function of x alone has without any rule, given that in its result."""
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not graph:
+            x = x.detach().requires_grad_()
+        found = function(x)
+        y = found[0] if isinstance(found, tuple) else found
+        (own,) = torch.autograd.grad(y, x, gradient, create_graph=graph)
+    return own
+
+
+def _refuse_written_constant(mode: RuleMode, call: Invocation, x: Tensor) -> None:
+    """Refuse an in-place call on anything but ``x``: that would depend on the input from then on, for all who hold it."""
+    if call.in_place and (not call.args or call.args[0] is not x):
+        mode.refuse(f"in-place {call.func.__name__!r} on a constant")
 
 
 def _as_function(mode: RuleMode, call: Invocation, x: Tensor) -> Callable[[Tensor], Tensor]:
     """The call as a function of x alone that writes to nothing."""
     func = call.func
     in_place = call.in_place
-    if in_place and (not call.args or call.args[0] is not x):
-        # The constant would depend on the input from here on, for all who hold it.
-        mode.refuse(f"in-place {func.__name__!r} on a constant")
+    _refuse_written_constant(mode, call, x)
 
     # The function must not hold x: after an in-place call x's graph leads to the function, a cycle that no garbage
     # collector sees. So x's places among the arguments are held open by a marker.

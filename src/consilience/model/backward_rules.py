@@ -251,7 +251,7 @@ class RuleMode(TorchFunctionMode):
             return func(*args, **kwargs)
 
         read = (args[:1], {}) if name in ops.SHAPES else (args, kwargs)
-        given = list(ops.tensors_in(read))
+        given = ops.tensors_in(read)
         for tensor in given:
             self._check_seen(tensor)
         live = [tensor for tensor in given if self.graph.depends(tensor)]

@@ -5,7 +5,6 @@ Names are without underscores: ``clamp_`` is clamp, ``__getitem__`` is getitem.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -161,15 +160,28 @@ def gated(x: Tensor, gate: Tensor) -> bool:
     return any(parent is made_x for parent, _ in made_gate.next_functions)
 
 
-def tensors_in(tree: Any) -> Iterator[Tensor]:
+def tensors_in(tree: Any) -> list[Tensor]:
     """The tensors in a ``tree`` of nested lists, tuples and dicts."""
+    found: list[Tensor] = []
+    _collect(tree, found)
+    return found
+
+
+def _collect(tree: Any, found: list[Tensor]) -> None:
+    """Append the tensors in ``tree`` to ``found``. It runs several times for every operation of a model."""
     if isinstance(tree, Tensor):
-        yield tree
+        found.append(tree)
     elif isinstance(tree, (list, tuple)):
         for item in tree:
-            yield from tensors_in(item)
+            # Numbers are most of what operations are given.
+            if type(item) not in _NUMBERS:
+                _collect(item, found)
     elif isinstance(tree, dict):
-        yield from tensors_in(list(tree.values()))
+        for item in tree.values():
+            _collect(item, found)
+
+
+_NUMBERS = (int, float, bool, type(None))
 
 
 def swapped(tree: Any, old: Any, new: Any) -> Any:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -20,16 +21,16 @@ from ..errors import ConsilienceError, InputError, choose
 from ..signatures import KnownArguments
 from . import cam_layers as cam
 from .arguments import Arguments, resolved
-from .backward_rules import applied
 from .batching import Batch, Counts
 from .calling import from_numpy, layout_of, one_vector_each, precision_of
+from .evaluation import Rows, Wanted, gradients, scores
 from .independence import Dependence, dependence_of
 from .outputs import SCORE_KINDS, Kind, Outputs
 from .random_state import forked, seeded
 from .recognition import interpret, last_layer_of
 from .state import borrowed, check_ready
 from .targets import resolve_target
-from .values import Values, kept, wide
+from .values import Values, wide
 
 T = TypeVar("T")
 
@@ -296,6 +297,8 @@ class Score(KnownArguments):
         layers: Sequence[str] = (),
         origin: Tensor | None = None,
         graph: bool = False,
+        targets: Tensor | None = None,
+        layer_rows: int | None = None,
     ) -> Values:
         """Evaluate rows in batches of at most ``max_batch``.
 
@@ -307,6 +310,8 @@ class Score(KnownArguments):
             layers: whose activations are wanted, by name or "auto"; for these alone the backward pass ends there.
             origin: (N, *F), the rows' baselines, for the rescale rule.
             graph: keep the graph, through rows and parameters, for a loss.
+            targets: (N,) int64, the output asked of each row; None: that of its input.
+            layer_rows: activations are wanted of so many rows, the first ones; None: of all.
 
         Raises:
             InputError: gradients are asked of a model that has none.
@@ -321,11 +326,20 @@ class Score(KnownArguments):
                 "model: the rescale rule of DeepLIFT evaluates an input and its baseline in one batch, but this model's "
                 f"outputs depend on {self.dependence.value}; use integrated_gradients"
             )
+        asked = Rows(rows, owner, targets, origin)
         chosen = {name: self.layer(name, rows[:1], owner[:1]) for name in layers}
+        looking = len(rows) if layer_rows is None else layer_rows
+        module = self.model if isinstance(self.model, nn.Module) else None
+        half = torch.float16 in (rows.dtype, self.precision)
 
         def run(part: slice) -> Values:
-            base = None if origin is None else origin[part]
-            return self._evaluate(rows[part], owner[part], gradient, rule, chosen, base, graph)
+            wanted = Wanted(gradient, rule, chosen, looking - part.start, graph, self.layout, half)
+            if looking <= part.start:
+                wanted = replace(wanted, layers={})
+            with self._borrowed(freeze=not graph):
+                if back:
+                    return gradients(self._ask, module, asked[part], wanted)
+                return scores(self._ask, asked[part], wanted)
 
         return Values.concatenate(self._batched(len(rows), run, back, 2 if rule == "rescale" else 1))
 
@@ -350,55 +364,24 @@ class Score(KnownArguments):
             start = part.stop
         return parts
 
-    def _evaluate(
-        self,
-        rows: Tensor,
-        owner: Tensor,
-        gradient: bool,
-        rule: str | None,
-        layers: Mapping[str, cam.Layer],
-        origin: Tensor | None,
-        graph: bool,
-    ) -> Values:
-        # A fresh copy: models that start with an in-place operation must not write to the caller's tensor.
-        if not (gradient or layers):
-            with torch.set_grad_enabled(graph), self._borrowed(freeze=not graph):
-                return Values(self._pick(self._outputs(rows.clone(memory_format=self.layout), owner), owner))
-        leaf = rows if graph and rows.requires_grad else rows.detach().clone().requires_grad_()
-        count = len(rows)
-        with torch.enable_grad(), self._borrowed(freeze=not graph):
-            batch = leaf.clone(memory_format=self.layout)
-            who = owner
-            if rule == "rescale":
-                assert origin is not None
-                batch = torch.cat([batch, origin.detach().to(memory_format=self.layout)])
-                who = torch.cat([owner, owner])
-            module = self.model if isinstance(self.model, nn.Module) else None
-            with contextlib.ExitStack() as stack:
-                seen: dict[cam.Layer, Tensor] = {}
-                if module is not None and layers:
-                    seen = stack.enter_context(cam.captured(module, list(layers.values())))
-                if rule is not None:
-                    stack.enter_context(applied(rule, module))
-                score = self._pick(self._outputs(batch, who), who)
-                if not score.requires_grad:
-                    raise InputError(_CUT)
-                wanted = [seen[layer] for layer in layers.values()]
-                if gradient:
-                    wanted = [leaf, *wanted]
-                # float16 would round small gradients to zero.
-                lift = 1024.0 if torch.float16 in (leaf.dtype, self.precision) else 1.0
-                found = torch.autograd.grad(lift * score[:count].sum(), wanted, create_graph=graph, allow_unused=True)
-            if any(grad is None for grad in found):
-                raise InputError(_CUT)
-            grads = [wide(grad) for grad in found]
-            if lift != 1:
-                grads = [grad / lift for grad in grads]
-            acts = {}
-            for (name, layer), got in zip(layers.items(), grads[gradient:], strict=True):
-                acts[name] = (wide(kept(cam.to_grid(seen[layer], layer), graph)), cam.to_grid(got, layer))
-        reference = kept(score[count:], graph) if rule == "rescale" else None
-        return Values(kept(score[:count], graph), grads[0] if gradient else None, acts, reference)
+    def asked(self, owner: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Points of several questions, one question for each input at a time: for explainers that ask this score.
+
+        Args:
+            owner: (N,), to which inputs the points belong.
+            targets: (N,), the output that each is asked about.
+
+        Yields:
+            targets (B,) for :meth:`towards`, and the places (n,) of the points that ask for these.
+        """
+        left = torch.arange(len(owner), device=owner.device)
+        while len(left):
+            # Whichever point of an input is written last says what is asked of that input this time.
+            now = self.targets.clone()
+            now[owner[left]] = targets[left]
+            served = now[owner[left]] == targets[left]
+            yield now, left[served]
+            left = left[~served]
 
     def layer(self, name: str, rows: Tensor, owner: Tensor) -> cam.Layer:
         """The layer that class activation maps use; "auto" finds it by a probe of five rows. Remembered."""
@@ -451,10 +434,25 @@ class Score(KnownArguments):
                 outputs = self.model(rows, **kwargs)
         return one_vector_each(outputs, rows)
 
-    def _pick(self, outputs: Tensor, owner: Tensor) -> Tensor:
-        """(N, classes) → (N,), in float32 or better."""
+    def _ask(self, rows: Rows) -> Tensor:
+        """(N,): the score of one batch of rows."""
+        return self._pick(self._outputs(rows.x, rows.owner), rows.owner, rows.targets)
+
+    def _pick(self, outputs: Tensor, owner: Tensor, targets: Tensor | None = None) -> Tensor:
+        """(N,), in float32 or better: of outputs (N, classes) the explained number.
+
+        Args:
+            outputs: of N rows.
+            owner: (N,), to which inputs they belong.
+            targets: (N,), the output asked of each; None: that of its input.
+        """
         outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
-        target = self.targets[owner]
+        if targets is None:
+            target = self.targets[owner]
+            runner_up = self.runner_up[owner]
+        else:
+            target = targets
+            runner_up = self.meaning.runner_up(self.outputs[owner], targets)
         if callable(self.kind):
             value = self.kind(outputs, target)
             if value.shape != target.shape:
@@ -462,13 +460,7 @@ class Score(KnownArguments):
                     f"kind: the callable returned shape {tuple(value.shape)}, expected {tuple(target.shape)}"
                 )
             return value
-        return self.meaning.score(self.kind, outputs, target, self.runner_up[owner])
-
-
-_CUT = (
-    "model: its output does not depend on the input (or on the chosen layer) through differentiable operations; "
-    "use methods that need outputs only, or look for .detach(), torch.no_grad() or rounding in forward"
-)
+        return self.meaning.score(self.kind, outputs, target, runner_up)
 
 
 class _Module(nn.Module):

@@ -16,7 +16,7 @@ class Values:
     Args:
         score: (N,).
         gradient: (N, *F), of each score with respect to its row; None: not asked for.
-        activations: layer → (activation, its gradient) on the image grid, (N, C, h, w) each.
+        activations: layer → (activation, its gradient) on the image grid, (n, C, h, w) each, of the first n rows.
         reference: (N,), the score of the origins under the rescale rule; None: another rule.
     """
 
@@ -24,6 +24,25 @@ class Values:
     gradient: Tensor | None = None
     activations: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     reference: Tensor | None = None
+
+    def part(self, rows: slice) -> Values:
+        """The values of some consecutive rows.
+
+        Args:
+            rows: from where to where.
+        """
+        if rows == slice(0, len(self.score)):
+            return self
+        activations = {}
+        for name, (values, gradients) in self.activations.items():
+            if rows.start < len(values):
+                activations[name] = (values[rows], gradients[rows])
+        return Values(
+            score=self.score[rows],
+            gradient=None if self.gradient is None else self.gradient[rows],
+            activations=activations,
+            reference=None if self.reference is None else self.reference[rows],
+        )
 
     @staticmethod
     def concatenate(parts: Sequence[Values]) -> Values:
@@ -34,10 +53,12 @@ class Values:
         """
         if len(parts) == 1:
             return parts[0]
+        # Later batches may have none: activations are those of the first rows.
+        looking = [part for part in parts if part.activations]
         activations = {}
-        for name in parts[0].activations:
-            values = torch.cat([part.activations[name][0] for part in parts])
-            gradients = torch.cat([part.activations[name][1] for part in parts])
+        for name in looking[0].activations if looking else ():
+            values = torch.cat([part.activations[name][0] for part in looking])
+            gradients = torch.cat([part.activations[name][1] for part in looking])
             activations[name] = (values, gradients)
         return Values(
             score=torch.cat([part.score for part in parts]),

@@ -21,6 +21,7 @@ class Points:
         ids: (N,), to which the draws around each belong.
         inputs: B, the number of inputs that owners count; 0: not known.
         unit: of noise, of shape F or (B, …) by owner, broadcastable; 0 where noise leaves an element as it is; None: 1.
+        targets: (N,) int64, the output that each is asked about; None: that of its input.
     """
 
     x: Tensor
@@ -28,13 +29,15 @@ class Points:
     ids: Tensor
     inputs: int = 0
     unit: Tensor | None = None
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index) -> Points:
         # Of a unit by input, all rows stay: owners still count all inputs.
-        return replace(self, x=self.x[index], owner=self.owner[index], ids=self.ids[index])
+        targets = None if self.targets is None else self.targets[index]
+        return replace(self, x=self.x[index], owner=self.owner[index], ids=self.ids[index], targets=targets)
 
     def scaled(self, noise: Tensor) -> Tensor:
         """Noise in the points' unit.
