@@ -261,8 +261,8 @@ def test_fit_takes_as_many_draws_as_are_asked_for():
     for options, draws in (({"draws": "paper"}, 50), ({"draws": "auto"}, 10), ({"fit_draws": 4}, 4), ({}, 10)):
         seen.clear()
         cs.Consensus(Counting(), [Saliency()], GOALS["robust"], **options).fit([images()], 1)
-        # Do rows depend on their batch? Outputs at x; the trial; maps at x and at its neighbours.
-        assert sum(seen) == 6 + 3 + 1 + 3 * (1 + draws)
+        # Do rows depend on their batch? Outputs at x; maps at x and at its neighbours; no trial beside them.
+        assert sum(seen) == 6 + 3 + 3 * (1 + draws)
 
 
 def test_running_out_of_memory_at_the_first_look_halves_too():

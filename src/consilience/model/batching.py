@@ -15,9 +15,12 @@ from ..errors import InputError
 
 @dataclass
 class Counts:
-    """Model evaluations so far, in rows: ``forward`` only, and ``gradient`` (a forward and a backward pass).
+    """Model evaluations so far, in rows.
 
-    ``watch``, if set, is called after each batch: how progress is shown.
+    Args:
+        forward: rows of which only outputs were asked.
+        gradient: rows of which a gradient was asked, a forward and a backward pass.
+        watch: called after each batch, if set: how progress is shown.
     """
 
     forward: int = 0
@@ -25,6 +28,12 @@ class Counts:
     watch: Callable[[Counts], None] | None = None
 
     def add(self, rows: int, gradient: bool) -> None:
+        """Count a batch.
+
+        Args:
+            rows: how many.
+            gradient: whether gradients were asked.
+        """
         if gradient:
             self.gradient += rows
         else:
@@ -33,16 +42,40 @@ class Counts:
             self.watch(self)
 
 
+ROOM_OF_A_CORE = 300_000
+"""Elements of the inputs in flight that fill a core's caches: two photographs of 224 × 224. More rows at once are no faster on
+a processor, and slower where their activations are so large that the system hands out fresh memory for each."""
+
+ROOM_OF_AN_ACCELERATOR = 20_000_000
+"""The same of an accelerator, which is idle with few rows: 128 photographs."""
+
+
 @dataclass
 class Batch:
-    """How many rows are in flight. "auto" doubles while a row gets cheaper by a tenth; running out of memory halves, for
-    good. Each size is timed twice and the faster time counts, since machines are noisy.
+    """How many rows are in flight, by whether gradients are asked of them.
 
-    ``start``: where "auto" begins, for gradients; ``most``: where it ends; four times both for outputs."""
+    "auto" doubles while a row gets cheaper by a tenth; running out of memory halves, for good. Each size is timed twice and
+    the faster time counts, since machines are noisy.
+
+    Args:
+        limit: rows in flight, or "auto".
+
+    Attributes:
+        start: where "auto" begins, for gradients.
+        most: where it ends, for gradients.
+        of_outputs: times as many rows may be in flight of which only outputs are asked. They keep no activations, which is
+            what fills an accelerator's memory; a processor's caches are as full with either.
+        device: where the rows are.
+        sizes: rows in flight, where they are no longer the first ones.
+        best: seconds of a row at half the present size.
+        times: seconds of a row at the present size.
+        settled: what has been learnt, or has run out of memory.
+    """
 
     limit: int | str = "auto"
     start: int = 4
     most: float = math.inf
+    of_outputs: int = 4
     device: torch.device = torch.device("cpu")
     sizes: dict[bool, int] = field(default_factory=dict)
     best: dict[bool, float] = field(default_factory=dict)
@@ -54,27 +87,53 @@ class Batch:
             raise InputError(f"max_batch: a positive integer or 'auto', got {self.limit!r}")
 
     def fit(self, x: Tensor) -> None:
-        """Where to begin and end with inputs like ``x``: a power of two. A processor's batch that fills its caches (for each
-        core, two photographs of 224 × 224) is as fast as a larger one and takes less memory; an accelerator is idle with few
-        rows."""
+        """Choose where to begin and end.
+
+        Args:
+            x: (B, *F), inputs of the size that is evaluated.
+        """
         self.device = x.device
-        room = 300_000 * torch.get_num_threads() if x.device.type == "cpu" else 20_000_000
-        rows = 1 << (max(1, room // max(1, x[0].numel())).bit_length() - 1)
-        self.start = min(256, max(4, rows))
-        self.most = max(4, rows)
+        if x.device.type == "cpu":
+            room = ROOM_OF_A_CORE * torch.get_num_threads()
+            self.of_outputs = 1
+        else:
+            room = ROOM_OF_AN_ACCELERATOR
+            self.of_outputs = 4
+        fitting = room // max(1, x[0].numel())
+        power_of_two = 1 << (max(1, fitting).bit_length() - 1)
+        self.start = min(256, max(4, power_of_two))
+        self.most = max(4, power_of_two)
 
     def size(self, gradient: bool) -> int:
-        start = self.start if gradient else 4 * self.start  # outputs alone keep no activations
-        return self.sizes.get(gradient, start if self.limit == "auto" else int(self.limit))
+        """Rows in flight.
+
+        Args:
+            gradient: whether gradients are asked.
+        """
+        if gradient in self.sizes:
+            return self.sizes[gradient]
+        if self.limit != "auto":
+            return int(self.limit)
+        return self.start if gradient else self.of_outputs * self.start
 
     def clock(self, gradient: bool) -> float:
-        """The time; while a batch's size is being learnt, once an accelerator has done what it was given."""
+        """Seconds now; while a batch's size is being learnt, once an accelerator has done what it was given.
+
+        Args:
+            gradient: whether gradients are asked of the batch.
+        """
         if self.device.type != "cpu" and self.limit == "auto" and gradient not in self.settled:
             torch.accelerator.synchronize(self.device)
         return time.perf_counter()
 
     def took(self, rows: int, seconds: float, gradient: bool) -> None:
-        """Learn from a (nearly) full batch."""
+        """Learn from a (nearly) full batch.
+
+        Args:
+            rows: that it had.
+            seconds: that it took.
+            gradient: whether gradients were asked.
+        """
         size = self.size(gradient)
         if self.limit != "auto" or gradient in self.settled or rows < 0.75 * size:
             return
@@ -83,15 +142,25 @@ class Batch:
         if len(times) < 2:
             return
         cheaper = min(times) < 0.9 * self.best.get(gradient, math.inf)
+        most = self.most if gradient else self.of_outputs * self.most
         if not cheaper:
             self.sizes[gradient] = size // 2
-        elif 2 * size <= (self.most if gradient else 4 * self.most):
-            self.best[gradient], self.sizes[gradient], self.times[gradient] = min(times), size * 2, []
+        elif 2 * size <= most:
+            self.best[gradient] = min(times)
+            self.sizes[gradient] = 2 * size
+            self.times[gradient] = []
             return
         self.settled.add(gradient)
 
     def halve(self, gradient: bool) -> bool:
-        """After running out of memory; False when a batch of one does not fit either."""
+        """Halve the size after running out of memory.
+
+        Args:
+            gradient: whether gradients were asked.
+
+        Returns:
+            whether there is hope: False if a batch of one row did not fit.
+        """
         size = self.size(gradient)
         self.sizes[gradient] = max(1, size // 2)
         self.settled.add(gradient)

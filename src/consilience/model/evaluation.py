@@ -96,12 +96,11 @@ def scores(ask: Ask, rows: Rows, wanted: Wanted) -> Values:
     Args:
         ask: the model.
         rows: the batch.
-        wanted: says whether their graph is kept.
+        wanted: says in which layout the model gets them.
     """
     # A fresh copy: models that start with an in-place operation must not write to the caller's tensor.
     copied = Rows(rows.x.clone(memory_format=wanted.layout), rows.owner, rows.targets)
-    with torch.set_grad_enabled(wanted.graph):
-        return Values(ask(copied))
+    return Values(ask(copied))
 
 
 def gradients(ask: Ask, module: nn.Module | None, rows: Rows, wanted: Wanted) -> Values:
@@ -119,38 +118,37 @@ def gradients(ask: Ask, module: nn.Module | None, rows: Rows, wanted: Wanted) ->
     count = len(rows)
     graph = wanted.graph
     leaf = rows.x if graph and rows.x.requires_grad else rows.x.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        copied = leaf.clone(memory_format=wanted.layout)
-        if wanted.rule == "rescale":
-            batch = rows.beside_origins(copied, wanted.layout)
-        else:
-            batch = Rows(copied, rows.owner, rows.targets)
-        with contextlib.ExitStack() as stack:
-            seen: dict[cam.Layer, Tensor] = {}
-            if module is not None and wanted.layers:
-                seen = stack.enter_context(cam.captured(module, list(wanted.layers.values())))
-            if wanted.rule is not None:
-                stack.enter_context(applied(wanted.rule, module))
-            score = ask(batch)
-            if not score.requires_grad:
-                raise InputError(CUT)
-            ends = [seen[layer] for layer in wanted.layers.values()]
-            if wanted.gradient:
-                ends = [leaf, *ends]
-            lift = LIFT if wanted.half else 1.0
-            # Of [x; origin] only the rows themselves are explained.
-            total = lift * score[:count].sum()
-            found = torch.autograd.grad(total, ends, create_graph=graph, allow_unused=True)
-        if any(grad is None for grad in found):
+    copied = leaf.clone(memory_format=wanted.layout)
+    if wanted.rule == "rescale":
+        batch = rows.beside_origins(copied, wanted.layout)
+    else:
+        batch = Rows(copied, rows.owner, rows.targets)
+    with contextlib.ExitStack() as stack:
+        seen: dict[cam.Layer, Tensor] = {}
+        if module is not None and wanted.layers:
+            seen = stack.enter_context(cam.captured(module, list(wanted.layers.values())))
+        if wanted.rule is not None:
+            stack.enter_context(applied(wanted.rule, module))
+        score = ask(batch)
+        if not score.requires_grad:
             raise InputError(CUT)
-        slopes = [wide(grad) for grad in found]
-        if lift != 1:
-            slopes = [grad / lift for grad in slopes]
-        activations = {}
-        first = slice(0, wanted.layer_rows)
-        for (name, layer), slope in zip(wanted.layers.items(), slopes[wanted.gradient :], strict=True):
-            grid = cam.to_grid(seen[layer][first], layer)
-            activations[name] = (wide(kept(grid, graph)), cam.to_grid(slope[first], layer))
+        ends = [seen[layer] for layer in wanted.layers.values()]
+        if wanted.gradient:
+            ends = [leaf, *ends]
+        lift = LIFT if wanted.half else 1.0
+        # Of [x; origin] only the rows themselves are explained.
+        total = lift * score[:count].sum()
+        found = torch.autograd.grad(total, ends, create_graph=graph, allow_unused=True)
+    if any(grad is None for grad in found):
+        raise InputError(CUT)
+    slopes = [wide(grad) for grad in found]
+    if lift != 1:
+        slopes = [grad / lift for grad in slopes]
+    activations = {}
+    first = slice(0, wanted.layer_rows)
+    for (name, layer), slope in zip(wanted.layers.items(), slopes[wanted.gradient :], strict=True):
+        grid = cam.to_grid(seen[layer][first], layer)
+        activations[name] = (wide(kept(grid, graph)), cam.to_grid(slope[first], layer))
     return Values(
         score=kept(score[:count], graph),
         gradient=slopes[0] if wanted.gradient else None,

@@ -26,6 +26,7 @@ from .calling import from_numpy, layout_of, one_vector_each, precision_of
 from .evaluation import Rows, Wanted, gradients, scores
 from .independence import Dependence, dependence_of
 from .outputs import SCORE_KINDS, Kind, Outputs
+from .parts import Parts
 from .random_state import forked, seeded
 from .recognition import interpret, last_layer_of
 from .state import borrowed, check_ready
@@ -101,6 +102,7 @@ class Score(KnownArguments):
     runner_up: Tensor
     _arguments: Arguments
     _layers: dict[str, cam.Layer]
+    _parts: Parts
     dependence = Dependence.NOTHING
     """What a row's outputs depend on besides the row; looked for if ``at`` is asked to."""
 
@@ -130,6 +132,7 @@ class Score(KnownArguments):
             raise InputError(f"ids: expected one per input ({count}), got shape {tuple(bound.ids.shape)}")
         bound.ids = bound.ids.to(x.device)
         bound._layers = {}
+        bound._parts = Parts(self.model)
         owner = torch.arange(count, device=x.device)
         index = owner if index is None else index
         if bound.precision is not None and x.dtype == torch.float64:
@@ -189,7 +192,7 @@ class Score(KnownArguments):
 
     def _borrowed(self, freeze: bool) -> contextlib.AbstractContextManager[None]:
         """The model, for one batch. What draws from the process's generators has them for itself."""
-        return borrowed(self.model, freeze, draws=self.dependence is Dependence.DRAWS)
+        return borrowed(self.model, freeze, draws=self.dependence is Dependence.DRAWS, parts=self._parts)
 
     def _failed(self, x: Tensor, error: Exception) -> str:
         """What to say of a model that does not take ``x``."""
@@ -217,7 +220,9 @@ class Score(KnownArguments):
     def using(self, model: Callable[..., Any]) -> Score:
         """The same question to another model (of the same inputs and outputs): targets stay, layers are looked up anew."""
         other = copy.copy(self)
-        other.model, other._layers = model, {}
+        other.model = model
+        other._layers = {}
+        other._parts = Parts(model)
         return other
 
     def towards(self, targets: Tensor) -> Score:
@@ -336,7 +341,8 @@ class Score(KnownArguments):
             wanted = Wanted(gradient, rule, chosen, looking - part.start, graph, self.layout, half)
             if looking <= part.start:
                 wanted = replace(wanted, layers={})
-            with self._borrowed(freeze=not graph):
+            # Whether there is a graph decides how a model is lent, too.
+            with torch.set_grad_enabled(back or graph), self._borrowed(freeze=not graph):
                 if back:
                     return gradients(self._ask, module, asked[part], wanted)
                 return scores(self._ask, asked[part], wanted)

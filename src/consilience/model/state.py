@@ -9,7 +9,7 @@ meanwhile sees its own weights, but may see eval mode and parameters that ask fo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .locks import held, modules_and_parameters
 from .owned import modules_of
+from .parts import Parts, buffers_of
 from .random_state import forked
 from .switches import CUDNN, FAST_PATH
 from .undo import undoing
@@ -38,7 +39,7 @@ HOOKS = (
 
 
 @contextlib.contextmanager
-def borrowed(model: Any, freeze: bool, draws: bool = False) -> Iterator[None]:
+def borrowed(model: Any, freeze: bool, draws: bool = False, parts: Parts | None = None) -> Iterator[None]:
     """Use a model in eval mode and leave no trace, whatever happens.
 
     The modules of a callable are found by :func:`~.owned.modules_of` and treated like a module itself. One thread may borrow
@@ -50,15 +51,16 @@ def borrowed(model: Any, freeze: bool, draws: bool = False) -> Iterator[None]:
         model: an ``nn.Module`` or any callable.
         freeze: parameters ask for no gradient meanwhile, so that only input gradients are computed and kept.
         draws: the model, or what is run inside, draws from global random generators: no other thread may meanwhile.
+        parts: of this model, as they were found earlier, where it is lent for one pass after another; None: they are found.
 
     Raises:
         InputError: waiting for another thread would never end.
     """
-    modules, parameters = modules_and_parameters(modules_of(model))
+    parts = Parts(model) if parts is None else parts
     # The lock comes first and goes last: what the model was like is read, and put back, while no other thread has it.
-    with held((*modules, *parameters), draws):
-        before = _Before(modules, parameters)
-        needs_no_cudnn = torch.is_grad_enabled() and _recurrent(modules)
+    with held((*parts.modules, *parts.parameters), draws):
+        before = _Before(parts)
+        needs_no_cudnn = torch.is_grad_enabled() and _recurrent(parts.modules)
         without_cudnn = CUDNN.off() if needs_no_cudnn else contextlib.nullcontext()
         with forked(), undoing(before.restore), without_cudnn, FAST_PATH.off():
             before.to_eval_mode(freeze)
@@ -70,29 +72,23 @@ class _Before:
     """What modules were like when they were lent: modes, flags, buffers, computed weights, and hooks.
 
     Args:
-        modules: of the model, with all submodules.
-        parameters: of these.
+        parts: of the model.
 
     Attributes:
         finished: whether the use of the model came to its end without an error.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, parts: Parts) -> None:
         self.finished = False
         self._restored = False
+        self._parts = parts
         # A frozen TorchScript module has no mode: it is in eval mode for good.
-        self._modes = [(module, module.training) for module in modules if hasattr(module, "training")]
-        self._flags = [(parameter, parameter.requires_grad) for parameter in parameters]
-        self._buffers = [
-            (module, name, buffer, buffer.detach().clone())
-            for module in modules
-            for name, buffer in _buffers(module)
-            if buffer is not None
-        ]
+        self._modes = [(module, module.training) for module in parts.modules if hasattr(module, "training")]
+        self._flags = [(parameter, parameter.requires_grad) for parameter in parts.parameters]
+        parts.note_buffers()
         # What follows is read from a module's __dict__. A scripted module keeps it elsewhere, and cannot change it.
-        plain = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
-        self._weights = [(module, name, value) for module in plain for name, value in _computed_weights(module)]
-        tables = [vars(module)[name] for module in plain for name in HOOKS]
+        self._weights = [(module, name, value) for module in parts.plain for name, value in _computed_weights(module)]
+        tables = [vars(module)[name] for module in parts.plain for name in HOOKS]
         self._hooks = [(table, dict(table)) for table in tables]
 
     def to_eval_mode(self, freeze: bool) -> None:
@@ -124,23 +120,11 @@ class _Before:
                 parameter.requires_grad_(requires_grad)
         for module, name, value in self._weights:
             vars(module)[name] = value
-        self._restore_buffers()
+        self._parts.restore_buffers()
         # Only after an error, which may have kept somebody from removing them: a hook of the model's own may remove itself.
         if not self.finished:
             self._restore_hooks()
         self._restored = True
-
-    def _restore_buffers(self) -> None:
-        """Put back which tensors the buffers are, and their values."""
-        for module, name, buffer, _ in self._buffers:
-            if not isinstance(module, torch.jit.ScriptModule) and module._buffers.get(name) is not buffer:
-                module._buffers[name] = buffer
-        # By value: batch normalisation moves its statistics without a trace in the tensor's version.
-        values = [(buffer, value) for _, _, buffer, value in self._buffers]
-        for buffer, value in _unequal(values):
-            # A tensor made in inference mode can be written to only in inference mode.
-            with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-                buffer.copy_(value)
 
     def _restore_hooks(self) -> None:
         """Remove the hooks that were left, and put back those that were removed."""
@@ -149,13 +133,6 @@ class _Before:
                 # The same dictionary stays: handles of the caller's hooks refer to it.
                 table.clear()
                 table.update(content)
-
-
-def _buffers(module: nn.Module) -> Iterable[tuple[str, Tensor | None]]:
-    """The module's own buffers by name. A scripted module keeps them elsewhere."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return module.named_buffers(recurse=False)
-    return module._buffers.items()
 
 
 def _computed_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -169,20 +146,6 @@ def _computed_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             value = vars(module).get(name)
             if isinstance(value, Tensor):
                 yield name, value
-
-
-def _unequal(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """The pairs of different tensors; one wait for an accelerator, whatever their number."""
-    # A tensor on the meta device has no values to move.
-    pairs = [pair for pair in pairs if not pair[0].is_meta]
-    on_cpu = [pair for pair in pairs if pair[0].device.type == "cpu"]
-    elsewhere = [pair for pair in pairs if pair[0].device.type != "cpu"]
-    unequal = [pair for pair in on_cpu if not torch.equal(*pair)]
-    if elsewhere:
-        # torch.equal would wait for the accelerator once for each pair.
-        differ = torch.stack([(one != two).any() for one, two in elsewhere]).tolist()
-        unequal += [pair for pair, differs in zip(elsewhere, differ, strict=True) if differs]
-    return unequal
 
 
 def _recurrent(modules: Sequence[nn.Module]) -> bool:
@@ -225,7 +188,7 @@ class _Snapshot:
 
     def __init__(self, modules: Sequence[nn.Module], parameters: Sequence[nn.Parameter]) -> None:
         plain = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
-        buffers = dict.fromkeys(buffer for module in modules for _, buffer in _buffers(module) if buffer is not None)
+        buffers = dict.fromkeys(buffer for module in modules for _, buffer in buffers_of(module) if buffer is not None)
         # `.data` is the memory itself: code of others may have put another tensor in its place, or written into it.
         self._tensors = [(t, t.data, t.detach().clone(), t.requires_grad) for t in (*parameters, *buffers)]
         self._gradients = [(parameter, parameter.grad) for parameter in parameters]
