@@ -1,4 +1,4 @@
-"""Checkpoints: a state dict read without running code from the file, and put into the model that it fits."""
+"""Checkpoints: state dicts read without running code from the file, and loaded into the model that they fit."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _PREFIXES = ("module.", "_orig_mod.")
 
 
 def seeded(build: Build, n_classes: int, seed: int) -> nn.Module:
-    """A new model on the CPU. PyTorch's global generator is put back.
+    """A new model on the CPU with random weights; PyTorch's global generator comes back as it was.
 
     Args:
-        build: of the architecture.
-        n_classes: its outputs.
-        seed: of its random weights.
+        build: makes the architecture.
+        n_classes: how many outputs it has.
+        seed: names the weights.
     """
     state = torch.get_rng_state()
     try:
@@ -49,7 +49,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         path: a file of ``torch.save`` or safetensors, with the state dict alone or under "state_dict", "model", …
 
     Raises:
-        InputError: it cannot be read, holds anything but finite tensors, or more than a state dict.
+        InputError: it cannot be read, or holds anything but finite tensors by name.
     """
     check_file(path, "checkpoint")
     if path.suffix == ".safetensors":
@@ -78,6 +78,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _safetensors_load(path: Path) -> Any:
+    """The content of a safetensors file."""
     load_file = need("safetensors.torch", "images").load_file
     try:
         return load_file(path, device="cpu")
@@ -86,65 +87,57 @@ def _safetensors_load(path: Path) -> Any:
 
 
 def _torch_load(path: Path) -> Any:
+    """The content of a file of ``torch.save``."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what the warnings say, the errors below say
+            warnings.simplefilter("ignore")  # whatever PyTorch warns of is an error below
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise nearly anything
-        text = str(error)
-        code = re.search(r"GLOBAL ([\w.]+)", text)
-        if isinstance(error, pickle.UnpicklingError) and code:
-            raise InputError(
-                f"checkpoint {str(path)!r} is refused: it holds more than tensors ({code[1]}), and reading that could "
-                f"run code from the file. If you trust it, load it yourself and save model.state_dict() again"
-            ) from error
-        if "TorchScript" in text:
-            raise InputError(
-                f"checkpoint {str(path)!r} is a TorchScript program and not a state dict; save model.state_dict()"
-            ) from error
-        reason = ""
-        if not isinstance(error, pickle.UnpicklingError):
-            # torch's own text for a damaged pickle advises to turn weights_only off; ours must not.
-            first_line = text.partition("\n")[0]
-            reason = f": {first_line[:90]}"
-        raise InputError(
-            f"checkpoint {str(path)!r} cannot be read ({type(error).__name__}{reason}); "
-            f"is it truncated, or not a file of torch.save (or a .safetensors file)?"
-        ) from error
+        raise InputError(f"checkpoint {str(path)!r} {_why_unreadable(error)}") from error
+
+
+def _why_unreadable(error: Exception) -> str:
+    """What ``torch.load`` raised, in words."""
+    text = str(error)
+    code = re.search(r"GLOBAL ([\w.]+)", text)
+    if isinstance(error, pickle.UnpicklingError) and code:
+        return (
+            f"is refused: it holds more than tensors ({code[1]}), and reading that could run code from the file. If you "
+            "trust it, load it yourself and save model.state_dict() again"
+        )
+    if "TorchScript" in text:
+        return "is a TorchScript program and not a state dict; save model.state_dict()"
+    reason = ""
+    # PyTorch's own text for a damaged pickle advises to turn weights_only off, which must not be repeated.
+    if not isinstance(error, pickle.UnpicklingError):
+        first_line = text.partition("\n")[0]
+        reason = f": {first_line[:90]}"
+    return (
+        f"cannot be read ({type(error).__name__}{reason}); is it truncated, or not a file of torch.save (or a .safetensors "
+        "file)?"
+    )
 
 
 def fill(build: Build, state: dict[str, Tensor], name: str, path: Path, seed: int) -> nn.Module:
     """The model that a state dict fits, with its number of classes and its weights; every key must match.
 
     Args:
-        build: of the architecture.
+        build: makes the architecture.
         state: from :func:`read_state`.
         name: of the architecture, for errors.
         path: of the checkpoint, for errors.
-        seed: of what is not in a state dict.
+        seed: names the random weights that the state dict replaces.
 
     Raises:
         InputError: keys are missing or unexpected, or tensors have another shape.
     """
     module = seeded(build, 1000, seed)
     own = module.state_dict()
-    other_shape = _other_shapes(own, state)
-    n_classes = _classes_of(own, state, other_shape)
+    n_classes = _classes_of(own, state, _other_shapes(own, state))
     if n_classes is not None:
         module = seeded(build, n_classes, seed)
         own = module.state_dict()
-        other_shape = _other_shapes(own, state)
-    # Checkpoints of PyTorch before 0.4.1 have no batch counters; evaluation does not read them.
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} of {len(own)} keys are missing (first {', '.join(missing[:3])})")
-    if unexpected:
-        problems.append(f"{len(unexpected)} of {len(state)} are unexpected (first {', '.join(unexpected[:3])})")
-    if other_shape:
-        shown = [f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in other_shape[:3]]
-        problems.append(f"{len(other_shape)} have another shape (first {', '.join(shown)})")
+    problems = _differences(own, state)
     if problems:
         raise InputError(
             f"checkpoint {str(path)!r} does not fit {name}: {'; '.join(problems)}; "
@@ -155,21 +148,46 @@ def fill(build: Build, state: dict[str, Tensor], name: str, path: Path, seed: in
     return module
 
 
+def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """How a state dict differs from a model's own, in words; empty where it fits."""
+    # Checkpoints of PyTorch before 0.4.1 have no batch counters; evaluation does not read them.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    other_shape = _other_shapes(own, state)
+    differences = []
+    if missing:
+        differences.append(f"{len(missing)} of {len(own)} keys are missing (first {', '.join(missing[:3])})")
+    if unexpected:
+        differences.append(f"{len(unexpected)} of {len(state)} are unexpected (first {', '.join(unexpected[:3])})")
+    if other_shape:
+        shown = [f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in other_shape[:3]]
+        differences.append(f"{len(other_shape)} have another shape (first {', '.join(shown)})")
+    return differences
+
+
 def _other_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
     """The keys in both whose tensors have different shapes."""
     return [key for key in own if key in state and own[key].shape != state[key].shape]
 
 
 def _classes_of(own: Mapping[str, Tensor], state: Mapping[str, Tensor], other_shape: list[str]) -> int | None:
-    """The checkpoint's number of classes, if another number than 1000 is all that tells its shapes apart."""
+    """The checkpoint's number of classes, if another number than 1000 explains all shapes that differ; else None.
+
+    Args:
+        own: the state of a model of 1000 classes.
+        state: the checkpoint's.
+        other_shape: the keys whose shapes differ.
+    """
     counts = set()
     for key in other_shape:
-        there = state[key].shape
-        if own[key].shape != (1000, *there[1:]):
+        shape = state[key].shape
+        if own[key].shape != (1000, *shape[1:]):
             return None
-        if len(there):
-            counts.add(there[0])
-    return counts.pop() if len(counts) == 1 else None
+        if len(shape):
+            counts.add(shape[0])
+    if len(counts) != 1:
+        return None
+    return counts.pop()
 
 
 def file_digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Whether a file that is to be read is there at all, and what to say if not."""
+"""Checks a file before it is read, and says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ PathLike = str | os.PathLike[str]
 
 
 def check_file(path: Path, what: str) -> None:
-    """Raise an InputError unless ``path`` is a regular, readable file that holds something; ``what`` it is, for errors."""
+    """Refuse what is not a regular, readable file that holds something.
+
+    Args:
+        path: of the file.
+        what: what it is, for errors: "image", "checkpoint".
+
+    Raises:
+        InputError: there is no such file, or it is empty, a folder, or not to be read.
+    """
     try:
         if path.is_dir():
             raise InputError(f"{what} {str(path)!r} is a folder; pass the files in it")
@@ -31,4 +39,5 @@ def check_file(path: Path, what: str) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
+        # A path with a null byte is a ValueError.
         raise InputError(f"{what} {str(path)!r} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""Photographs: read robustly, prepared for a model, shown again."""
+"""Photographs: decoded whatever their format and state, made into a model's input, and shown again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 MAX_PIXELS = 2**26
-"""The most pixels (width × height, 67 million) that :func:`read_image` decodes: the header is asked before decoding."""
+"""The most pixels (width × height, 67 million) that :func:`read_image` decodes; the header says how many there are."""
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Of files that count as pictures of a folder."""
@@ -35,8 +35,8 @@ _SAMPLES = {
 }
 
 
-_LONGEST = 16  # times the short side: what a centre crop can need is far less
-
+_LONGEST = 16
+"""A picture that is longer than so many times its short side is cut: a centre crop needs far less."""
 
 # Raster formats that Pillow decodes by itself. EPS is left out on purpose: for it Pillow starts another program.
 _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX")
@@ -171,7 +171,8 @@ class Preprocess:
         width, height = image.size
         short = min(width, height)
         longest = _LONGEST * short
-        if max(width, height) > longest:  # a 1 × 60000 strip would grow to 256 × 15 million pixels
+        # A strip of 1 × 60 000 pixels would grow to 256 × 15 million.
+        if max(width, height) > longest:
             half_wide = min(width, longest) / 2
             half_high = min(height, longest) / 2
             box = (width / 2 - half_wide, height / 2 - half_high, width / 2 + half_wide, height / 2 + half_high)
@@ -196,10 +197,12 @@ class Preprocess:
 
 
 def _channels(values: tuple[float, float, float]) -> torch.Tensor:
+    """(3, 1, 1): one number for each channel."""
     return torch.tensor(values, dtype=torch.float32)[:, None, None]
 
 
 def _sample_folder() -> Path:
+    """Where scikit-image keeps its photographs."""
     return Path(need("skimage", "images").__path__[0]) / "data"
 
 
@@ -243,7 +246,7 @@ def _upright(image: Image) -> Image:
     """Turn the image as its EXIF orientation says; a damaged EXIF block leaves it as it is."""
     try:
         return need("PIL.ImageOps", "images").exif_transpose(image)
-    except Exception:  # the pixels were decoded: unreadable metadata is no reason to refuse them
+    except Exception:  # the pixels are decoded already, and good without the metadata
         return image
 
 
@@ -251,7 +254,7 @@ def _to_rgb(image: Image, path: Path) -> np.ndarray:
     """Any mode of Pillow's to uint8 (H, W, 3)."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.float64)
-        # Pillow clips these modes to 255 when it converts them. A 16-bit PNG is of mode "I" in some of its releases.
+        # Pillow would clip these modes at 255 when it converts them. A 16-bit PNG has mode "I" in some of its releases.
         if image.mode == "F":
             kind = "float"
             white = 1.0
@@ -267,10 +270,11 @@ def _to_rgb(image: Image, path: Path) -> np.ndarray:
             )
         grey = np.rint(values * (255 / white)).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode == "La":  # premultiplied grey converts to nothing else
+    if image.mode == "La":  # premultiplied grey, which converts to nothing else
         image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white_page: Any = need("PIL.Image", "images").new("RGBA", image.size, "white")
-        image = need("PIL.Image", "images").alpha_composite(white_page, image)
+        image_module = need("PIL.Image", "images")
+        white_page: Any = image_module.new("RGBA", image.size, "white")
+        image = image_module.alpha_composite(white_page, image)
     return np.array(image.convert("RGB"))

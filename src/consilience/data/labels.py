@@ -1,4 +1,4 @@
-"""Class names: ImageNet's, those of a file, and the class that a name means."""
+"""Class names: ImageNet's, those of a file, and which class a name means."""
 
 from __future__ import annotations
 
@@ -97,6 +97,7 @@ def parse_target(text: str | int | None, labels: list[str] | None, n_classes: in
 
 
 def _csv_labels(text: str) -> dict[int, str]:
+    """Class index → name, of a table with these two columns."""
     rows = csv.DictReader(text.splitlines())
     columns = rows.fieldnames or []
     if not {"class_index", "name"} <= set(columns):
@@ -110,12 +111,14 @@ def _csv_labels(text: str) -> dict[int, str]:
             raise InputError(f"line {rows.line_num}: class_index {row['class_index']!r} is not a number") from None
         if not name:
             raise InputError(f"line {rows.line_num}: class {index} has no name")
+        # Tables of images name the same class in many rows.
         if names.setdefault(index, name) != name:
             raise InputError(f"line {rows.line_num}: class {index} is both {names[index]!r} and {name!r}")
     return names
 
 
 def _json_labels(text: str) -> dict[int, str]:
+    """Class index → name, of a list or an object."""
     content = json.loads(text)
     if isinstance(content, dict):
         items = [(int(key), _last(value)) for key, value in content.items()]
@@ -137,6 +140,7 @@ def _last(value: Any) -> Any:
 
 
 def _line_labels(text: str) -> dict[int, str]:
+    """Class index → name, of lines."""
     lines = [line.strip() for line in text.rstrip().splitlines()]
     for number, line in enumerate(lines, start=1):
         if not line:
@@ -156,6 +160,7 @@ def complete_labels(names: dict[int, str], n_classes: int, fallback: list[str] |
     Raises:
         InputError: there are more names than classes, or a list has fewer.
     """
+    # A file without gaps is taken for a whole list, which must be as long as the model's outputs.
     gapless = len(names) == max(names) + 1
     if max(names) >= n_classes or (gapless and len(names) != n_classes):
         content = f"{len(names)} class names" if gapless else f"a class {max(names)}"
@@ -166,4 +171,5 @@ def complete_labels(names: dict[int, str], n_classes: int, fallback: list[str] |
 
 
 def _plain(label: str) -> str:
+    """A name without what people write differently: case, and ``_`` for a space."""
     return " ".join(label.replace("_", " ").casefold().split())

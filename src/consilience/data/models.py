@@ -128,6 +128,7 @@ def _count_classes(module: nn.Module, preprocess: Preprocess, spec: str, where: 
 
 
 def _device(device: str | torch.device) -> torch.device:
+    """The device, after one number was put there and read back."""
     try:
         where = torch.device(device)
         torch.zeros(1, device=where).item()

@@ -1,4 +1,4 @@
-"""Readers of picture sets: every one gives uint8 (n, C, H, W) and classes, or an InputError that names the file."""
+"""Readers of picture sets: each gives pixels, uint8 (n, C, H, W), and classes, or an InputError that names the file."""
 
 from __future__ import annotations
 
@@ -50,17 +50,22 @@ def digits() -> Pictures:
 
 
 def idx(folder: Path, classes: tuple[str, ...] = ()) -> Pictures:
-    """A set in MNIST's format; a file named train-first…-images… holds the first training images of a longer list of labels.
+    """A set in MNIST's format.
 
-    ``folder`` holds the four files; ``classes`` are the classes' names, numbers if empty.
+    A file named train-first…-images… in place of the training images holds the first of them, of a longer list of labels.
+
+    Args:
+        folder: where the four files are.
+        classes: the classes' names; numbers if empty.
     """
     notes: tuple[str, ...] = ()
-    first = folder / "train-images-idx3-ubyte.gz"
-    if not first.exists() and (shorter := sorted(folder.glob("train-first*-images-idx3-ubyte.gz"))):
-        first = shorter[0]
-    x = _idx(first, 3)
+    images = folder / "train-images-idx3-ubyte.gz"
+    shorter = sorted(folder.glob("train-first*-images-idx3-ubyte.gz"))
+    if shorter and not images.exists():
+        images = shorter[0]
+    x = _idx(images, 3)
     y = _idx(folder / "train-labels-idx1-ubyte.gz", 1)
-    if "first" in first.name and len(x) < len(y):
+    if "first" in images.name and len(x) < len(y):
         notes = (f"the first {len(x)} of {len(y)} training images",)
         y = y[: len(x)]
     test_x = _idx(folder / "t10k-images-idx3-ubyte.gz", 3)
@@ -81,7 +86,7 @@ def _idx(path: Path, axes: int) -> np.ndarray:
         raise InputError(
             f"file {str(path)!r} is no IDX file of unsigned bytes with {axes} axes: it starts with {content[:4].hex()}"
         )
-    # Four bytes say what follows, then four for each axis its length.
+    # The header: four bytes that say what follows, then the length of each axis in four.
     header = 4 + 4 * axes
     shape: tuple[int, ...] = (0,)
     if len(content) >= header:
@@ -93,9 +98,11 @@ def _idx(path: Path, axes: int) -> np.ndarray:
 
 
 def npz(path: Path, classes: int) -> Pictures:
-    """A set of NumPy arrays x_train, y_train, x_test, y_test in the file ``path``, of so many ``classes``.
+    """A set of NumPy arrays x_train, y_train, x_test, y_test in one file. Pickled objects are refused.
 
-    Pickled objects are refused.
+    Args:
+        path: of the file.
+        classes: how many there are.
     """
     check_file(path, "file")
     try:
@@ -141,7 +148,12 @@ def rows(folder: Path, side: int, classes: tuple[str, ...]) -> Pictures:
 
 
 def folder(folder: Path, side: int) -> Pictures:
-    """A ``folder`` with labels.csv (file, class_index) and images/; other sizes: short side to ``side``, then a centre crop."""
+    """A folder with labels.csv, of the columns file and class_index, and images/.
+
+    Args:
+        folder: where they are.
+        side: of the square pictures, in pixels. Others are scaled, their short side to this, and cut to their centre.
+    """
     path = folder / "labels.csv"
     check_file(path, "file")
     try:
@@ -154,6 +166,7 @@ def folder(folder: Path, side: int) -> Pictures:
     prepare = Preprocess(side, side, (0, 0, 0), (1, 1, 1))
     x = np.empty((len(named), 3, side, side), np.uint8)
     for row, (name, _) in enumerate(named):
+        # A name such as ../x would lead out of the folder.
         if Path(name).name != name:
             raise InputError(f"file {str(path)!r}: {name!r} is not a plain file name")
         x[row] = (prepare(read_image(folder / "images" / name)) * 255).round().byte().numpy()
@@ -163,9 +176,11 @@ def folder(folder: Path, side: int) -> Pictures:
 
 
 def torchvision_set(name: str, folder: Path) -> Pictures:
-    """Let torchvision fetch the set of this ``name`` into ``folder`` and read it.
+    """A set that torchvision fetches and reads. Traffic signs are scaled to 32 × 32, bilinear.
 
-    Traffic signs are scaled to 32 × 32, bilinear.
+    Args:
+        name: of torchvision's class: MNIST, FashionMNIST, GTSRB or CIFAR10.
+        folder: where the set is put.
     """
     datasets = need("torchvision.datasets", "images")
     parts = []
@@ -185,8 +200,11 @@ def torchvision_set(name: str, folder: Path) -> Pictures:
         else:
             x = np.asarray(data.data)
             y = np.asarray(data.targets)
-        grey = x.ndim == 3
-        parts.append((x[:, None] if grey else x.transpose(0, 3, 1, 2), y))
+        if x.ndim == 3:
+            x = x[:, None]  # grey pictures have no axis of channels
+        else:
+            x = x.transpose(0, 3, 1, 2)
+        parts.append((x, y))
     names = {"MNIST": _numbers(10), "FashionMNIST": GARMENTS, "GTSRB": _numbers(43), "CIFAR10": CIFAR}[name]
     train_part, test_part = parts
     return _joined(folder, train_part, test_part, names)
@@ -199,11 +217,13 @@ def _joined(
     classes: tuple[str, ...],
     notes: tuple[str, ...] = (),
 ) -> Pictures:
+    """Both parts of a set, (x, y) each, the test part last."""
     labels = _classes(path, np.concatenate([train[1], test[1]]), len(classes))
     return Pictures(np.concatenate([train[0], test[0]]), labels, classes, len(test[1]), notes)
 
 
 def _paired(path: Path, *parts: tuple[np.ndarray, np.ndarray]) -> None:
+    """Raise InputError unless every part (x, y) has a label for each picture, and all pictures one size."""
     for x, y in parts:
         if y.ndim != 1 or len(x) != len(y):
             raise InputError(f"{str(path)!r}: {len(x)} images but labels of shape {y.shape}; files of different sets?")
@@ -212,10 +232,12 @@ def _paired(path: Path, *parts: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 def _classes(path: Path, labels: np.ndarray, count: int) -> np.ndarray:
+    """The labels as int64; InputError unless they are integers below ``count``."""
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= count:
         raise InputError(f"{str(path)!r}: labels are {labels.dtype}, expected integers 0 … {count - 1}")
     return labels.astype(np.int64)
 
 
 def _numbers(count: int) -> tuple[str, ...]:
+    """Names for classes that have none: "0", "1", …"""
     return tuple(map(str, range(count)))

@@ -94,6 +94,14 @@ _UCI = "the UCI Machine Learning Repository, as prepared for the ExpO experiment
 
 
 def _regression(file: str, title: str, drop: dict[str, str] | None = None, *notes: str) -> Source:
+    """A regression set of the repository.
+
+    Args:
+        file: below uci/.
+        title: the set's published name.
+        drop: columns that are left out → why.
+        *notes: to keep with the table.
+    """
     layout = f"uci/{file}, comma-separated with a header: a row index, the features, last the target"
 
     def read(folder: Path) -> tables.Table:
@@ -234,7 +242,7 @@ def load(
 
 
 def _part(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Part:
-    """The rows with these numbers (n,) of a raw set."""
+    """The rows with these numbers (n,) of a raw set; bytes of pictures become 0 … 1."""
     values = torch.from_numpy(x[rows]).float()
     if x.dtype == np.uint8:
         values = values / 255
@@ -244,6 +252,7 @@ def _part(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Part:
 def _read(
     name: str, source: Source, folder: str | os.PathLike[str] | None, download: bool
 ) -> pictures.Pictures | tables.Table:
+    """The raw set; arguments as of :func:`load`."""
     if not source.layout:
         if download:
             raise InputError(f"download: {name} is packaged with scikit-learn; leave download out")
@@ -279,6 +288,7 @@ def _split(
         raise InputError(
             f"validation, test: shares {shares[0]:g} and {shares[1]:g} of {own} rows leave a part of {name} without rows"
         )
+    # A hash of each row's own number: where a row goes does not depend on how many rows there are.
     rank = [hashlib.blake2b(f"{seed}:{name}:{row}".encode(), digest_size=8).digest() for row in range(own)]
     order = np.array(sorted(range(own), key=rank.__getitem__))
     train_rows = np.sort(order[taken:])

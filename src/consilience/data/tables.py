@@ -1,4 +1,4 @@
-"""Readers of tables, and their encoding with statistics of the training rows only."""
+"""Readers of tables, and their encoding as numbers, with statistics of the training rows only."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ import numpy as np
 from ..errors import InputError, need
 from .files import check_file
 
+# Why columns of SUPPORT2 are left out.
 _AFTER = "known only after the third day, at which death is predicted"
-
-
 _FITTED = "computed by a model that was fitted to these patients' survival"
-
 
 SUPPORT2_LEAKS: Mapping[str, str] = {
     **dict.fromkeys(("hospdead", "d.time", "sfdm2"), "an outcome: it tells whether or when the patient died"),
@@ -28,6 +26,7 @@ SUPPORT2_LEAKS: Mapping[str, str] = {
 
 
 _MISSING = ("", "na", "nan", "?")
+"""Words that stand for a missing value, in lower case."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,31 +117,24 @@ def sklearn_table(loader: str) -> Table:
 
 
 def encode(table: Table, train: np.ndarray) -> Encoded:
-    """Fill gaps of a ``table``, one-hot and standardise it; every statistic is of the rows ``train`` (m,)."""
-    values: list[np.ndarray] = []
-    names: list[str] = []
-    columns: list[str] = []
-    notes: list[str] = []
+    """Fill gaps, make words one-hot, and standardise.
+
+    Args:
+        table: as read.
+        train: (m,), the training rows, of which every statistic is.
+
+    Raises:
+        InputError: no column varies over the training rows, or the target does not.
+    """
+    features = _Features([], [], [], [])
     for name, column in table.columns.items():
-        if column.dtype.kind != "f":
-            levels = sorted(set(column[train].tolist()))
-            values += [(column == level).astype(np.float64) for level in levels]
-            names += [f"{name}={level or 'missing'}" for level in levels]
-            columns += [name] * len(levels)
-            continue
-        gaps = np.isnan(column)
-        if gaps[train].all():
-            notes.append(f"{name} left out: missing in every training row")
-            continue
-        if gaps.any():
-            notes.append(
-                f"{name}: {int(gaps.sum())} of {len(gaps)} values missing, filled with the training rows' median"
-            )
-            column = np.where(gaps, np.median(column[train][~gaps[train]]), column)
-        values.append(column)
-        names.append(name)
-        columns.append(name)
-    x = np.stack(values, 1)
+        if column.dtype.kind == "f":
+            features.add_numbers(name, column, train)
+        else:
+            features.add_words(name, column, train)
+    names = features.names
+    notes = features.notes
+    x = np.stack(features.values, 1)
     mean = x[train].mean(0)
     std = x[train].std(0)
     # Rounding leaves a constant column a standard deviation above 0.
@@ -164,10 +156,49 @@ def encode(table: Table, train: np.ndarray) -> Encoded:
         x=x.astype(np.float32),
         y=y,
         features=tuple(names[j] for j in kept),
-        columns=tuple(columns[j] for j in kept),
+        columns=tuple(features.columns[j] for j in kept),
         target=target,
         notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True)
+class _Features:
+    """The features of an encoded table so far, one entry of the first three lists for each.
+
+    Args:
+        values: (n,) float64 each.
+        names: of the features.
+        columns: the source column of each.
+        notes: what was left out or filled in, in words.
+    """
+
+    values: list[np.ndarray]
+    names: list[str]
+    columns: list[str]
+    notes: list[str]
+
+    def add_words(self, name: str, column: np.ndarray, train: np.ndarray) -> None:
+        """A column of words: a feature for each level that occurs in the training rows, missing being one of them."""
+        for level in sorted(set(column[train].tolist())):
+            self.values.append((column == level).astype(np.float64))
+            self.names.append(f"{name}={level or 'missing'}")
+            self.columns.append(name)
+
+    def add_numbers(self, name: str, column: np.ndarray, train: np.ndarray) -> None:
+        """A column of numbers, its gaps filled with the training rows' median."""
+        gaps = np.isnan(column)
+        if gaps[train].all():
+            self.notes.append(f"{name} left out: missing in every training row")
+            return
+        if gaps.any():
+            self.notes.append(
+                f"{name}: {int(gaps.sum())} of {len(gaps)} values missing, filled with the training rows' median"
+            )
+            column = np.where(gaps, np.median(column[train][~gaps[train]]), column)
+        self.values.append(column)
+        self.names.append(name)
+        self.columns.append(name)
 
 
 def _read(path: Path, drop: Mapping[str, str]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -182,6 +213,7 @@ def _read(path: Path, drop: Mapping[str, str]) -> tuple[dict[str, np.ndarray], t
         raise InputError(f"table {str(path)!r} has no rows below its header")
     header = [name.strip() for name in lines[0]]
     rows = lines[1:]
+    # R writes a table's row index without a name for it.
     if len(rows[0]) == len(header) + 1:
         header = ["", *header]
     if header[0] != "":
