@@ -18,7 +18,17 @@ from consilience.features.images import Segments
 from consilience.features.sequences import Windows
 from consilience.perturb import union as unions
 from consilience.perturb.baseline import Baseline
-from consilience.perturb.coalition_lists import CHAINS, LISTED, distinct, every, half_sizes, in_class, orders, subsets
+from consilience.perturb.coalition_lists import (
+    CHAINS,
+    LISTED,
+    distinct,
+    even_sizes,
+    every,
+    half_sizes,
+    in_class,
+    orders,
+    subsets,
+)
 from consilience.perturb.coalitions import Halves, Kernel, LeaveOneOut, Orders
 from consilience.perturb.union import Union
 from consilience.statistics.keys import Key
@@ -76,12 +86,15 @@ def test_halves_are_sets_of_which_each_feature_is_in_half(features):
     """All pairs once, if so many are asked for; else sizes as they are drawn, about as often as there are such sets."""
     every_pair = 2 ** (features - 1)
     asked = min(every_pair, 4000)
-    sizes = half_sizes(KEY, features, asked, whole=True)
+    sizes = half_sizes(KEY, features, asked)
     assert sum(sizes.values()) == asked
     for size, number in sizes.items():
         expected = in_class(features, size) * asked / every_pair
         assert abs(number - expected) <= (0 if asked == every_pair else 5 * expected**0.5 + 3)
-    assert 0 not in half_sizes(KEY, features, min(asked, every_pair - 1), whole=False)
+    if asked < every_pair:
+        even = even_sizes(features, asked)
+        assert sum(even.values()) == asked and 0 not in even
+        assert all(abs(even.get(s, 0) - in_class(features, s) * asked / (every_pair - 1)) < 1 for s in range(1, 11))
 
 
 def test_lists_of_all_coalitions_are_complete():

@@ -130,33 +130,29 @@ def shapley(e, model, x, i, t):
 
 
 def kernel_shap(e, model, x, i, t):
-    """Effects of three features by ridge regression, all of them written out; then, on what they leave, weighted least squares
-    in the input's own order, with the last value eliminated."""
+    """Weighted least squares on single effects and on all effects of three and five features, which have a penalty; what all
+    features do together is met exactly. Each effect is shared evenly by its features."""
     masks = parts(e.features, x)
     count = len(masks)
     taken = listed(Kernel(e.n_samples), i, count)
     scores = np.array([without(model, x, [m for m, z in zip(masks, row, strict=True) if z], t).item() for row in taken])
-    weights = np.concatenate([[0.5, 0.5], design_weights(count, e.n_samples).numpy()])
-
-    triples = list(itertools.combinations(range(count), 3))
-    signs = 1.0 - 2 * taken
-    effects = np.stack([signs[:, triple].prod(1) for triple in triples], 1)
     pairs = (len(taken) - 2) // 2
-    penalty = len(triples) / (5 * pairs)
-    # Odd and even effects do not meet in pairs, so no even ones are needed.
-    columns = np.concatenate([signs, effects], 1)
-    gram = columns.T @ (columns * weights[:, None]) + np.diag([0.0] * count + [penalty] * len(triples))
-    cubic = np.linalg.solve(gram, columns.T @ (scores * weights))[count:]
+    weights = design_weights(count, e.n_samples).numpy()[::2] * 2 * pairs
+    sets, penalty = [[a] for a in range(count)], [0.0] * count
+    for size, variance in ((3, 20.0), (5, 5.0)):
+        larger = list(itertools.combinations(range(count), size))
+        sets += [list(members) for members in larger]
+        penalty += [len(larger) / variance] * len(larger)
+    signs, halves = 1.0 - 2 * taken[::2], (scores[::2] - scores[1::2]) / 2
+    columns = np.stack([signs[:, members].prod(1) for members in sets], 1)
+    # The first pair is a constraint, with a multiplier.
+    gram = columns[1:].T @ (columns[1:] * weights[:, None]) + np.diag(penalty)
+    system = np.block([[gram, columns[:1].T], [columns[:1], np.zeros((1, 1))]])
+    effects = np.linalg.solve(system, [*(columns[1:].T @ (weights * halves[1:])), halves[0]])[:-1]
     found = np.zeros(count)
-    for effect, triple in zip(cubic, triples, strict=True):
-        found[list(triple)] += 2 / 3 * effect
-
-    left = scores - effects @ cubic
-    whole, there = left[0] - left[1], 1.0 - taken[2:]
-    rows, response = there[:, :-1] - there[:, -1:], left[2:] - left[1] - there[:, -1] * whole
-    root = np.sqrt(weights[2:])
-    most = np.linalg.lstsq(rows * root[:, None], response * root, rcond=None)[0]
-    return spread([*(found[:-1] + most), found[-1] + whole - most.sum()], masks)
+    for effect, members in zip(effects, sets, strict=True):
+        found[members] += 2 * effect / len(members)
+    return spread(found, masks)
 
 
 def shapley_sampling(e, model, x, i, t):

@@ -19,7 +19,7 @@ from ..perturb.windows import ordered
 from ..settings import setting
 from ..statistics.keys import Key
 from ..statistics.tensors import exact
-from ..surrogates.interactions import OF_THREE, OF_TWO, generalised, of_three, of_two
+from ..surrogates.interactions import EVEN, ODD, covariance, generalised
 from .base import Need
 from .coalitional import Coalitional
 from .spread import absent, give, like
@@ -41,7 +41,7 @@ class RISE(Coalitional):
     The paper's estimate Σ f M / (N p) has the score's level times the noise of ΣM in it. Here E[f] + E[(f − E[f]) (M − p)] / p
     is estimated, which is the same number: unbiased too, and never less exact. Where each feature is a cell of its own and p is
     1/2 (tables), masks come in pairs with their complements, and are evaluated once for all methods that ask for coalitions;
-    effects of two and three features are allowed for (:mod:`consilience.surrogates.interactions`), and with 2^A ≤ ``n_samples``
+    effects of several features are allowed for (:mod:`consilience.surrogates.interactions`), and with 2^A ≤ ``n_samples``
     all masks are evaluated, and the map is exact.
 
     Args:
@@ -168,6 +168,6 @@ def _effects(key: Key, features: int, design: Halves) -> tuple[Tensor, Tensor]:
         # Too few to solve for all effects at once: each by itself.
         return torch.full((count,), 1 / count, dtype=rows.dtype), rows.mT / count
     noise = torch.eye(count, dtype=rows.dtype)
-    level, _ = generalised(torch.ones_like(rows[:, :1]), OF_TWO * of_two(rows) + noise)
-    slopes, _ = generalised(rows, OF_THREE * of_three(rows) + noise)
+    level, _ = generalised(torch.ones_like(rows[:, :1]), covariance(rows, EVEN) + noise)
+    slopes, _ = generalised(rows, covariance(rows, ODD) + noise)
     return level[0], slopes

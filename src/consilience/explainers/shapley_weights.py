@@ -12,10 +12,10 @@ from ..perturb.coalition_lists import every
 from ..perturb.coalitions import Kernel
 from ..perturb.kernel_design import design_weights
 from ..statistics.keys import Key
-from ..surrogates.interactions import OF_THREE, generalised, of_three
+from ..surrogates.interactions import ODD, covariance, generalised, with_each
 
 PAIRS = 2048
-"""Pairs of coalitions up to which effects of three features are allowed for; of more, the regression alone is nearly exact."""
+"""Pairs of coalitions up to which effects of three and five features are allowed for; the cost is cubic in them."""
 
 
 @lru_cache(maxsize=32)
@@ -39,9 +39,9 @@ def enumerated(features: int) -> Tensor:
 def regressed(key: Key, features: int, budget: int | None) -> Tensor:
     """(A, 2 + n) float64: KernelSHAP from v(all), v(none) and the values of n coalitions.
 
-    The regression min Σ_S w_S (v(S) − v(∅) − φ · z_S)², Σφ = v(all) − v(∅), is made on the score less its effects of three
-    features together; those of the estimated effects are then added, an equal share for each of the three. Effects of two,
-    and all others of even size, cancel in pairs of complements.
+    The regression min Σ_S w_S (v(S) − v(∅) − φ · z_S)², Σφ = v(all) − v(∅), in which effects of three and five features have
+    a prior (:mod:`consilience.surrogates.interactions`) and are then shared evenly by their features, as Shapley values are;
+    noise is in proportion to 1 / w. Effects of even size cancel in pairs of complements.
 
     Args:
         key: of the coalitions.
@@ -56,20 +56,14 @@ def regressed(key: Key, features: int, budget: int | None) -> Tensor:
     # Of a pair, half the difference of the values; of x = ±1 the values of a sum of features are Σ x φ / 2.
     rows = torch.where(small, -1.0, 1.0).double()
     weights = weights / weights.sum()
-    plain = _constrained(rows, weights)
-    if len(small) > PAIRS or features < 3:
-        return _in_pairs(plain)
-    # The pair of all and none is known without any doubt that a weight could say; it counts as much as all others.
+    if len(small) > PAIRS:
+        return _in_pairs(_constrained(rows, weights))
+    # φ_a is twice the single effect, and an even share of twice every effect that a has part in. The pair of all and none
+    # has no noise, so these add up to its difference exactly.
     rows = torch.cat([torch.ones_like(rows[:1]), rows])
-    noise = 1 / (len(small) * torch.cat([torch.ones_like(weights[:1]), weights]))
-    cubic = OF_THREE * of_three(rows)
-    _, predicting = generalised(rows, cubic + noise.diag())
-    rest = torch.eye(len(rows), dtype=rows.dtype) - cubic @ predicting
-    # Σ of Π_{i ∈ T} x_i over all T of three with a: x_a times those of two without a.
-    total = rows.sum(1, keepdim=True)
-    with_each = rows * ((total**2 - features) / 2 - rows * total + 1)
-    share = 2 / 3 * OF_THREE / math.comb(features, 3)
-    return _in_pairs(plain @ rest + share * with_each.mT @ predicting)
+    noise = torch.cat([torch.zeros_like(weights[:1]), 1 / (len(small) * weights)])
+    single, predicting = generalised(rows, covariance(rows, ODD) + noise.diag())
+    return _in_pairs(2 * (single + with_each(rows, ODD).mT @ predicting))
 
 
 def _constrained(rows: Tensor, weights: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def subsets(key: Key, features: int, size: int, count: int, chained: bool) -> Te
     raise AssertionError("unreachable")
 
 
-def half_sizes(key: Key, features: int, pairs: int, whole: bool) -> dict[int, int]:
+def half_sizes(key: Key, features: int, pairs: int) -> dict[int, int]:
     """Size s ≤ A / 2 → how many pairs have a set of that size, where ``pairs`` are drawn of all pairs of complements.
 
     A pair is drawn as each of two features is there or not with probability 1/2, none twice.
@@ -94,22 +94,35 @@ def half_sizes(key: Key, features: int, pairs: int, whole: bool) -> dict[int, in
     Args:
         key: of the draws.
         features: A.
-        pairs: how many; all that there are, if these are fewer.
-        whole: the pair of all features and none may be among them.
+        pairs: how many, at most all that there are.
     """
     if 2 ** (features - 1) <= LISTED:
         nobody = torch.zeros(1, dtype=torch.int64)
         words = (key / "halves").bits(nobody, features, 2 ** (features - 1))[0]
-        codes = words.argsort(stable=True)
+        codes = words.argsort(stable=True)[:pairs]
         # Of two complements, the one without the last feature.
         sizes = (codes[:, None] >> torch.arange(features - 1) & 1).sum(1)
     else:
-        sizes = _drawn_pairs(key / "halves", features, pairs + 1).sum(1)
-    sizes = sizes.minimum(features - sizes)
-    if not whole:
-        sizes = sizes[sizes > 0]
-    numbers = sizes[:pairs].bincount().tolist()
+        sizes = _drawn_pairs(key / "halves", features, pairs).sum(1)
+    numbers = sizes.minimum(features - sizes).bincount().tolist()
     return {size: number for size, number in enumerate(numbers) if number}
+
+
+def even_sizes(features: int, pairs: int) -> dict[int, int]:
+    """As :func:`half_sizes`, without drawing: in proportion to how many pairs there are, none of all features and nothing.
+
+    Args:
+        features: A.
+        pairs: how many, fewer than there are.
+    """
+    weights = {size: in_class(features, size) for size in range(1, features // 2 + 1)}
+    every_pair = sum(weights.values())
+    # Whole numbers by the largest remainders; integers, so that ties are the same on every machine.
+    found = {size: number * pairs // every_pair for size, number in weights.items()}
+    order = sorted(weights, key=lambda size: (-(weights[size] * pairs % every_pair), size))
+    for size in order[: pairs - sum(found.values())]:
+        found[size] += 1
+    return {size: number for size, number in found.items() if number}
 
 
 def paired(key: Key, features: int, counts: dict[int, int], chained: bool) -> Tensor:

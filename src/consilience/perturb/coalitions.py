@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..settings import Settings, setting
 from ..statistics.keys import Key
-from .coalition_lists import every, half_sizes, orders, paired
+from .coalition_lists import even_sizes, every, half_sizes, orders, paired
 from .kernel_design import budgeted, counts
 
 ALONE = 2**12
@@ -101,8 +101,8 @@ class Halves(Design):
 
     Args:
         size: coalitions; an odd number leaves out the last one's complement.
-        whole: the first two coalitions are all features and none, as LIME wants it; else these are drawn like any others, so
-            that the list is a random sample of all pairs, and nothing is taken away where it is drawn.
+        whole: the first two coalitions are all features and none, as LIME wants it, and the others are of every size in
+            proportion to how many there are; else the list is a random sample of all pairs.
     """
 
     size: int = setting(1000, low=1)
@@ -146,9 +146,9 @@ class Halves(Design):
 
     def _drawn(self, key: Key, features: int) -> Tensor:
         """(n, A) bool: the list, where it does not hold all coalitions."""
-        drawn = paired(key, features, half_sizes(key, features, self.pairs, not self.whole), chained=self.whole)
         if not self.whole:
-            return drawn
+            return paired(key, features, half_sizes(key, features, self.pairs), chained=False)
+        drawn = paired(key, features, even_sizes(features, self.pairs), chained=True)
         ends = torch.stack([torch.zeros(features), torch.ones(features)]).bool()
         # An even size has room for the point's complement too; of an odd one, the first pair is the point alone.
         return torch.cat([ends[: 2 - self.size % 2], drawn])

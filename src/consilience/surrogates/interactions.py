@@ -1,13 +1,13 @@
-"""Linear estimates from coalitions that allow for effects of two and of three features together.
+"""Linear estimates from coalitions that allow for effects of several features together.
 
 A score of A features, each there (x = 1) or not (−1), is v(x) = Σ_T c_T Π_{i ∈ T} x_i. A regression on single features treats
-all other effects as noise. Here those of |T| = 2 and 3 have a normal prior of mean zero, so that they are estimated as far as
+all other effects as noise. Here those of some sizes |T| have a normal prior of mean zero, so that they are estimated as far as
 the coalitions determine them, and the rest is noise. The single effects themselves have no prior. The sum of Π_{i ∈ T} x_i y_i
 over all T of one size depends on Σ x_i y_i only, so no effect is ever listed.
 
-The estimates are linear in the values: they are matrices, made once for all inputs that have the same coalitions.
-Relatives: regressions on interactions, Fumagalli et al. 2024 (arXiv 2405.10852); estimates of what a fitted model leaves,
-Witter, Liu & Musco 2025 (arXiv 2506.11849).
+The estimates are linear in the values: they are matrices, made once for all inputs that have the same coalitions. Relatives:
+regressions on interactions, Fumagalli et al. 2024 (arXiv 2405.10852); estimates of what a fitted model leaves, Witter, Liu &
+Musco 2025 (arXiv 2506.11849); a normal prior on games is Bayesian quadrature.
 """
 
 from __future__ import annotations
@@ -17,25 +17,44 @@ import math
 import torch
 from torch import Tensor
 
-OF_TWO = 20.0
-"""The variance of all effects of two features together, in units of the noise's."""
+EVEN = {2: 20.0, 4: 5.0}
+"""Size of an effect → the prior variance of all effects of that size together, in units of the noise's."""
 
-OF_THREE = 5.0
-"""The variance of all effects of three features together, in units of the noise's. Between 2 and 20 it hardly matters."""
+ODD = {3: 20.0, 5: 5.0}
+"""As :data:`EVEN`. Half or twice as much changes the errors of benchmarks/coalitions.py by some hundredths."""
 
 
-def of_two(rows: Tensor) -> Tensor:
-    """(n, n): the covariance of the effects of two features, variance 1, of ``rows`` (n, A) of 1 and −1."""
+def covariance(rows: Tensor, prior: dict[int, float]) -> Tensor:
+    """(n, n): the covariance of the scores of coalitions by a prior.
+
+    Args:
+        rows: x (n, A) of 1 and −1.
+        prior: size of effects → their variance, as :data:`ODD`.
+    """
     features = rows.shape[1]
-    alike = rows @ rows.mT
-    return (alike**2 - features) / 2 / max(1, math.comb(features, 2))
+    sums = _symmetric(rows @ rows.mT, features, max(prior))
+    total = torch.zeros_like(sums[0])
+    for size, variance in prior.items():
+        if size <= features:
+            total = total + variance / math.comb(features, size) * sums[size]
+    return total
 
 
-def of_three(rows: Tensor) -> Tensor:
-    """(n, n): the covariance of the effects of three features, variance 1, of ``rows`` (n, A) of 1 and −1."""
+def with_each(rows: Tensor, prior: dict[int, float]) -> Tensor:
+    """(n, A): the covariance of a coalition's score with each feature's even share, 1/|T| each, of the effects of a prior.
+
+    Args:
+        rows: x (n, A) of 1 and −1.
+        prior: size of effects → their variance, as :data:`ODD`.
+    """
     features = rows.shape[1]
-    alike = rows @ rows.mT
-    return (alike**3 - (3 * features - 2) * alike) / 6 / max(1, math.comb(features, 3))
+    # The products over all T with a are x_a times those over all sets, one smaller, of the others.
+    others = _symmetric(rows.sum(1, keepdim=True) - rows, features - 1, max(prior) - 1)
+    total = torch.zeros_like(rows)
+    for size, variance in prior.items():
+        if size <= features:
+            total = total + variance / math.comb(features, size) / size * rows * others[size - 1]
+    return total
 
 
 def generalised(free: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,3 +71,12 @@ def generalised(free: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     weighted, inverse = both[:, : free.shape[1]], both[:, free.shape[1] :]
     coefficients = torch.linalg.solve(free.mT @ weighted, weighted.mT)
     return coefficients, inverse - weighted @ coefficients
+
+
+def _symmetric(total: Tensor, count: int, most: int) -> list[Tensor]:
+    """The sums of the products of every 0, 1, …, ``most`` of ``count`` numbers that are 1 or −1 and sum to ``total``."""
+    found = [torch.ones_like(total), total]
+    for size in range(1, most):
+        # Multiply by one number more: it is new, or among them, and then its square is 1.
+        found.append((total * found[size] - (count - size + 1) * found[size - 1]) / (size + 1))
+    return found
