@@ -48,8 +48,15 @@ def _add_explain(commands: Any) -> None:
         help="draws that fit the weights; N: as many neighbours as masks; default: --draws auto",
     )
     command.add_argument(
-        "--fresh-draws", metavar="N|average_sensitivity=20,infidelity=512", help="draws that judge them"
+        "--fresh-draws",
+        default="auto",
+        metavar="auto|N|average_sensitivity=20,infidelity=512",
+        help="draws that judge them; auto: until it is decided what is better (default)",
     )
+    command.add_argument(
+        "--confidence", type=float, default=0.95, metavar="P", help="at which that is decided (default 0.95)"
+    )
+    command.add_argument("--quick", action="store_true", help="the answer alone: nothing judges it")
     command.add_argument(
         "--draws",
         choices=("auto", "paper"),
@@ -58,9 +65,9 @@ def _add_explain(commands: Any) -> None:
     command.add_argument(
         "--resolved-draws",
         type=int,
-        default=2,
+        default=0,
         metavar="N",
-        help="neighbours at which weights are solved anew (default 2, 0 for none)",
+        help="neighbours at which weights are solved anew (default 0: none)",
     )
     command.add_argument(
         "--features", default="pixels", choices=("pixels", "elements", "patches"), help="what is attributed"

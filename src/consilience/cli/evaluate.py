@@ -109,7 +109,7 @@ def _judge(
                 left_out = evaluator.compute().left_out.get(f"id {name}")
                 if left_out is not None:
                     raise InputError(left_out)
-                progress.finish(message)
+                progress.finish(message, worked=message == image)
             except KeyboardInterrupt:
                 return failures, True
             except (ConsilienceError, RuntimeError, OSError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..combine.draws import FIT, FRESH, Draws
+from ..combine.draws import AUTO, FIT, FRESH, Draws
 from ..combine.weights import resolve as aggregation
 from ..data.images import Picture, expand, read_image
 from ..data.models import Loaded, parse_target
@@ -27,8 +27,8 @@ from .model import load
 from .terminal import say
 
 SAME_NAME = (
-    "objective", "seed", "fit_draws", "fresh_draws", "resolved_draws", "draws", "kind", "features", "signed", "choice",
-    "precision",
+    "objective", "seed", "fit_draws", "fresh_draws", "confidence", "resolved_draws", "quick", "draws", "kind", "features",
+    "signed", "choice", "precision",
 )  # fmt: skip
 """The command's options that explain() takes under the same name."""
 
@@ -50,7 +50,10 @@ def _methods(arguments: argparse.Namespace) -> list[Explainer]:
     methods = resolve(arguments.methods)
     aggregation(arguments.objective, signed=arguments.signed, choice=arguments.choice)
     Draws.of(arguments.fit_draws, FIT, "--fit-draws")
-    Draws.of(arguments.fresh_draws, FRESH, "--fresh-draws")
+    if arguments.fresh_draws != AUTO:
+        Draws.of(arguments.fresh_draws, FRESH, "--fresh-draws")
+    if not 0.5 < arguments.confidence < 1:
+        raise InputError(f"--confidence: between 0.5 and 1, got {arguments.confidence}")
     if arguments.resolved_draws < 0:
         raise InputError(f"--resolved-draws: 0 or more, got {arguments.resolved_draws}")
     usable_device(arguments.device)

@@ -133,12 +133,13 @@ class Cost:
             parts["completeness"] = _known(Rows(0, rows) * self._inputs)
         return {name: span for name, span in parts.items() if span[1].work}
 
-    def expected(self) -> dict[str, float]:
-        """Stage → the work that it usually takes: where draws are made in rounds, that of one round more than the first."""
-        stages: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+    def expected(self) -> dict[str, tuple[float, bool]]:
+        """Stage → the work that it usually takes, and whether it is certain, as where no draws are made in rounds."""
+        stages: dict[str, tuple[float, bool]] = dict.fromkeys(STAGES, (0.0, True))
         for name, (least, most) in self.of_explanation().items():
+            work, certain = stages[_stage(name)]
             usual = least.work + (most.work - least.work) * USUAL
-            stages[_stage(name)] += usual
+            stages[_stage(name)] = (work + usual, certain and least == most)
         return stages
 
     def picking(self) -> dict[str, int]:

@@ -103,6 +103,7 @@ def judge(job: Job, combined: Combined, kept: Kept) -> Judgement:
     fresh = all_kinds(job, streams, kept)
     criteria = _table(job, combined, fit, fresh, rows)
     differences, over_uniform = _differences(job, combined, criteria, fresh, streams)
+    warnings = tuple(caveats(job, kept, fresh))
     job.meter.begin("weights solved anew")
     return Judgement(
         fit=fit,
@@ -114,7 +115,7 @@ def judge(job: Job, combined: Combined, kept: Kept) -> Judgement:
         rows=rows,
         resolved=resolved_sensitivity(job, combined),
         completeness=completeness,
-        warnings=tuple(caveats(job, kept, fresh)),
+        warnings=warnings,
     )
 
 

@@ -21,10 +21,10 @@ class Meter:
     Args:
         progress: whom to tell; None: nobody.
         counts: the score's counter of evaluations.
-        expected: stage → the work that it is expected to take, in order.
+        expected: stage → the work that it is expected to take, in order, and whether that is certain.
     """
 
-    def __init__(self, progress: Progress | None, counts: Counts, expected: Mapping[str, float]):
+    def __init__(self, progress: Progress | None, counts: Counts, expected: Mapping[str, tuple[float, bool]]):
         self.progress = progress
         self.counts = counts
         self.expected = dict(expected)
@@ -64,9 +64,10 @@ class Meter:
         """The work that is expected still: what is left of this stage, and all later ones."""
         stages = list(self.expected)
         at = stages.index(self.stage) if self.stage in stages else 0
-        here = self.expected[stages[at]] if stages else 0.0
-        left = max(here - (done - self.since), OVERDUE * here)
-        return left + sum(self.expected[stage] for stage in stages[at + 1 :])
+        here, certain = self.expected[stages[at]]
+        least = 0.0 if certain else OVERDUE * here
+        left = max(here - (done - self.since), least)
+        return left + sum(self.expected[stage][0] for stage in stages[at + 1 :])
 
 
 def _work(counts: Counts) -> float:
