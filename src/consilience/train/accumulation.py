@@ -14,7 +14,7 @@ Gradients = list[Tensor | None]
 
 
 def chunks(numbers: Tensor, size: int) -> tuple[Tensor, ...]:
-    """``numbers`` (n,) in pieces of at most ``size``, as even as can be."""
+    """``numbers`` (n,) in pieces of at most ``size``, as even as can be, so that no small piece is left at the end."""
     pieces = -(-len(numbers) // max(1, size))
     return numbers.tensor_split(pieces)
 
@@ -40,8 +40,10 @@ def added(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> Gr
     """The sums of ``first`` and ``second``, one by one; None stands for zero."""
     sums: Gradients = []
     for one, other in zip(first, second, strict=True):
-        if one is None or other is None:
-            sums.append(other if one is None else one)
+        if one is None:
+            sums.append(other)
+        elif other is None:
+            sums.append(one)
         else:
             sums.append(one + other)
     return sums
@@ -59,6 +61,8 @@ def with_gradients(value: Tensor, gradients: Gradients, wanted: Sequence[Tensor]
 
 
 class _KnownGradients(torch.autograd.Function):
+    """The function behind :func:`with_gradients`: its backward pass hands out what is known, times the incoming slope."""
+
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: Gradients, *wanted: Tensor) -> Tensor:
         ctx.gradients = gradients
@@ -67,5 +71,6 @@ class _KnownGradients(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        # None for ``value`` and ``gradients``, which are no tensors that were differentiated by.
         scaled = [None if gradient is None else slope.to(gradient.dtype) * gradient for gradient in ctx.gradients]
         return None, None, *scaled

@@ -49,8 +49,10 @@ def bounds_of(
 
 
 def start(attack: PGD, passes: Passes) -> Tensor:
-    """(B, *F): the random start of ``attack`` in this step of ``passes``; the same for every objective with the same seed, ids
-    and step."""
+    """(B, *F): the random start of ``attack`` in this step of ``passes``.
+
+    The same for every objective with the same seed, ids and step.
+    """
     return attack.start(passes.x, passes.key / "attack", passes.ids, passes.step)
 
 
@@ -75,6 +77,7 @@ def loss_gradient(passes: Passes) -> Callable[[Tensor], Tensor]:
     def gradient(there: Tensor) -> Tensor:
         leaf = there.detach().requires_grad_()
 
+        # In chunks of rows: ``leaf[numbers]`` leads every chunk's gradient back to the whole batch.
         def losses(numbers: Tensor, graph: bool) -> Tensor:
             return passes.losses(leaf[numbers], numbers, numbers)
 

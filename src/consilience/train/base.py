@@ -1,4 +1,8 @@
-"""What a training objective is: a module that gives a loss with its parts, and keeps the step that keys its draws."""
+"""What a training objective is: a module that gives a loss with its parts, and keeps the step that keys its draws.
+
+Losses (``cross_entropy`` and others), weights of a part (``WarmUp``, ``Balanced``), and the two interfaces:
+:class:`TrainingObjective`, and :class:`Regulariser` for those without the task loss.
+"""
 
 from __future__ import annotations
 
@@ -103,6 +107,7 @@ def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def _log(probabilities: Tensor) -> Tensor:
+    """The logarithm, with a finite value (and gradient) for a probability that has been rounded to 0."""
     return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
 
 
@@ -142,6 +147,7 @@ Weight = float | Schedule | Balanced
 
 
 def _weight_at(weight: float | Schedule, step: int) -> float:
+    """A number, or what a schedule gives for this step."""
     if callable(weight):
         weight = weight(step)
     return float(weight)
@@ -216,10 +222,11 @@ class TrainingObjective(KnownArguments, nn.Module):
         return loss
 
     def loss(self, passes: Passes) -> Loss:
-        """The loss of one batch, ``passes``: what an objective is made of."""
+        """The loss of one batch, ``passes``. Every objective defines it, or :meth:`Regulariser.value`."""
         raise NotImplementedError
 
     def _passes(self, model: nn.Module, x: Tensor, y: Tensor | None, ids: Any) -> Passes:
+        """The arguments of a call, checked, with the step and the key that name its draws."""
         if not isinstance(model, nn.Module):
             raise InputError(f"model: expected an nn.Module, got {type(model).__name__}")
         if self.second_order:
@@ -229,14 +236,21 @@ class TrainingObjective(KnownArguments, nn.Module):
                 f"x: expected a batch (B, *F) of floating numbers, got {tuple(x.shape)} of {x.dtype}; "
                 "for tokens train on their embeddings"
             )
-        ids = torch.arange(len(x)) if ids is None else torch.as_tensor(ids, dtype=torch.int64)
+        if ids is None:
+            ids = torch.arange(len(x))
+        else:
+            ids = torch.as_tensor(ids, dtype=torch.int64)
         if ids.ndim != 1 or len(ids) != len(x):
             raise InputError(f"ids: shape {tuple(ids.shape)} for {len(x)} inputs; one for each is needed")
         if y is not None and (y.ndim == 0 or len(y) != len(x)):
             raise InputError(f"y: shape {tuple(y.shape)} for {len(x)} inputs; one for each is needed")
+        bare = model
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            # Its forward synchronises ranks, which only the task pass may do: ranks need different numbers of chunks.
+            bare = model.module
         return Passes(
             model=model,
-            bare=model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model,
+            bare=bare,
             x=x.detach(),
             y=y,
             ids=ids.to(x.device),
@@ -247,14 +261,17 @@ class TrainingObjective(KnownArguments, nn.Module):
         )
 
     def _reduce(self, total: Tensor, count: int) -> Tensor:
-        return total / count if self.reduction == "mean" else total
+        """A sum over a batch of ``count`` inputs as ``reduction`` asks for."""
+        if self.reduction == "mean":
+            return total / count
+        return total
 
     def _weight(self, passes: Passes, part: Callable[[], Tensor]) -> Tensor | float:
         """The weight of this step; ``part``: the unweighted part, for :class:`Balanced` (both sums over the batch)."""
         if not isinstance(self.weight, Balanced):
             return _weight_at(self.weight, passes.step)
         ratio = self.ratio
-        if ratio.isnan():
+        if ratio.isnan():  # as it is until the first call in training
             ratio = self._first_ratio(passes, part)
             if self.training:
                 self.ratio.copy_(ratio)
@@ -262,7 +279,7 @@ class TrainingObjective(KnownArguments, nn.Module):
 
     @torch.no_grad()
     def _first_ratio(self, passes: Passes, part: Callable[[], Tensor]) -> Tensor:
-        """L₀ / |R₀|, ()."""
+        """L₀ / |R₀|, (): the task loss over the unweighted part, by evaluations that leave no trace."""
 
         def task_losses(numbers: Tensor, graph: bool) -> Tensor:
             return passes.losses(passes.x[numbers], numbers, numbers)
@@ -317,6 +334,8 @@ def parts(weight: Tensor | float, **values: Tensor) -> dict[str, Tensor]:
 
 
 def _refuse_compiled(model: nn.Module, name: str) -> None:
+    """Raise an InputError for a model that ``torch.compile`` has compiled, as a whole or in part."""
+    # Looked up, not imported: importing the compiler takes seconds, and without it nothing is compiled.
     frames = sys.modules.get("torch._dynamo.eval_frame")
     optimized = () if frames is None else (frames.OptimizedModule,)
     for module in model.modules():

@@ -1,4 +1,6 @@
-"""Training for local explanations (Plumb et al. 2020, arXiv 1902.06787): how far f is from linear, or from constant, around x.
+"""ExpO: training for local explanations (Plumb et al. 2020, arXiv 1902.06787).
+
+:class:`Fidelity` and :class:`Fidelity1D`: how far f is from linear around x. :class:`Stability`: how far from constant.
 
 Regularisers: add their ``total`` to your task loss. f is the model's output, one number or several; labels are not needed.
 """
@@ -47,7 +49,7 @@ class Fidelity(Regulariser):
         self.shared = checked("shared", shared, bool)
 
     def dimensions(self, d: int) -> int:
-        """r, the number of coordinates that z has for inputs of ``d`` elements."""
+        """r, the number of coordinates that each draw z has for inputs of ``d`` elements."""
         return d
 
     def spread(self, passes: Passes, z: Tensor) -> Tensor:
@@ -58,20 +60,25 @@ class Fidelity(Regulariser):
         x = passes.x
         n = self._samples(x[0].numel())
         z = self._draws(passes, n)
-        # In float64 and by a QR: the normal equations would square the condition of a nearly square design.
+        # The projection on [z, 1] is QQᵀ. In float64 and by a QR: the normal equations would square the condition of a design
+        # that is nearly square.
         design = exact(torch.cat([z, torch.ones_like(z[..., :1])], -1))
         basis = torch.linalg.qr(design).Q
         moves = self.sigma * self.spread(passes, z)
 
         def outputs(numbers: Tensor, graph: bool) -> Tensor:
             owner = numbers // n
-            draws_of = torch.zeros_like(owner) if self.shared else owner
+            draws_of = owner
+            if self.shared:
+                draws_of = torch.zeros_like(owner)
             move = moves[draws_of, numbers % n].view(-1, *x.shape[1:])
             return passes.outputs(x[owner] + move, numbers).reshape(len(numbers), -1)
 
         def residuals(values: Tensor, inputs: Tensor) -> Tensor:
             f = exact(values).unflatten(0, (-1, n))
-            q = basis if self.shared else basis[inputs.to(basis.device)]
+            q = basis
+            if not self.shared:
+                q = basis[inputs.to(basis.device)]
             unexplained = f - q @ (q.mT @ f)
             return (unexplained**2).mean((1, 2)).sum().to(x.device)
 
@@ -81,7 +88,9 @@ class Fidelity(Regulariser):
         """n, draws for inputs of ``d`` elements."""
         r = self.dimensions(d)
         usual = max(20, 2 * r)
-        n = usual if self.samples is None else self.samples
+        n = self.samples
+        if n is None:
+            n = usual
         if n <= r + 1:
             raise InputError(
                 f"samples: {n} draws in {r} dimensions are fitted exactly, so nothing is left to penalise; "
@@ -91,7 +100,9 @@ class Fidelity(Regulariser):
 
     def _draws(self, passes: Passes, n: int) -> Tensor:
         """z, (B, n, r), or (1, n, r) if all inputs share their draws."""
-        ids = torch.zeros_like(passes.ids[:1]) if self.shared else passes.ids
+        ids = passes.ids
+        if self.shared:
+            ids = torch.zeros_like(ids[:1])  # one draw for all, whoever is in the batch
         samples = passes.step * n + torch.arange(n, device=passes.x.device)
         r = self.dimensions(passes.x[0].numel())
         key = passes.key / "fidelity"
@@ -119,7 +130,9 @@ class Fidelity1D(Fidelity):
 
     def spread(self, passes: Passes, z: Tensor) -> Tensor:
         d = passes.x[0].numel()
+        # One coordinate for all inputs of a step, as in the paper.
         uniform = (passes.key / "coordinate").uniform(torch.zeros_like(passes.ids[:1]), passes.step, ())
+        # The product may round up to d, which is one too far.
         coordinate = (uniform * d).long().clamp(max=d - 1)
         return z * torch.nn.functional.one_hot(coordinate, d).to(z)
 

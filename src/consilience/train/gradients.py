@@ -19,6 +19,8 @@ from .passes import Passes, like, per_row
 
 
 class _OfGradients(Regulariser):
+    """A regulariser of the gradient of the loss, or of the label's output."""
+
     def __init__(self, of: str, **common: Any):
         super().__init__(**common)
         self.of = checked("of", of, str, choices=("loss", "output"))
@@ -82,6 +84,7 @@ class LocalGradientAlignment(_OfGradients):
             return passes.gradient(neighbours(numbers), numbers // 2, numbers, graph, self.of)
 
         def differences(values: Tensor, inputs: Tensor) -> Tensor:
+            # Of each input two rows: x itself, and its neighbour.
             here, there = values.unflatten(0, (-1, 2)).flatten(2).unbind(1)
             if self.hold:
                 here = here.detach()
@@ -131,7 +134,7 @@ class IGCosine(_OfGradients):
 
     def value(self, passes: Passes) -> Tensor:
         near = maximise(self.attack, passes, loss_gradient(passes))
-        # Two paths for each input, to x and to x'.
+        # Two paths for each input, to x and to x', one after the other: rows are numbered input by input.
         ends = torch.stack([passes.x, near], 1)
         starts = like(self.baseline, passes.x).expand_as(passes.x)[:, None].expand_as(ends)
 
@@ -200,6 +203,7 @@ class AttributionPrior(_OfGradients):
             maps = values.unflatten(0, (-1, self.samples)).mean(1)
             if self.prior == "total_variation":
                 return total_variation(maps)
+            # One number for the batch; times B, since the sum over the batch is divided by B later.
             return -2 * len(x) * gini(maps.abs().flatten(1).mean(0))
 
         return passes.fold(contributions, prior, self.samples, coupled=self.prior == "gini")
@@ -233,7 +237,7 @@ def gini(sizes: Tensor) -> Tensor:
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """The cosine (n,) between rows of ``a`` and ``b`` (n, D); 0 where either is zero, as the gradients of a dead network are,
-    without an infinite slope."""
+    """The cosine (n,) between rows of ``a`` and ``b`` (n, D); 0 where either is zero, like the gradients of a dead network."""
+    # The norm's slope at 0 is taken as 0 by PyTorch, and the divisor is 1 there: no NaN gets into the gradient.
     size = a.norm(dim=1) * b.norm(dim=1)
     return (a * b).sum(1) / torch.where(size > 0, size, 1.0)

@@ -89,6 +89,7 @@ class InsertionDeletion(MapRegulariser):
             keep = stack.features.expand(masks, owner, shape).to(points.x)
             originals = points.x.repeat_interleave(steps, 0)
             absent = self.baseline.at(points).repeat_interleave(steps, 0)
+            # absent + keep · (x − absent), and x − keep · (x − absent): what is kept in one is absent in the other.
             kept_change = keep * (originals - absent)
             # All rows in one pass, since the model may be in training mode: batch statistics see them together.
             rows = torch.cat([absent + kept_change, originals - kept_change, points.x])
@@ -100,7 +101,8 @@ class InsertionDeletion(MapRegulariser):
         return self._sum(passes, rows_each, value)
 
     def _masks(self, maps: Tensor, ranks: Tensor) -> Tensor:
-        """(b, K) → (b, steps, K)."""
+        """σ(T (φ − τ)/s) (b, steps, K), of maps φ (b, K) and the ranks (steps,) between which the thresholds τ lie."""
+        # τ and s are held: masks move with φ itself, not with what φ is compared to.
         ordered = maps.detach().sort(dim=1, descending=True).values
         thresholds = (ordered[:, ranks - 1] + ordered[:, ranks]) / 2
         gaps = (ordered.diff(dim=1) != 0).sum(1).clamp(min=1)

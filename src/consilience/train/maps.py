@@ -1,4 +1,4 @@
-"""What objectives share that need explainers' maps: the explainers, the score explained, and groups of inputs that fit."""
+"""What objectives of explainers' maps share: the explainers, the score explained, and groups of inputs that fit into memory."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .base import Regulariser, logistic
 from .passes import Passes
 
 Explainers = str | Explainer | Iterable[str | Explainer]
+"""One explainer or several, by name or configured."""
 
 
 class MapRegulariser(Regulariser):
@@ -80,6 +81,7 @@ class MapRegulariser(Regulariser):
         inputs = torch.arange(len(passes), device=passes.x.device)
         groups = chunks(inputs, passes.max_batch // rows_each)
         parameters = passes.parameters if torch.is_grad_enabled() else []
+        # Attention in its plain form: the fused kernels cannot be differentiated twice.
         with sdpa_kernel(SDPBackend.MATH):
             if len(groups) == 1 or not parameters:
                 return torch.stack([value(group, bool(parameters)) for group in groups]).sum()

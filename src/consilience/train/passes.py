@@ -227,19 +227,21 @@ class Passes:
         """
         inputs = torch.arange(len(self), device=self.x.device)
         numbers = torch.arange(len(self) * rows_each, device=self.x.device)
-        fits = len(numbers) <= self.max_batch
+        batch_fits = len(numbers) <= self.max_batch
         inputs_fit = rows_each <= self.max_batch and not coupled
         with torch.enable_grad():
-            if fits or inputs_fit:
+            if batch_fits or inputs_fit:
                 # A chunk is some inputs with all their rows.
                 of_input = numbers.unflatten(0, (-1, rows_each))
                 groups = chunks(inputs, self.max_batch // rows_each)
-                return sum_with_gradients((finish(rows(of_input[g].flatten(), True), g) for g in groups), wanted)
+                values = (finish(rows(of_input[group].flatten(), True), group) for group in groups)
+                return sum_with_gradients(values, wanted)
             # One input has more rows than fit, or finish needs all inputs. So the rows' values come first, without a graph.
-            # With the slope of finish there, the value is linear in the rows, which can be differentiated in any chunks.
-            values = self._values(rows, numbers).requires_grad_()
-            value = finish(values, inputs)
-            slope, *direct = torch.autograd.grad(value, [values, *wanted], allow_unused=True)
+            # By the chain rule the gradient is that of Σ rows · (slope of finish at their values), which can be differentiated
+            # in any chunks; and finish may depend on ``wanted`` directly too.
+            all_rows = self._values(rows, numbers).requires_grad_()
+            value = finish(all_rows, inputs)
+            slope, *direct = torch.autograd.grad(value, [all_rows, *wanted], allow_unused=True)
             linear = ((rows(part, True) * slope[part]).sum() for part in chunks(numbers, self.max_batch))
             _, through_rows = sum_with_gradients(linear, wanted)
             return value.detach(), added(direct, through_rows)

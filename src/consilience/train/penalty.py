@@ -120,7 +120,10 @@ class Penalty(MapRegulariser):
         return rows
 
     def _draws_of(self, metric: Metric) -> int:
-        return self.draws if metric.fixed is None else metric.fixed
+        """How many draws a metric gets: some have a number of their own, such as one for completeness."""
+        if metric.fixed is not None:
+            return metric.fixed
+        return self.draws
 
     def _evidence(self, passes: Passes, stack: Normalised, inputs: Tensor, graph: bool) -> Evidence:
         """What the draws say about the explainers' maps at these inputs."""
@@ -151,6 +154,7 @@ class Penalty(MapRegulariser):
         numbers = _numbers_of(evidence)
         with torch.enable_grad():
             leaves = [each.detach().requires_grad_() for each in numbers]
+            # In one small graph from the evidence on; the large one, from the parameters to the evidence, is met once, below.
             losses = self._losses(_with_numbers(evidence, leaves))
             slopes = torch.autograd.grad(losses.nan_to_num(0, 0, 0).sum(), leaves, materialize_grads=True)
         usable = losses.isfinite() & finite.to(losses.device)
@@ -165,6 +169,7 @@ class Penalty(MapRegulariser):
 
     def _losses(self, evidence: Evidence) -> Tensor:
         """(b,): the loss of the only explainer, or of the best mixture; NaN where there is none."""
+        # Without a graph, so that neither the weights nor the scales are differentiated.
         held = _with_numbers(evidence, [each.detach() for each in _numbers_of(evidence)])
         valid = held.valid()
         if valid.shape[1] == 1:

@@ -127,10 +127,11 @@ class _Integrated(TrainingObjective):
         return gradient
 
     def loss(self, passes: Passes) -> Loss:
+        # Balanced's R₀ is taken at the random start: at x itself the part is 0.
         weight = self._weight(passes, lambda: self._part(passes, start(self.attack, passes)))
         value = torch.zeros((), device=passes.x.device)
         near = passes.x
-        if isinstance(weight, Tensor) or weight != 0:
+        if isinstance(weight, Tensor) or weight != 0:  # a tensor is not looked at, which would wait for the device
             near = maximise(self.attack, passes, self._attack_gradient(passes, weight))
             value = self._reduce(self._part(passes, near), len(passes))
         elif self.at_attack:
