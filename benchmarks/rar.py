@@ -102,7 +102,7 @@ def frozen(preset: Preset, model: nn.Module, part: Part, max_batch: int) -> dict
 
 
 def measured(preset: Preset, model: nn.Module, part: Part, max_batch: int) -> dict[str, Tensor]:
-    steps, size = preset.pgd or (preset.steps, preset.step_size)
+    steps, size = preset.judging_pgd
     result = attribution_robustness(
         model, part.x, part.y, preset.attack, pgd_steps=steps, pgd_step_size=size, k=preset.k, ids=part.ids,
         max_batch=max_batch,

@@ -52,11 +52,21 @@ def question(model: torch.nn.Module, part: Part) -> tuple[Score, Points]:
 
 
 class Training(L.LightningModule):
-    """One objective. Its draws are keyed by row and step, and its step counter is part of the checkpoint."""
+    """A network trained with one objective, whose draws are keyed by row and step; its step is part of the checkpoint.
+
+    Args:
+        preset: the experiment.
+        name: of the objective.
+        data: the table.
+        seed: names the first weights and the draws.
+        probe: how many validation rows are explained at each validation.
+    """
 
     def __init__(self, preset: Preset, name: str, data: Data, seed: int, probe: int):
         super().__init__()
-        self.preset, self.data, self.probe = preset, data, data.validation[:probe]
+        self.preset = preset
+        self.data = data
+        self.probe = data.validation[:probe]
         self.model = network(preset, data, seed)
         self.regulariser = regulariser(preset, name, self.model, data.train, seed)
 
@@ -69,8 +79,8 @@ class Training(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        found = validation(self.preset, self.model, self.regulariser, Part(*batch))
-        self.log_dict({f"val/{part}": value for part, value in found.items()}, sync_dist=True, prog_bar=True)
+        values = validation(self.preset, self.model, self.regulariser, Part(*batch))
+        self.log_dict({f"val/{part}": value for part, value in values.items()}, sync_dist=True, prog_bar=True)
         if not self.trainer.sanity_checking and len(self.probe):
             table = self.data.train.x.to(self.device)
             local = LocalModels(table, n_samples=300, around="x")
@@ -83,12 +93,13 @@ class Training(L.LightningModule):
 
 
 class Order(DistributedSampler):
-    """The order of the rows as a function of the seed and the steps taken. Lightning's own count of epochs may skip one when
+    """Rows in an order that is a function of the seed and the steps taken. Lightning's own count of epochs may skip one when
     it resumes."""
 
     def __init__(self, part: Part, batch: int, trainer: L.Trainer, seed: int):
         super().__init__(part.ids, trainer.world_size, trainer.global_rank, True, seed)
-        self.trainer, self.batches = trainer, math.ceil(len(self) / batch)
+        self.trainer = trainer
+        self.batches = math.ceil(len(self) / batch)
 
     def __iter__(self) -> Iterator[int]:
         self.epoch = self.trainer.global_step // self.batches
@@ -128,7 +139,8 @@ def fit(preset: Preset, name: str, data: Data, options: argparse.Namespace) -> T
             logger=[CSVLogger(folder, "logs"), TensorBoardLogger(folder, "tensorboard", 0)], log_every_n_steps=1,
             inference_mode=False, enable_progress_bar=not options.quiet, enable_model_summary=False,
         )  # fmt: skip
-        part, held = data.train, data.validation
+        part = data.train
+        held = data.validation
         sampler = Order(part, preset.batch, trainer, options.seed)
         rows = DataLoader(TensorDataset(part.x, part.y, part.ids), preset.batch, sampler=sampler)
         check = DataLoader(TensorDataset(held.x, held.y, held.ids), len(held))
@@ -136,14 +148,17 @@ def fit(preset: Preset, name: str, data: Data, options: argparse.Namespace) -> T
         trainer.fit(training, rows, check, ckpt_path=str(last) if last.exists() else None)
         if trainer.global_step < preset.steps and not early.stopped_epoch:
             return None
+        # One process names the checkpoint; the others wait before they load it.
         if trainer.is_global_zero:
-            (Path(best.best_model_path) if best.best_model_path else last).replace(finished)
+            chosen = Path(best.best_model_path) if best.best_model_path else last
+            chosen.replace(finished)
         trainer.strategy.barrier()
     training.load_state_dict(torch.load(finished, map_location="cpu", weights_only=True)["state_dict"])
     return training.eval()
 
 
 def to(part: Part, device: torch.device | str) -> Part:
+    """The rows on a device."""
     return Part(part.x.to(device), part.y.to(device), part.ids.to(device))
 
 
@@ -155,16 +170,20 @@ def compare(preset: Preset, trained: dict[str, Training], data: Data, options: a
         "LIME-x": LocalModels(data.train.x, around="x"),
         "MAPLE": LocalModels(data.train.x, "maple", validation=data.validation.x),
     }
-    key, rows, slopes = Key(options.seed, "test"), [], {}
+    key = Key(options.seed, "test")
+    rows: list[dict[str, Any]] = []
+    slopes = {}
 
     def add(name: str, metric: str, values: Tensor) -> None:
-        mean, error = float(values.double().mean()), float(values.double().std() / len(values) ** 0.5)
+        mean = float(values.double().mean())
+        error = float(values.double().std() / len(values) ** 0.5)
         rows.append({"objective": name, "metric": metric, "value": mean, "stderr": error, "n": len(values)})
 
     for name, training in trained.items():
         model = training.model.cpu()
+        y = data.test.y
         with torch.no_grad():
-            outputs, y = model(data.test.x), data.test.y
+            outputs = model(data.test.x)
         if data.classes:
             add(name, "accuracy", (outputs.argmax(1) == y).double())
         else:
@@ -175,6 +194,7 @@ def compare(preset: Preset, trained: dict[str, Training], data: Data, options: a
             add(name, f"{short}-PF", quality.point)
             add(name, f"{short}-NF", quality.neighbourhood)
             add(name, f"{short}-S", quality.stability)
+        # Without the intercept, which comes first.
         slopes[name] = local["LIME-x"].coefficients(score, points[: options.examples], key)[:, 1:].tolist()
     out = Path(options.out)
     result = {"preset": options.preset, "about": preset.about, "notes": data.notes, "rows": rows}
@@ -191,11 +211,13 @@ def compare(preset: Preset, trained: dict[str, Training], data: Data, options: a
     print(f"{out / 'index.html'}: error, fidelity and stability of {', '.join(TITLES[name] for name in trained)}")
 
 
-def here(options: argparse.Namespace) -> str:
+def changes(options: argparse.Namespace) -> str:
     """What the command line changed of the preset, for the page."""
     changed = [f"seed {options.seed}", f"local models at {options.test_rows} test rows at most"]
-    changed += [f"{options.steps} training steps at most"] if options.steps else []
-    changed += [f"precision {options.precision}"] if options.precision != "32-true" else []
+    if options.steps:
+        changed.append(f"{options.steps} training steps at most")
+    if options.precision != "32-true":
+        changed.append(f"precision {options.precision}")
     return f" This run: {', '.join(changed)}."
 
 
@@ -220,15 +242,20 @@ def main(arguments: list[str] | None = None) -> None:
     preset = PRESETS[options.preset]
     if options.steps:
         preset = replace(preset, steps=options.steps)
-    preset = replace(preset, about=preset.about + here(options))
+    preset = replace(preset, about=preset.about + changes(options))
     print(f"{options.preset}. {preset.about}")
     data = load(preset.data, options.data, seed=options.seed)
     trained = {name: fit(preset, name, data, options) for name in options.objectives}
     finished = {name: training for name, training in trained.items() if training is not None}
     if len(finished) < len(trained):
         print(f"stopped after {options.epochs} epochs; the same command without --epochs goes on")
-    elif int(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0) == 0:
+    elif is_first_process():
         compare(preset, finished, data, options)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes the page, of several that trained together."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 if __name__ == "__main__":

@@ -33,6 +33,18 @@ def page(
     values: Sequence[Sequence[float]],
     slopes: Mapping[str, Sequence[Sequence[float]]],
 ) -> str:
+    """The whole page as HTML.
+
+    Args:
+        title: its heading.
+        about: the paragraph below it.
+        titles: objective → its name for people.
+        rows: of the table, with "objective", "metric", "value" and "stderr".
+        logs: objective → Lightning's metrics.csv files.
+        features: the columns' names.
+        values: the rows that are explained.
+        slopes: objective → for each of these rows, the slope of every column.
+    """
     names = list(slopes)
     curves = {name: curve(files) for name, files in logs.items()}
     key = "".join(f'<span><i style="background:{COLOURS[name]}"></i>{escape(titles[name])}</span>' for name in names)
@@ -52,6 +64,7 @@ def page(
 
 
 def table(rows: Sequence[Mapping], names: Sequence[str], titles: Mapping[str, str]) -> str:
+    """One line for each objective, a column for each metric, and the factor by which it is less than without regulariser."""
     cells = {(row["objective"], row["metric"]): row for row in rows}
     metrics = [metric for metric in METRICS if (names[0], metric) in cells]
     head = "".join(f"<th>{metric.replace('-', '‑')}<br><small>{METRICS[metric]}</small></th>" for metric in metrics)
@@ -59,10 +72,12 @@ def table(rows: Sequence[Mapping], names: Sequence[str], titles: Mapping[str, st
     for name in names:
         body += f"<tr><td>{escape(titles[name])}</td>"
         for metric in metrics:
-            row, plain = cells[name, metric], cells.get(("none", metric))
-            factor = (
-                "" if name == "none" or plain is None or "-" not in metric else f"÷ {plain['value'] / row['value']:.3g}"
-            )
+            row = cells[name, metric]
+            plain = cells.get(("none", metric))
+            factor = ""
+            # The error of the task has no dash in its name, and is not what training is to lower.
+            if name != "none" and plain is not None and "-" in metric:
+                factor = f"÷ {plain['value'] / row['value']:.3g}"
             body += f"<td>{row['value']:.3g} <small>± {row['stderr']:.1g}</small>{factor}</td>"
         body += "</tr>"
     return (
@@ -75,6 +90,7 @@ def example(
     i: int, names: Sequence[str], titles: Mapping[str, str], features: Sequence[str], row: Sequence[float],
     slopes: Mapping[str, Sequence[Sequence[float]]],
 ) -> str:  # fmt: skip
+    """The five largest slopes of the row number ``i``, for each objective."""
     order = np.argsort(-np.abs(slopes[names[0]][i]))[:5]
     head = "".join(f"<th>{escape(titles[name])}</th>" for name in names)
     body = "".join(
@@ -88,14 +104,14 @@ def example(
 
 def curve(files: Sequence[Path]) -> dict[str, list[tuple[float, float]]]:
     """{column: (epoch, value) in order} of one or more of Lightning's metrics.csv; later files overwrite earlier epochs."""
-    found: dict[str, dict[float, float]] = {}
+    columns: dict[str, dict[float, float]] = {}
     for file in files:
         with file.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
                 for column in CURVES:
                     if row.get(column):
-                        found.setdefault(column, {})[float(row["epoch"])] = float(row[column])
-    return {column: sorted(points.items()) for column, points in found.items()}
+                        columns.setdefault(column, {})[float(row["epoch"])] = float(row[column])
+    return {column: sorted(points.items()) for column, points in columns.items()}
 
 
 def plot(label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
@@ -104,8 +120,10 @@ def plot(label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     points = np.array([point for line in kept.values() for point in line])
     if not len(points):
         return ""
-    (left, low), (right, high) = points.min(0), points.max(0)
-    wide, tall = max(right - left, 1), (high - low) or 1
+    left, low = points.min(0)
+    right, high = points.max(0)
+    wide = max(right - left, 1)
+    tall = (high - low) or 1  # a curve that is constant is drawn at the bottom
     drawn = ""
     for name, line in kept.items():
         path = " ".join(f"{45 + 245 * (x - left) / wide:.1f},{130 - 110 * (y - low) / tall:.1f}" for x, y in line)

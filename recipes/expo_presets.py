@@ -15,14 +15,26 @@ from consilience.data.sets import Data, Part
 OBJECTIVES = ("none", "fidelity", "fidelity_1d")
 TITLES = {"none": "none", "fidelity": "Fidelity", "fidelity_1d": "1D-Fidelity"}
 CHECKS = 8
+"""So many batches of the regulariser make one validation."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One table. ``layers`` × ``width``: of the leaky-ReLU network; ``fidelity``, ``fidelity_1d``: c of the weight
-    c · L₀ / R₀ with which each regulariser joins the task loss, R on ``guests`` rows of each batch.
+    """One table.
 
-    Validation every ``every`` steps; training ends when the best of them is ``patience`` validations old, or at ``steps``.
+    Args:
+        about: what is published and what is our choice.
+        data: the data set's name.
+        layers: hidden layers of the leaky-ReLU network.
+        width: of each.
+        fidelity: c of the weight c · L₀ / R₀ with which Fidelity joins the task loss.
+        fidelity_1d: that of 1D-Fidelity.
+        lr: Adam's rate.
+        batch: rows of a training step.
+        regularised_rows: so many of them are regularised.
+        every: steps from one validation to the next.
+        patience: training ends when the best validation is so many validations old.
+        steps: training ends here at the latest.
     """
 
     about: str
@@ -33,7 +45,7 @@ class Preset:
     fidelity_1d: float
     lr: float = 1e-3
     batch: int = 128
-    guests: int = 16
+    regularised_rows: int = 16
     every: int = 20
     patience: int = 15
     steps: int = 2000
@@ -46,6 +58,7 @@ _PUBLISHED = (
 
 
 def _table(data: str, layers: int, width: int, fidelity: float, fidelity_1d: float, more: str = "") -> Preset:
+    """A table of the paper; ``more`` is added to what is said about it."""
     return Preset(_PUBLISHED + more, data, layers, width, fidelity, fidelity_1d)
 
 
@@ -86,21 +99,29 @@ def network(preset: Preset, data: Data, seed: int) -> nn.Module:
 
 def task(outputs: Tensor, y: Tensor) -> Tensor:
     """Mean squared error for numbers, cross-entropy for classes."""
-    return nnf.mse_loss(outputs[:, 0], y) if y.is_floating_point() else nnf.cross_entropy(outputs, y)
+    if y.is_floating_point():
+        return nnf.mse_loss(outputs[:, 0], y)
+    return nnf.cross_entropy(outputs, y)
 
 
 def regulariser(preset: Preset, name: str, model: nn.Module, part: Part, seed: int) -> train.Fidelity | None:
     """The regulariser ``name`` of :data:`OBJECTIVES`, its L₀ / R₀ taken at the first weights over a batch of ``part``."""
     if name == "none":
         return None
-    kind, c = (train.Fidelity, preset.fidelity) if name == "fidelity" else (train.Fidelity1D, preset.fidelity_1d)
+    if name == "fidelity":
+        kind = train.Fidelity
+        c = preset.fidelity
+    else:
+        kind = train.Fidelity1D
+        c = preset.fidelity_1d
     loss_fn = train.squared_error if part.y.is_floating_point() else train.cross_entropy
-    made = kind(sigma=0.5, weight=train.Balanced(c), loss_fn=loss_fn, seed=seed, max_batch=2048)
+    fidelity = kind(sigma=0.5, weight=train.Balanced(c), loss_fn=loss_fn, seed=seed, max_batch=2048)
     order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[: preset.batch]
+    # The first call fixes the balance; it is no training step.
     with torch.no_grad():
-        made(model, part.x[order], part.y[order], part.ids[order])
-    made.step.zero_()
-    return made
+        fidelity(model, part.x[order], part.y[order], part.ids[order])
+    fidelity.step.zero_()
+    return fidelity
 
 
 def losses(
@@ -110,26 +131,27 @@ def losses(
     loss = task(model(x), y)
     if extra is None:
         return loss, {"task": loss.detach()}
-    more = extra(model, x[: preset.guests], y[: preset.guests], ids[: preset.guests])
+    few = slice(preset.regularised_rows)
+    more = extra(model, x[few], y[few], ids[few])
     return loss + more.total, {"task": loss.detach(), **more.parts}
 
 
 @torch.no_grad()
 def validation(preset: Preset, model: nn.Module, extra: train.Fidelity | None, part: Part) -> dict[str, Tensor]:
     """The loss on unseen rows, its task part and its regulariser; the latter of 8 × 16 rows, the same draws every time."""
-    found = {"task": task(model(part.x), part.y)}
-    found["loss"] = found["task"]
+    of_task = task(model(part.x), part.y)
     if extra is None:
-        return found
-    mode, step = extra.training, extra.step.clone()
+        return {"task": of_task, "loss": of_task}
+    mode = extra.training
+    step = extra.step.clone()
     extra.eval()
     values = []
+    count = preset.regularised_rows
     for check in range(CHECKS):
-        extra.step.fill_(check)
-        rows = torch.arange(check * preset.guests, (check + 1) * preset.guests, device=part.x.device) % len(part)
+        extra.step.fill_(check)  # the step names the draws
+        rows = torch.arange(check * count, (check + 1) * count, device=part.x.device) % len(part)
         values.append(extra(model, part.x[rows], part.y[rows], part.ids[rows]).total)
     extra.step.copy_(step)
     extra.train(mode)
-    found["regulariser"] = torch.stack(values).mean()
-    found["loss"] = found["task"] + found["regulariser"]
-    return found
+    of_regulariser = torch.stack(values).mean()
+    return {"task": of_task, "loss": of_task + of_regulariser, "regulariser": of_regulariser}

@@ -1,4 +1,4 @@
-"""Train a classifier whose attributions stand up to attack, four ways, and compare them on one page.
+"""Train a classifier whose attributions withstand attacks, in four ways, and compare them on one page.
 
     python recipes/rar.py --preset digits --out out/rar
     python recipes/rar.py --preset fashion_mnist_small --data DIR --out out/rar-fashion
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -42,13 +43,25 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Training(L.LightningModule):
-    """One objective. Its draws are keyed by image and step, and its step counter is part of the checkpoint."""
+    """A network trained with one objective, whose draws are keyed by image and step; its step is part of the checkpoint.
+
+    Args:
+        preset: the experiment.
+        name: of the objective.
+        classes: how many the data has.
+        seed: names the first weights and the draws.
+        max_batch: rows in flight.
+        probe: a few validation images, which are attacked after each epoch.
+    """
 
     def __init__(self, preset: Preset, name: str, classes: int, seed: int, max_batch: int, probe: Part):
         super().__init__()
-        self.preset, self.name, self.probe = preset, name, probe
+        self.preset = preset
+        self.name = name
+        self.probe = probe
         self.model = network(preset, classes, seed)
         self.objective = objective(preset, name, seed, max_batch)
+        # A short attack: it is made after every epoch.
         self.attack = replace(preset.attack, steps=min(10, preset.attack.steps), restarts=1, points=16, attack_points=8)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
@@ -61,10 +74,11 @@ class Training(L.LightningModule):
         return loss.total
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """The objective itself on images it has not seen, which early stopping goes by; in eval mode its step stands still."""
+        """The objective on images that it has not seen, by which training is stopped early; its step does not move here."""
         x, y, ids = batch
         loss = self.objective(self.model, x, y, ids)
         correct = (self.model(x).argmax(1) == y).float().mean()
+        # Lightning averages over batches with these weights: sums over images are added up, not averaged.
         count = len(x) if self.objective.reduction == "mean" else 1
         self.log("val/loss", loss.total, batch_size=count, prog_bar=True, sync_dist=True)
         self.log("val/accuracy", correct, batch_size=len(x), prog_bar=True, sync_dist=True)
@@ -73,8 +87,8 @@ class Training(L.LightningModule):
         if self.trainer.sanity_checking:
             return
         probe = to(self.probe, self.device)
-        steps, size = self.preset.pgd or (self.preset.steps, self.preset.step_size)
-        found = attribution_robustness(
+        steps, size = self.preset.judging_pgd
+        robustness = attribution_robustness(
             self.model,
             probe.x,
             probe.y,
@@ -84,22 +98,25 @@ class Training(L.LightningModule):
             k=self.preset.k,
             ids=probe.ids,
         )
-        for metric, (mean, _, count) in averages(found).items():
+        for metric, (mean, _, count) in averages(robustness).items():
             if count:
                 self.log(f"probe/{metric}", mean, rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
-        made, rate = optimisers(self.preset, self.name, list(self.model.parameters()))
-        return [made], [{"scheduler": rate, "interval": "step"}]
+        optimiser, rate = optimisers(self.preset, self.name, list(self.model.parameters()))
+        return [optimiser], [{"scheduler": rate, "interval": "step"}]
 
 
 class Shuffled(DistributedSampler):
-    """The order of an epoch is a function of the seed and of the objective's step. (Lightning numbers an epoch that follows
-    a checkpoint otherwise than the same epoch of an uninterrupted run.)"""
+    """Images in an order that is a function of the seed and of the objective's step.
+
+    Lightning numbers an epoch that follows a checkpoint otherwise than the same epoch of an uninterrupted run.
+    """
 
     def __init__(self, part: Part, batch: int, seed: int, training: Training, trainer: L.Trainer):
         super().__init__(part.ids, trainer.world_size, trainer.global_rank, True, seed)  # type: ignore[arg-type]
-        self.training, self.batches = training, -(-self.num_samples // batch)
+        self.training = training
+        self.batches = math.ceil(self.num_samples / batch)
 
     def __iter__(self) -> Iterator:
         self.set_epoch(int(self.training.objective.step) // self.batches)
@@ -148,11 +165,13 @@ def fit(preset: Preset, name: str, data: Data, options: argparse.Namespace) -> T
         again = DataLoader(TensorDataset(held.x, held.y, held.ids), preset.batch)
         last = folder / "last.ckpt"
         trainer.fit(training, batches, again, ckpt_path=str(last) if last.exists() else None)
-        stopped = any(isinstance(c, EarlyStopping) and c.stopped_epoch for c in callbacks)
-        if trainer.global_step < training_steps(preset, name) and not stopped:
+        is_stopped = any(isinstance(c, EarlyStopping) and c.stopped_epoch for c in callbacks)
+        if trainer.global_step < training_steps(preset, name) and not is_stopped:
             return None
+        # One process names the checkpoint; the others wait before they load it.
         if trainer.is_global_zero:
-            (Path(best.best_model_path) if options.patience else last).replace(finished)
+            chosen = Path(best.best_model_path) if options.patience else last
+            chosen.replace(finished)
         trainer.strategy.barrier()
     state = torch.load(finished, map_location="cpu", weights_only=True)["state_dict"]
     training.load_state_dict(state)
@@ -160,6 +179,7 @@ def fit(preset: Preset, name: str, data: Data, options: argparse.Namespace) -> T
 
 
 def to(part: Part, device: torch.device | str) -> Part:
+    """The rows on a device."""
     return Part(part.x.to(device), part.y.to(device), part.ids.to(device))
 
 
@@ -167,38 +187,27 @@ def compare(preset: Preset, trained: dict[str, Training], data: Data, options: a
     """Attack every model on the same test images; results.json, maps.safetensors, index.html."""
     device = torch.device("cuda" if torch.cuda.is_available() and options.accelerator != "cpu" else "cpu")
     part = to(data.test[: options.attack_images or preset.test_images], device)
-    steps, size = preset.pgd or (preset.steps, preset.step_size)
-    key, found = Key(options.seed, "test"), {}
+    steps, size = preset.judging_pgd
+    key = Key(options.seed, "test")
+    robustness = {}
     for name, training in trained.items():
-        found[name] = attribution_robustness(
+        robustness[name] = attribution_robustness(
             training.model.to(device), part.x, part.y, preset.attack, pgd_steps=steps, pgd_step_size=size, k=preset.k,
             key=key, ids=part.ids, max_batch=options.attack_batch,
         )  # fmt: skip
-    both = common(list(found.values()))
-    rows = [
-        {"objective": name, "metric": metric + label, "value": mean, "stderr": error, "n": count}
-        for name, result in found.items()
-        for label, where in (("", None), (" common", both))
-        for metric, (mean, error, count) in averages(result, where).items()
-    ]
+    # Images that every model classifies correctly: only over these can the models' attributions be compared.
+    all_correct = common(list(robustness.values()))
+    rows = []
+    for name, result in robustness.items():
+        for label, where in (("", None), (" common", all_correct)):
+            for metric, (mean, error, count) in averages(result, where).items():
+                rows.append({"objective": name, "metric": metric + label, "value": mean, "stderr": error, "n": count})
     out = Path(options.out)
-    (out / "results.json").write_text(
-        json.dumps({"preset": options.preset, "about": preset.about, "rows": rows}, indent=1)
-    )
+    results = {"preset": options.preset, "about": preset.about, "rows": rows}
+    (out / "results.json").write_text(json.dumps(results, indent=1))
 
-    shown = both.nonzero()[: options.examples, 0]
-    few = part[shown]
-    tensors = {"x": few.x, "y": few.y}
-    for name, training in trained.items() if len(shown) else ():
-        attacked = preset.attack(
-            training.model, few.x, few.y, key=key / "attack", ids=few.ids, max_batch=options.attack_batch
-        )
-        worst, place = attacked.tau.argmin(0), torch.arange(len(few), device=device)
-        tensors |= {
-            f"{name}.x": attacked.x[worst, place], f"{name}.clean": attacked.original,
-            f"{name}.map": attacked.maps[worst, place], f"{name}.tau": attacked.tau[worst, place],
-        }  # fmt: skip
-    tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
+    shown = part[all_correct.nonzero()[: options.examples, 0]]
+    tensors = attacked_maps(preset, trained, shown, key / "attack", options.attack_batch)
     save_file(tensors, out / "maps.safetensors")
     logs = {
         name: sorted((out / name / "logs").glob("**/metrics.csv"), key=lambda file: file.stat().st_mtime)
@@ -209,13 +218,34 @@ def compare(preset: Preset, trained: dict[str, Training], data: Data, options: a
     print(f"{out / 'index.html'}: NA, AA, IN, CO of {', '.join(TITLES[name] for name in trained)}")
 
 
-def here(options: argparse.Namespace) -> str:
+def attacked_maps(
+    preset: Preset, trained: dict[str, Training], part: Part, key: Key, max_batch: int
+) -> dict[str, Tensor]:
+    """The images, and for each model their maps before and under the worst restart of the attack, on the CPU."""
+    tensors = {"x": part.x, "y": part.y}
+    if len(part):
+        numbers = torch.arange(len(part), device=part.x.device)
+        for name, training in trained.items():
+            attacked = preset.attack(training.model, part.x, part.y, key=key, ids=part.ids, max_batch=max_batch)
+            worst = attacked.tau.argmin(0)
+            tensors[f"{name}.x"] = attacked.x[worst, numbers]
+            tensors[f"{name}.clean"] = attacked.original
+            tensors[f"{name}.map"] = attacked.maps[worst, numbers]
+            tensors[f"{name}.tau"] = attacked.tau[worst, numbers]
+    return {name: value.cpu().contiguous() for name, value in tensors.items()}
+
+
+def changes(options: argparse.Namespace) -> str:
     """What the command line changed of the preset, for the page."""
     changed = [f"seed {options.seed}"]
-    changed += [f"{options.steps} training steps"] if options.steps else []
-    changed += [f"early stopping after {options.patience} epochs"] if options.patience else []
-    changed += [f"{options.attack_images} test images"] if options.attack_images else []
-    changed += [f"precision {options.precision}"] if options.precision != "32-true" else []
+    if options.steps:
+        changed.append(f"{options.steps} training steps")
+    if options.patience:
+        changed.append(f"early stopping after {options.patience} epochs")
+    if options.attack_images:
+        changed.append(f"{options.attack_images} test images")
+    if options.precision != "32-true":
+        changed.append(f"precision {options.precision}")
     return f" This run: {', '.join(changed)}."
 
 
@@ -246,15 +276,20 @@ def main(arguments: list[str] | None = None) -> None:
     preset = PRESETS[options.preset]
     if options.steps:
         preset = replace(preset, train_steps=options.steps, natural_steps=options.steps)
-    preset = replace(preset, about=preset.about + here(options))
+    preset = replace(preset, about=preset.about + changes(options))
     print(f"{options.preset}. {preset.about}")
     data = load(preset.data, options.data, download=options.download)
     trained = {name: fit(preset, name, data, options) for name in options.objectives}
     finished = {name: training for name, training in trained.items() if training is not None}
     if len(finished) < len(trained):
         print(f"stopped after {options.epochs} epochs; the same command without --epochs goes on")
-    elif int(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0) == 0:
+    elif is_first_process():
         compare(preset, finished, data, options)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes the page, of several that trained together."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 if __name__ == "__main__":

@@ -50,6 +50,17 @@ def page(
     tensors: Mapping[str, Tensor],
     classes: Sequence[str],
 ) -> str:
+    """The whole page as HTML.
+
+    Args:
+        title: its heading.
+        about: the paragraph below it.
+        titles: objective → its name for people.
+        rows: of the table, with "objective", "metric", "value", "stderr" and "n".
+        logs: objective → Lightning's metrics.csv files.
+        tensors: the images "x" and their classes "y"; for each objective its ".x", ".clean", ".map" and ".tau".
+        classes: the classes' names.
+    """
     names = list(dict.fromkeys(row["objective"] for row in rows))
     curves = {name: curve(files) for name, files in logs.items()}
     key = "".join(f'<span><i style="background:{COLOURS[name]}"></i>{escape(titles[name])}</span>' for name in names)
@@ -66,6 +77,7 @@ def page(
 
 
 def table(rows: Sequence[Mapping], names: Sequence[str], titles: Mapping[str, str]) -> str:
+    """One line for each objective, a column for each metric."""
     cells = {(row["objective"], row["metric"]): row for row in rows}
     head = "".join(f"<th>{short}<br><small>{escape(long)}</small></th>" for short, long, _ in METRICS.values())
     body = ""
@@ -74,8 +86,12 @@ def table(rows: Sequence[Mapping], names: Sequence[str], titles: Mapping[str, st
         for metric, (_, _, unit) in METRICS.items():
             row = cells[name, metric]
             digits = 1 if unit == 100 else 3
-            value, error = (f"{unit * row[part]:.{digits}f}" for part in ("value", "stderr"))
-            body += f"<td>{value} <small>± {error}, n = {row['n']}</small></td>" if row["n"] else "<td>no images</td>"
+            if not row["n"]:
+                body += "<td>no images</td>"
+                continue
+            value = f"{unit * row['value']:.{digits}f}"
+            error = f"{unit * row['stderr']:.{digits}f}"
+            body += f"<td>{value} <small>± {error}, n = {row['n']}</small></td>"
         body += "</tr>"
     return (
         "<table><caption>On test images, one seed; ± the standard error over images. IN and CO: the worst of the attack's "
@@ -85,22 +101,25 @@ def table(rows: Sequence[Mapping], names: Sequence[str], titles: Mapping[str, st
 
 def curve(files: Sequence[Path]) -> dict[str, list[tuple[float, float]]]:
     """{column: (epoch, value) in order} of one or more of Lightning's metrics.csv; later files overwrite earlier epochs."""
-    found: dict[str, dict[float, float]] = {}
+    columns: dict[str, dict[float, float]] = {}
     for file in files:
         with file.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
                 for column, value in row.items():
                     if column in CURVES and value:
-                        found.setdefault(column, {})[float(row["epoch"])] = float(value)
-    return {column: sorted(points.items()) for column, points in found.items()}
+                        columns.setdefault(column, {})[float(row["epoch"])] = float(value)
+    return {column: sorted(points.items()) for column, points in columns.items()}
 
 
 def plot(label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """One column's curves by epoch, a line for each objective; "" where there is none."""
     points = np.array([point for line in lines.values() for point in line if np.isfinite(point[1])])
     if not len(points):
         return ""
-    (left, low), (right, high) = points.min(0), points.max(0)
-    wide, tall = max(right - left, 1), (high - low) or 1
+    left, low = points.min(0)
+    right, high = points.max(0)
+    wide = max(right - left, 1)
+    tall = (high - low) or 1  # a curve that is constant is drawn at the bottom
     drawn = ""
     for name, line in lines.items():
         path = " ".join(f"{40 + 250 * (x - left) / wide:.1f},{130 - 110 * (y - low) / tall:.1f}" for x, y in line)
@@ -116,6 +135,7 @@ def plot(label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
 def examples(
     tensors: Mapping[str, Tensor], names: Sequence[str], titles: Mapping[str, str], classes: Sequence[str]
 ) -> str:
+    """The images, and for each objective the map, the attacked image and its map."""
     if not len(tensors["x"]):
         return "<p>No image is classified correctly by all models.</p>"
     head = "".join(f'<th colspan="3">{escape(titles[name])}</th>' for name in names)
@@ -124,7 +144,8 @@ def examples(
     for i in range(len(tensors["x"])):
         body += f"<tr><td>{picture(tensors['x'][i])}{escape(classes[int(tensors['y'][i])])}</td>"
         for name in names:
-            clean, moved = tensors[f"{name}.clean"][i], tensors[f"{name}.map"][i]
+            clean = tensors[f"{name}.clean"][i]
+            moved = tensors[f"{name}.map"][i]
             tau = float(tensors[f"{name}.tau"][i])
             body += (
                 f"<td>{heat(clean)}</td><td>{picture(tensors[f'{name}.x'][i])}</td><td>{heat(moved)}τ {tau:.2f}</td>"
@@ -138,11 +159,15 @@ def examples(
 
 
 def picture(x: Tensor) -> str:
+    """An image (C, H, W), grey or in colour."""
     image = x.float().permute(1, 2, 0).numpy()
-    return _image(np.repeat(image, 3, 2) if image.shape[2] == 1 else image, "image")
+    if image.shape[2] == 1:
+        image = np.repeat(image, 3, 2)
+    return _image(image, "image")
 
 
 def heat(values: Tensor) -> str:
+    """A map (H, W) in colours."""
     return _image(palette(signed=False).paint(values.float().numpy()), "attribution map")
 
 

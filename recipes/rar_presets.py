@@ -18,12 +18,31 @@ TITLES = {"natural": "natural", "madry": "Madry", "ig_norm": "IG-NORM", "ig_sum_
 
 @dataclass(frozen=True)
 class Preset:
-    """One experiment. ``about`` says what is published, what was scaled and what is our choice.
+    """One experiment. Lengths are in pixel units, pixels in [0, 1].
 
-    Lengths are in pixel units, pixels in [0, 1]. The inner maximisation of training takes ``steps`` of ``step_size`` within
-    ``attack.eps``; ``points`` are IG's in the loss, ``attack_points`` in its maximisation.
-    ``pgd``: (steps, step size) of the PGD that judges accuracy, if other than in training. ``k``: pixels whose intersection
-    is judged. ``sums``: the two IG losses are sums over the batch, the others means.
+    Args:
+        about: what is published, what was scaled and what is our choice.
+        data: the data set's name.
+        network: from a number of classes to the network.
+        attack: the attack on attributions that judges; its ``eps`` is that of training too.
+        k: so many pixels are compared before and under attack.
+        steps: of the inner maximisation of training.
+        step_size: the length of each.
+        points: of IG in the loss.
+        attack_points: of IG in its maximisation.
+        ig_norm: λ of IG-NORM.
+        ig_sum_norm: β of IG-SUM-NORM.
+        batch: images of a training step.
+        train_steps: of all objectives but the natural one.
+        natural_steps: of natural training.
+        optimiser: "adam" or "sgd".
+        lr: the rate.
+        lr_ig: the rate of the two IG losses.
+        one_cycle: let the rate rise and fall once; else it stays.
+        sums: the two IG losses are sums over the batch; else means.
+        pgd: (steps, step size) of the PGD that judges accuracy; None: those of training.
+        train_images: so many of the training images; None: all.
+        test_images: so many test images are attacked.
     """
 
     about: str
@@ -49,11 +68,19 @@ class Preset:
     train_images: int | None = None
     test_images: int = 1000
 
+    @property
+    def judging_pgd(self) -> tuple[int, float]:
+        """(steps, step size) of the PGD that judges accuracy."""
+        if self.pgd is None:
+            return self.steps, self.step_size
+        return self.pgd
+
 
 # -- networks ----------------------------------------------------------------------------------------------------------
 
 
 def digits_net(classes: int) -> nn.Module:
+    """3 × 3 convolutions of 8 and 16 channels on 8 × 8 pixels, and one hidden layer."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
         nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, classes),
@@ -75,12 +102,15 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1)
         self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1)
-        self.stride, self.grow = stride, outside - inside
+        self.stride = stride
+        self.grow = outside - inside
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(nnf.leaky_relu(self.conv1(nnf.leaky_relu(x, 0.1)), 0.1))
-        x = nnf.avg_pool2d(x, self.stride) if self.stride > 1 else x
-        return nnf.pad(x, (0, 0, 0, 0, self.grow // 2, self.grow - self.grow // 2)) + y
+        if self.stride > 1:
+            x = nnf.avg_pool2d(x, self.stride)
+        before = self.grow // 2
+        return nnf.pad(x, (0, 0, 0, 0, before, self.grow - before)) + y
 
 
 class ResNet(nn.Module):
@@ -90,11 +120,13 @@ class ResNet(nn.Module):
         super().__init__()
         widths = (16, 16, 32, 64)
         self.first = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.blocks = nn.Sequential(*(
-            Block(widths[stage] if block == 0 else widths[stage + 1], widths[stage + 1], 2 if stage and block == 0 else 1)
-            for stage in range(3)
-            for block in range(blocks)
-        ))  # fmt: skip
+        every: list[nn.Module] = []
+        for stage in range(3):
+            inside, outside = widths[stage : stage + 2]
+            # The first block of a stage brings its width, and but for the first stage halves the sides.
+            every.append(Block(inside, outside, 2 if stage else 1))
+            every += [Block(outside, outside, 1) for _ in range(blocks - 1)]
+        self.blocks = nn.Sequential(*every)
         self.last = nn.Linear(widths[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,7 +204,7 @@ def network(preset: Preset, classes: int, seed: int) -> nn.Module:
 
 
 def objective(preset: Preset, name: str, seed: int, max_batch: int) -> train.TrainingObjective:
-    """The objective ``name`` of :data:`OBJECTIVES`."""
+    """The training objective of this name, one of :data:`OBJECTIVES`."""
     options = {"seed": seed, "max_batch": max_batch}
     if name == "natural":
         return train.NaturalTraining(**options)
@@ -190,6 +222,7 @@ def objective(preset: Preset, name: str, seed: int, max_batch: int) -> train.Tra
 
 
 def training_steps(preset: Preset, name: str) -> int:
+    """How many steps the objective is trained for."""
     return preset.natural_steps if name == "natural" else preset.train_steps
 
 
@@ -199,9 +232,10 @@ def optimisers(
     """The optimiser and its rate, to be stepped once for every training step."""
     rate = preset.lr_ig if name.startswith("ig") else preset.lr
     if preset.optimiser == "adam":
-        made: torch.optim.Optimizer = torch.optim.Adam(parameters, rate)
+        optimiser: torch.optim.Optimizer = torch.optim.Adam(parameters, rate)
     else:
-        made = torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=2e-4)
+        optimiser = torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=2e-4)
     if preset.one_cycle:
-        return made, torch.optim.lr_scheduler.OneCycleLR(made, rate, total_steps=training_steps(preset, name))
-    return made, torch.optim.lr_scheduler.LambdaLR(made, lambda step: 1.0)
+        steps = training_steps(preset, name)
+        return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1.0)
