@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -21,10 +21,11 @@ from consilience.combine.sequential import until_sure
 from consilience.combine.spread import weights_stderr
 from consilience.combine.weights import Minimise, resolve
 from consilience.explain.differences import criteria_of, paired_differences
+from consilience.perturb.mask_order import SHARES, Order
 from consilience.report import criteria
 from consilience.results.evaluation import Evaluation
 from consilience.results.explanation import Measured
-from consilience.statistics.criteria import CRITERIA
+from consilience.statistics.criteria import CRITERIA, faithfulness_correlation
 from consilience.statistics.evidence import Evidence, Quadratic, Responses
 from consilience.statistics.paired import (
     EXACT_PAIRS,
@@ -408,6 +409,41 @@ def test_a_differences_interval_has_each_inputs_own_degrees_of_freedom():
     assert float(both.low[1]) == pytest.approx(float(short.low[0]))
     assert float(both.high[1]) == pytest.approx(float(short.high[0]))
     assert float(both.high[1] - both.value[1]) == pytest.approx(2.5706 * float(both.stderr[1]), rel=1e-4)  # t of 5
+
+
+@pytest.mark.parametrize("draws", [32, 100])
+def test_an_error_of_many_of_few_masks_is_too_large_and_never_too_small(draws):
+    """Drawn without replacement, n of N masks spread less than an error says, by √(1 − n/N) (docs/numbers.md)."""
+    rng = np.random.default_rng(draws)
+    features, trials = 8, 600
+    order = Order((features,), SHARES)
+    subsets = []
+    for _, size in order.classes:
+        subsets.append(
+            np.array([[j in c for j in range(features)] for c in combinations(range(features), size)], float)
+        )
+    which, place = order.places(draws, second=True)
+    rows = np.empty((trials, draws, features))
+    for number, members in enumerate(subsets):
+        here = np.nonzero(which == number)[0]
+        permuted = np.argsort(rng.random((trials, len(members))), 1)
+        rows[:, here] = members[permuted[:, place[here]]]
+    effect = rng.normal(size=features)
+    pairs = np.triu(rng.normal(size=(features, features)), 1)
+    phi = rng.normal(size=features)
+
+    def responses(masks):
+        fall = masks @ effect + 0.5 * ((masks @ pairs) * masks).sum(-1)
+        taken = torch.from_numpy(masks @ (effect + 0.5 * phi))[..., None]
+        return Responses(taken, torch.from_numpy(fall), size=torch.from_numpy(masks.mean(-1)))
+
+    whole = responses(np.concatenate(subsets)[None])
+    alone = torch.ones(1, 1, 1, dtype=torch.float64)
+    truth = float(faithfulness_correlation(Evidence(responses=whole), alone).value)
+    found = faithfulness_correlation(Evidence(responses=responses(rows)), alone.expand(trials, 1, 1))
+    spread = float((found.value - truth).square().mean().sqrt())
+    too_large = float(found.stderr.mean()) / spread
+    assert too_large == pytest.approx(1 / (1 - draws / order.all) ** 0.5, rel=0.1)
 
 
 @pytest.mark.parametrize(

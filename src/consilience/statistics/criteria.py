@@ -23,8 +23,10 @@ class Estimate:
     """A criterion of M rows, and what each draw contributes to it.
 
     The standard error is √(mean influence² / (S − 1)), S the input's number of draws; of a difference of rows, that of the
-    influences' difference. It is 0 where the draws are all that there are: then nothing is estimated. Masks are drawn without
-    replacement and in even proportions of their sizes, which makes it slightly too large.
+    influences' difference. It is 0 where the draws are all that there are: then nothing is estimated.
+
+    Masks are drawn without replacement, which this does not count on: of n of all N masks the error is too large by
+    1/√(1 − n/N), never too small. That is 1.4 at most, since from half of all masks on all are drawn (docs/numbers.md).
 
     Args:
         value: (B, M).
