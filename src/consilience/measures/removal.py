@@ -306,7 +306,7 @@ def _set_numbers(order: Tensor, counts: Tensor) -> Tensor:
 
 def _read(score: Score, outputs: Tensor, owner: Tensor) -> Tensor:
     """(N, classes), (N,) → (3, N) float64: score, probability and accuracy of each row."""
-    value = score._pick(outputs, owner)
+    value = score.of_outputs(outputs, owner)
     meaning = score.meaning
     target = score.targets[owner]
     if callable(score.kind):

@@ -1,4 +1,4 @@
-"""Rows in flight: how many fit, and how many were evaluated."""
+"""Batches of rows: how many rows are in flight at once, how many were evaluated, and the loop over them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -104,6 +107,44 @@ class Batch:
         self.start = min(256, max(4, power_of_two))
         self.most = max(4, power_of_two)
 
+    def run(
+        self, count: int, run: Callable[[slice], T], counts: Counts, gradient: bool = False, per: int = 1
+    ) -> list[T]:
+        """Evaluate rows in equal batches; each is timed and counted. Out of memory halves the batch and goes on.
+
+        Args:
+            count: of the rows.
+            run: evaluates a slice of them.
+            counts: gets the rows that were evaluated.
+            gradient: whether gradients are asked.
+            per: evaluations of each row.
+
+        Returns:
+            what ``run`` gave, batch by batch.
+
+        Raises:
+            torch.OutOfMemoryError: not even one row fits.
+        """
+        parts: list[T] = []
+        start = 0
+        while start < count:
+            # Equal batches, not full ones and a rest: a rest of a few rows takes nearly as long as a full batch.
+            left = count - start
+            batches = -(-left // max(1, self.size(gradient) // per))
+            part = slice(start, start + -(-left // batches))
+            began = self.clock(gradient)
+            try:
+                parts.append(run(part))
+            except torch.OutOfMemoryError:
+                if not self.halve(gradient):
+                    raise
+                continue
+            evaluated = (part.stop - part.start) * per
+            self.took(evaluated, self.clock(gradient) - began, gradient)
+            counts.add(evaluated, gradient)
+            start = part.stop
+        return parts
+
     def size(self, gradient: bool) -> int:
         """Rows in flight.
 
@@ -139,6 +180,7 @@ class Batch:
             return
         times = self.times.setdefault(gradient, [])
         times.append(seconds / rows)
+        # The first batch of a size pays for what is set up once: kernels that are chosen, memory that is fetched.
         if len(times) < 2:
             return
         cheaper = min(times) < 0.9 * self.best.get(gradient, math.inf)

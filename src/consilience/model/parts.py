@@ -106,7 +106,12 @@ def _version(tensor: Tensor) -> int | None:
 
 
 def buffers_of(module: nn.Module) -> Iterable[tuple[str, Tensor | None]]:
-    """The module's own buffers by name. A scripted module keeps them elsewhere."""
+    """A module's own buffers by name.
+
+    Args:
+        module: itself only, not its submodules.
+    """
+    # A scripted module keeps them elsewhere.
     if isinstance(module, torch.jit.ScriptModule):
         return module.named_buffers(recurse=False)
     return module._buffers.items()

@@ -1,42 +1,39 @@
-"""One output of a model, for a batch of inputs, evaluated on rows that say to which input they belong.
+"""The score that is explained: one output of a model, for a batch of inputs, as a function of rows.
 
-``Score`` ends loose ``target`` arguments: what "predicted" and the runner-up are is resolved once, at x, and stays the
-same for every neighbour. Rows are (N, *F) with ``owner`` (N,): row i is judged by the target, masks and keyword tensors
-of input ``owner[i]``.
+What the target, "predicted" and the runner-up are is resolved once, at x, and stays the same for every neighbour. Rows are
+(N, *F) and say to which input they belong: ``owner`` (N,). Row i is judged by the target, masks and keyword tensors of input
+``owner[i]``. :mod:`.evaluation` evaluates one batch of rows, :mod:`.batching` chooses how large it is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConsilienceError, InputError, choose
+from ..errors import InputError, choose
 from ..signatures import KnownArguments
 from . import cam_layers as cam
-from .arguments import Arguments, resolved
+from .arguments import Arguments
 from .batching import Batch, Counts
-from .calling import from_numpy, layout_of, one_vector_each, precision_of
+from .calling import from_numpy, layout_of, one_vector_each
 from .evaluation import Rows, Wanted, gradients, scores
-from .independence import Dependence, dependence_of
+from .independence import Dependence
 from .outputs import SCORE_KINDS, Kind, Outputs
 from .parts import Parts
-from .random_state import forked, seeded
-from .recognition import interpret, last_layer_of
+from .resolution import arguments_at, dependence_at, meaning_at, outputs_at
+from .score_module import ScoreModule
 from .state import borrowed, check_ready
 from .targets import resolve_target
 from .values import Values, wide
 
-T = TypeVar("T")
-
-
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The precisions in which a model may be run under autocast."""
 
 
 class Score(KnownArguments):
@@ -51,8 +48,8 @@ class Score(KnownArguments):
         kind: "logit" (the output itself), "probability", "log_probability", "margin" (target minus the runner-up at x),
             "output" (for regression: the only output, or output number ``target``), a :class:`~.outputs.Kind`, which says what
             the outputs mean too, or a callable (outputs, target) → (N,). What outputs mean: :func:`~.recognition.interpret`.
-        kwargs: further arguments of the model. Which of them have one entry for each input is said by
-            :func:`~.arguments.per_input` and :func:`~.arguments.constant`, else found (:func:`~.arguments.resolved`).
+        kwargs: further arguments of the model. :func:`~.arguments.per_input` and :func:`~.arguments.constant` declare which of
+            them have one entry for each input; of the others the model tells (:func:`~.arguments.resolved`).
         ids: (B,) identities of the inputs, which name their random draws; default 0 … B − 1.
         max_batch: rows in flight, or "auto".
         numpy: the callable wants NumPy arrays.
@@ -77,12 +74,14 @@ class Score(KnownArguments):
             raise InputError(f"model: {model.__name__} is a class; give an instance, e.g. {model.__name__}(…)")
         if not callable(model):
             raise InputError(f"model: expected an nn.Module or a callable, got {type(model).__name__}")
-        self.precision = None if precision is None else PRECISIONS[choose("precision", precision, PRECISIONS)]
+        self.precision: torch.dtype | None = None
+        if precision is not None:
+            self.precision = PRECISIONS[choose("precision", precision, PRECISIONS)]
         if precision is not None and numpy:
             raise InputError(f"precision: {precision!r} is for PyTorch models; this one takes NumPy arrays")
         self.model = model
         self.target = target
-        self.said = kind.outputs if isinstance(kind, Kind) else None
+        self.declared = kind.outputs if isinstance(kind, Kind) else None
         name = kind.name if isinstance(kind, Kind) else kind
         self.kind = name if callable(name) else choose("kind", name, SCORE_KINDS)
         self.kwargs = dict(kwargs or {})
@@ -121,43 +120,46 @@ class Score(KnownArguments):
             InputError: outputs that are not one vector per input; targets out of range; a model that fails on ``x``.
         """
         check_ready(self.model)
-        bound = copy.copy(self)
+        bound = self._for_inputs(x)
+        owner = torch.arange(len(x), device=x.device)
+        index = owner if index is None else index
+        # What is resolved here is resolved in full precision, and then asked of the bound score in its own.
+        full = copy.copy(bound)
+        full.precision = None
+        bound._arguments = full._arguments = arguments_at(full, x, index)
+        if check_rows:
+            full.dependence = bound.dependence = dependence_at(full, x, index)
+            if bound.dependence.run_alone:
+                full.batch = bound.batch = Batch(1)
+        evaluated = outputs_at(full, x, index)
+        outputs = evaluated.new_full((len(x), evaluated.shape[1]), torch.nan)
+        outputs[index] = evaluated
+        bound.outputs = outputs
+        bound.meaning = meaning_at(full, evaluated, x[index], index)
+        bound.targets = resolve_target(self.target, outputs, bound.meaning, self.kind)
+        bound.runner_up = bound.meaning.runner_up(outputs, bound.targets)
+        with torch.no_grad():
+            bound.clean = bound.of_outputs(outputs, owner)
+        return bound
+
+    def _for_inputs(self, x: Tensor) -> Score:
+        """A copy for inputs of this number, shape and type, of which nothing is evaluated yet."""
+        if self.precision is not None and x.dtype == torch.float64:
+            raise InputError("precision: autocast leaves float64 as it is; give a float32 model and inputs")
         count = len(x)
+        bound = copy.copy(self)
         bound.size = count
         bound.spatial = (x.shape[2], x.shape[3]) if x.ndim == 4 else None
         bound.layout = layout_of(self.model, x)
         bound.batch.fit(x)
-        bound.ids = torch.arange(count) if self.ids is None else torch.as_tensor(self.ids, dtype=torch.int64).cpu()
+        bound.ids = torch.arange(count)
+        if self.ids is not None:
+            bound.ids = torch.as_tensor(self.ids, dtype=torch.int64).cpu()
         if bound.ids.shape != (count,):
             raise InputError(f"ids: expected one per input ({count}), got shape {tuple(bound.ids.shape)}")
         bound.ids = bound.ids.to(x.device)
         bound._layers = {}
         bound._parts = Parts(self.model)
-        owner = torch.arange(count, device=x.device)
-        index = owner if index is None else index
-        if bound.precision is not None and x.dtype == torch.float64:
-            raise InputError("precision: autocast leaves float64 as it is; give a float32 model and inputs")
-        full = copy.copy(bound)
-        full.precision = None
-        bound._arguments = full._arguments = full._resolve_arguments(x, index)
-        if check_rows:
-            full.dependence = bound.dependence = full._dependence(x, index)
-            if bound.dependence.run_alone:
-                full.batch = bound.batch = Batch(1)
-        try:
-            found = torch.cat(full._batched(len(index), lambda part: full._clean_outputs(x, index[part])))
-        except Exception as error:
-            if isinstance(error, ConsilienceError | torch.OutOfMemoryError | MemoryError):
-                raise
-            raise InputError(self._failed(x, error)) from error
-        outputs = found.new_full((count, found.shape[1]), torch.nan)
-        outputs[index] = found
-        bound.outputs = outputs
-        bound.meaning = full._meaning(found, x[index], index)
-        bound.targets = bound._resolve(outputs)
-        bound.runner_up = bound.meaning.runner_up(outputs, bound.targets)
-        with torch.no_grad():
-            bound.clean = bound._pick(outputs, owner)
         return bound
 
     @property
@@ -166,45 +168,14 @@ class Score(KnownArguments):
         warning = self.dependence.warning
         return () if warning is None else (warning,)
 
-    def _clean_outputs(self, x: Tensor, index: Tensor) -> Tensor:
-        """The outputs of some inputs, as one batch, (n, classes), without gradients."""
-        with torch.no_grad(), self._borrowed(freeze=True):
-            return self._outputs(x[index], index)
+    def borrowed(self, freeze: bool) -> contextlib.AbstractContextManager[None]:
+        """The model, for one batch (:func:`~.state.borrowed`).
 
-    def _dependence(self, x: Tensor, index: Tensor) -> Dependence:
-        """Three passes of two rows; nothing is said of a model that fails on them."""
-
-        seeds = itertools.count()
-
-        def run(rows: Tensor, owner: Tensor) -> tuple[Tensor, bool]:
-            self.counts.add(len(rows), False)
-            # A model lent anew for each pass: buffers that a pass moves must not make the next one differ.
-            with borrowed(self.model, freeze=True, draws=True):
-                return seeded(lambda: self._outputs(rows.clone(), owner), next(seeds))
-
-        try:
-            with torch.no_grad():
-                return dependence_of(run, x[index], index)
-        except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError | MemoryError):
-                raise
-            return Dependence.NOTHING
-
-    def _borrowed(self, freeze: bool) -> contextlib.AbstractContextManager[None]:
-        """The model, for one batch. What draws from the process's generators has them for itself."""
+        Args:
+            freeze: parameters ask for no gradient meanwhile.
+        """
+        # What draws from the process's generators has them for itself.
         return borrowed(self.model, freeze, draws=self.dependence is Dependence.DRAWS, parts=self._parts)
-
-    def _failed(self, x: Tensor, error: Exception) -> str:
-        """What to say of a model that does not take ``x``."""
-        own = precision_of(self.model) or x.dtype
-        if own != x.dtype:
-            remedy = f"its parameters are {own}: cast x to that"
-        elif isinstance(error, TypeError):
-            remedy = "further arguments of the model are given as kwargs={name: value}"
-        else:
-            remedy = "is this the shape (batch first, then channels for images) that the model takes?"
-        said = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-        return f"x: the model fails on {tuple(x.shape)} {x.dtype}: {said}; {remedy}"
 
     def warnings(self) -> list[str]:
         """What the caller should know of the outputs, see :meth:`Outputs.warnings`."""
@@ -213,12 +184,20 @@ class Score(KnownArguments):
     @property
     def described(self) -> dict[str, str]:
         """For records: the ``kind`` asked for, what the ``outputs`` mean, and what the ``score`` is called."""
-        kind = self.kind if isinstance(self.kind, str) else getattr(self.kind, "__name__", repr(self.kind))
-        name = self.meaning.named(self.kind) if isinstance(self.kind, str) else "score"
+        if isinstance(self.kind, str):
+            kind = self.kind
+            name = self.meaning.named(kind)
+        else:
+            kind = getattr(self.kind, "__name__", repr(self.kind))
+            name = "score"
         return {"kind": kind, "outputs": self.meaning.described, "score": name}
 
     def using(self, model: Callable[..., Any]) -> Score:
-        """The same question to another model (of the same inputs and outputs): targets stay, layers are looked up anew."""
+        """The same question to another model: targets stay, layers are looked up anew.
+
+        Args:
+            model: of the same inputs and outputs.
+        """
         other = copy.copy(self)
         other.model = model
         other._layers = {}
@@ -226,68 +205,51 @@ class Score(KnownArguments):
         return other
 
     def towards(self, targets: Tensor) -> Score:
-        """The same model asked for other outputs (B,) int64; the runner-up is what is largest besides."""
+        """The same model asked for other outputs; the runner-up is what is largest besides.
+
+        Args:
+            targets: (B,) int64.
+        """
         other = copy.copy(self)
         other.targets = targets.to(self.outputs.device)
         other.runner_up = self.meaning.runner_up(self.outputs, other.targets)
         owner = torch.arange(self.size, device=self.outputs.device)
-        other.clean = other._pick(self.outputs, owner)
+        other.clean = other.of_outputs(self.outputs, owner)
         return other
 
     def outputs_of(self, rows: Tensor, owner: Tensor) -> Tensor:
-        """(N, *F), (N,) → (N, classes): every output, for what needs more than the explained one (accuracy, ROS)."""
+        """Every output of each row, (N, classes), for what needs more than the explained one (accuracy, ROS).
+
+        Args:
+            rows: (N, *F).
+            owner: (N,), to which inputs they belong.
+        """
 
         def run(part: slice) -> Tensor:
-            with self._borrowed(freeze=True):
-                return wide(self._outputs(rows[part].clone(memory_format=self.layout), owner[part]))
+            copied = rows[part].clone(memory_format=self.layout)
+            with self.borrowed(freeze=True):
+                return wide(self.outputs_with_graph(copied, owner[part]))
 
         with torch.no_grad():
-            return torch.cat(self._batched(len(rows), run))
-
-    def _resolve_arguments(self, x: Tensor, index: Tensor) -> Arguments:
-        """Which keyword arguments follow the inputs ``x`` (B, *F), tried on copies of the first one that is evaluated."""
-
-        def accepts(arguments: Arguments, count: int) -> Exception | None:
-            first = index[:1].expand(count)
-            self.counts.add(count, False)
-            try:
-                with torch.no_grad(), borrowed(self.model, freeze=True):
-                    self._call(x[first], arguments.of(first, self.numpy))
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # whatever a model raises that is called in another way than it is meant
-                return error
-            return None
-
-        return resolved(self.kwargs, len(x), accepts)
-
-    def _meaning(self, found: Tensor, x: Tensor, index: Tensor) -> Outputs:
-        """What the outputs ``found`` (n, O) at ``x`` (n, *F) mean."""
-        finite = found.isfinite().all(1)
-
-        def last_layer() -> str | None:
-            if self.numpy:
-                return None
-            first = finite.nonzero()[:1, 0]
-            self.counts.add(1, False)
-            with torch.enable_grad(), self._borrowed(freeze=True):
-                return last_layer_of(self._outputs(x[first].clone().requires_grad_().clone(), index[first]))
-
-        outputs = wide(found[finite])
-        return interpret(outputs, self.kind, declared=self.said, model=self.model, last_layer=last_layer)
-
-    def _resolve(self, outputs: Tensor) -> Tensor:
-        """(B,): the target of each input."""
-        return resolve_target(self.target, outputs, self.meaning, self.kind)
+            return torch.cat(self.batch.run(len(rows), run, self.counts))
 
     # -- evaluating ----------------------------------------------------------------------------------------------------
 
     def __call__(self, rows: Tensor, owner: Tensor) -> Tensor:
-        """(N, *F), (N,) → (N,), without gradients."""
+        """The score of each row, (N,), without gradients."""
         return self.evaluate(rows, owner).score
 
     def grad(self, rows: Tensor, owner: Tensor, rule: str | None = None) -> Tensor:
-        """Gradient of each row's score with respect to that row, (N, *F)."""
+        """The gradient of each row's score with respect to that row, (N, *F).
+
+        Args:
+            rows: (N, *F).
+            owner: (N,), to which inputs they belong.
+            rule: of the backward pass: None, "guided" or "rescale".
+
+        Raises:
+            InputError: as :meth:`evaluate`.
+        """
         gradient = self.evaluate(rows, owner, gradient=True, rule=rule).gradient
         assert gradient is not None
         return gradient
@@ -342,33 +304,14 @@ class Score(KnownArguments):
             if looking <= part.start:
                 wanted = replace(wanted, layers={})
             # Whether there is a graph decides how a model is lent, too.
-            with torch.set_grad_enabled(back or graph), self._borrowed(freeze=not graph):
+            with torch.set_grad_enabled(back or graph), self.borrowed(freeze=not graph):
                 if back:
                     return gradients(self._ask, module, asked[part], wanted)
                 return scores(self._ask, asked[part], wanted)
 
-        return Values.concatenate(self._batched(len(rows), run, back, 2 if rule == "rescale" else 1))
-
-    def _batched(self, count: int, run: Callable[[slice], T], gradient: bool = False, per: int = 1) -> list[T]:
-        """``run`` over ``count`` rows, in equal batches of at most ``max_batch``; a row costs ``per`` evaluations. Timed and
-        counted; out of memory halves the batch and goes on."""
-        parts: list[T] = []
-        start = 0
-        while start < count:
-            batches = -(-(count - start) // max(1, self.batch.size(gradient) // per))
-            part = slice(start, start + -(-(count - start) // batches))
-            began = self.batch.clock(gradient)
-            try:
-                parts.append(run(part))
-            except torch.OutOfMemoryError:
-                if not self.batch.halve(gradient):
-                    raise
-                continue
-            rows = (part.stop - part.start) * per
-            self.batch.took(rows, self.batch.clock(gradient) - began, gradient)
-            self.counts.add(rows, gradient)
-            start = part.stop
-        return parts
+        # Under the rescale rule every row is evaluated beside its baseline.
+        evaluations = 2 if rule == "rescale" else 1
+        return Values.concatenate(self.batch.run(len(rows), run, self.counts, back, evaluations))
 
     def asked(self, owner: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Points of several questions, one question for each input at a time: for explainers that ask this score.
@@ -390,28 +333,39 @@ class Score(KnownArguments):
             left = left[~served]
 
     def layer(self, name: str, rows: Tensor, owner: Tensor) -> cam.Layer:
-        """The layer that class activation maps use; "auto" finds it by a probe of five rows. Remembered."""
-        if name not in self._layers:
-            self.counts.add(len(rows), True)
-            if not isinstance(self.model, nn.Module):
-                raise InputError("model: activations need an nn.Module, not a plain callable")
-            if self.spatial is None:
-                raise InputError("methods: class activation maps are for images (B, C, H, W)")
-            self.counts.add(cam.PROBE_FORWARDS, False)
-            # The model's first and last output, not the targets: the layer is the same whatever is in the batch.
-            classes = sorted({0, self.outputs.shape[1] - 1})
-            asked = [self.towards(torch.full_like(self.targets, number)) for number in classes]
+        """The layer that class activation maps use. It is remembered.
 
-            def ask(picture: Tensor) -> Tensor:
-                outputs = self._outputs(picture.clone(), owner)
-                return torch.stack([score._pick(outputs, owner)[0] for score in asked])
+        Args:
+            name: a submodule's name, see :func:`~.cam_layers.named`; "auto" finds one by a probe of five rows.
+            rows: (1, C, H, W), an image.
+            owner: (1,), to which input it belongs.
 
-            with torch.enable_grad(), self._borrowed(freeze=True):
-                if name == "auto":
-                    self._layers[name] = cam.find(self.model, ask, rows)
-                else:
-                    self._layers[name] = cam.named(self.model, name, ask, rows)
-        return self._layers[name]
+        Raises:
+            InputError: the model is not an ``nn.Module``, the inputs are not images, or no layer fits.
+        """
+        if name in self._layers:
+            return self._layers[name]
+        self.counts.add(len(rows), True)
+        if not isinstance(self.model, nn.Module):
+            raise InputError("model: activations need an nn.Module, not a plain callable")
+        if self.spatial is None:
+            raise InputError("methods: class activation maps are for images (B, C, H, W)")
+        self.counts.add(cam.PROBE_FORWARDS, False)
+        # The model's first and last output, not the targets: the layer is the same whatever is in the batch.
+        classes = sorted({0, self.outputs.shape[1] - 1})
+        asked = [self.towards(torch.full_like(self.targets, number)) for number in classes]
+
+        def ask(picture: Tensor) -> Tensor:
+            outputs = self.outputs_with_graph(picture.clone(), owner)
+            return torch.stack([score.of_outputs(outputs, owner)[0] for score in asked])
+
+        with torch.enable_grad(), self.borrowed(freeze=True):
+            if name == "auto":
+                layer = cam.find(self.model, ask, rows)
+            else:
+                layer = cam.named(self.model, name, ask, rows)
+        self._layers[name] = layer
+        return layer
 
     def module(self) -> nn.Module:
         """This score as an ``nn.Module``, ``(rows (N, *F), owner (N,)) → (N,)``, for libraries that want one.
@@ -420,78 +374,70 @@ class Score(KnownArguments):
         ``additional_forward_args=(owner,)`` along with them: so every row finds its target. Only for a single input may
         ``owner`` be left out. Whatever wraps the call decides on gradients, mode and random state.
         """
-        return _Module(self)
+        return ScoreModule(self)
 
-    # -- inside --------------------------------------------------------------------------------------------------------
+    # -- one batch of rows ---------------------------------------------------------------------------------------------
 
-    def _outputs(self, rows: Tensor, owner: Tensor) -> Tensor:
-        """(N, classes)."""
-        return self._call(rows, self._arguments.of(owner, self.numpy))
+    def outputs_with_graph(self, rows: Tensor, owner: Tensor) -> Tensor:
+        """The model's outputs for one batch of rows as it is, (N, classes), with their graph under grad.
 
-    def _call(self, rows: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
-        """The model's outputs (N, classes) for rows (N, *F)."""
+        Whoever calls it borrows the model (:func:`~.state.borrowed`) and counts the rows.
+
+        Args:
+            rows: (N, *F).
+            owner: (N,), to which inputs they belong.
+        """
+        return self.call(rows, self._arguments.of(owner, self.numpy))
+
+    def call(self, rows: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
+        """The model's outputs (N, classes), with keyword arguments as they are.
+
+        Args:
+            rows: (N, *F).
+            kwargs: of the model.
+
+        Raises:
+            InputError: what it gives is not one vector for each row.
+        """
         if self.numpy:
-            found = self.model(rows.detach().cpu().numpy(), **kwargs)
-            outputs = found if isinstance(found, dict | tuple) else from_numpy(found).to(rows.device)
-        else:
-            # Not autocast(enabled=False): that would end an autocast of the caller's.
-            half = self.precision is not None
-            with torch.autocast(rows.device.type, self.precision) if half else contextlib.nullcontext():
-                outputs = self.model(rows, **kwargs)
+            given = self.model(rows.detach().cpu().numpy(), **kwargs)
+            # Containers have an error of their own, with an example of how a number is taken out.
+            is_container = isinstance(given, dict | tuple)
+            return one_vector_each(given if is_container else from_numpy(given).to(rows.device), rows)
+        # Not autocast(enabled=False): that would end an autocast of the caller's.
+        autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self.precision is not None:
+            autocast = torch.autocast(rows.device.type, self.precision)
+        with autocast:
+            outputs = self.model(rows, **kwargs)
         return one_vector_each(outputs, rows)
 
     def _ask(self, rows: Rows) -> Tensor:
         """(N,): the score of one batch of rows."""
-        return self._pick(self._outputs(rows.x, rows.owner), rows.owner, rows.targets)
+        return self.of_outputs(self.outputs_with_graph(rows.x, rows.owner), rows.owner, rows.targets)
 
-    def _pick(self, outputs: Tensor, owner: Tensor, targets: Tensor | None = None) -> Tensor:
-        """(N,), in float32 or better: of outputs (N, classes) the explained number.
+    def of_outputs(self, outputs: Tensor, owner: Tensor, targets: Tensor | None = None) -> Tensor:
+        """The explained number of each row's outputs, (N,), in float32 or better.
 
         Args:
-            outputs: of N rows.
+            outputs: (N, classes).
             owner: (N,), to which inputs they belong.
             targets: (N,), the output asked of each; None: that of its input.
+
+        Raises:
+            InputError: the ``kind`` is a callable that gives something else than a number for each row.
         """
-        outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        if outputs.dtype in (torch.float16, torch.bfloat16):
+            outputs = outputs.float()
         if targets is None:
             target = self.targets[owner]
             runner_up = self.runner_up[owner]
         else:
             target = targets
             runner_up = self.meaning.runner_up(self.outputs[owner], targets)
-        if callable(self.kind):
-            value = self.kind(outputs, target)
-            if value.shape != target.shape:
-                raise InputError(
-                    f"kind: the callable returned shape {tuple(value.shape)}, expected {tuple(target.shape)}"
-                )
-            return value
-        return self.meaning.score(self.kind, outputs, target, runner_up)
-
-
-class _Module(nn.Module):
-    def __init__(self, score: Score):
-        super().__init__()
-        self.score = score
-        self.inner = score.model if isinstance(score.model, nn.Module) else None
-
-    def forward(self, rows: Tensor, owner: Tensor | None = None) -> Tensor:
-        if owner is None and self.score.size == 1:
-            owner = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        if owner is None or owner.shape != (len(rows),):
-            given = "none" if owner is None else f"shape {tuple(owner.shape)}"
-            raise InputError(
-                f"owner: {len(rows)} rows of {self.score.size} inputs need one owner each, got {given}; give it where the rows "
-                "are given, with Captum as additional_forward_args=(owner,)"
-            )
-        self.score.counts.add(len(rows), torch.is_grad_enabled())
-        if self.score.dependence.run_alone:
-            return torch.cat([self._run(rows[i : i + 1], owner[i : i + 1]) for i in range(len(rows))])
-        return self._run(rows, owner)
-
-    def _run(self, rows: Tensor, owner: Tensor) -> Tensor:
-        # A copy, as everywhere: models that start with an in-place operation must not write to the caller's rows.
-        rows = rows.clone(memory_format=self.score.layout)
-        same_draws = forked() if self.score.dependence is Dependence.DRAWS else contextlib.nullcontext()
-        with same_draws:
-            return self.score._pick(self.score._outputs(rows, owner), owner)
+        if not callable(self.kind):
+            return self.meaning.score(self.kind, outputs, target, runner_up)
+        value = self.kind(outputs, target)
+        if value.shape != target.shape:
+            raise InputError(f"kind: the callable returned shape {tuple(value.shape)}, expected {tuple(target.shape)}")
+        return value
