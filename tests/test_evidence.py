@@ -44,12 +44,13 @@ def test_a_method_that_fails_at_some_draws_is_as_if_it_were_absent(objective, dr
     goal, rest = named_objective(objective), e.rows(slice(1, None))
     kinds = goal.statistics
     bad = spoilt(e, draws if "quadratic" in kinds else [], masks=masks if "responses" in kinds else ())
-    found, alone = solve_with_regret(Minimise(goal), bad), solve_with_regret(Minimise(goal), rest)
-    assert float(found[0].weights[0, 0]) == 0
-    torch.testing.assert_close(found[0].weights[:, 1:], alone[0].weights, rtol=1e-4, atol=1e-4)
-    assert set(found[2]) == kinds & {"quadratic", "responses"}
-    for kind, value in found[2].items():
-        torch.testing.assert_close(value, alone[2][kind], rtol=1e-4, atol=1e-6)
+    found, regrets = solve_with_regret(Minimise(goal), bad)
+    alone, regrets_alone = solve_with_regret(Minimise(goal), rest)
+    assert float(found.weights[0, 0]) == 0
+    torch.testing.assert_close(found.weights[:, 1:], alone.weights, rtol=1e-4, atol=1e-4)
+    assert set(regrets) == kinds & {"quadratic", "responses"}
+    for kind, value in regrets.items():
+        torch.testing.assert_close(value, regrets_alone[kind], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("objective", ["robust", "faith", "paper_robust", "robust + faith"])
@@ -113,8 +114,9 @@ def test_the_regret_is_that_of_a_plain_loop_over_the_draws(count):
 def test_where_no_method_can_be_used_there_is_no_regret(objective):
     e = evidence()
     e = Evidence(Quadratic(0 * e.quadratic.draws, 0 * e.quadratic.norm), Responses(0 * e.responses.a, e.responses.y))
-    solution, _, found = solve_with_regret(Minimise(named_objective(objective)), e)
-    assert solution.status == ("no valid method",) and all(value.isnan().all() for value in found.values())
+    combination, regrets = solve_with_regret(Minimise(named_objective(objective)), e)
+    assert combination.solution.status == ("no valid method",)
+    assert all(value.isnan().all() for value in regrets.values())
 
 
 def test_pooling_inputs_that_all_miss_a_method_leaves_those_methods_out():
@@ -145,11 +147,11 @@ def test_who_asks_for_faithfulness_gets_no_uniform_map(objective):
         assert (found.weights[:, 0] == 0).all()
         rho = faithfulness_correlation(joined(parts), found.weights[:, None].expand(3, 1, 3)).value
         assert (rho > 0.5).all()
-    whole, _, doubts = solve_with_regret(Minimise(named_objective(objective)), joined(parts))
-    alone, _, least = solve_with_regret(Minimise(named_objective(objective)), joined(parts).rows(slice(1, None)))
+    whole, regrets = solve_with_regret(Minimise(named_objective(objective)), joined(parts))
+    alone, regrets_alone = solve_with_regret(Minimise(named_objective(objective)), joined(parts).rows(slice(1, None)))
     torch.testing.assert_close(whole.weights[:, 1:], alone.weights, rtol=1e-4, atol=1e-4)
-    for kind, value in doubts.items():
-        torch.testing.assert_close(value, least[kind], rtol=1e-4, atol=1e-6)
+    for kind, value in regrets.items():
+        torch.testing.assert_close(value, regrets_alone[kind], rtol=1e-4, atol=1e-6)
 
 
 def test_a_small_pattern_on_a_large_level_is_an_answer():
