@@ -364,3 +364,24 @@ def test_segments_of_an_input_of_its_own_are_counted():
     assert where.drawn(at, 512, FRESH)[0].tolist() == [1, 218]
     masks = where.masks(at, range(8), FIT)[0]
     assert masks[0].sum(1).tolist() == [1] * 8 and not masks[0, :, 1:].any() and masks[1].sum(1).unique().numel() > 2
+
+
+@pytest.mark.parametrize("correlation", [None, 0.3])
+def test_where_masks_are_too_few_to_tell_they_decide_nothing(correlation):
+    """Two columns have three masks, by which every map correlates with 1 or −1: rounding chose at the edge."""
+    objective = cs.Front(cs.AverageSensitivity(signal="contrast"), Infidelity(), correlation=correlation)
+    options = {"methods": ["saliency", "input_x_gradient", "vargrad"], "objective": objective, "resolved_draws": 0}
+    for seed in range(2 if correlation is None else 1):
+        torch.manual_seed(seed)
+        net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        x = torch.randn(3, 2)
+        draws = {"fit_draws": {"average_sensitivity": 4}, "fresh_draws": {"average_sensitivity": 4}}
+        whole = cs.explain(net, x, 0, **options, **draws)
+        assert whole.evidence["fit"][0].responses.count == 3
+        assert all("so few masks decide nothing" in status for status in whole.solution.status)
+        table = whole.criteria["faithfulness_correlation"]
+        best = torch.stack([table[name].fit for name in whole.methods]).amax(0)
+        torch.testing.assert_close(table["consensus"].fit, best)  # the sign of the best single method
+        for i in range(3):
+            alone = cs.explain(net, x[i : i + 1], 0, ids=[i], max_batch=1, **options, **draws)
+            torch.testing.assert_close(alone.weights[0], whole.weights[i], rtol=0, atol=1e-3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,10 +12,18 @@ from ..errors import InputError
 from ..settings import Settings, setting
 from ..simplex import Solution
 from ..simplex.ties import EQUAL
+from ..statistics.criteria import FEWEST, faithfulness_correlation
 from ..statistics.evidence import Evidence
+from ..statistics.tensors import corners
 from .base import Metric
 from .objective import Objective
 from .sensitivity import AverageSensitivity
+
+ANY = -1.0
+"""The correlation that every mixture has at least."""
+
+FEW = "most robust; so few masks decide nothing: every map correlates with them by 1 or −1"
+"""The status where an input has fewer than four masks."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +81,13 @@ class Front(Settings):
             assert quadratic is not None and responses is not None
             signal = self.robust.signal_matrix(clean)
             mean = responses.mean(responses.a)
-            statistics.append((quadratic.matrix, signal, *responses.covariances(), part.valid(), mean))
+            few = responses.number < FEWEST
+            usable = part.valid() & _telling(clean, few)
+            statistics.append((quadratic.matrix, signal, *responses.covariances(), usable, mean, few))
         # The solver's names: G noise, H signal, C and b the covariances of sums and falls, vy the variance of falls.
-        G, H, C, b, vy, valid, mean = (torch.cat(each) for each in zip(*statistics, strict=True))
-        return simplex.front(G, H, C, b, vy, valid, mean=mean)
+        G, H, C, b, vy, valid, mean, few = (torch.cat(each) for each in zip(*statistics, strict=True))
+        front = simplex.front(G, H, C, b, vy, valid, mean=mean)
+        return replace(front, floor=front.floor.masked_fill(few & front.floor.isfinite(), ANY))
 
     def minimise(self, evidence: Evidence, *, signed: bool = False) -> Solution:
         """The mixture that is asked for, on the front of these draws.
@@ -113,7 +124,25 @@ class Front(Settings):
         """
         if self.mu is not None:
             return curve.at(self.mu)
-        return curve.pick(self.correlation)
+        few = curve.floor == ANY
+        floor = curve.floor
+        if self.correlation is not None:
+            floor = torch.full_like(floor, self.correlation).masked_fill(few, ANY)
+        found = curve.pick(floor)
+        status = [FEW if too_few else said for too_few, said in zip(few.tolist(), found.status, strict=True)]
+        return replace(found, status=tuple(status))
+
+
+def _telling(evidence: Evidence, few: Tensor) -> Tensor:
+    """(B, R): the methods that a mixture may be made of.
+
+    All of them, but of the inputs that have ``few`` (B,) masks those with the largest correlation. There every map correlates
+    with 1 or −1, and a mixture changes between the two where its answers cancel: rounding would choose a point at that edge.
+    Mixtures of maps with 1 have 1.
+    """
+    correlation = faithfulness_correlation(evidence, corners(evidence.like)).value.nan_to_num(-torch.inf)
+    best = correlation >= correlation.amax(1, keepdim=True) - EQUAL
+    return best | ~few[:, None]
 
 
 Goal = Objective | Front
