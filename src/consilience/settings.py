@@ -4,7 +4,7 @@ A configuration is a frozen dataclass that inherits :class:`Settings`. Each fiel
 ``int`` takes whole numbers, ``float`` finite real numbers, ``bool`` truth values, ``str`` and ``Literal`` strings,
 ``tuple[X, ...]`` sequences, a class its instances, ``X | None`` either. :func:`setting` adds a range or a list of choices.
 ``Annotated[X, check]`` brings a function that raises for what cannot be used. Anything else is checked by the class itself,
-in a ``__post_init__`` that calls this one first. :func:`checked` does the same for arguments of what is no dataclass.
+in a ``__post_init__`` that calls this one first. :func:`checked` does the same for arguments of functions and other classes.
 
 >>> @dataclass(frozen=True)
 ... class Noise(Settings):
@@ -55,7 +55,7 @@ class Rule:
         below: an upper bound that is not allowed itself.
         choices: the strings allowed.
         empty: whether a sequence may have nothing in it.
-        finite: whether tensors have finite numbers only; False where the class says so later, in better words.
+        finite: whether tensors have finite numbers only; False where the class has a better check of its own.
     """
 
     low: float | None = None
@@ -155,7 +155,7 @@ def _annotations(cls: type) -> dict[str, Any]:
 
 
 def checked(what: str, value: Any, kind: Any, **bounds: Any) -> Any:
-    """An argument of what is no dataclass, checked as a field of :class:`Settings` is.
+    """An argument of a function, or of a class that is not a dataclass, checked as a field of :class:`Settings` is.
 
     Args:
         what: the argument's name, for errors.

@@ -88,7 +88,7 @@ def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Attacked:
-    """What an attack on B attributions found in R restarts.
+    """What an attack on B attributions came to in R restarts.
 
     Args:
         x: (R, B, *F), the inputs; where no step kept the label and lowered τ, the clean ones.

@@ -88,6 +88,7 @@ def _scaled(Q: Tensor, p: Tensor, ok: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _unscaled(u: Tensor, scale: Tensor) -> Tensor:
+    """The solution of the problem as it was given."""
     return u * scale + 0.0  # adding 0 turns −0 into 0
 
 
@@ -107,6 +108,7 @@ class _Search:
 
     @staticmethod
     def begin(Q: Tensor, p: Tensor, ok: Tensor, u: Tensor) -> _Search:
+        """Before the first step from ``u`` (N, k) ≥ 0."""
         passive = u > 0
         nothing = torch.zeros_like(ok)
         # A start with positive entries has its passive block solved first.

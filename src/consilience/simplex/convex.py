@@ -14,7 +14,7 @@ from .solution import EPS, TINY, Solution, corner, diagonal, finish, form, in_do
 from .ties import TIE, evenness
 
 DEEP = 1e-8
-"""A gap above this share of the value is worth a second search, in units of the value itself; and ..."""
+"""A gap above this share of the value leads to a second search, in units of the value itself; and ..."""
 
 FLOOR = 1e-14
 """... one above this share of the best single method's value: below that, float64 has no digits left."""

@@ -67,7 +67,7 @@ class Point(Protocol):
 
     @property
     def margin(self) -> Tensor:
-        """(P,): not negative where w is allowed; infinity if there is no inequality."""
+        """(P,): not negative where w is allowed; infinity without an inequality."""
 
     def slopes(self) -> tuple[Tensor, Tensor]:
         """Gradients (P, k) of the value and of the margin."""
@@ -109,6 +109,7 @@ class _Progress:
 
     @staticmethod
     def begin(w: Tensor, valid: Tensor) -> _Progress:
+        """Before the first step from ``w`` (N, k)."""
         damping = torch.full_like(w[:, 0], DAMPING)
         return _Progress(w, valid, damping, torch.zeros_like(damping), torch.zeros_like(valid))
 

@@ -44,6 +44,7 @@ class _Moments:
 
     @staticmethod
     def of(C: Tensor, b: Tensor, v: Tensor, valid: Tensor | None, mean: Tensor | None) -> _Moments:
+        """The moments as they were given, without what cannot be used."""
         given, C = usable(valid, C)
         if mean is None:
             mean = torch.zeros_like(b)

@@ -174,7 +174,7 @@ def normalise(w: Tensor) -> Tensor:
 
 
 def finish(
-    w: Tensor, value: Tensor, gap: Tensor, ok: Tensor, unit: Tensor, says: dict[str, Tensor] | None = None
+    w: Tensor, value: Tensor, gap: Tensor, ok: Tensor, unit: Tensor, reasons: dict[str, Tensor] | None = None
 ) -> Solution:
     """The solution with its status in words, and NaN for inputs without a method.
 
@@ -184,14 +184,14 @@ def finish(
         gap: (B,), its certificate.
         ok: (B, k) bool, methods that could be used.
         unit: (B,), what a negligible gap is measured against, beside the value.
-        says: status → (B,) bool where it holds in place of the gap's; of several the last one counts.
+        reasons: status → (B,) bool where it holds in place of the gap's; of several the last one counts.
     """
     some = ok.any(1)
     optimal = gap <= torch.maximum(CERTIFIED * value.abs(), NEGLIGIBLE * unit)
     status = []
     for certain, number in zip(optimal.tolist(), gap.tolist(), strict=True):
         status.append("optimal" if certain else f"certified to {number:.0e}")
-    for text, where in {**(says or {}), "no valid method": ~some}.items():
+    for text, where in {**(reasons or {}), "no valid method": ~some}.items():
         for i in where.nonzero()[:, 0].tolist():
             status[i] = text
     nan = torch.tensor(torch.nan, dtype=torch.float64, device=w.device)

@@ -107,9 +107,9 @@ class Front:
         u = _summed(self.criteria, starts, rate)
         value = WeightedSum(self.criteria, rate).at(u).value
         bound = (1 - self.most) + rate * self.least
-        says = {f"local optimum at mu = {mu:g}": torch.ones_like(value, dtype=torch.bool)}
+        reasons = {f"local optimum at mu = {mu:g}": torch.ones_like(value, dtype=torch.bool)}
         some = self.keep.any(1, keepdim=True)
-        return finish(self.criteria.weights(u), value, (value - bound).clamp(min=0), some, self.unit, says)
+        return finish(self.criteria.weights(u), value, (value - bound).clamp(min=0), some, self.unit, reasons)
 
     @property
     def incompatibility(self) -> Tensor:
@@ -177,10 +177,10 @@ def _status_of_floor(floor: Tensor, reached: Tensor) -> dict[str, Tensor]:
             status.append(f"most robust with correlation >= {asked:.3f}")
         else:
             status.append(f"no correlation reaches {asked:.3f}")
-    says = {}
+    reasons = {}
     for text in set(status):
-        says[text] = torch.tensor([each == text for each in status], device=floor.device)
-    return says
+        reasons[text] = torch.tensor([each == text for each in status], device=floor.device)
+    return reasons
 
 
 def _take(x: Tensor, at: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def relative_sensitivity(evidence: Evidence, w: Tensor) -> Estimate:
     absolute = average_sensitivity(evidence, w)
     size = torch.einsum("bmr,brt,bmt->bm", w, evidence.quadratic.norm, w)
     size = torch.where(size > 0, size, torch.nan)
-    # ‖φ_w(x)‖² is no estimate: it has no error of its own.
+    # ‖φ_w(x)‖² is known, not estimated: it has no error of its own.
     return Estimate(absolute.value / size, absolute.influence / size[..., None], exact=absolute.exact)
 
 

@@ -35,7 +35,7 @@ def without_rounding(values: Tensor) -> Tensor:
     at the rounding level of the row's largest one become exactly 0, and a row that is constant up to rounding is constant.
 
     Args:
-        values: in the precision in which they were computed, which says what rounding is.
+        values: in the precision in which they were computed, on which the size of a rounding depends.
     """
     unit = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
     cleaned = exact(values)
@@ -233,7 +233,7 @@ def top(values: Tensor, k: int | float | Tensor, present: Tensor | None = None) 
         present: (…, n) bool; see the module's docstring.
 
     Raises:
-        InputError: a ``k`` that is no such number.
+        InputError: any other ``k``.
     """
     rows, there = _rows(values, present)
     shape = _shape(values, present)

@@ -126,7 +126,7 @@ def _sharing(owner: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Maple(Settings):
-    """MAPLE's settings (Plumb et al. 2018, arXiv 1807.02910): a random forest says which rows are near, and a ridge
+    """MAPLE's settings (Plumb et al. 2018, arXiv 1807.02910): a random forest decides which rows are near, and a ridge
     regression on them is the local model.
 
     w_i(x) = Σ_trees 1[row i is in the leaf of x] / (rows in that leaf). Columns are ranked by the fall of impurity at the
@@ -359,7 +359,7 @@ def _forest(
     probe = ask(table[:PROBE])
     known = memory.get(name)
     if known and known.model is model and known.data is data:
-        # Parameters may have changed in place. Rounding, of another batch size, is no change.
+        # Parameters may have changed in place. Rounding, of another batch size, does not count as a change.
         if torch.allclose(known.probe, probe, rtol=1e-4, atol=1e-6 * float(probe.abs().max())):
             return known.forest
     held_out = None

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..arrays import AnyRows, as_tensor
+from ..attacks.box import like
 from ..errors import InputError
 from ..settings import checked
 from .attack import PGD, Bounds, Size, loss_gradient, maximise
 from .base import Regulariser
-from .passes import Passes, like, per_row
+from .passes import Passes, per_row
 
 
 class _OfGradients(Regulariser):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..attacks.box import like
 from ..errors import InputError
 from ..model.calling import layout_of
 from ..model.outputs import Outputs
@@ -201,7 +202,7 @@ class Passes:
             rows: what is evaluated.
             finish: what is made of all rows of some inputs.
             rows_each: rows per input.
-            coupled: whether ``finish`` is no sum over inputs, so that it has to see the whole batch.
+            coupled: whether ``finish`` has to see the whole batch, since it is not a sum over inputs.
         """
         parameters = self.parameters if torch.is_grad_enabled() else []
         inputs = torch.arange(len(self), device=self.x.device)
@@ -254,11 +255,6 @@ class Passes:
 def per_row(values: Tensor, axes: int) -> Tensor:
     """``values`` (n,) → (n, 1, …, 1) with so many ``axes`` in all, to broadcast over rows."""
     return values.view(-1, *[1] * (axes - 1))
-
-
-def like(size: float | Tensor, x: Tensor) -> Tensor:
-    """``size``, a number or a tensor of any dtype and device, to compute with ``x``."""
-    return torch.as_tensor(size, dtype=x.dtype, device=x.device)
 
 
 def wide(values: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Penalty(MapRegulariser):
     Rows: B · (1 + draws) · the explainers' own (sensitivity), B · (the explainers' own + 1 + draws) (infidelity).
 
     Raises:
-        InputError: no metric, two metrics of one kind, or ``draws`` that is no positive integer.
+        InputError: no metric, two metrics of one kind, or ``draws`` that are not a positive integer.
 
     >>> from consilience import AverageSensitivity
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
