@@ -59,7 +59,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some samples of one group's cloud."""
+    """Some samples of one group's cloud: the numbers ``samples`` of the ``group``."""
 
     group: Group
     samples: range

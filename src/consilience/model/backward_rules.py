@@ -90,6 +90,7 @@ def applied(rule: str | None, module: nn.Module | None = None) -> Iterator[list[
     try:
         with attached(entering, leaving), mode:
             yield mode.calls
+            # Not after an error inside, which says more.
             mode.finish()
     finally:
         mode.close()
@@ -194,6 +195,7 @@ class RuleMode(TorchFunctionMode):
         """Whether gradients taken now obey the rule: inside the context, or after it if none was taken inside."""
         if self._active:
             self._used = True
+        # Grad mode within a backward pass is what create_graph says.
         elif not self._used and torch.is_grad_enabled():
             raise InputError(
                 f"{self.rule}: take a gradient with create_graph=True inside `with applied(…)`, not after it"
@@ -229,7 +231,8 @@ class RuleMode(TorchFunctionMode):
             return
         assert tensor.grad_fn is not None
         name = tensor.grad_fn.name()
-        within_backward = torch._C._current_graph_task_id() != -1  # a checkpoint that runs the forward pass again
+        # A forward pass within a backward pass: a checkpoint that runs its part of the model again.
+        within_backward = torch._C._current_graph_task_id() != -1
         if within_backward or name.startswith("Checkpoint"):
             self.refuse(
                 "gradient checkpointing runs a part of the model where its operations cannot be seen", CHECKPOINTS
@@ -243,6 +246,7 @@ class RuleMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name, in_place = ops.identify(func, kwargs)
+        # torch.autograd.grad and backward come here too; what they run is the backward pass, which is no part of the model.
         if name is None or self._bypassed or not self._active or name in ("grad", "backward"):
             return func(*args, **kwargs)
         if name in ops.ACTIVATIONS:
@@ -250,6 +254,7 @@ class RuleMode(TorchFunctionMode):
         if self.rule is None:
             return func(*args, **kwargs)
 
+        # Of view_as(other) the result does not depend on other's values.
         read = (args[:1], {}) if name in ops.SHAPES else (args, kwargs)
         given = ops.tensors_in(read)
         for tensor in given:
@@ -261,6 +266,7 @@ class RuleMode(TorchFunctionMode):
             out = RULES[self.rule](self, Invocation(name, func, args, kwargs, in_place, live))
         else:
             out = func(*args, **kwargs)
+        # An iterator can be gone through once only: so it is, and the caller gets a new one.
         if name == "iter":
             rows = list(out)
             self._remember(name, args, in_place, given, live, rows)
@@ -276,7 +282,17 @@ class RuleMode(TorchFunctionMode):
     def _remember(
         self, name: str, args: tuple, in_place: bool, given: list[Tensor], live: list[Tensor], out: Any
     ) -> None:
-        """Take note of what a call has made; refuse a gradient mixed with values that vary with the input without one."""
+        """Take note of what a call has made; refuse a gradient mixed with values that vary with the input without one.
+
+        Args:
+            name: of the operation.
+            args: the call's positional arguments.
+            in_place: whether it wrote to the first of them.
+            given: the tensors that it read.
+            live: those of them that depend on the input.
+            out: what it returned.
+        """
+        # The first argument too: an in-place call gives it a new node.
         for tensor in ops.tensors_in((out, args[:1])):
             self.graph.add(tensor)
         varying = any(id(tensor) in self.graph.frozen for tensor in given)
@@ -291,7 +307,13 @@ class RuleMode(TorchFunctionMode):
                 self.refuse(f"{name!r} with a comparison, an index or a detached value made from the input")
 
     def _record(self, name: str, func: Callable, in_place: bool) -> None:
-        """Count an activation."""
+        """Count an activation.
+
+        Args:
+            name: of the operation.
+            func: the function that was called.
+            in_place: whether it writes to its first argument.
+        """
         module: str | None = None
         is_leaf = False
         if self.running:
@@ -301,6 +323,7 @@ class RuleMode(TorchFunctionMode):
             form = "in-place"
         elif is_leaf:
             form = "module"
+        # x.relu() comes as the attribute of Tensor, torch.relu(x) as another function of that name.
         elif getattr(Tensor, getattr(func, "__name__", ""), None) == func:
             form = "method"
         else:
