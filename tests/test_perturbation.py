@@ -171,7 +171,7 @@ def test_kernel_shap_is_as_near_the_shapley_values_as_shaps(features):
         ours.append(float((found - exact).norm()))
         theirs.append(float((torch.from_numpy(other) - exact).norm()))
     ratio = np.exp(np.mean(np.log(np.array(ours) / np.array(theirs))))
-    assert ratio <= 0.8, ratio
+    assert ratio <= 1, ratio  # of shap's, with 3/5 of its coalitions
 
 
 def test_shapley_sampling_converges_to_the_exact_values():

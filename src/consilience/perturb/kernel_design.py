@@ -21,34 +21,24 @@ from .coalition_lists import in_class
 ENUMERATED = 2**11
 """Coalitions that are all listed by default: up to 11 features."""
 
+BESIDES = 1200
+"""Coalitions of more features, besides 2 A. The error is below that of a plain regression on 2 A + 2048, as in shap's package:
+.3 to 1.0 of it for 12 to 16 features (benchmarks/coalitions.py), .6 to .9 for 20 to 196."""
+
 FEW = 14
-"""Features up to which effects of several are so few that they are found with :data:`LESS` coalitions."""
-
-LESS = 1200
-"""Coalitions of few features, besides 2 A: the error is below that of a plain regression on 2048 (benchmarks/coalitions.py)."""
-
-MORE = 2048
-"""Coalitions of more features, besides 2 A, as in the shap package."""
+"""Features up to which each size gets equally many coalitions."""
 
 
 def budgeted(features: int, budget: int | None) -> int:
     """How many coalitions, besides none and all, the design of so many ``features`` has.
 
-    ``budget``: at most so many; None: all of them up to 11 features, then 2 A + 1200, and 2 A + 2048 of more than 14.
+    ``budget``: at most so many; None: all of them up to 11 features, else 2 A + 1200.
     """
-    limit = usual(features) if budget is None else budget
     # 2^64 is beyond any budget, and 2^1024 beyond any float.
     every = 2 ** min(features, 64) - 2
-    return max(0, min(every, limit // 2 * 2))
-
-
-def usual(features: int) -> int:
-    """The budget of so many ``features`` unless it is given."""
-    if 2 ** min(features, 64) <= ENUMERATED:
-        return ENUMERATED
-    if features <= FEW:
-        return 2 * features + LESS
-    return 2 * features + MORE
+    if budget is None:
+        budget = every if every < ENUMERATED else 2 * features + BESIDES
+    return max(0, min(every, budget // 2 * 2))
 
 
 def counts(features: int, coalitions: int) -> dict[int, int]:
