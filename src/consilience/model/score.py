@@ -132,6 +132,7 @@ class Score(KnownArguments):
             if bound.dependence.run_alone:
                 full.batch = bound.batch = Batch(1)
         evaluated = outputs_at(full, x, index)
+        # What is not evaluated is NaN, so that nobody takes it for a number.
         outputs = evaluated.new_full((len(x), evaluated.shape[1]), torch.nan)
         outputs[index] = evaluated
         bound.outputs = outputs
@@ -147,6 +148,7 @@ class Score(KnownArguments):
         if self.precision is not None and x.dtype == torch.float64:
             raise InputError("precision: autocast leaves float64 as it is; give a float32 model and inputs")
         count = len(x)
+        # Shallow: copies share the counts, and what was learnt of the size of batches.
         bound = copy.copy(self)
         bound.size = count
         bound.spatial = (x.shape[2], x.shape[3]) if x.ndim == 4 else None
