@@ -25,17 +25,20 @@ from scipy.stats import norm
 from torch import Tensor
 
 from consilience import simplex
-from consilience.combine.draws import Draws
+from consilience.combine.draws import LOOKS, Draws
 from consilience.combine.explained import UNEXPLAINED, mark_unexplained
 from consilience.combine.named import named_objective
 from consilience.combine.regret import solved_apart
 from consilience.combine.sequential import until_sure
 from consilience.combine.spread import weights_stderr
 from consilience.combine.weights import Minimise
+from consilience.explain.contest import OPTIMISM, Contest
+from consilience.explain.decide import Comparison, Looks, students, until_decided
 from consilience.explain.differences import paired_differences
 from consilience.results.explanation import Measured
 from consilience.statistics.criteria import CRITERIA
-from consilience.statistics.evidence import Evidence, Quadratic, Responses
+from consilience.statistics.evidence import Evidence, Quadratic, Responses, joined
+from consilience.statistics.looks import Spending, obrien_fleming, pocock
 from consilience.statistics.paired import holm, mean_interval, sign_flip_test, student_quantile
 
 Trial = dict[str, Any]
@@ -264,6 +267,110 @@ def spread(objective: str, draws: int, inputs: int = 1000) -> Trial:
     return {"reported": [round(v, 4) for v in reported.tolist()], "actual": [round(v, 4) for v in actual.tolist()]}
 
 
+# -- judged until decided ----------------------------------------------------------------------------------------------
+
+SPENDINGS: dict[str, tuple[Spending, float]] = {
+    "this rule": (pocock, math.nan),
+    "without giving up": (pocock, math.inf),
+    "O'Brien and Fleming": (obrien_fleming, math.inf),
+}
+"""Name → how the level is shared among the looks, and the optimism before a comparison is given up; NaN: as explain has it."""
+
+EQUALS = {
+    "masks, ρ = .2 both": ("responses", 0.2, 0.2),
+    "masks, ρ = .6 both": ("responses", 0.6, 0.6),
+    "masks, ρ = 0 and a uniform map": ("responses", 0.0, 0.0),
+    "neighbours, noise over signal .2 both": ("quadratic", 0.2, 0.2),
+}
+APART = {
+    "masks, ρ = .6 and .5": ("responses", 0.6, 0.5),
+    "masks, ρ = .3 and .2": ("responses", 0.3, 0.2),
+    "masks, ρ = .2 and a uniform map": ("responses", 0.2, 0.0),
+    "neighbours, noise over signal .15 and .2": ("quadratic", 0.15, 0.2),
+    "neighbours, noise over signal .1 and .2": ("quadratic", 0.1, 0.2),
+}
+"""Name → kind of draw, and the truth of the consensus and of its rival."""
+
+
+def two_rows(rng: np.random.Generator, kind: str, ours: float, theirs: float, tail: str, inputs: int) -> Evidence:
+    """All draws that are allowed of a rival (row 0) and the consensus (row 1) with that truth."""
+    last = LOOKS[kind][-1]
+    draw = TAILS[tail]
+    if kind == "responses":
+        y = torch.as_tensor(draw(rng, (inputs, last)))
+        truth = torch.tensor([theirs, ours], dtype=torch.float64)
+        common = torch.as_tensor(draw(rng, (inputs, last, 1)))
+        own = torch.as_tensor(draw(rng, (inputs, last, 2)))
+        noise = (1 - truth**2).sqrt() * (common + own) / math.sqrt(2)
+        return Evidence(responses=Responses(truth * y[..., None] + noise, y))
+    size = torch.tensor([theirs, ours], dtype=torch.float64).sqrt()
+    moves = size[:, None] * torch.as_tensor(draw(rng, (inputs, last, 2, 30))) / math.sqrt(30)
+    # Two other outputs, by which the maps change by 1 on average.
+    apart = torch.as_tensor(draw(rng, (inputs, 2, 2, 30))) / math.sqrt(30)
+    one = torch.eye(2, dtype=torch.float64).expand(inputs, -1, -1)
+    signal = Quadratic(apart @ apart.mT, one)
+    return Evidence(quadratic=Quadratic(moves @ moves.mT, one), others={"contrast": signal})
+
+
+def decided(name: str, truth: tuple[str, float, float], tail: str, inputs: int = 2000) -> Trial:
+    """How often a consensus is called different from its rival, and with how many draws, by several rules.
+
+    The looks, levels, comparisons and the loop are those of ``explain``. "every look at .05" takes the usual interval at each
+    look. "confidence sequence" is the asymptotic one of Waudby-Smith et al. 2021 (arXiv 2103.06476), which holds at any time.
+    """
+    kind, ours, theirs = truth
+    evidence = two_rows(keyed(f"decided {name} {tail}"), kind, ours, theirs, tail, inputs)
+    beside = {}
+    if kind == "quadratic":
+        beside = {"contrast": [Evidence(others={"contrast": evidence["contrast"].inputs([i])}) for i in range(inputs)]}
+    uniform = "uniform" in name
+    aim = "noise_over_signal" if kind == "quadratic" else "faithfulness_correlation"
+    consensus = torch.tensor([0.0, 1.0], dtype=torch.float64).expand(inputs, -1)
+    rival = torch.zeros(inputs, dtype=torch.int64)
+    contest = Contest((aim,), {aim: rival}, consensus, beside, tolerance=0.0)
+
+    def draw(index: Any, count: int) -> list[Evidence]:
+        part = evidence[kind].take(torch.arange(count))
+        return [Evidence.of({kind: part.inputs([i])}) for i in index]
+
+    def compare(index: Any, drawn: Evidence) -> list[Comparison]:
+        # The contest beside the best single method comes first, that beside a uniform map after it.
+        return contest.compare(kind, index, drawn)[uniform:][:1]
+
+    trial: Trial = {}
+    for rule, (spending, optimism) in SPENDINGS.items():
+        hope = OPTIMISM[kind] if math.isnan(optimism) else optimism
+        looks = Looks(LOOKS[kind], LEVEL, min(hope, 1e6), spending)
+        streams = until_decided(draw, range(inputs), looks, compare)
+        called = torch.zeros(inputs, dtype=torch.bool)
+        for number in range(len(LOOKS[kind])):
+            at = [i for i, stream in enumerate(streams) if stream.look == number]
+            if at:
+                (comparison,) = compare(at, joined([streams[i].evidence for i in at]))
+                estimate = comparison.estimate
+                called[at] = (estimate.value.abs() > looks.reach(estimate, number))[:, 0]
+        trial[rule] = share(called)
+        trial[f"{rule}: draws"] = round(sum(stream.count for stream in streams) / inputs, 1)
+    every = range(inputs)
+    naive = torch.zeros(inputs, dtype=torch.bool)
+    always = torch.zeros(inputs, dtype=torch.bool)
+    for count in LOOKS[kind]:
+        (comparison,) = compare(every, joined(draw(every, count)))
+        estimate = comparison.estimate
+        size = estimate.value[:, 0].abs()
+        reach = estimate.stderr * students(estimate, torch.full((inputs,), LEVEL, dtype=torch.float64))
+        naive |= size > reach[:, 0]
+        # Tightest near half of the draws.
+        tight = 2 * (1 - 2 * math.log(LEVEL) + math.log(1 - 2 * math.log(LEVEL))) / LOOKS[kind][-1]
+        room = count * tight + 1
+        wide = math.sqrt(2 * room / (count * tight) * math.log(math.sqrt(room) / LEVEL))
+        always |= size > wide * estimate.stderr[:, 0]
+    trial["every look at .05"] = share(naive)
+    trial["confidence sequence"] = share(always)
+    trial["one look at the end"] = share(size > reach[:, 0])
+    return trial
+
+
 # -- when to stop ------------------------------------------------------------------------------------------------------
 
 GAINS = torch.linspace(1, 0.3, 7, dtype=torch.float64)
@@ -366,6 +473,9 @@ def trials() -> Iterator[tuple[str, str, Callable[[], Trial]]]:
             yield "differences", f"{objective}, {draws} draws", partial(difference, objective, draws)
         for draws in (40, 240):
             yield "weights", f"{objective}, {draws} draws", partial(spread, objective, draws)
+    for name, truth in {**EQUALS, **APART}.items():
+        for tail in TAILS:
+            yield "decided", f"{name}, {tail}", partial(decided, name, truth, tail)
     for rho in CORRELATIONS:
         yield "stopping", f"ρ = {rho}", partial(stopping, rho)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..statistics.criteria import Estimate
 from ..statistics.evidence import Evidence, alike, joined
-from ..statistics.looks import levels
+from ..statistics.looks import Spending, levels, pocock
 from ..statistics.paired import student_quantile
 
 DECIDED = "decided"
@@ -44,16 +44,18 @@ class Looks:
         alpha: the probability with which a comparison of equals may be called different.
         optimism: of the guess what further draws will show: the difference so far, and so many of its standard errors more.
             0 where draws are dear: what is more likely than not to stay undecided is given up.
+        spending: how alpha is shared among the looks.
     """
 
     at: tuple[int, ...]
     alpha: float
     optimism: float = 0.0
+    spending: Spending = pocock
 
     @cached_property
     def levels(self) -> tuple[float, ...]:
         """The level of the interval of each look."""
-        return levels(self.at, self.alpha)
+        return levels(self.at, self.alpha, self.spending)
 
     def reach(self, estimate: Estimate, number: int) -> Tensor:
         """(B, M): half the width of the interval at look ``number``.
