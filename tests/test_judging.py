@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -174,7 +176,7 @@ def same_numbers(one, other, digits=0.0):
             assert torch.equal(found.draws, again.draws)
 
 
-@pytest.mark.parametrize("objective", ["opt", "robust", "faith", "mean", "median", "weighted"])
+@pytest.mark.parametrize("objective", ["opt", "robust", "faith", "posterior", "mean", "median", "weighted"])
 def test_an_answer_refined_is_the_answer_judged_at_once(objective):
     whole = cs.explain(Small(), images(), objective=objective, **OPTIONS)
     quick = cs.explain(Small(), images(), objective=objective, quick=True, **OPTIONS)
@@ -214,6 +216,29 @@ def test_what_is_missing_of_an_answer_alone_is_said(tmp_path):
             copied.refine()
     with pytest.raises(cs.InputError, match="tolerance=0.1 is not about the judgement"):
         quick.refine(tolerance=0.1)
+
+
+def test_a_model_that_was_trained_since_is_refused():
+    model = Small()
+    quick = cs.explain(model, images(1), quick=True, **OPTIONS)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    with pytest.raises(cs.InputError, match="parameters have changed"):
+        quick.refine()
+
+
+def test_a_result_is_freed_with_its_last_name():
+    """It keeps what refine() needs, and no ring of references, which would wait for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        r = cs.explain(Small(), images(1), objective="faith", quick=True, **OPTIONS)
+        alive = weakref.ref(r.maps)
+        del r
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("objective", ["opt", "faith", "mean"])

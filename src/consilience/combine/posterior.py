@@ -102,7 +102,9 @@ class Posterior(Aggregation, Settings):
         whole = combination.correction.explained.clamp(min=0)
         gain = (whole - half).clamp(min=0)
         # R²(∞) ≈ R²(S) + (R²(S) − R²(S/2)): the loss halves with every doubling.
-        missing = gain / torch.where(whole + gain > 0, whole + gain, 1.0)
+        # Where nothing is explained yet, all of it may be missing.
+        some = whole + gain > 0
+        missing = torch.where(some, gain / torch.where(some, whole + gain, 1.0), 1.0)
         missing = torch.where(evidence["responses"].exact, 0.0, missing)
         return {"responses": missing.masked_fill(combination.correction.explained.isnan(), torch.nan)}
 

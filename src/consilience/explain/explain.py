@@ -178,14 +178,17 @@ def _judged(job: Job, combined: Combined, kept: Kept, began: float) -> Explanati
     """The answer, judged as far as it is asked for, and the means to go on from there."""
     judgement = unjudged(job, combined, kept) if job.options.quick else judge(job, combined, kept)
     job.meter.end()
+    seconds = time.perf_counter() - began
 
-    def go_on(asked: Mapping[str, Any], progress: Progress | None) -> Explanation:
-        further = replace(job, options=job.options.but(**asked), progress=progress)
+    # It must not hold the explanation itself: a ring of large tensors would wait for the garbage collector.
+    @torch.inference_mode(False)
+    def go_on(asked: Mapping[str, Any], told: Progress | None) -> Explanation:
+        kept.check_model()
+        further = replace(job, options=job.options.but(**asked), progress=told)
         # The time that passed since does not count.
-        return _judged(further, combined, kept, time.perf_counter() - explanation.seconds)
+        return _judged(further, combined, kept, time.perf_counter() - seconds)
 
-    explanation = _explanation(job, combined, judgement, time.perf_counter() - began, go_on)
-    return explanation
+    return _explanation(job, combined, judgement, seconds, go_on)
 
 
 def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: float, go_on: GoOn) -> Explanation:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..combine.correction import with_correction
+from ..errors import InputError
 from ..statistics.evidence import Evidence
 from .completeness import completeness_errors
 from .run import Combined, Job
@@ -26,6 +27,19 @@ class Kept:
         self.combined = combined
         self.fit = KeptDraws(job, combined, "fit")
         self.fresh = KeptDraws(job, combined, "fresh")
+        self._versions = _versions(job)
+
+    def check_model(self) -> None:
+        """Refuse to go on with a model that has changed since: its draws would not fit those that were kept.
+
+        Raises:
+            InputError: parameters were trained, loaded or replaced.
+        """
+        if _versions(self.job) != self._versions:
+            raise InputError(
+                "refine: the model's parameters have changed since the answer was found, so further draws would be of another "
+                "model; call consilience.explain again"
+            )
 
     @cached_property
     def everything(self) -> Tensor:
@@ -37,6 +51,14 @@ class Kept:
     def completeness(self) -> dict[str, Tensor]:
         """Method → (N,), how far it is from adding up."""
         return completeness_errors(self.job, self.combined.sums)
+
+
+def _versions(job: Job) -> list[tuple[int, int]]:
+    """Of each parameter, where it is and how often it was changed in place; none of what is no module."""
+    model = job.ready.score.model
+    if not isinstance(model, nn.Module):
+        return []
+    return [(parameter.data_ptr(), parameter._version) for parameter in model.parameters()]
 
 
 class KeptDraws:
