@@ -312,7 +312,7 @@ def two_rows(rng: np.random.Generator, kind: str, ours: float, theirs: float, ta
     return Evidence(quadratic=Quadratic(moves @ moves.mT, one), others={"contrast": signal})
 
 
-def decided(name: str, truth: tuple[str, float, float], tail: str, inputs: int = 2000) -> Trial:
+def decided(name: str, truth: tuple[str, float, float], tail: str, inputs: int = 1000) -> Trial:
     """How often a consensus is called different from its rival, and with how many draws, by several rules.
 
     The looks, levels, comparisons and the loop are those of ``explain``. "every look at .05" takes the usual interval at each
@@ -329,9 +329,13 @@ def decided(name: str, truth: tuple[str, float, float], tail: str, inputs: int =
     rival = torch.zeros(inputs, dtype=torch.int64)
     contest = Contest((aim,), {aim: rival}, consensus, beside, tolerance=0.0)
 
-    def draw(index: Any, count: int) -> list[Evidence]:
+    looked_at = {}
+    for count in LOOKS[kind]:
         part = evidence[kind].take(torch.arange(count))
-        return [Evidence.of({kind: part.inputs([i])}) for i in index]
+        looked_at[count] = [Evidence.of({kind: part.inputs([i])}) for i in range(inputs)]
+
+    def draw(index: Any, count: int) -> list[Evidence]:
+        return [looked_at[count][i] for i in index]
 
     def compare(index: Any, drawn: Evidence) -> list[Comparison]:
         # The contest beside the best single method comes first, that beside a uniform map after it.
@@ -529,6 +533,26 @@ def shown(result: Mapping[str, Mapping[str, Trial]]) -> str:
         numbers = [trial[key] for key in ("true difference", "standard error", "if not paired")]
         rows.append([name, percent(trial["coverage"]), *numbers])
     lines += table(["objective", "coverage", "true difference", "standard error", "if not paired"], rows)
+    lines += [
+        "**Judged until decided.** How often the consensus is called different from its rival, in per cent: equals",
+        "",
+    ]
+    rules = [*SPENDINGS, "every look at .05", "confidence sequence", "one look at the end"]
+    rows = []
+    for name in EQUALS:
+        for tail in TAILS:
+            trial = result["decided"][f"{name}, {tail}"]
+            rows.append([name, tail, *(percent(trial[rule]) for rule in rules), trial["this rule: draws"]])
+    heads = ["truth", "draws are", *rules, "draws, this rule"]
+    lines += table(heads, rows)
+    lines += ["… and what is different, with the draws that it took:", ""]
+    rows = []
+    for name in APART:
+        for tail in TAILS:
+            trial = result["decided"][f"{name}, {tail}"]
+            cells = [f"{percent(trial[rule])} ({trial[f'{rule}: draws']})" for rule in SPENDINGS]
+            rows.append([name, tail, *cells, *(percent(trial[rule]) for rule in rules[len(SPENDINGS) :])])
+    lines += table(["truth", "draws are", *rules], rows)
     lines += ["**Weights.** Their standard errors, root mean square, beside their spread over new draws:", ""]
     rows = []
     for name, trial in result["weights"].items():
