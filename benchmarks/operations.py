@@ -17,6 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 WAITING = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
 """Operations whose result, or its shape, the host has to know: on an accelerator it waits until all work is done."""
 
+ON_THE_HOST = "simplex/"
+"""Where tensors are on the host by design: solvers take thousands of small steps. Only what brings them there waits."""
+
 READING = ("tolist", "numpy", "cpu")
 """Methods of a tensor that read its values, which PyTorch does not dispatch for a tensor that is on the host already."""
 
@@ -51,7 +54,7 @@ class Operations(TorchDispatchMode):
         name = func.overloadpacket.__name__
         self.names[name] += 1
         if name in WAITING or _by_mask(name, args) or func is torch.ops.aten.repeat_interleave.Tensor:
-            self.waits[_caller()] += 1
+            self._note()
         return func(*args, **(kwargs or {}))
 
     def __enter__(self) -> Operations:
@@ -68,10 +71,16 @@ class Operations(TorchDispatchMode):
         """A method of a tensor that notes the wait."""
 
         def noted(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-            self.waits[_caller()] += 1
+            self._note(moves=method.__name__ == "cpu")
             return method(tensor, *args, **kwargs)
 
         return noted
+
+    def _note(self, moves: bool = False) -> None:
+        """Count a wait. ``moves``: it brings a tensor to the host."""
+        caller = _caller()
+        if moves or not caller.startswith(ON_THE_HOST):
+            self.waits[caller] += 1
 
 
 def _by_mask(name: str, args: Any) -> bool:
@@ -83,7 +92,7 @@ def _by_mask(name: str, args: Any) -> bool:
 
 def _caller() -> str:
     """Where the library is, innermost: "explainers/stack.py:120"."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(3)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if "consilience" in path.parts:

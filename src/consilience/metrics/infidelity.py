@@ -146,9 +146,9 @@ class Infidelity(Metric, Settings):
         all_of_all = bool((last == wanted.stop).all())
         per_unit = self._per_unit(task, where, task.maps)
         uniform = self._per_unit(task, where, _uniform(task).to(per_unit))
-        clean = exact(task.output(points.x, points.owner))
+        clean = None
         a = per_unit.new_zeros(len(points), len(wanted), per_unit.shape[1])
-        y = clean.new_zeros(len(points), len(wanted))
+        y = per_unit.new_zeros(len(points), len(wanted))
         size = torch.zeros_like(y)
         kept = None
         grid = _grid(where.features, shape)
@@ -157,14 +157,21 @@ class Infidelity(Metric, Settings):
         numbers = torch.arange(wanted.start, wanted.stop, device=last.device)
         drawn = numbers < last[:, None]
         # Results are written into place: small tensors that outlive large ones would scatter over the heap.
-        step = max(1, task.score.batch.size(False) // len(points))
+        # Masks are drawn four batches at a time; evaluate runs them batch by batch.
+        step = max(1, 4 * task.score.batch.size(False) // len(points))
         for start in range(wanted.start, wanted.stop, step):
             part = range(start, min(start + step, wanted.stop))
             at = slice(part.start - wanted.start, part.stop - wanted.start)
             cloud = where.draw(points, part, key, total)
             assert cloud.masks is not None
             here = drawn[:, at]
-            fall = clean[:, None] - cloud.split(_outputs(task, cloud, here.flatten(), all_of_all))
+            asked = None if all_of_all else here.flatten()
+            if clean is None:
+                # The inputs themselves are asked beside the first masks, not in a pass of their own.
+                clean, scores = _outputs(task, cloud, asked, points)
+            else:
+                _, scores = _outputs(task, cloud, asked)
+            fall = clean[:, None] - cloud.split(scores)
             if not task.graph:
                 fall = _settled(fall, clean, task)
             taken = cloud.split(cloud.masks.flatten(1))
@@ -309,14 +316,31 @@ def _uniform(task: Task) -> Tensor:
     return even / count.view(-1, *[1] * (even.ndim - 1))
 
 
-def _outputs(task: Task, cloud: Cloud, kept: Tensor, every: bool) -> Tensor:
-    """(N,): the scores of a cloud's points, 0 for those that are not ``kept`` (N,), of which the model is not asked."""
-    if every:
-        return exact(task.output(cloud.points, cloud.owner))
-    found = exact(task.output(cloud.points[kept], cloud.owner[kept]))
-    masked = found.new_zeros(kept.shape)
-    masked[kept.to(masked.device)] = found
-    return masked
+def _outputs(task: Task, cloud: Cloud, asked: Tensor | None, beside: Points | None = None) -> tuple[Tensor, Tensor]:
+    """The scores of some points, (n,), and of a cloud's points, (N,).
+
+    Args:
+        task: asks the model.
+        cloud: N points.
+        asked: (N,) bool, of which of them the model is asked; the score of the others is 0. None: of all.
+        beside: the n points that are asked in the same pass; None: none.
+    """
+    rows = cloud.points
+    owner = cloud.owner
+    if asked is not None:
+        rows = rows[asked]
+        owner = owner[asked]
+    first = 0
+    if beside is not None:
+        first = len(beside)
+        rows = torch.cat([beside.x, rows])
+        owner = torch.cat([beside.owner, owner])
+    found = exact(task.output(rows, owner))
+    scores = found[first:]
+    if asked is not None:
+        scores = found.new_zeros(asked.shape)
+        scores[asked.to(scores.device)] = found[first:]
+    return found[:first], scores
 
 
 def _settled(fall: Tensor, clean: Tensor, task: Task) -> Tensor:

@@ -98,7 +98,7 @@ def scores(ask: Ask, rows: Rows, wanted: Wanted) -> Values:
         rows: the batch.
         wanted: says in which layout the model gets them.
     """
-    # A fresh copy: models that start with an in-place operation must not write to the caller's tensor.
+    # A copy: models that start with an in-place operation must not write to the caller's tensor.
     copied = Rows(rows.x.clone(memory_format=wanted.layout), rows.owner, rows.targets)
     return Values(ask(copied))
 
@@ -117,7 +117,12 @@ def gradients(ask: Ask, module: nn.Module | None, rows: Rows, wanted: Wanted) ->
     """
     count = len(rows)
     graph = wanted.graph
-    leaf = rows.x if graph and rows.x.requires_grad else rows.x.detach().clone().requires_grad_()
+    leaf = rows.x
+    if not (graph and leaf.requires_grad):
+        # Of a tensor that was made in inference mode there is no gradient, but of a copy.
+        leaf = leaf.clone() if leaf.is_inference() else leaf
+        leaf = leaf.detach().requires_grad_()
+    # A copy in any case: models that start with an in-place operation must not write to the caller's tensor.
     copied = leaf.clone(memory_format=wanted.layout)
     if wanted.rule == "rescale":
         batch = rows.beside_origins(copied, wanted.layout)

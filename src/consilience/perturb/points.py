@@ -95,14 +95,17 @@ def shared(
         samples: the numbers of s samples.
         shape: of one draw.
     """
-    # Neighbours have the id of their input, hence its draws: an explainer stays a function of its point.
-    ids, where = points.ids.unique(return_inverse=True)
     s = len(samples)
-    numbers = torch.arange(samples.start, samples.stop, device=ids.device)
+    numbers = torch.arange(samples.start, samples.stop, device=points.ids.device)
+    ids, where = points.ids, None
+    if len(points) > 1:
+        # Neighbours have the id of their input, hence its draws: an explainer stays a function of its point.
+        distinct, inverse = ids.unique(return_inverse=True)
+        # Where every id is another one there is nothing to share, and nothing to copy.
+        if len(distinct) < len(points):
+            ids, where = distinct, inverse
     noise = draw(ids.repeat_interleave(s), numbers.repeat(len(ids)), shape)
-    # The ids are the points' own, in their order: nothing to copy.
-    in_order = torch.arange(len(ids), device=ids.device)
-    if len(ids) == len(where) and torch.equal(where, in_order):
+    if where is None:
         return noise
     return noise.unflatten(0, (-1, s))[where].flatten(0, 1)
 

@@ -131,7 +131,8 @@ class Responses:
 
     def __add__(self, more: Responses) -> Responses:
         """Further masks of the same inputs; of a pool, those of further inputs."""
-        return _joined([self, more], 1, self.exact | more.exact)
+        whole = None if self.whole is None and more.whole is None else self.exact | more.exact
+        return _joined([self, more], 1, whole)
 
     def take(self, draws: Tensor) -> Responses:
         """Only the masks number ``draws``: no longer all there are."""
@@ -145,10 +146,11 @@ class Responses:
         """The masks in the ``chosen`` ones of ``parts`` contiguous blocks of each input's own masks.
 
         An input whose masks are all there are keeps them: it has no other draws, so nothing depends on which were drawn."""
+        # On an accelerator the host waits for what it asks of a tensor, so it asks only where there is one.
         exact = self.exact
-        if bool(exact.all()):
+        if self.whole is not None and bool(exact.all()):
             return self
-        if self.drawn is None and not bool(exact.any()):
+        if self.drawn is None and (self.whole is None or not bool(exact.any())):
             at = torch.arange(self.y.shape[1], device=self.y.device)
             return self.take(within(at, self.y.shape[1], chosen, parts))
         drawn = self._drawn_or_all()
@@ -240,7 +242,8 @@ class Responses:
     @staticmethod
     def stack(parts: Sequence[Responses]) -> Responses:
         """Several inputs, each with as many draws, as one batch."""
-        return _joined(parts, 0, torch.cat([part.exact for part in parts]))
+        whole = None if all(part.whole is None for part in parts) else torch.cat([part.exact for part in parts])
+        return _joined(parts, 0, whole)
 
     def centred(self, values: Tensor) -> Tensor:
         """(B, S, …) of these masks, without its mean and without what is linear in their size.
@@ -289,7 +292,7 @@ class Responses:
         return second, with_y, self.mean(self.y**2)
 
 
-def _joined(parts: Sequence[Responses], axis: int, whole: Tensor) -> Responses:
+def _joined(parts: Sequence[Responses], axis: int, whole: Tensor | None) -> Responses:
     """Responses one after the other, over inputs (0) or masks (1)."""
     drawn = None
     size = None
@@ -303,7 +306,9 @@ def _joined(parts: Sequence[Responses], axis: int, whole: Tensor) -> Responses:
     y = torch.cat([part.y for part in parts], axis)
     kept = [part.masks for part in parts if part.masks is not None]
     masks = MaskRows.joined(kept, axis) if len(kept) == len(parts) else None
-    return Responses(a, y, drawn, whole if bool(whole.any()) else None, size, group, masks)
+    if whole is not None and not bool(whole.any()):
+        whole = None
+    return Responses(a, y, drawn, whole, size, group, masks)
 
 
 def _joined_groups(parts: Sequence[Responses], axis: int) -> Tensor | None:
