@@ -117,7 +117,7 @@ def regulariser(preset: Preset, name: str, model: nn.Module, part: Part, seed: i
     loss_fn = train.squared_error if part.y.is_floating_point() else train.cross_entropy
     fidelity = kind(sigma=0.5, weight=train.Balanced(c), loss_fn=loss_fn, seed=seed, max_batch=2048)
     order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[: preset.batch]
-    # The first call fixes the balance; it is no training step.
+    # The first call fixes the balance, and is not a training step.
     with torch.no_grad():
         fidelity(model, part.x[order], part.y[order], part.ids[order])
     fidelity.step.zero_()

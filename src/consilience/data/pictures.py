@@ -109,7 +109,7 @@ def npz(path: Path, classes: int) -> Pictures:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        raise InputError(f"file {str(path)!r} is no archive of plain NumPy arrays ({error}): damaged?") from error
+        raise InputError(f"file {str(path)!r} is not an archive of plain NumPy arrays ({error}): damaged?") from error
     if missing := [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in arrays]:
         raise InputError(f"file {str(path)!r} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
     for key in ("x_train", "x_test"):

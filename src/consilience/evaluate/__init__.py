@@ -1,1 +1,1 @@
-"""Measures over a data set."""
+"""``cs.evaluate``: measures of methods, aggregations and the consensus over a data set."""

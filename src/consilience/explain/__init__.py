@@ -1,1 +1,1 @@
-"""The main job: attributions of a batch, measured, combined, judged on fresh draws."""
+"""``cs.explain`` and ``cs.Consensus``: attributions of a batch, measured, combined, and judged on fresh draws."""

@@ -50,7 +50,7 @@ KINDS: dict[str, Kind] = {
 
 # Methods that do not attribute a score of rows, and why.
 REFUSED = {
-    "FeaturePermutation": "exchanges values between the inputs of a batch, so an attribution depends on its company; use "
+    "FeaturePermutation": "exchanges values between the inputs of a batch, so an attribution depends on the others; use "
     "FeatureAblation",
     "NeuronAttribution": "explains a neuron; wrap the model so that it returns that neuron, and use the input's method",
     "DataLoaderAttribution": "explains a data set at once; use the method inside it",

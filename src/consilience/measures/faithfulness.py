@@ -28,7 +28,7 @@ PATCHES = (
     "patches, about 14 to the short side, or the map's own features if they are none of pixels and elements (features)"
 )
 
-BLUR = "replaced by x blurred by σ = 10 pixels, zero where inputs are no images (baseline)"
+BLUR = "replaced by x blurred by σ = 10 pixels, zero for inputs that are not images (baseline)"
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ class Insertion(Curve):
         "∫₀¹ p(baseline with the share s of x that is most relevant) ds, trapezoidal over s = 0, 1/20, …, 1",
         "Petsiuk, Das & Saenko 2018 (RISE), arXiv 1806.07421",
         "higher",
-        "the map's features put into x blurred by σ = 5 pixels (zero where inputs are no images)",
+        "the map's features put into x blurred by σ = 5 pixels (zero for inputs that are not images)",
         "steps + 1 = 21 forward for each map",
         (
             (
@@ -237,7 +237,7 @@ class EffectiveComplexity(Curve):
         "most relevant",
         "after Nguyen & Martínez 2020, arXiv 2007.07584, who ask for E (f(x_s) − f(x))² below a given number",
         "lower",
-        "the map's features put into x blurred by σ = 5 pixels (zero where inputs are no images)",
+        "the map's features put into x blurred by σ = 5 pixels (zero for inputs that are not images)",
         "steps + 1 = 21 forward for each map, none after insertion",
         (
             (

@@ -58,7 +58,7 @@ class Road(Curve):
         features: what is taken away as a whole. Default: the map's own features, pixels where these are elements.
 
     Raises:
-        InputError: the inputs are no images.
+        InputError: the inputs are not images.
     """
 
     percentages: tuple[float, ...] = setting((10, 20, 30, 40, 50, 60, 70, 80, 90), low=0, high=100)

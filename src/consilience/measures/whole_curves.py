@@ -111,7 +111,7 @@ class Monotonicity(Curve):
         "of the steps at which it does not; falls below 1e-6 of the largest value do not count",
         "Arya et al. 2019, arXiv 1909.03012 (one feature at a time: steps=None)",
         "higher",
-        "patches, about 14 to the short side, put into x blurred by σ = 10 pixels (zero where inputs are no images)",
+        "patches, about 14 to the short side, put into x blurred by σ = 10 pixels (zero for inputs that are not images)",
         "steps + 1 = 21 forward for each map",
         (
             (

@@ -128,9 +128,9 @@ class Front(Settings):
         floor = curve.floor
         if self.correlation is not None:
             floor = torch.full_like(floor, self.correlation).masked_fill(few, ANY)
-        found = curve.pick(floor)
-        status = [FEW if too_few else said for too_few, said in zip(few.tolist(), found.status, strict=True)]
-        return replace(found, status=tuple(status))
+        solution = curve.pick(floor)
+        status = [FEW if is_few else own for is_few, own in zip(few.tolist(), solution.status, strict=True)]
+        return replace(solution, status=tuple(status))
 
 
 def _telling(evidence: Evidence, few: Tensor) -> Tensor:
