@@ -38,6 +38,14 @@ def test_what_is_done_never_falls_and_ends_at_what_is_expected(objective, option
     assert again and again[-1][0] == again[-1][1]
 
 
+@pytest.mark.parametrize("objective", ["opt", "mean"])
+def test_an_attribution_alone_ends_at_what_is_expected(objective):
+    told = []
+    consensus = cs.Consensus(Small(), "gradient", objective)
+    consensus.attribute(images(2), progress=lambda *each: told.append(each))
+    assert told[-1][0] == told[-1][1] and told[-1][1] / 3 < told[0][1] < 3 * told[-1][1]
+
+
 def test_no_time_is_told_before_something_was_measured():
     clock = TimeLeft(4)
     clock.start(0, 100.0)

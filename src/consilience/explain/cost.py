@@ -133,10 +133,15 @@ class Cost:
             parts["completeness"] = _known(Rows(0, rows) * self._inputs)
         return {name: span for name, span in parts.items() if span[1].work}
 
-    def expected(self) -> dict[str, tuple[float, bool]]:
-        """Stage → the work that it usually takes, and whether it is certain, as where no draws are made in rounds."""
+    def expected(self, every: bool = True) -> dict[str, tuple[float, bool]]:
+        """Stage → the work that it usually takes, and whether it is certain, as where no draws are made in rounds.
+
+        Args:
+            every: of a whole explanation; False: of the weights alone.
+        """
+        parts = self.of_explanation() if every else self.of_weights()
         stages: dict[str, tuple[float, bool]] = dict.fromkeys(STAGES, (0.0, True))
-        for name, (least, most) in self.of_explanation().items():
+        for name, (least, most) in parts.items():
             work, certain = stages[_stage(name)]
             usual = least.work + (most.work - least.work) * USUAL
             stages[_stage(name)] = (work + usual, certain and least == most)

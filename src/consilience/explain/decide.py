@@ -27,7 +27,7 @@ from ..statistics.paired import student_quantile
 
 DECIDED = "decided"
 EXACT = "these are all there are"
-HOPELESS = "more of those allowed would not decide it"
+HOPELESS = "more of those allowed would hardly show a difference"
 ALLOWED = "all that are allowed"
 ASKED = "as asked"
 SPENT = "there are no more"

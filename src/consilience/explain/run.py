@@ -74,7 +74,11 @@ class Job:
         Args:
             every: with the derived maps, which stand in tables; False: the weights alone.
         """
-        self.meter.begin("answer")
+        meter = self.meter
+        if not every:
+            # Nothing follows, so the answer is all that is expected.
+            meter = Meter(self.progress, self.ready.score.counts, self.cost.expected(every=False))
+        meter.begin("answer")
         score = self.ready.score
         points = self.ready.points
         measurement = self.ready.measurement
@@ -83,6 +87,8 @@ class Job:
         base, sums, scales = measurement.base(score, points, derived)
         measured = base if every else base[:, : measurement.rows]
         groups = fit(self.aggregation, measurement, score, points, measured, self.options.fitting, self.tolerance)
+        if not every:
+            meter.end()
         return Combined(self.aggregation, measurement, points, base, sums, scales, groups).with_correction()
 
     def planned(self, every: bool = True) -> dict[str, tuple[Rows, Rows]]:
