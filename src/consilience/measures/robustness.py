@@ -10,22 +10,8 @@ from torch import Tensor
 from ..card import Card
 from ..settings import setting
 from ..task import Task
-from .neighbour_pass import (
-    COST,
-    DRAWS,
-    MOVED,
-    ONE_SIDED,
-    SCALES,
-    Change,
-    Distance,
-    Nearby,
-    OutputChange,
-    Overlap,
-    RelativeChange,
-    SameClass,
-    Statistic,
-    Tau,
-)
+from .neighbour_pass import COST, DRAWS, MOVED, ONE_SIDED, SCALES, Nearby
+from .neighbour_statistics import Change, Distance, OutputChange, Overlap, RelativeChange, SameClass, Statistic, Tau
 from .task_maps import flattened, nan_unless
 from .top_k import NumberOrShare
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..statistics.ranks import pearson, spearman
-from .neighbour_pass import constant, zero_if_only_other_constant
 from .task_maps import flattened, flattened_for_order, nan_unless
 
 
@@ -103,3 +102,31 @@ def histogram_entropy(maps: Tensor, bins: int, present: Tensor | None) -> Tensor
     counts.scatter_add_(-1, bin_number, ones)
     entropy = torch.special.entr(counts / counts.sum(-1, keepdim=True)).sum(-1)
     return nan_unless(maps.isfinite().all(-1), entropy)
+
+
+def zero_if_only_other_constant(value: Tensor, one: Tensor, two: Tensor, present: Tensor | None) -> Tensor:
+    """A correlation with 0 in place of NaN where only the second map is constant: its covariance with any map is 0.
+
+    Args:
+        value: (…), the correlation.
+        one: (…, A), the first map.
+        two: (…, A), the second.
+        present: (…, A) bool, which features there are; None: all.
+    """
+    lone = constant(two, present) & ~constant(one, present)
+    return torch.where(lone & one.isfinite().all(-1), 0.0, value)
+
+
+def constant(values: Tensor, present: Tensor | None) -> Tensor:
+    """(…) bool: whether all features of a map that are present have the same finite value.
+
+    Args:
+        values: (…, A), the maps.
+        present: (…, A) bool, which features there are; None: all.
+    """
+    low = values
+    high = values
+    if present is not None:
+        low = values.masked_fill(~present, torch.inf)
+        high = values.masked_fill(~present, -torch.inf)
+    return (low.amin(-1) == high.amax(-1)) & values.isfinite().all(-1)
