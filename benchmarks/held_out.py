@@ -35,6 +35,15 @@ GROUPS = (
         standard=("mean", "best_single", "faith", "opt"), ridges=(7, 14),
     ),
     RowGroup("posterior", mixtures=("posterior", "ridge", EVEN), standard=("posterior",)),
+    RowGroup(
+        "sets", mixtures=("posterior", "opt"), most=8,
+        sets=(
+            ("without gradients", ("grad_cam", "feature_ablation")),
+            ("three", ("integrated_gradients", "grad_cam", "feature_ablation")),
+            ("smooth", ("smoothgrad", "grad_cam", "feature_ablation")),
+            ("contributions", ("input_x_gradient", "integrated_gradients", "deeplift", "grad_cam", "feature_ablation")),
+        ),
+    ),
     RowGroup("absolute", "abs", mixtures=("mean", "best_single", "faith", "robust", "opt"), label=" |abs|"),
 )  # fmt: skip
 
@@ -94,7 +103,8 @@ class Piece:
     def digest(self) -> str:
         """Names everything that decides its numbers."""
         inputs = self.pair.x[self.places.start : self.places.stop]
-        return digest(self.pair.model, inputs, described(self.pair), repr(self.group), self.kind, NEIGHBOURS)
+        about = (self.pair.model, inputs, described(self.pair), repr(self.group), self.kind, NEIGHBOURS)
+        return digest(*about, *self.group.sets)
 
     def kept(self, cache: Path) -> Evaluation | None:
         """What is in the cache, if it is this; None: nothing, or what was made with other settings."""
@@ -122,8 +132,9 @@ def pieces(pair: Pair, groups: Sequence[RowGroup] = GROUPS) -> Iterator[Piece]:
     for start in range(0, len(pair.x), pair.chunk):
         places = range(start, min(start + pair.chunk, len(pair.x)))
         for group in groups:
-            if group.sign == "abs" and pair.modality != "image":
-                continue  # tables and texts are signed by default already
+            # Questions about signs and sets are answered by the small images.
+            if (group.sign == "abs" or group.sets) and (pair.modality != "image" or pair.light):
+                continue
             for kind, count in kinds(pair, group).items():
                 if start < count:
                     yield Piece(pair, group, kind, range(start, min(places.stop, count)))
@@ -131,21 +142,23 @@ def pieces(pair: Pair, groups: Sequence[RowGroup] = GROUPS) -> Iterator[Piece]:
 
 def kinds(pair: Pair, group: RowGroup) -> dict[str, int]:
     """Kind of measure → how many of a pair's inputs are judged by it."""
-    if pair.regions is not None:
-        return {"localisation": len(pair.x)}
     found = {"faithfulness": len(pair.x), "stability": pair.stable}
+    if pair.regions is not None:
+        found = {"localisation": len(pair.x)}
     if group.sign == "abs":
         found = {kind: min(count, 12) for kind, count in found.items()}
-        if pair.light:
-            found = {"faithfulness": pair.stable}
+    if group.most is not None:
+        found = {kind: min(count, group.most) for kind, count in found.items()}
     return found
 
 
 def in_turn(every: Sequence[Piece]) -> list[Piece]:
-    """Pieces in the order in which they are made: of dear pairs a chunk of each in turn, behind all others."""
+    """Pieces in the order in which they are made: of dear pairs a chunk of each in turn, behind all others, and what takes
+    longest last."""
 
-    def turn(piece: Piece) -> int:
-        return piece.places.start + 1 if piece.pair.light else 0
+    def turn(piece: Piece) -> tuple[bool, bool, int]:
+        dear = piece.pair.light
+        return dear, dear and piece.kind == "stability", piece.places.start if dear else 0
 
     return sorted(every, key=turn)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -194,6 +194,8 @@ class RowGroup:
         standard: those that are also made of the members without a perturbation method.
         ridges: further mask units of ridge regressions: shares of the short side, for images.
         label: is put behind the names of rows.
+        sets: label → members, for mixtures that are also made of these members only.
+        most: inputs that are judged at most; None: all.
     """
 
     name: str
@@ -203,6 +205,8 @@ class RowGroup:
     standard: tuple[str, ...] = ()
     ridges: tuple[int, ...] = ()
     label: str = ""
+    sets: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
+    most: int | None = field(default=None, repr=False)
 
 
 PERTURBATION = ("feature_ablation", "shapley_sampling")
@@ -295,6 +299,10 @@ def judged(pair: Pair, group: RowGroup, places: range, light: bool) -> Judged:
     sets = {"": (group.mixtures, members)}
     standard = tuple(i for i in members if methods[i] not in PERTURBATION)
     sets[" (standard)"] = (group.standard, standard)
+    for label, wanted in group.sets:
+        sets[f" ({label})"] = (group.mixtures, tuple(i for i in members if methods[i] in wanted))
+    if group.sets:
+        del sets[""]
     rows: dict[str, Tensor] = {}
     if group.singles:
         rows |= {name: torch.eye(base.shape[1], dtype=torch.float64)[i] for i, name in enumerate(methods)}
@@ -326,7 +334,7 @@ def _options(pair: Pair, group: RowGroup, light: bool) -> Options:
     if group.singles:
         methods += [each for each in pair.others if not (light and pair.light and each.name in SLOW)]
         methods.append(MaskRidge(pair.masks))
-        if pair.modality == "image" and not light:
+        if pair.modality == "image" and not (light or pair.light):
             side = pair.x.shape[-1]
             methods += [MaskRidge(pair.masks, Patches(-(-side // n)), name_=f"ridge 1/{n}") for n in group.ridges]
     return Options.of(

@@ -20,9 +20,10 @@ PAGES = {
     "speed": "speed.md",
     "fronts": "speed.md",
     "statistics": "numbers.md",
+    "held_out": "held-out.md",
 }
 SCRIPTS = {"statistics": "trials"}  # a script named statistics.py would hide Python's own module from the others
-MARKS = {"expo_tables": "expo", "closed_loop": "closed loop"}
+MARKS = {"expo_tables": "expo", "closed_loop": "closed loop", "held_out": "held-out"}
 STORED = [(name, file) for name in PAGES for file in sorted(RESULTS.glob(f"{name}*.json"))]
 
 
@@ -48,6 +49,7 @@ def test_every_result_is_on_a_page():
         "speed-h200",
         "fronts",
         "statistics",
+        "held_out",
     }
 
 
