@@ -29,6 +29,14 @@ from pages import fill
 from consilience.results.evaluation import Evaluation
 from consilience.results.fingerprint import digest
 
+IMAGES = ("integrated_gradients", "grad_cam", "feature_ablation")
+TABLES = ("input_x_gradient", "integrated_gradients", "deeplift", "feature_ablation", "shapley_sampling")
+TEXTS = ("input_x_gradient", "integrated_gradients", "feature_ablation", "shapley_sampling")
+"""The methods that the first numbers spoke for, by kind of input: those that are proposed as the default."""
+
+CHOSEN = ("posterior", "faith", "best_single", "mean")
+"""What is made of them."""
+
 GROUPS = (
     RowGroup(
         "signed", singles=True, mixtures=("mean", "median", "rank", *OBJECTIVES),
@@ -36,7 +44,7 @@ GROUPS = (
     ),
     RowGroup("posterior", mixtures=("posterior", "ridge", EVEN), standard=("posterior",)),
     RowGroup(
-        "sets", mixtures=("posterior", "opt"), most=8,
+        "sets", mixtures=("posterior", "opt"), most=8, modalities=("image",),
         sets=(
             ("without gradients", ("grad_cam", "feature_ablation")),
             ("three", ("integrated_gradients", "grad_cam", "feature_ablation")),
@@ -44,7 +52,13 @@ GROUPS = (
             ("contributions", ("input_x_gradient", "integrated_gradients", "deeplift", "grad_cam", "feature_ablation")),
         ),
     ),
-    RowGroup("absolute", "abs", mixtures=("mean", "best_single", "faith", "robust", "opt"), label=" |abs|"),
+    RowGroup("default image", mixtures=CHOSEN, sets=(("default set", IMAGES),), modalities=("image",)),
+    RowGroup("default table", mixtures=CHOSEN, sets=(("default set", TABLES),), modalities=("table",)),
+    RowGroup("default text", mixtures=CHOSEN, sets=(("default set", TEXTS),), modalities=("text",)),
+    RowGroup(
+        "absolute", "abs", mixtures=("mean", "best_single", "faith", "robust", "opt"), label=" |abs|",
+        modalities=("image",),
+    ),
 )  # fmt: skip
 
 DIGITS = 4
@@ -132,8 +146,9 @@ def pieces(pair: Pair, groups: Sequence[RowGroup] = GROUPS) -> Iterator[Piece]:
     for start in range(0, len(pair.x), pair.chunk):
         places = range(start, min(start + pair.chunk, len(pair.x)))
         for group in groups:
-            # Questions about signs and sets are answered by the small images.
-            if (group.sign == "abs" or group.sets) and (pair.modality != "image" or pair.light):
+            # What signs and sets are worth, the small images tell.
+            answered = pair.light and (group.sign == "abs" or group.most is not None)
+            if answered or pair.modality not in group.modalities:
                 continue
             for kind, count in kinds(pair, group).items():
                 if start < count:

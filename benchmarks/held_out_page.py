@@ -24,12 +24,49 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 FAITHFULNESS = (*FAMILIES["fresh masks"], *FAMILIES["removal"])
 
 CANDIDATES = (
-    "posterior", "posterior (standard)", "opt", "faith", "robust", "paper_opt", "best_single", "mean", "masks alone", "ridge",
-    "kernel_shap", "lime",
+    "posterior (default set)", "posterior", "posterior (standard)", "opt", "faith", "robust", "paper_opt", "best_single",
+    "mean", "masks alone", "ridge", "kernel_shap", "lime",
 )  # fmt: skip
 """Rows that could be the default, or be used in its place."""
 
+ASIDE = ("|abs|", "(without gradients)", "(three)", "(smooth)", "(contributions)", "ridge 1/")
+"""Parts of the names of rows that answer a question of their own, on some of the inputs; they are not ranked."""
+
+QUESTIONS: dict[str, tuple[tuple[str, str], ...]] = {
+    "Signed maps beside absolute ones": tuple(
+        (name, f"{name} |abs|") for name in ("faith", "opt", "robust", "best_single", "mean")
+    ),
+    "With a cheap perturbation method, beside the methods of gradients alone": (
+        ("posterior", "posterior (standard)"),
+        ("opt", "opt (standard)"),
+        ("faith", "faith (standard)"),
+        ("best_single", "best_single (standard)"),
+        ("mean", "mean (standard)"),
+    ),
+    "Other sets of methods beside all": tuple(
+        (f"posterior ({name})", "posterior")
+        for name in ("default set", "three", "without gradients", "smooth", "contributions")
+    ),
+    "Detail inside the units": (("posterior", "posterior even"), ("posterior (default set)", "posterior even")),
+    "Mask units of 1/7 and 1/14 of the side, beside the default scales": (
+        ("ridge 1/7", "ridge"),
+        ("ridge 1/14", "ridge"),
+    ),
+    "The posterior beside its ends": (
+        ("posterior", "faith"),
+        ("posterior", "masks alone"),
+        ("posterior (default set)", "faith (default set)"),
+        ("posterior (default set)", "masks alone"),
+        ("posterior (default set)", "kernel_shap"),
+        ("posterior (default set)", "lime"),
+        ("posterior (default set)", "opt"),
+    ),
+}
+"""What the rows are asked about two at a time."""
+
 LEVEL = 0.05
+FLIPS = 2000
+"""Sign flips of each test, where there are too many inputs for all of them: a page has thousands of tests."""
 
 
 def evaluations(result: Mapping[str, Any]) -> dict[str, Evaluation]:
@@ -74,9 +111,14 @@ class Behind:
         return worse and self.p <= LEVEL
 
 
+def ranked(row: str) -> bool:
+    """Whether a row is one of those that are ranked."""
+    return not any(part in row for part in ASIDE)
+
+
 def means(evaluation: Evaluation, measure: str) -> dict[str, float]:
-    """Row → mean over the inputs that all rows of the most inputs have; rows without a number are left out."""
-    numbers = evaluation[measure]
+    """Row → mean, of the rows that are ranked and have a number for most inputs."""
+    numbers = {row: each for row, each in evaluation[measure].items() if ranked(row)}
     most = max(int(np.isfinite(each).sum()) for each in numbers.values())
     full = {row: each for row, each in numbers.items() if np.isfinite(each).sum() == most}
     return {row: float(np.nanmean(each)) for row, each in full.items()}
@@ -99,7 +141,7 @@ def behind(evaluation: Evaluation, row: str, measures: Sequence[str]) -> list[Be
         if measure not in evaluation.measures:
             continue
         best = ordered(evaluation, measure)[0]
-        (each,) = evaluation.compare(row, best, measure)
+        (each,) = evaluation.compare(row, best, measure, draws=FLIPS)
         found.append((measure, best, each))
     corrected = holm(np.array([each.p for _, _, each in found]))
     return [
@@ -112,6 +154,25 @@ def shares(evaluation: Evaluation, measure: str) -> dict[str, float]:
     """Row → its rank, 0 for the best and 1 for the last."""
     order = ordered(evaluation, measure)
     return {row: place / max(1, len(order) - 1) for place, row in enumerate(order)}
+
+
+def contest(tables: Iterable[Evaluation], a: str, b: str) -> dict[str, list[int]]:
+    """Family → in how many comparisons (pair × measure) ``a`` is better than ``b`` on the same inputs, significantly better,
+    significantly worse (corrected over a pair's measures), and how many there are."""
+    found: dict[str, list[int]] = {}
+    for evaluation in tables:
+        if not {a, b} <= set(evaluation.rows):
+            continue
+        for each in evaluation.compare(a, b, draws=FLIPS):
+            if not each.n:
+                continue
+            family = next(name for name, measures in FAMILIES.items() if each.measure in measures)
+            better = each.difference > 0 if each.better == "higher" else each.difference < 0
+            significant = each.p_holm <= LEVEL
+            counts = found.setdefault(family, [0, 0, 0, 0])
+            for place, yes in enumerate((better, better and significant, significant and not better, True)):
+                counts[place] += yes
+    return found
 
 
 def mean_ranks(tables: Iterable[Evaluation]) -> dict[str, dict[str, float]]:
@@ -199,6 +260,23 @@ def goals(tables: Mapping[str, Evaluation]) -> list[str]:
     return table(heads, rows)
 
 
+def question_tables(tables: Mapping[str, Evaluation]) -> list[str]:
+    """What the rows say two at a time."""
+    lines = []
+    for question, duels in QUESTIONS.items():
+        rows = []
+        for a, b in duels:
+            counts = contest(tables.values(), a, b)
+            if counts:
+                cells = [
+                    "{0} of {3} (+{1} −{2})".format(*counts[family]) if family in counts else "–" for family in FAMILIES
+                ]
+                rows.append([f"{a} beside {b}".replace("|", "\\|"), *cells])
+        if rows:
+            lines += [f"{question}:", "", *table(["better on", *FAMILIES], rows)]
+    return lines
+
+
 def rank_table(tables: Mapping[str, Evaluation]) -> list[str]:
     """Mean ranks of every row, the best first."""
     ranks = mean_ranks(tables.values())
@@ -215,13 +293,17 @@ def pair_table(evaluation: Evaluation) -> list[str]:
     first = {measure: ordered(evaluation, measure)[0] for measure in evaluation.measures}
     rows = []
     for row in evaluation.rows:
-        lost = {each.measure for each in behind(evaluation, row, evaluation.measures) if each.significant}
+        lost = set()
+        if ranked(row):
+            lost = {each.measure for each in behind(evaluation, row, evaluation.measures) if each.significant}
         cells = []
         for measure in evaluation.measures:
             about = summary[measure][row]
             text = number(about["mean"])
             if np.isfinite(about["mean"]) and np.isfinite(about["stderr"]):
                 text = f"{text} ± {about['stderr']:.2g}"
+            if about["n"] and about["n"] < len(evaluation) and not ranked(row):
+                text += f" (n = {about['n']})"
             if row == first[measure]:
                 text = f"**{text}**"
             cells.append(text + ("*" if measure in lost else ""))
@@ -256,6 +338,12 @@ def shown(result: Mapping[str, Any]) -> str:
         own = {pair: each for pair, each in tables.items() if result["pairs"][pair]["modality"] == modality}
         if len(own) < len(tables):
             lines += [f"Mean ranks, {modality} only:", "", *rank_table(own)]
+    lines += [
+        "**Two rows at a time**, on the inputs that both have: on how many comparisons (pair and measure) the first one is "
+        "better (+ significantly better, − significantly worse, corrected over a pair's measures):",
+        "",
+        *question_tables(tables),
+    ]
     for pair, each in tables.items():
         lines += [f"### {pair}", "", *pair_table(each)]
     return "\n".join(lines).strip()

@@ -194,7 +194,8 @@ class RowGroup:
         standard: those that are also made of the members without a perturbation method.
         ridges: further mask units of ridge regressions: shares of the short side, for images.
         label: is put behind the names of rows.
-        sets: label → members, for mixtures that are also made of these members only.
+        sets: label → members, for mixtures that are made of these only.
+        modalities: of the pairs for which it is made.
         most: inputs that are judged at most; None: all.
     """
 
@@ -207,6 +208,7 @@ class RowGroup:
     label: str = ""
     sets: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
     most: int | None = field(default=None, repr=False)
+    modalities: tuple[str, ...] = field(default=("image", "table", "text"), repr=False)
 
 
 PERTURBATION = ("feature_ablation", "shapley_sampling")
@@ -330,7 +332,8 @@ def judged(pair: Pair, group: RowGroup, places: range, light: bool) -> Judged:
 
 def _options(pair: Pair, group: RowGroup, light: bool) -> Options:
     """How the maps of a group's methods are made."""
-    methods: list[Explainer] = list(pair.members)
+    wanted = {name for _, names in group.sets for name in names}
+    methods: list[Explainer] = [each for each in pair.members if not wanted or each.name in wanted]
     if group.singles:
         methods += [each for each in pair.others if not (light and pair.light and each.name in SLOW)]
         methods.append(MaskRidge(pair.masks))

@@ -140,25 +140,30 @@ def test_chunks_and_interruptions_change_no_number(benchmark, pair, run):
             np.testing.assert_allclose(found, numbers, rtol=1e-3, atol=1e-4)
 
 
-def test_the_row_of_the_posterior_is_the_consensus_that_evaluate_judges(benchmark, pair):
+@pytest.mark.parametrize("objective", ["posterior", "faith", "opt"])
+@pytest.mark.parametrize("some", [None, ("input_x_gradient", "feature_ablation")], ids=["all", "a set"])
+def test_a_row_is_the_consensus_that_evaluate_judges(benchmark, pair, objective, some):
     import consilience as cs
     from consilience.measures import Deletion, MaxSensitivity, RandomLogit
 
-    driver, _, _, _ = benchmark
-    group = next(each for each in driver.GROUPS if each.name == "posterior")
-    (faithful,) = [
-        piece for piece in driver.pieces(pair, [group]) if piece.kind == "faithfulness" and not piece.places.start
-    ]
-    (stable,) = [
-        piece for piece in driver.pieces(pair, [group]) if piece.kind == "stability" and not piece.places.start
-    ]
+    driver, _, rows, _ = benchmark
+    sets = () if some is None else (("set", some),)
+    group = rows.RowGroup("here", mixtures=(objective,), sets=sets)
+    row = objective if some is None else f"{objective} (set)"
     asked = [Deletion(steps=10, baseline=0.5, value="score"), MaxSensitivity(samples=2), RandomLogit()]
     judged = cs.evaluate(
-        pair.model, pair.x[:2], measures=asked, methods=list(pair.members), objective="posterior", fit_draws=pair.masks
+        pair.model,
+        pair.x[:2],
+        measures=asked,
+        methods=[each for each in pair.members if some is None or each.name in some],
+        objective=objective,
+        fit_draws={"average_sensitivity": rows.NEIGHBOURS, "infidelity": pair.masks},
     )
-    for piece in (faithful.compute(), stable.compute()):
-        for measure in set(piece.measures) & set(judged.measures):
-            np.testing.assert_allclose(piece[measure]["posterior"], judged[measure]["consensus"], rtol=1e-4, atol=1e-6)
+    for kind in ("faithfulness", "stability"):
+        found = driver.Piece(pair, group, kind, range(2)).compute()
+        assert found.rows == (row,)
+        for measure in set(found.measures) & set(judged.measures):
+            np.testing.assert_allclose(found[measure][row], judged[measure]["consensus"], rtol=1e-4, atol=1e-6)
 
 
 def test_what_was_made_of_another_model_is_made_again(benchmark, pair, tmp_path):
