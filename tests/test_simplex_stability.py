@@ -296,3 +296,16 @@ def test_newtons_method_ends_where_nothing_can_be_gained(which):
         near = 0.999 * found + 0.001 * other / other.sum(1, keepdim=True)
         there = problem.at(near)
         assert ((there.value >= here.value * (1 - 1e-8)) | (there.margin < 0)).all()
+
+
+def test_a_start_that_is_stationary_without_one_method_is_left_by_it():
+    """At first Newton's step would lower the weight of that method, which is 0, although its slope points up: it has to wait,
+    and must be tried again although no step of the others succeeds meanwhile."""
+    every, w = problems()
+    problem = every[2].rows(torch.tensor([0]))
+    others = torch.tensor([[False, True, True, True, True]])
+    inside = torch.where(others, w[:1], 0.0)
+    start = newton.minimise(problem, inside / inside.sum(), others)
+    found = newton.minimise(problem, start, torch.ones_like(others))
+    assert start[0, 0] == 0 and found[0, 0] > 0.5
+    assert problem.at(found).value < 0.9 * problem.at(start).value
