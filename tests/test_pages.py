@@ -55,7 +55,12 @@ def test_every_result_is_on_a_page():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "part, name", [("compare", "discrete (−1, 0, 1), n = 3"), ("differences", "relative_sensitivity, 8 draws")]
+    "part, name",
+    [
+        ("compare", "discrete (−1, 0, 1), n = 3"),
+        ("differences", "relative_sensitivity, 8 draws"),
+        ("decided", "neighbours, noise over signal .2 both, normal"),
+    ],
 )
 def test_a_stored_trial_can_be_made_again(monkeypatch, part, name):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
