@@ -20,8 +20,8 @@ from .run import Combined, Job
 from .table import estimates
 
 OPTIMISM = {"quadratic": 0.0, "responses": 0.5}
-"""A neighbour costs a gradient through every method, a mask one output: see :class:`~.decide.Looks`. With .5 masks of equals are
-given up after half of those that are allowed, on average, for a tenth of the power (docs/numbers.md)."""
+"""A neighbour costs a gradient through every method, a mask one output: see :class:`~.decide.Looks`. With .5, masks of
+equals are given up after half of those that are allowed, on average, for a tenth of the power (docs/numbers.md)."""
 
 
 @dataclass(frozen=True)
