@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import consilience as cs
 from consilience import simplex
 from consilience.simplex import newton, ratios, two_criteria
 from consilience.simplex.solution import diagonal, form
@@ -309,3 +310,21 @@ def test_a_start_that_is_stationary_without_one_method_is_left_by_it():
     found = newton.minimise(problem, start, torch.ones_like(others))
     assert start[0, 0] == 0 and found[0, 0] > 0.5
     assert problem.at(found).value < 0.9 * problem.at(start).value
+
+
+@pytest.mark.parametrize("objective", ["opt", "robust", "faith", "faith + robust"])
+def test_methods_that_agree_share_their_weight_whatever_the_rows_in_flight(objective):
+    """Of a network with one hidden layer DeepLIFT and integrated gradients are one map, but for float32's rounding."""
+    methods = ["integrated_gradients", "deeplift", "saliency", "feature_ablation"]
+    draws = {"average_sensitivity": 8, "infidelity": 64}
+    for seed in (0, 5):
+        torch.manual_seed(seed)
+        net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        x = torch.randn(3, 6, generator=torch.Generator().manual_seed(seed + 10))
+        options = {"methods": methods, "baselines": torch.zeros(1, 6), "fit_draws": draws, "fresh_draws": 4}
+        found = []
+        for rows in (1, 64):
+            r = cs.explain(net, x, 0, objective=objective, resolved_draws=0, max_batch=rows, **options)
+            torch.testing.assert_close(r.weights[:, 0], r.weights[:, 1], rtol=0.05, atol=0.02)
+            found.append(r.weights)
+        torch.testing.assert_close(*found, rtol=0, atol=0.02)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from .. import simplex
 from ..simplex import Solution, even
-from ..statistics.evidence import Evidence
+from ..simplex.solution import TINY, normalise
+from ..simplex.ties import even_out
+from ..statistics.evidence import Evidence, Quadratic
 from ..statistics.tensors import corners
 
 DESCENT = 60
@@ -18,6 +20,10 @@ DESCENT = 60
 
 SOLVED = 3
 """So many of an input's descents, the lowest ones, are solved to a stationary point."""
+
+ALIKE = 1e-5
+"""A sum that differs by less than this share is the same. Float32 maps are known to 1e-7 of their size, and so is the root of a
+sensitivity: 6e-6 of one of 1e-3 is rounding."""
 
 Balanced = Callable[[Evidence, Tensor, Sequence[Tensor]], Tensor]
 """The value (B, M) of mixtures (B, M, R): :meth:`Objective.balanced <consilience.metrics.objective.Objective.balanced>`."""
@@ -56,10 +62,29 @@ def descend_sum(
     problem = _Problem(balanced, evidence, tuple(scales)).rows(owner)
     w = simplex.newton.minimise(problem, w.flatten(0, 1), valid[owner]).view_as(w)
     w = simplex.most_even(w, balanced(evidence, w, scales))
+    # Methods whose maps agree share their weight: which of them a descent took is rounding.
+    spread = _spread(w, evidence, valid)
+    tried = balanced(evidence, torch.stack([w, spread], 1), scales)
+    kept = tried[:, 1] <= tried[:, 0] * (1 + ALIKE)
+    w = torch.where(kept[:, None], spread, w)
     # Nothing bounds how far a local minimum is from the least one.
     gap = torch.full((count,), torch.nan, dtype=torch.float64, device=w.device)
     status = ("local optimum, never above the best single",) * count
     return without_methods(Solution(w, balanced(evidence, w[:, None], scales)[:, 0], gap, status), valid)
+
+
+def _spread(w: Tensor, evidence: Evidence, valid: Tensor) -> Tensor:
+    """(B, k): the mixture of w (B, k) with its most even weights.
+
+    The evidence knows maps by their products, and by what masks take away of them."""
+    grams = []
+    for part in evidence.parts.values():
+        gram = part.norm if isinstance(part, Quadratic) else part.moments()[0]
+        grams.append(torch.where(valid[:, :, None] & valid[:, None], gram, 0.0))
+    sizes = [torch.where(valid, gram.diagonal(dim1=1, dim2=2), 1.0).clamp(min=TINY).sqrt() for gram in grams]
+    likeness = sum(gram / (size[:, :, None] * size[:, None]) for gram, size in zip(grams, sizes, strict=True))
+    even = even_out(normalise(w * sizes[0]), torch.as_tensor(likeness), valid)
+    return normalise(even / sizes[0])
 
 
 def without_methods(solution: Solution, valid: Tensor) -> Solution:

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import newton
 from .convex import nearest
 from .solution import EPS, TINY, Solution, corner, diagonal, even, finish, form, in_double, normalise, usable
-from .ties import LOSS, ROUNDING, TIE, even_out, evenness
+from .ties import ROUNDING, TIE, as_small, even_out, evenness
 
 EXHAUSTIVE = 12
 """Up to this many explainers every support is looked at (or provably need not be)."""
@@ -125,7 +125,7 @@ def _convex(G: Tensor, H: Tensor, ok: Tensor, scale: Tensor) -> tuple[Tensor, Te
         bound = bound - tie * k / form(H, w).clamp(min=TINY) * w.abs().sum(1) ** 2
     w = torch.where((value < alone)[:, None], w, corner(first, k))
     spread = even_out(w, H + tied, ok)
-    kept = _value(tied, H, spread[:, None])[:, 0] <= torch.minimum(value, alone) * (1 + LOSS)
+    kept = as_small(_value(tied, H, spread[:, None])[:, 0], torch.minimum(value, alone), ROUNDING / scale)
     return torch.where(kept[:, None], spread, w), bound
 
 

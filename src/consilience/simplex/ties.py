@@ -26,6 +26,9 @@ LOSS = 1e-7
 ROUNDING = 1e-14
 """A relative sensitivity of this size is what float32 maps have by rounding alone, (1e-7)²."""
 
+UNSEEN = 1e-8
+"""A difference of two correlations that float32 maps do not tell apart: of two equal maps it is 1e-9 and less."""
+
 EQUAL = 1e-6
 """Local minima whose values differ by less than this share are equally good."""
 
@@ -80,6 +83,19 @@ def even_out(w: Tensor, likeness: Tensor, ok: Tensor) -> Tensor:
     before = w.sum(1, keepdim=True)
     spread = torch.where((w <= 0) & (spread < NOTHING * before), 0.0, spread)
     return spread * (before / spread.sum(1, keepdim=True).clamp(min=TINY))
+
+
+def as_small(value: Tensor, least: Tensor, rounding: Tensor | float = ROUNDING) -> Tensor:
+    """Whether relative sensitivities ``value`` are ``least``, but for ``LOSS`` and for what float32 maps leave of them.
+
+    A map that is known to 1e-7 of its size has a change that is known to that too, so √r is, not r.
+
+    Args:
+        value: any shape.
+        least: of that shape.
+        rounding: :data:`ROUNDING`, in units of the two.
+    """
+    return value.sqrt() <= least.sqrt() * (1 + LOSS) + torch.as_tensor(rounding).sqrt()
 
 
 def most_even(w: Tensor, value: Tensor) -> Tensor:

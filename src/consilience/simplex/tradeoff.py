@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import newton
 from .solution import TINY, Solution, convert, diagonal, even, finish, in_double
-from .ties import LOSS, even_out, most_even
+from .ties import ROUNDING, SAME, UNSEEN, as_small, even_out, most_even
 from .two_criteria import Criteria, MostRobust, WeightedSum, loss
 
 MANY = 16
@@ -271,9 +271,13 @@ def _evened(problem: MostRobust, u: Tensor, ok: Tensor) -> Tensor:
     responses = C / (own[:, :, None] * own[:, None]).sqrt()
     r = problem.at(u).value
     fine = r.isfinite() & (r > 0)
-    unit = torch.where(fine, r, 1.0)[:, None, None]
-    # Maps, responses and residuals all have to stay: with r as their unit, residuals count as much as maps.
-    spread = newton.reach(problem, even_out(u, H + responses + G / unit, ok), ok, 3)
-    point = problem.at(spread)
-    kept = fine & (point.value <= r * (1 + LOSS)) & (point.margin >= -newton.FEASIBLE)
-    return torch.where(kept[:, None], spread, u)
+    # Maps, responses and residuals all have to stay: with r as their unit, residuals count as much as maps, down to where
+    # residuals that differ by rounding would be told apart.
+    unit = torch.where(fine, r, 1.0).clamp(min=ROUNDING / SAME)[:, None, None]
+    spread = even_out(u, H + responses + G / unit, ok)
+    # As they are, or, where they miss the floor by more than rounding, from there to the floor.
+    for rewritten in (newton.reach(problem, spread, ok, 3), spread):
+        point = problem.at(rewritten)
+        kept = fine & as_small(point.value, r) & (point.margin >= -UNSEEN)
+        u = torch.where(kept[:, None], rewritten, u)
+    return u
