@@ -661,22 +661,24 @@ def test_an_interrupt_anywhere_leaves_no_trace(place, method, monkeypatch):
             break
 
 
-def test_ctrl_c_at_any_line_of_ours_leaves_no_trace():
-    """A real signal at the n-th line of what lends the model: modes, flags, hooks, generators and locks come back."""
+@pytest.mark.parametrize("rule, step", [(None, 1), ("guided", 7), pytest.param("guided", 1, marks=pytest.mark.slow)])
+def test_ctrl_c_at_any_line_of_ours_leaves_no_trace(rule, step):
+    """A real signal at every ``step``-th line of the model's room: modes, flags, hooks, generators and locks come back."""
+    import os
     import signal
 
     model = Busy()
     x = images(1)
     score, points = bound(model, x)
     before = state(model)
-    files = tuple(f"model/{name}.py" for name in ("state", "locks", "random_state", "undo"))
+    room = f"{os.sep}consilience{os.sep}model{os.sep}"
 
     def run(n):
         count = 0
 
         def trace(frame, event, _):
             nonlocal count
-            if not frame.f_code.co_filename.endswith(files):
+            if room not in frame.f_code.co_filename:
                 return None
             if event == "line":
                 count += 1
@@ -687,7 +689,7 @@ def test_ctrl_c_at_any_line_of_ours_leaves_no_trace():
 
         sys.settrace(trace)
         try:
-            score.evaluate(points.x, points.owner, gradient=True)
+            score.evaluate(points.x, points.owner, gradient=True, rule=rule)
         finally:
             sys.settrace(None)
         return count
@@ -696,7 +698,7 @@ def test_ctrl_c_at_any_line_of_ours_leaves_no_trace():
     lines = run(0)
     assert lines > 100
     lost = []
-    for n in range(1, lines + 1, 7):
+    for n in range(1, lines + 1, step):
         with contextlib.suppress(KeyboardInterrupt):
             run(n)
         try:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .undo import undoing
+from .undo import interrupts_held_back, undoing
 
 T = TypeVar("T")
 
@@ -128,7 +128,8 @@ def forked(seed: int = 0) -> Iterator[None]:
 
     # Leaving is registered before coming in: an interrupt may come between the two.
     with undoing(leave):
-        with _lock:
+        # An interrupt between a block's last line and the lock's release would keep the lock for good.
+        with interrupts_held_back(), _lock:
             state = RandomState.now()
             if not _inside:
                 _outside[:] = [state]

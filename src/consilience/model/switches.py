@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .undo import undoing
+from .undo import interrupts_held_back, undoing
 
 
 class Switch:
@@ -50,11 +50,12 @@ class Switch:
                 if not self._tickets and self._read() != self._before:
                     self._write(self._before)
 
-        with self._lock:
+        # An interrupt between a block's last line and the lock's release would keep the lock for good.
+        with interrupts_held_back(), self._lock:
             if not self._tickets:
                 self._before = self._read()
         with undoing(leave):
-            with self._lock:
+            with interrupts_held_back(), self._lock:
                 self._tickets.add(ticket)
                 if self._read():
                     self._write(False)
