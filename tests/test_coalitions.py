@@ -258,7 +258,12 @@ def parity(x):
 @pytest.mark.parametrize("model", [net(7), parity], ids=["net", "parity"])
 @pytest.mark.parametrize(
     "explainer, exact",
-    [(ShapleySampling(2), KernelSHAP()), (RISE(40), RISE()), (RISE(16), RISE()), (RISE(20, keep=0.3), None)],
+    [
+        (ShapleySampling(2), KernelSHAP()),
+        (RISE(40), RISE()),
+        (RISE(16), RISE()),
+        (RISE(20, keep=0.3), None),
+    ],
     ids=lambda e: f"{e.name}-{e.n_samples}" if e else "",
 )
 def test_estimates_are_unbiased(explainer, exact, model):
@@ -274,6 +279,17 @@ def test_estimates_are_unbiased(explainer, exact, model):
     found = estimates(explainer, 7, range(400), model)
     error = found.std(0) / 400**0.5
     assert bool(((found.mean(0) - value).abs() <= 5 * error + 1e-12).all())
+
+
+@pytest.mark.slow
+def test_a_regressions_bias_is_a_small_part_of_its_error():
+    """A regression on drawn coalitions has a bias, which falls faster than its error. With a single fit to all pairs a third to
+    two thirds of the error are the bias of what has a prior; cross-fitting takes that away."""
+    exact = attributions([KernelSHAP()], 9, x=rows(9, 1))[0][0, 0]
+    error = estimates(KernelSHAP(200), 9, range(300)) - exact
+    # The mean's own variance is no bias.
+    bias = error.mean(0).square().mean() - error.var(0).mean() / 300
+    assert bias < 0.25**2 * error.square().mean()
 
 
 def test_soft_masks_have_no_level_in_their_noise():

@@ -33,9 +33,9 @@ class KernelSHAP(Coalitional):
     w = (A − 1) / (C(A, s) s (A − s)), and φ is the Shapley value. Otherwise those of single features and their complements come
     first, then pairs, and so on while a size fits; of the other sizes some are drawn, none twice, with the kernel's weight
     shared among them. Each comes with its complement (Covert & Lee 2021, arXiv 2012.01536): exact for games of single and
-    pairwise effects. Effects of three and of five features are estimated from the same coalitions, as far as these determine
-    them (:mod:`consilience.surrogates.interactions`): up to 4096 coalitions. In games where most is of more features than that
-    (random numbers) this makes the error larger. The constraint is eliminated, not approximated by large weights.
+    pairwise effects. From 4 A to 4096 coalitions, effects of three and of five features are estimated too, as far as these
+    determine them (:mod:`consilience.surrogates.interactions`), and taken out: cross-fitted, so that the estimate is no more
+    biased than the regression. In games where most is of more features than that (random numbers) the error is larger. The constraint is eliminated, not approximated by large weights.
 
     Against a data set v(S) is a mean over its rows: over all, where that takes at most 32 768 evaluations of an input, else
     over as many as that allows, at least 4, others for each pair. Σφ = f(x) − E f(b) over all rows in any case.
@@ -64,7 +64,8 @@ class KernelSHAP(Coalitional):
     complete = True
     card = Card(
         formula="argmin Σ_S w_S (v(S) − v(∅) − φ·z_S)², Σφ = f(x) − f(b); w = (A − 1) / (C(A, s) s (A − s))",
-        source="Lundberg & Lee 2017, arXiv 1705.07874; pairs: Covert & Lee 2021, arXiv 2012.01536",
+        source="Lundberg & Lee 2017, arXiv 1705.07874; pairs: Covert & Lee 2021, arXiv 2012.01536; adjustment: Witter, Liu & "
+        "Musco 2025, arXiv 2506.11849",
         perturbation=f"coalitions of the {UNIT}; what is outside is {ABSENT}",
         draws="all coalitions up to 11 features, or if n_samples (2 A + 1200) are no fewer; "
         "else the smallest and the largest, and some of the others, in pairs with their complements, stream 'coalitions'",
