@@ -35,7 +35,8 @@ class KernelSHAP(Coalitional):
     shared among them. Each comes with its complement (Covert & Lee 2021, arXiv 2012.01536): exact for games of single and
     pairwise effects. From 4 A to 4096 coalitions, effects of three and of five features are estimated too, as far as these
     determine them (:mod:`consilience.surrogates.interactions`), and taken out: cross-fitted, so that the estimate is no more
-    biased than the regression. In games where most is of more features than that (random numbers) the error is larger. The constraint is eliminated, not approximated by large weights.
+    biased than the regression. In games where most is of more features than that (random numbers) the error is larger. The
+    constraint is eliminated, not approximated by large weights.
 
     Against a data set v(S) is a mean over its rows: over all, where that takes at most 32 768 evaluations of an input, else
     over as many as that allows, at least 4, others for each pair. Σφ = f(x) − E f(b) over all rows in any case.
