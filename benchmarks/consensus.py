@@ -41,7 +41,8 @@ from consilience.explainers import (  # fmt: skip
 )
 from consilience.features.images import Patches, Pixels
 from consilience.metrics import AverageSensitivity, Infidelity
-from consilience.metrics.front import Front, cross_validated
+from consilience.metrics.cross_validation import cross_validated
+from consilience.metrics.front import Front
 from consilience.metrics.grams import gram
 from consilience.model.score import Score
 from consilience.perturb.neighbourhoods import Uniform, neighbours

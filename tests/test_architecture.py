@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import subprocess
 import sys
 from importlib import metadata
@@ -139,3 +140,20 @@ def test_the_public_surface_is_short_and_listed():
     assert len(consilience.__all__) <= 30  # DESIGN §6
     assert all(hasattr(consilience, name) for name in consilience.__all__)
     assert list(consilience.__all__) == sorted(consilience.__all__)
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "conformance", "recipes"])
+def test_what_scripts_import_of_the_package_exists(folder):
+    """They run rarely: a name that has moved would be noticed long after."""
+    missing = []
+    for path in sorted((ROOT.parents[1] / folder).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("consilience"):
+                continue
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                full = f"{node.module}.{name.name}"
+                is_module = hasattr(module, "__path__") and importlib.util.find_spec(full) is not None
+                if not is_module and not hasattr(module, name.name):
+                    missing.append(f"{path.name}: {full}")
+    assert not missing, missing
