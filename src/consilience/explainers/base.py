@@ -128,6 +128,8 @@ class Direct(Explainer):
     def check(self, score: Score, points: Points, key: Key) -> None:
         """Raise whatever would make it fail on these points; by default, by trying. Override where that costs much.
 
+        Asked for a plan alone: an explanation begins with the explainer's maps of the first point.
+
         Args:
             score: what is explained.
             points: x (N, *F), as a rule a single one.

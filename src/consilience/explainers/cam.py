@@ -21,7 +21,7 @@ from .base import Direct, Explainer, Need
 
 HEAT = "no unit: a heat map; the sum over an image's channels is the map"
 
-SHARED = "1 gradient, shared with saliency; once for the layer: 1 gradient and 4 forwards of noise"
+SHARED = "1 gradient, shared with saliency; once for the layer: 1 gradient and up to 4 forwards of noise"
 
 
 @dataclass(frozen=True)

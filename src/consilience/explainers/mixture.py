@@ -81,6 +81,6 @@ class Mixture(Direct):
 
     def check(self, score, points, key):
         members, _ = self._members
-        _, failed = Stack(members, key.seed).usable(score, points)
+        _, failed = Stack(members, key.seed).usable(score, points, dry=True)
         if failed:
             raise InputError("; ".join(f"{name}: {why}" for name, why in failed.items()))

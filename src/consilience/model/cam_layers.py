@@ -18,10 +18,10 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from ..errors import InputError, choose
-from .cam_probe import PROBE_FORWARDS, Ask, Output, Probe, watched
+from .cam_probe import Ask, Output, Probe, watched
 from .places import Layer, to_grid
 
-__all__ = ["PROBE_FORWARDS", "Layer", "captured", "find", "named", "to_grid"]
+__all__ = ["Layer", "captured", "find", "named", "to_grid"]
 
 # Share of the score's gradient in the image that must pass through the layer. The last block's norm of an untrained class-token
 # transformer has about a twentieth, since that token has met the patches in every block before.

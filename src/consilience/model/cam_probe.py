@@ -1,6 +1,7 @@
 """A probe of a model with one picture: what each submodule gives, its gradients, and what moves when the picture changes.
 
-:mod:`.cam_layers` chooses among the outputs. The probe takes one row with gradient and :data:`PROBE_FORWARDS` without.
+:mod:`.cam_layers` chooses among the outputs. The probe takes one row with gradient, and one
+without for each tile, if an output is met that is not proved to be a map by its graph alone.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from ..errors import InputError
 from .hooks import attached
 from .places import Layer, Tiles, follow, is_local, proved, readings, to_grid
 
-PROBE_FORWARDS = 4
-"""Rows without gradient that a probe evaluates: a picture with each quarter replaced."""
+REFUSALS = (RuntimeError, ValueError, IndexError, ArithmeticError, AssertionError)
+"""What a model raises that does not take a picture."""
 
 PICTURES = 3
 """Pictures of noise that are tried one after another until a gradient reaches the picture."""
@@ -60,6 +61,9 @@ class Probe:
         picture: (1, C, H, W), a leaf.
         score: (q,), with its graph.
         outputs: those that depend on the picture, in order of execution.
+        module: the model.
+        ask: the scores of one picture.
+        names: of the submodules whose outputs are recorded.
 
     Attributes:
         spatial: (H, W).
@@ -67,8 +71,14 @@ class Probe:
         slope: the gradient of the sum of all scores with respect to the picture; None where there is none.
     """
 
-    def __init__(self, picture: Tensor, score: Tensor, outputs: list[Output]) -> None:
+    def __init__(
+        self, picture: Tensor, score: Tensor, outputs: list[Output], module: nn.Module, ask: Ask, names: set[str]
+    ) -> None:
         self.picture = picture
+        self.module = module
+        self.ask = ask
+        self.names = names
+        self._moved = False
         self.score = score
         self.outputs = outputs
         self.spatial = (picture.shape[2], picture.shape[3])
@@ -90,17 +100,15 @@ class Probe:
         """
         for attempt in range(PICTURES):
             # Models that check their inputs refuse noise, each in its own way; the image itself is still to be tried.
-            with contextlib.suppress(RuntimeError, ValueError, IndexError, ArithmeticError, AssertionError):
+            with contextlib.suppress(*REFUSALS):
                 probe = Probe._on(module, ask, _noise(image, attempt), names)
                 if probe.slope is not None and probe.score.isfinite().all():
-                    probe._move(module, ask, names)
                     return probe
         probe = Probe._on(module, ask, image, names)
         if probe.slope is None:
             raise InputError(
                 "layer: the scores have no graph back to the image; look for .detach(), torch.no_grad() or rounding in forward"
             )
-        probe._move(module, ask, names)
         return probe
 
     @staticmethod
@@ -117,7 +125,8 @@ class Probe:
         with torch.enable_grad():
             with watched(module, names, keep):
                 score = ask(leaf)
-            probe = Probe(leaf, score, [output for output in outputs if output.clean.requires_grad])
+            differentiable = [output for output in outputs if output.clean.requires_grad]
+            probe = Probe(leaf, score, differentiable, module, ask, names)
             if score.requires_grad:
                 probe._differentiate()
         return probe
@@ -138,7 +147,7 @@ class Probe:
         if bool(total.any()):
             self.slope = total
 
-    def _move(self, module: nn.Module, ask: Ask, names: set[str]) -> None:
+    def _move(self) -> None:
         """Fill in how far each cell of each output moves when each tile of the picture is replaced."""
         known = {(output.name, output.call): output for output in self.outputs}
 
@@ -157,8 +166,8 @@ class Probe:
         with torch.no_grad():
             picture = self.picture.detach()
             for changed in self.tiles.replaced(picture, _shuffled(picture)):
-                with watched(module, names, compare):
-                    ask(changed)
+                with watched(self.module, self.names, compare):
+                    self.ask(changed)
 
     def judge(self, output: Output) -> tuple[Layer | None, str]:
         """How an output lies on the image, if that is proved and each score has a gradient at two places or more.
@@ -195,8 +204,11 @@ class Probe:
         best_right = -1
         best_judged = 1
         for layer in options:
+            # The graph alone proves most layers of convolutional networks, and costs no pass of the model.
+            if is_local(output.clean, layer):
+                return layer, ""
             right, judged = self._follow(output, layer)
-            if is_local(output.clean, layer) or proved(right, judged, self.tiles):
+            if proved(right, judged, self.tiles):
                 return layer, ""
             # Which reading comes nearest, by its share of cells: right / judged without dividing by zero.
             if right * best_judged > best_right * judged:
@@ -210,6 +222,11 @@ class Probe:
 
     def _follow(self, output: Output, layer: Layer) -> tuple[int, int]:
         """(cells that follow their own tile, cells that could), read as ``layer``."""
+        if not self._moved:
+            self._moved = True
+            # A model that refuses such a picture has no output that is proved by it.
+            with contextlib.suppress(*REFUSALS):
+                self._move()
         if len(output.moved) != len(self.tiles):
             return 0, 0  # it gave another shape, or did not run, for some of the changed pictures
         cells = torch.stack([moved[layer.layout] for moved in output.moved])
@@ -233,7 +250,9 @@ class Probe:
             total = total.clone()
             total[:, : layer.prefix] = 0
         # The chain rule stopped at this output: what reaches the picture by other ways is left out.
-        (through,) = torch.autograd.grad(output.clean, self.picture, total, retain_graph=True, allow_unused=True)
+        # As the gradient of a number: given the gradient of a tensor, PyTorch imports sympy first, which takes a second.
+        reaching = (output.clean * total.detach()).sum()
+        (through,) = torch.autograd.grad(reaching, self.picture, retain_graph=True, allow_unused=True)
         if through is None or self.slope is None:
             return 0.0
         return float(through.double().norm() / self.slope.double().norm())

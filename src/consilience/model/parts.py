@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,17 @@ from torch import Tensor, nn
 
 from .locks import modules_and_parameters
 from .owned import modules_of
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+"""The dictionaries in which a module keeps its hooks, and what it knows of them."""
 
 
 class Parts:
@@ -25,11 +36,15 @@ class Parts:
         modules: all of them.
         parameters: all of them, each once.
         plain: the modules that keep their state in their ``__dict__``, as scripted ones do not.
+        hook_tables: the dictionaries of their hooks.
+        computed_weights: (module, name) of weights that are attributes, and no parameters.
     """
 
     def __init__(self, model: Any) -> None:
         self.modules, self.parameters = modules_and_parameters(modules_of(model))
         self.plain = [module for module in self.modules if not isinstance(module, torch.jit.ScriptModule)]
+        self.hook_tables = [vars(module)[name] for module in self.plain for name in HOOKS]
+        self.computed_weights = [(module, name) for module in self.plain for name in _computed_weights(module)]
         self._buffers: list[_Buffer] = []
         # Batch normalisation moves its statistics without a trace in the tensor's version. Whether this model has something
         # like that is seen in its first pass, after which all buffers are compared by value.
@@ -128,3 +143,13 @@ def _unequal(buffers: Sequence[_Buffer]) -> list[_Buffer]:
         differ = torch.stack([(each.buffer != each.value).any() for each in far]).tolist()
         found += [each for each, unequal in zip(far, differ, strict=True) if unequal]
     return found
+
+
+def _computed_weights(module: nn.Module) -> Iterator[str]:
+    """Names of the weights that old-style weight normalisation, spectral normalisation and pruning compute in each forward pass
+    from a parameter ``…_g`` or ``…_orig``, and keep as attributes."""
+    for parameter in module._parameters:
+        for suffix in ("_g", "_orig"):
+            name = parameter.removesuffix(suffix)
+            if parameter.endswith(suffix) and isinstance(vars(module).get(name), Tensor):
+                yield name

@@ -338,7 +338,7 @@ class Score(KnownArguments):
         """The layer that class activation maps use. It is remembered.
 
         Args:
-            name: a submodule's name, see :func:`~.cam_layers.named`; "auto" finds one by a probe of five rows.
+            name: a submodule's name, see :func:`~.cam_layers.named`; "auto" finds one by a probe of one to five rows.
             rows: (1, C, H, W), an image.
             owner: (1,), to which input it belongs.
 
@@ -347,17 +347,16 @@ class Score(KnownArguments):
         """
         if name in self._layers:
             return self._layers[name]
-        self.counts.add(len(rows), True)
         if not isinstance(self.model, nn.Module):
             raise InputError("model: activations need an nn.Module, not a plain callable")
         if self.spatial is None:
             raise InputError("methods: class activation maps are for images (B, C, H, W)")
-        self.counts.add(cam.PROBE_FORWARDS, False)
         # The model's first and last output, not the targets: the layer is the same whatever is in the batch.
         classes = sorted({0, self.outputs.shape[1] - 1})
         asked = [self.towards(torch.full_like(self.targets, number)) for number in classes]
 
         def ask(picture: Tensor) -> Tensor:
+            self.counts.add(len(picture), torch.is_grad_enabled())
             outputs = self.outputs_with_graph(picture.clone(), owner)
             return torch.stack([score.of_outputs(outputs, owner)[0] for score in asked])
 

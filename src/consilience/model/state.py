@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import InputError
 from .locks import held, modules_and_parameters
@@ -22,18 +22,6 @@ from .parts import Parts, buffers_of
 from .random_state import forked
 from .switches import CUDNN, FAST_PATH
 from .undo import undoing
-
-HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-"""The dictionaries in which a module keeps its hooks, and what it knows of them."""
-
 
 # -- for our own evaluations: a cheap way to leave no trace ------------------------------------------------------------
 
@@ -86,10 +74,11 @@ class _Before:
         self._modes = [(module, module.training) for module in parts.modules if hasattr(module, "training")]
         self._flags = [(parameter, parameter.requires_grad) for parameter in parts.parameters]
         parts.note_buffers()
-        # What follows is read from a module's __dict__. A scripted module keeps it elsewhere, and cannot change it.
-        self._weights = [(module, name, value) for module in parts.plain for name, value in _computed_weights(module)]
-        tables = [vars(module)[name] for module in parts.plain for name in HOOKS]
-        self._hooks = [(table, dict(table)) for table in tables]
+        self._weights = [
+            (module, name, vars(module)[name]) for module, name in parts.computed_weights if name in vars(module)
+        ]
+        # Most of the many tables are empty, and are not copied.
+        self._hooks = {at: dict(table) for at, table in enumerate(parts.hook_tables) if table}
 
     def to_eval_mode(self, freeze: bool) -> None:
         """Put the modules into eval mode.
@@ -128,24 +117,12 @@ class _Before:
 
     def _restore_hooks(self) -> None:
         """Remove the hooks that were left, and put back those that were removed."""
-        for table, content in self._hooks:
+        for at, table in enumerate(self._parts.hook_tables):
+            content = self._hooks.get(at, {})
             if table.keys() != content.keys():
                 # The same dictionary stays: handles of the caller's hooks refer to it.
                 table.clear()
                 table.update(content)
-
-
-def _computed_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights that old-style weight normalisation, spectral normalisation and pruning compute in each forward pass from
-    a parameter ``…_g`` or ``…_orig``, and keep as attributes."""
-    for parameter in module._parameters:
-        for suffix in ("_g", "_orig"):
-            if not parameter.endswith(suffix):
-                continue
-            name = parameter.removesuffix(suffix)
-            value = vars(module).get(name)
-            if isinstance(value, Tensor):
-                yield name, value
 
 
 def _recurrent(modules: Sequence[nn.Module]) -> bool:
