@@ -309,3 +309,25 @@ def test_more_steps_are_advised_only_where_they_help():
     rounded, steep = (str(explain(model(), x, methods=["integrated_gradients"])) for model in (Rounding, Steep))
     assert "outputs only" in rounded and "raise its" not in rounded
     assert "raise its n_steps, e.g. IntegratedGradients(n_steps=64)" in steep
+
+    class Nearly(Rounding):
+        def forward(self, x):
+            return super().forward(x) + 1e-9 * NET(x)
+
+    rounded, steep = (str(cs.doctor(model(), x, methods="integrated_gradients")) for model in (Nearly, Steep))
+    assert "more steps do not mend" in rounded and "raise the number" not in rounded
+    assert "raise the number of steps" in steep
+
+
+def test_a_measure_of_ones_own_without_name_or_card_is_refused_before_the_work():
+    class Bare(cs.measures.Measure):
+        def __call__(self, task):
+            raise AssertionError("the work has begun")
+
+    class Named(Bare):
+        name = "named"
+
+    with pytest.raises(cs.InputError, match="Bare has no name and no card"):
+        cs.evaluate(NET, X, methods="saliency", measures=[Bare()])
+    with pytest.raises(cs.InputError, match="Named has no card"):
+        cs.evaluate(NET, X, methods="saliency", measures=[Named()])

@@ -218,7 +218,23 @@ def test_names_that_were_encoded_may_have_none_set():
     rows = torch.tensor([[7.0, 0, 0], [3.0, 0, 1], [5, 1, 0]])
     assert Columns.onehot(names, of=["job"], data=rows).names(3) == ("job_years", "job")
     assert Columns.onehot(names, data=rows).names(3) == ("job_years", "job_clerk", "job_cook")
-    assert Columns.onehot(["cat__job_a", "cat__job_b"], of=["job"]).names(2) == ("cat__job",)
+    for encoded in ("job", "cat__job"):  # with the prefix, as the names that the library shows have it, or without
+        assert Columns.onehot(["cat__job_a", "cat__job_b"], of=[encoded]).names(2) == ("cat__job",)
+
+
+def test_a_model_that_refuses_codes_which_do_not_occur_is_explained_and_the_warning_names_the_remedy():
+    def strict(x):
+        if not np.isin(x[:, 1], (1, 2, 4)).all():
+            raise ValueError("found unknown categories")
+        return np.stack([x.sum(1), x[:, 0]], 1)
+
+    rows = np.array([[0.1, 1], [0.3, 2], [0.2, 4], [0.5, 2]])
+    options = {"methods": ["feature_ablation", "kernel_shap"], "baselines": rows, **PLAIN}
+    r = cs.explain(strict, rows[:2], target=0, **options)
+    (said,) = [text for text in r.warnings if "raises ValueError near the inputs (found unknown categories)" in text]
+    assert "features=cs.Columns(categorical=" in said and bool(r.attribution.isfinite().all())
+    declared = cs.explain(strict, rows[:2], target=0, features=Columns(categorical=[1]), **options)
+    assert not any("raises" in text for text in declared.warnings) and not declared.failed
 
 
 # -- completeness, and what belongs to a batch -------------------------------------------------------------------------

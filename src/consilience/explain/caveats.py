@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..combine.aggregations import Given
 from ..combine.draws import FIT, FRESH, one_number
 from ..combine.measurement import Measurement
+from ..errors import ConsilienceError
 from ..explainers.perturbation import FeatureAblation, Occlusion
 from ..metrics.infidelity import too_weak
 from ..model.score import Score
@@ -76,7 +77,17 @@ def _black_box_warnings(score: Score, points: Points, measurement: Measurement) 
     if isinstance(score.model, nn.Module):
         return found
     where = measurement.sensitivity.neighbourhood
-    same, fixed = unmoved(score, points, where, Key(measurement.seed, "flat"))
+    try:
+        same, fixed = unmoved(score, points, where, Key(measurement.seed, "flat"))
+    except (ConsilienceError, MemoryError, RuntimeError):
+        raise
+    except Exception as error:  # whatever the caller's function raises at points that it was not made for
+        found.append(
+            f"the model raises {type(error).__name__} near the inputs ({error}), so methods and sensitivities that ask it "
+            "there are missing; if it takes codes of categories, say which columns hold them, by "
+            "features=cs.Columns(categorical=[…])"
+        )
+        return found
     if bool(same.any()):
         found.append(
             f"the score of {int(same.sum())} of {len(same)} inputs is the same at all neighbours: the model is piecewise "

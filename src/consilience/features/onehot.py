@@ -38,7 +38,7 @@ def block_labels(names: Sequence[str], encoded: Sequence[str] | None, separator:
     # Longest first: "job_title" fits job_title_clerk better than "job" does.
     longest_first = sorted(encoded, key=len, reverse=True)
     for label in longest_first:
-        if not any(_bare(name).startswith(label + separator) for name in names):
+        if not any(_begins(name, label + separator) for name in names):
             raise InputError(f"of: no column begins with {label + separator!r}; they begin {', '.join(names[:4])}, …")
     return [_encoded_label(name, longest_first, separator) for name in names]
 
@@ -46,9 +46,16 @@ def block_labels(names: Sequence[str], encoded: Sequence[str] | None, separator:
 def _encoded_label(name: str, encoded: Sequence[str], separator: str) -> str:
     """The first of the encoded columns with which a column's name begins; the name itself, if there is none."""
     for label in encoded:
-        if _bare(name).startswith(label + separator):
+        if name.startswith(label + separator):
+            return label
+        if _begins(name, label + separator):
             return _prefix(name) + label
     return name
+
+
+def _begins(name: str, beginning: str) -> bool:
+    """Whether a column's name begins so, with or without its prefix."""
+    return name.startswith(beginning) or _bare(name).startswith(beginning)
 
 
 def _bare(name: str) -> str:

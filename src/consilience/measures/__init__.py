@@ -110,6 +110,13 @@ def resolve(measures: str | Measure | Iterable[str | Measure], baseline: Any = N
             resolved.append(MEASURES[choose("measure", item, [*MEASURES, *SETS])]())
     if not resolved:
         raise InputError("measures: at least one is needed")
+    for measure in resolved:
+        missing = [name for name in ("name", "card") if not hasattr(measure, name)]
+        if missing:
+            raise InputError(
+                f"measures: {type(measure).__name__} has no {' and no '.join(missing)}; a measure of your own says both, as "
+                "class attributes: what tables call it, and a consilience.card.Card of what its number means"
+            )
     return [_with(measure, baseline) for measure in resolved]
 
 
