@@ -345,3 +345,82 @@ def test_settings_that_make_no_sense_are_refused(net, x):
     with pytest.raises(InputError, match="sign"):
         cs.explain(net, x, objective="posterior", sign="abs")
     assert Ridge().methods is False
+
+
+# -- few masks, and masks that say little ------------------------------------------------------------------------------------
+
+
+def of_masks(taken, maps, y, shares, whole=False):
+    """Responses of one input to masks (S, U)."""
+    size = taken.double() @ shares
+    a = taken.double() @ maps.mT
+    all_there_are = torch.ones(1, dtype=torch.bool) if whole else None
+    return Responses(
+        a[None], y[None], whole=all_there_are, size=size[None], masks=MaskRows(taken[None], maps[None], shares[None])
+    )
+
+
+@pytest.mark.parametrize("masks", [2, 3, 4, 5])
+def test_a_fit_that_passes_through_all_masks_predicts_none_of_them(masks):
+    """With as many methods as masks everything is hit, and nothing is known: no full explanation, no error of 0."""
+    for seed in range(5):
+        responses, _ = game(seed, inputs=1, masks=masks, methods=4, noise=1.0)
+        found = regress(responses, every(responses))
+        assert not (found.explained > 0.999).any()
+        assert not (found.error < 1e-6).any()
+        alone = regress(responses, every(responses), residual=False)
+        assert not (alone.explained > 0.999).any() and not (alone.error < 1e-6).any()
+
+
+def test_few_masks_are_judged_by_students_quantiles():
+    values = torch.full((1, 3), 4.0).double()
+    error = torch.ones(1, 3).double()
+    assert certain_signs(values, error).tolist() == [[1, 1, 1]]
+    # Of three, P(|t| > 4) < .05/3: .0103 with 5 degrees of freedom, .057 with 2.
+    assert certain_signs(values, error, freedom=torch.tensor([5])).tolist() == [[1, 1, 1]]
+    assert certain_signs(values, error, freedom=torch.tensor([2])).tolist() == [[0, 0, 0]]
+    assert certain_signs(values, torch.zeros(1, 3).double(), freedom=torch.tensor([2])).tolist() == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -0.37])
+def test_falls_that_are_all_alike_say_nothing(level):
+    responses, _ = game(inputs=1)
+    alike = Responses(responses.a, torch.full_like(responses.y, level), size=responses.size, masks=responses.masks)
+    found = regress(alike, every(alike))
+    assert (found.values == 0).all() and found.explained.isnan().all() and found.error.isnan().all()
+    assert (certain_signs(found.values, found.error) == 0).all()
+
+
+def test_masks_of_one_size_have_the_level_of_their_mean_with_its_error():
+    """Whether the size is kept, as a constant with rounding, or left out."""
+    g = torch.Generator().manual_seed(2)
+    maps = torch.randn(3, 6, generator=g).double()
+    truth = maps.mean(0) + torch.randn(6, generator=g).double()
+    shares = torch.full((6,), 1 / 6).double()
+    missed = []
+    for seed in range(30):
+        g = torch.Generator().manual_seed(seed)
+        chosen = torch.stack([torch.randperm(6, generator=g)[:2] for _ in range(40)])
+        taken = torch.zeros(40, 6, dtype=torch.bool).scatter_(1, chosen, True)
+        y = taken.double() @ truth + 0.5 * torch.randn(40, generator=g).double()
+        responses = of_masks(taken, maps, y, shares)
+        found = regress(responses, every(responses))
+        without = Responses(responses.a, responses.y, masks=responses.masks)
+        again = regress(without, every(without))
+        torch.testing.assert_close(found.values, again.values)
+        torch.testing.assert_close(found.error, again.error)
+        missed.append((found.values - truth) / found.error)
+    assert 0.9 < (torch.cat(missed).abs() < 1.96).double().mean() < 0.995
+
+
+def test_one_unit_has_all_of_the_fall_and_two_have_theirs():
+    all_of_it = torch.tensor([0.7], dtype=torch.float64)
+    one = of_masks(torch.ones(1, 1).bool(), torch.ones(2, 1).double(), all_of_it, torch.ones(1).double(), whole=True)
+    assert regress(one, every(one)).values.tolist() == [[0.7]]
+    halves = torch.full((2,), 0.5).double()
+    for masks, falls in (([[1, 0], [0, 1]], [0.7, 0.3]), ([[1, 0], [0, 1], [1, 1]], [0.7, 0.3, 1.0])):
+        maps = torch.tensor([[1.0, 0.2]]).double()
+        two = of_masks(torch.tensor(masks).bool(), maps, torch.tensor(falls, dtype=torch.float64), halves, True)
+        found = regress(two, every(two))
+        np.testing.assert_allclose(found.values[0].numpy(), [0.7, 0.3], atol=1e-6)
+        assert found.explained.item() == pytest.approx(1) and (found.error == 0).all()

@@ -26,6 +26,7 @@ class Correction(NamedTuple):
         error: (B, U + V), the standard errors of the sums; 0 where nothing is estimated.
         methods_share: (B,), how much of the answer the methods give.
         explained: (B,), the share of the variance of a left-out mask's fall that is predicted.
+        freedom: (B,), degrees of freedom of the errors.
     """
 
     scale: Tensor
@@ -34,6 +35,7 @@ class Correction(NamedTuple):
     error: Tensor
     methods_share: Tensor
     explained: Tensor
+    freedom: Tensor
 
     def inputs(self, index: list[int]) -> Correction:
         """Only some inputs.

@@ -13,6 +13,7 @@ from ..metrics.base import Metric
 from ..settings import Settings
 from ..simplex import Solution
 from ..statistics.evidence import Evidence
+from ..statistics.responses import Responses
 from .aggregation import Aggregation, Combination, Correction
 from .draws import Draws
 from .regression import Regression, regress, share_of_methods
@@ -80,9 +81,11 @@ class Posterior(Aggregation, Settings):
         weights = torch.where((scale > 0)[:, None], shares, even) + 0 * scale[:, None]
         unexplained = 1 - found.explained
         nothing = torch.full_like(scale, torch.nan)
-        solution = Solution(weights, unexplained, nothing, _status(found, responses.number))
+        solution = Solution(weights, unexplained, nothing, _status(found, responses))
         share = share_of_methods(found, responses)
-        correction = Correction(scale, found.residual, found.values, found.error, share, found.explained)
+        # Masks less a constant, the size, and the methods that are used.
+        freedom = (responses.number - 2 - (found.coefficients > 0).sum(1)).clamp(min=1)
+        correction = Correction(scale, found.residual, found.values, found.error, share, found.explained, freedom)
         return Combination(solution, correction=correction)
 
     def regret(self, evidence: Evidence, combination: Combination) -> dict[str, Tensor]:
@@ -105,8 +108,8 @@ class Posterior(Aggregation, Settings):
         # Where nothing is explained yet, all of it may be missing.
         some = whole + gain > 0
         missing = torch.where(some, gain / torch.where(some, whole + gain, 1.0), 1.0)
-        missing = torch.where(evidence["responses"].exact, 0.0, missing)
-        return {"responses": missing.masked_fill(combination.correction.explained.isnan(), torch.nan)}
+        missing = missing.masked_fill(combination.correction.explained.isnan(), torch.nan)
+        return {"responses": torch.where(evidence["responses"].exact, 0.0, missing)}
 
 
 @dataclass(frozen=True)
@@ -124,14 +127,31 @@ class Ridge(Posterior):
     name = "ridge"
 
 
-def _status(found: Regression, number: Tensor) -> tuple[str, ...]:
-    """In words, how much of what masks do is explained."""
+def _status(found: Regression, responses: Responses) -> tuple[str, ...]:
+    """In words, how much of what masks do is explained, or why that is not known."""
     words = []
-    for explained, count in zip(found.explained.tolist(), number.tolist(), strict=True):
-        if explained != explained:
+    finite = responses.y.isfinite().all(1).tolist()
+    moved = (responses.y != 0).any(1).tolist()
+    exact = responses.exact.tolist()
+    numbers = responses.number.tolist()
+    for i, explained in enumerate(found.explained.tolist()):
+        if not finite[i]:
+            words.append("a mask's score is not finite, so nothing is known of any feature")
+        elif not moved[i]:
             words.append("no mask moves the score, so nothing is known of any feature")
+        elif exact[i]:
+            words.append(_status_of_all(explained, numbers[i]))
+        elif explained != explained:
+            words.append("every mask moves the score as its size says, so nothing is known of any feature by itself")
         elif explained <= 0:
-            words.append(f"nothing explains these masks: none of {count} is predicted by the others")
+            words.append(f"nothing explains these masks: none of {numbers[i]} is predicted by the others")
         else:
-            words.append(f"explains {explained:.0%} of what a left-out mask does, of {count}")
+            words.append(f"explains {explained:.0%} of what a left-out mask does, of {numbers[i]}")
     return tuple(words)
+
+
+def _status_of_all(explained: float, number: int) -> str:
+    """The status where all ``number`` masks that there are were seen."""
+    if explained != explained:
+        return f"every feature counts alike in all masks that there are, {number}"
+    return f"explains {explained:.0%} of what all {number} masks that there are do"

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,6 +44,9 @@ alike; on photographs ¼ explains fresh masks slightly better than ½, and than 
 RANK = 1e-11
 """Directions of the masks with less than this share of the largest variance are rounding."""
 
+UNDETERMINED = 1e100
+"""Added to the loss of a fit that passes through all masks: it counts only where every fit does."""
+
 CHUNK = 2**24
 """Numbers of M in one batch of inputs."""
 
@@ -55,8 +59,10 @@ class Regression:
         coefficients: (B, k) ≥ 0, c.
         residual: (B, U), what the masks add to the mixture: d, and b₁ spread evenly over the units.
         values: (B, U + V), Σ_j c_j φ_j + residual of each unit, and its sums over V regions, see :func:`regions`.
-        error: (B, U + V), their standard deviations; 0 where nothing is estimated.
-        predicted: (B, S), what each fall would be for the other masks, centred; 0 for a mask that an input does not have.
+        error: (B, U + V), their standard deviations; 0 where nothing is estimated; NaN where there are no more masks than
+            coefficients, or none moves the score otherwise than another.
+        predicted: (B, S), what each fall would be for the other masks, centred; 0 for a mask that an input does not have. Where
+            all masks that there are were seen, what the map says of them.
         falls: (B, S), the falls, centred: without their mean and what is linear in the masks' sizes.
         prior: (B,), the share of the weight of fits that use the methods.
     """
@@ -71,7 +77,8 @@ class Regression:
 
     @property
     def explained(self) -> Tensor:
-        """(B,): the share of the falls' variance that is predicted for masks that are left out; below 0 if nothing is."""
+        """(B,): the share of the falls' variance that is predicted for masks that are left out; below 0 if nothing is. Of all
+        masks that there are, the share that the map says."""
         missed = ((self.falls - self.predicted) ** 2).sum(1)
         total = (self.falls**2).sum(1)
         return 1 - missed / torch.where(total > 0, total, torch.nan)
@@ -190,11 +197,33 @@ class _Problem:
         missed = self.falls - torch.einsum("bsk,bk->bs", self.answers, c)
         # A left-out residual is the residual over 1 − its leverage: of the intercept and the size, and of the methods used.
         leverage = self.leverage + torch.einsum("bsk,bkl,bsl->bs", self.answers, inverse, self.answers)
-        left_out = missed / (1 - leverage).clamp(min=RANK)
-        variance = (missed**2).sum(1) / self.freedom(used)
+        left_out = self.left_out(missed, 1 - leverage, torch.full_like(self.number, RANK))
+        freedom = self.freedom(used)
+        variance = (missed**2).sum(1) / freedom.clamp(min=1)
         error = variance[:, None] * torch.einsum("buk,bkl,bul->bu", self.levelled, inverse, self.levelled)
         nothing = torch.zeros_like(self.shares)
-        return _Fit(c, nothing, left_out, error + self.level_variance(variance), prior=True, estimates=False)
+        spread = error + self.level_variance(variance)
+        return _Fit(c, nothing, left_out, spread, self.determined(freedom), prior=True, estimates=False)
+
+    def left_out(self, missed: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
+        """(B, S): each fall less what a fit to the other masks predicts of it.
+
+        Args:
+            missed: (B, S), P y, with P what a fit leaves of V⁻¹.
+            weight: (B, S), the diagonal of P.
+            floor: (B,), below which a weight is rounding. Such a mask alone decides a coefficient, so that the others predict
+                nothing of it: all of its fall is missed.
+        """
+        told = weight > floor[:, None]
+        return torch.where(told, missed / weight.clamp(min=1e-300), self.falls)
+
+    def determined(self, freedom: Tensor) -> Tensor:
+        """(B,) bool: whether there are more masks than coefficients, or all masks that there are.
+
+        Args:
+            freedom: (B,), masks less coefficients.
+        """
+        return (freedom >= 1) | self.exact
 
     @property
     def leverage(self) -> Tensor:
@@ -211,26 +240,46 @@ class _Problem:
         drawn = self.responses.drawn
         return torch.ones_like(self.y) if drawn is None else drawn.to(self.y)
 
-    @property
+    @cached_property
     def sizes(self) -> Tensor:
         """(B, S): of the masks, without their mean; 0 where all are of one size."""
         if self.responses.size is None:
             return torch.zeros_like(self.y)
-        return (self.responses.size - self.responses.mean(self.responses.size)[:, None]) * self.there
+        return self.responses.sizes()
 
-    def slopes(self, values: Tensor) -> Tensor:
-        """(B, S, …) → (B, …): how values grow with the size; 0 where all masks are of one size."""
+    @cached_property
+    def varied(self) -> Tensor:
+        """(B,) bool: inputs with masks of more than one size."""
+        return (self.sizes != 0).any(1)
+
+    @cached_property
+    def away(self) -> Tensor:
+        """(B,): the share of a uniform map that a mask takes away on average."""
+        return self.responses.mean(torch.einsum("bsu,bu->bs", self.taken, self.shares))
+
+    def levels(self, values: Tensor) -> Tensor:
+        """(B, S, …) → (B, …): the level of values, per share of a uniform map that is taken away: how they grow with the size.
+
+        Where all masks are of one size that is not told, and it is their mean by the size. What is only rounding is 0.
+
+        Args:
+            values: of each mask.
+        """
+        axes = [1] * (values.ndim - 2)
         size = self.sizes
-        spread = (size**2).sum(1)
-        slope = torch.einsum("bs,bs...->b...", size, values)
-        spread = spread.view(-1, *[1] * (slope.ndim - 1))
-        return slope / torch.where(spread > 0, spread, torch.inf)
+        spread = (size**2).sum(1).view(-1, *axes)
+        slope = torch.einsum("bs,bs...->b...", size, values) / torch.where(spread > 0, spread, torch.inf)
+        total = torch.einsum("bs,bs...->b...", self.there, values**2)
+        slope = torch.where(slope**2 * spread > FLAT * total, slope, 0.0)
+        away = self.away.view(-1, *axes)
+        alike = self.responses.mean(values) / torch.where(away > 0, away, torch.inf)
+        return torch.where(self.varied.view(-1, *axes), slope, alike)
 
     @property
     def levelled(self) -> Tensor:
         """(B, U + V, k): what c_j adds to each unit and region, its share of the level b₁ included."""
-        slopes = self.slopes(torch.where(self.valid[:, None], self.responses.a, 0.0))
-        return self.all_maps - self.all_shares[..., None] * slopes[:, None]
+        levels = self.levels(torch.where(self.valid[:, None], self.responses.a, 0.0))
+        return self.all_maps - self.all_shares[..., None] * levels[:, None]
 
     def level_variance(self, variance: Tensor) -> Tensor:
         """(B, U + V): what the noise alone makes of the level b₁.
@@ -238,12 +287,13 @@ class _Problem:
         Args:
             variance: (B,), σ².
         """
-        spread = (self.sizes**2).sum(1)
+        # Of a slope; or, where all masks are of one size, of a mean.
+        spread = torch.where(self.varied, (self.sizes**2).sum(1), self.number * self.away**2)
         return self.all_shares**2 * (variance / torch.where(spread > 0, spread, torch.inf))[:, None]
 
     def freedom(self, used: Tensor) -> Tensor:
-        """(B,): masks less what was fitted: a constant, the size, the methods that are ``used`` (B, k)."""
-        return (self.number - 2 - used.sum(1)).clamp(min=1)
+        """(B,): masks less what was fitted: a constant, the size if it varies, the methods that are ``used`` (B, k)."""
+        return self.number - 1 - self.varied.to(self.number) - used.sum(1)
 
     # -- the mean of the fits --------------------------------------------------------------------------------------------
 
@@ -258,6 +308,9 @@ class _Problem:
         estimated = torch.tensor([fit.estimates for fit in fits], device=loss.device)
         if bool(estimated.any()):
             loss = torch.where(self.exact[:, None] & ~estimated, torch.inf, loss)
+        # A fit with as many coefficients as masks passes through all of them, whatever they are.
+        determined = torch.stack([fit.determined for fit in fits], 1)
+        loss = torch.where(determined, loss, loss + UNDETERMINED)
         likelihood = -TEMPER * self.number[:, None] * loss.log()
         ridge = torch.tensor([fit.estimates and not fit.prior for fit in fits], device=loss.device)
         candidates = [torch.softmax(likelihood, 1)]
@@ -289,12 +342,15 @@ class _Problem:
         # The level: what the falls grow with the size beyond what c and d say.
         rest = self.y - torch.einsum("bsk,bk->bs", torch.where(self.valid[:, None], self.responses.a, 0.0), c)
         rest = rest - torch.einsum("bsu,bu->bs", self.taken, d)
-        level = self.slopes(rest)
-        if self.responses.size is None:
-            # Masks of one size: what is left, per share that they take away.
-            away = self.responses.mean(torch.einsum("bsu,bu->bs", self.taken, self.shares))
-            level = self.responses.mean(rest) / torch.where(away > 0, away, torch.inf)
+        level = self.levels(rest)
         exact = self.exact[:, None]
+        # Where all masks there are were seen none is left out, and what counts is what the map misses of them.
+        fitted = torch.einsum("bsk,bk->bs", self.answers, c) + torch.einsum("bsu,bu->bs", self.masks, d)
+        missed = torch.where(exact, self.falls - fitted, left_out)
+        # Nothing tells how wrong a fit is that passes through all masks, nor how large noise is if no mask is unlike another.
+        passing = averaged([(~fit.determined).to(c) for fit in fits]) > 0
+        untold = (passing | (self.falls == 0).all(1))[:, None] & ~exact
+        error = torch.where(exact, 0.0, variance.clamp(min=0).sqrt()).masked_fill(untold, torch.nan)
         lost = torch.where(self.finite, 0.0, torch.nan).to(d)
         there = self.there
         prior = averaged([torch.full_like(self.number, float(fit.prior)) for fit in fits])
@@ -302,8 +358,8 @@ class _Problem:
             coefficients=c + lost[:, None],
             residual=d + level[:, None] * self.shares + lost[:, None],
             values=mean + level[:, None] * self.all_shares + lost[:, None],
-            error=torch.where(exact, 0.0, variance.clamp(min=0).sqrt()) + lost[:, None],
-            predicted=(self.falls - left_out) * there + lost[:, None],
+            error=error + lost[:, None],
+            predicted=(self.falls - missed) * there + lost[:, None],
             falls=self.falls * there,
             prior=prior + lost,
         )
@@ -318,6 +374,7 @@ class _Fit:
         residual: (B, U), d.
         left_out: (B, S), each fall less what a fit to the other masks predicts; 0 for masks that an input does not have.
         variance: (B, U + V), of the map's units and regions.
+        determined: (B,) bool, whether there are more masks than coefficients.
         prior: whether the methods take part.
         estimates: whether the masks do, d ≠ 0.
     """
@@ -326,6 +383,7 @@ class _Fit:
     residual: Tensor
     left_out: Tensor
     variance: Tensor
+    determined: Tensor
     prior: bool
     estimates: bool
 
@@ -381,9 +439,9 @@ class _Kernel:
         self._level()
 
     def _level(self) -> None:
-        """What the level b₁ takes of d: b₁ changes by −s·d, s how each unit's being taken away grows with the size."""
+        """What the level b₁ takes of d: b₁ changes by −s·d, s the level of each unit's being taken away."""
         problem = self.problem
-        grown = problem.slopes(problem.taken) * self.variances
+        grown = problem.levels(problem.taken) * self.variances
         across = grown
         regions = problem.regions * self.variances[:, None]
         if self.root is not None:
@@ -435,10 +493,10 @@ class _Kernel:
         weight = torch.einsum("bsr,br->bs", self.vectors**2, precision - self.told / shrinkage[:, None])
         weight = weight + (1 - problem.leverage) * problem.there / shrinkage[:, None]
         weight = weight - torch.einsum("bsk,bkl,bsl->bs", answers, inverse, answers)
-        floor = RANK / shrinkage[:, None]
-        left_out = torch.where(weight > floor, missed / weight.clamp(min=1e-300), 0.0)
+        left_out = problem.left_out(missed, weight, RANK / shrinkage)
         residual = problem.falls - torch.einsum("bsk,bk->bs", problem.answers, c)
-        variance = (residual * missed).sum(1) / problem.freedom(used)
+        freedom = problem.freedom(used)
+        variance = (residual * missed).sum(1) / freedom.clamp(min=1)
         inside = self.inside_falls - torch.einsum("brk,bk->br", self.inside, c)
         d = torch.einsum("bur,br->bu", self.reach, precision * inside)
         # The posterior's own variance, and that of c, which moves d with it.
@@ -447,7 +505,7 @@ class _Kernel:
         of_c = torch.einsum("buk,bkl,bul->bu", moved, inverse, moved)
         noise = problem.level_variance(variance * shrinkage)
         spread = variance[:, None] * (own.clamp(min=0) + of_c) + noise
-        return _Fit(c, d, left_out, spread, prior, estimates=True)
+        return _Fit(c, d, left_out, spread, problem.determined(freedom), prior, estimates=True)
 
 
 def share_of_methods(regression: Regression, responses: Responses) -> Tensor:

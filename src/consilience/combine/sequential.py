@@ -221,7 +221,7 @@ def _next_kind(
 def _why(regret: Mapping[str, float], tolerance: float) -> str:
     """Why one input gets no more draws."""
     if any(math.isnan(value) for value in regret.values()):
-        return "no regret: no method can be used for this input"
+        return "no regret: no method can be used for this input, or no mask moves its score"
     worst = max((0.0, *regret.values()))
     if worst > tolerance:
         return f"budget reached, regret {worst:.1%}"

@@ -210,11 +210,12 @@ class Combined:
         units = correction.values.shape[1]
         grid = where.features.shape(shape)
         unit = where.features.unit
-        signs = certain_signs(correction.sums[:, :units], correction.error[:, :units])
+        freedom = correction.freedom
+        signs = certain_signs(correction.sums[:, :units], correction.error[:, :units], freedom=freedom)
         of_regions = correction.sums[:, units:]
         counted = signs
         if of_regions.shape[1]:
-            counted = certain_signs(of_regions, correction.error[:, units:])
+            counted = certain_signs(of_regions, correction.error[:, units:], freedom=freedom)
             # A region's sign is that of each of its units.
             block = max(where.scales)
             members = regions(grid, block, of_regions.new_zeros(1, units))

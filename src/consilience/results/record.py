@@ -254,7 +254,7 @@ def _resolved(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, 
 def _posterior(found: Mapping[str, Any], numbers: _Numbers) -> dict[str, Any]:
     """What a posterior says of itself."""
     record = dict(found)
-    nothing = "no mask moves the score"
+    nothing = "no mask moves the score otherwise than another of its size"
     for part in ("explained", "methods_share"):
         record[part] = numbers.read(found[part], f"posterior.{part}", nothing)
     return record

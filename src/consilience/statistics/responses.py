@@ -255,12 +255,19 @@ class Responses:
         rest = torch.where(there, values - self._mean_beside(values), 0.0)
         if self.size is not None:
             # The slope of a least-squares line through the masks that are there.
-            size = _like_masks(self.size, values)
-            size = torch.where(there, size - self._mean_beside(size), 0.0)
+            size = _like_masks(self.sizes(), values)
             spread = self._mean_beside(size**2)
             slope = torch.where(spread > 0, self._mean_beside(size * rest) / spread.clamp(min=1e-300), 0.0)
             rest = rest - size * slope
         flat = self._mean_beside(rest**2) <= FLAT * self._mean_beside(values**2)
+        return torch.where(flat, 0.0, rest)
+
+    def sizes(self) -> Tensor:
+        """(B, S): the masks' sizes without their mean; 0 where they only vary by rounding, and of masks that are not there."""
+        if self.size is None:
+            return torch.zeros_like(self.y)
+        rest = torch.where(self._drawn_or_all(), self.size - self._mean_beside(self.size), 0.0)
+        flat = self._mean_beside(rest**2) <= FLAT * self._mean_beside(self.size**2)
         return torch.where(flat, 0.0, rest)
 
     def _mean_beside(self, values: Tensor) -> Tensor:
