@@ -356,7 +356,7 @@ def test_pictures_are_small():
 
 
 def test_what_scaled_maps_miss_of_a_sum_is_said_without_alarm():
-    lines_of_doctor = import_module("consilience.doctor")  # whose name in the package is the function
+    doctor = import_module("consilience.doctor")  # the module; cs.doctor is the function
 
     # Sixteen steps of a quadrature miss a fifth of the sum and have the map right: a warning only where sums are shown.
     def lines(error: float, scale: str) -> tuple[list[str], list[str]]:
@@ -365,14 +365,14 @@ def test_what_scaled_maps_miss_of_a_sum_is_said_without_alarm():
         record = {"completeness_error": {"integrated_gradients": error}, "settings": settings}
         return incomplete([record]), nearly_complete([record])
 
-    assert (lines_of_doctor.SUMS, lines_of_doctor.SHAPES) == (sentences.SUMS, sentences.SHAPES)
+    assert (doctor.EXACT_SUM, doctor.QUADRATURE_SUM) == (sentences.SUMS, sentences.SHAPES)
     assert lines(0.05, "max") == lines(0.05, "none") == ([], [])
-    warned, said = lines(0.2, "none")
-    assert "within 20% only" in warned[0] and "IntegratedGradients(n_steps=64)" in warned[0] and not said
-    warned, said = lines(0.2, "max")
-    assert not warned and "integrated_gradients 20%" in said[0]
-    warned, said = lines(0.6, "max")
-    assert "within 60% only" in warned[0] and not said
+    warned, noted = lines(0.2, "none")
+    assert "within 20% only" in warned[0] and "IntegratedGradients(n_steps=64)" in warned[0] and not noted
+    warned, noted = lines(0.2, "max")
+    assert not warned and "integrated_gradients 20%" in noted[0]
+    warned, noted = lines(0.6, "max")
+    assert "within 60% only" in warned[0] and not noted
 
 
 # -- escaping --------------------------------------------------------------------------------------------------------
@@ -575,7 +575,7 @@ def test_page_shows_errors_differences_and_what_is_not_explained():
     one = full_entry()
     text = shown(page([one], "t"))
     assert "No method explains these masks." in text and "± 0.10" in text
-    assert "+0.1 ± 0.05 [0, 0.2] over 9 fresh draws, beside method_0" in text and "undecided" in text
+    assert "+0.1 ± 0.05 [0, 0.2] (9 fresh draws), compared with method_0" in text and "undecided" in text
     assert " exact" in text and "The outputs look like" in text.replace("the outputs", "The outputs")
     assert "noise over signal" in text and "contrast" in text
     assert "No method explains the masks of 2 of 2 inputs." in shown(page([one] * 2, "t"))
@@ -622,7 +622,7 @@ def test_a_difference_of_rounding_decides_nothing():
     one = full_entry().record
     one["differences"] = {"infidelity": {"value": -3e-16, "stderr": 1e-17, "low": -3.1e-16, "high": -2.9e-16, "n": 9}}
     (found,) = differences([one])
-    assert found.text.startswith("0 over 9 fresh draws") and found.verdict == "equal"
+    assert found.text.startswith("0 (9 fresh draws)") and found.verdict == "equal"
     assert "better for 0, worse for 0 of 2" in differences([one, one])[0].text
 
 

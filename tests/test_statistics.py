@@ -512,7 +512,7 @@ def test_a_difference_without_a_value_has_a_reason():
     record = r.record(0)
     assert record["differences"]["noise_over_signal"]["value"] is None
     assert "differences.noise_over_signal" in record["reasons"] and "weights_stderr" in record["reasons"]
-    assert "no input has both" in str(r)
+    assert "no input has a value of both" in str(r)
 
 
 # -- the correlation's standard error ----------------------------------------------------------------------------------
@@ -781,7 +781,8 @@ def test_two_inputs_have_no_standard_error():
     wanted = {"methods": ["saliency", "input_x_gradient"], "fit_draws": 8, "fresh_draws": 8}
     x = images(3)
     two, three = (str(cs.explain(Small(), x[:count], 1, **wanted)) for count in (2, 3))
-    assert "means over n = 2 inputs, too few for a standard error" in two and "±" not in two
+    numbers = two.partition("warning:")[0]  # a warning tells how far a correlation of 8 masks may be off
+    assert "means over n = 2 inputs, too few for a standard error" in numbers and "±" not in numbers
     assert "fresh ± standard error over 3 inputs" in three and "±" in three
     one = cs.explain(Small(), x[:1], 1, resolved_draws=2, **wanted)
     (line,) = [line for line in str(one).splitlines() if "solved anew" in line]

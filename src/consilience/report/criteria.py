@@ -1,4 +1,4 @@
-"""What a report says of each criterion and each objective."""
+"""The names of criteria and objectives in reports: titles, directions, and what each objective promises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class Criterion:
         key: its name in records.
         title: its name for readers.
         higher: whether higher is better.
-        masked: it rests on masks, which are sometimes few enough to be all.
+        masked: whether it is measured with masks. Few features have so few masks that all of them can be drawn: the value is
+            then exact.
     """
 
     key: str
@@ -23,6 +24,7 @@ class Criterion:
 
     @property
     def direction(self) -> str:
+        """The direction in words."""
         return "higher is better" if self.higher else "lower is better"
 
     @property
@@ -31,7 +33,7 @@ class Criterion:
         return "↑" if self.higher else "↓"
 
 
-# In the order of tables: what objectives are about by default first.
+# In the order of tables: first what the named objectives minimise.
 CRITERIA = (
     Criterion("noise_over_signal", "noise over signal", False),
     Criterion("contrast", "contrast", True),
@@ -45,10 +47,10 @@ PROMISES = {
     "robust": "promised on the fitting draws: noise over signal not above the best single method's",
     "faith": "promised on the fitting draws: correlation not below the best single method's",
 }
-"""What the optimum holds on the draws that it was found on."""
+"""Objective → what its optimum guarantees, on the draws that the weights were fitted to."""
 
 UNEXPLAINED = "no method explains these masks"
-"""Part of the status of an input whose masks no method is known to explain."""
+"""Part of the status of an input: the answers of all methods to the masks may be unrelated to the changes of the score."""
 
 UNUSABLE = "no valid method"
 """The status of an input for which no method gave a map that is finite and not zero."""

@@ -1,4 +1,7 @@
-"""Whether the consensus is better than the best single method, from records alone."""
+"""Words for recorded differences between the consensus and the best single method.
+
+``explain/differences.py`` measures them on fresh draws; here they are read from records and written as sentences.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,14 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from .criteria import CRITERIA
+from .criteria import CRITERIA, Criterion
 from .reading import mapping, number, text
 
 FEWEST = 3
-"""From so many inputs on a standard error over inputs is shown: that of two is off by a factor of two as often as not."""
-
+"""The fewest inputs for which a standard error over inputs is shown. That of two is often wrong by a factor of two."""
 
 ROUNDING = 1e-9
-"""Below this a difference of two criteria is zero but for rounding."""
+"""A smaller difference of two criteria is zero up to rounding."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class Difference:
     """Consensus − best single method by one criterion.
 
     Attributes:
-        title: the criterion's.
+        title: the criterion's name for readers.
         arrow: "↑" where higher is better, else "↓".
-        text: the difference with what is known of it, in words and numbers.
+        text: the difference, its error and what it was measured on, in words and numbers.
         verdict: "better", "worse", "undecided" or "equal" for one input with an interval; else "".
     """
 
@@ -37,28 +39,27 @@ class Difference:
 
 
 def differences(records: Sequence[Any]) -> list[Difference]:
-    """One for each criterion that the objective is about.
+    """One for each criterion that the first record has a difference of.
 
     Args:
         records: one for each input.
     """
-    titles = {criterion.key: criterion for criterion in CRITERIA}
+    by_key = {criterion.key: criterion for criterion in CRITERIA}
     results = []
     for key in mapping(records[0], "differences"):
-        criterion = titles.get(key)
-        title = criterion.title if criterion else str(key)
-        higher = criterion.higher if criterion else False
+        # A record of another version may have a criterion that this one does not know.
+        criterion = by_key.get(key, Criterion(str(key), str(key), higher=False))
         each = [mapping(record, "differences", key) for record in records]
         known = [one for one in each if number(one, "value") is not None]
         verdict = ""
         if not known:
-            words = "no input has both"
+            words = "no input has a value of both"
         elif len(records) == 1:
             words = _of_one(known[0])
-            verdict = _verdict(known[0], higher)
+            verdict = _verdict(known[0], criterion.higher)
         else:
-            words = _of_several(known, higher)
-        results.append(Difference(title, "↑" if higher else "↓", words, verdict))
+            words = _of_several(known, criterion.higher)
+        results.append(Difference(criterion.title, criterion.arrow, words, verdict))
     return results
 
 
@@ -70,26 +71,29 @@ def _of_one(difference: Any) -> str:
         words += f" ± {stderr:.2g}"
         if low is not None and high is not None:
             words += f" [{low:.3g}, {high:.3g}]"
-    words += f" over {text(difference, 'n')} fresh draws, beside {text(difference, 'best_single')}"
+    words += f" ({text(difference, 'n')} fresh draws), compared with {text(difference, 'best_single')}"
     among = text(difference, "among")
     return f"{words}, the best {among}" if among else words
 
 
 def _signed(value: float) -> str:
+    """Three digits with the sign."""
     return f"{value:+.3g}" if _rounded(value) else "0"
 
 
 def _rounded(value: float) -> float:
-    """Zero where the value is so but for rounding."""
+    """Zero where the value is zero up to rounding."""
     return 0.0 if abs(value) < ROUNDING else value
 
 
 def _verdict(difference: Any, higher: bool) -> str:
-    """On which side of zero the 95 % interval lies."""
-    low, high = number(difference, "low"), number(difference, "high")
+    """On which side of zero the interval lies."""
+    low = number(difference, "low")
+    high = number(difference, "high")
     if low is None or high is None:
         return ""
-    low, high = _rounded(low), _rounded(high)
+    low = _rounded(low)
+    high = _rounded(high)
     if low == 0 == high:
         return "equal"
     if low <= 0 <= high:
@@ -107,7 +111,8 @@ def _of_several(known: Sequence[Any], higher: bool) -> str:
     words += f" over n = {count} inputs"
     verdicts = [verdict for difference in known if (verdict := _verdict(difference, higher))]
     if verdicts:
-        better, worse = verdicts.count("better"), verdicts.count("worse")
+        better = verdicts.count("better")
+        worse = verdicts.count("worse")
         words += f"; at 95 % better for {better}, worse for {worse} of {len(verdicts)}"
     among = text(known[0], "among")
-    return f"{words}; beside the best {among}" if among else words
+    return f"{words}; compared with the best {among}" if among else words

@@ -1,4 +1,4 @@
-"""One explained input as plain data: everything a report needs, nothing that has to be computed again."""
+"""One explained input as plain data: its record, picture and maps, which is all that reports are made from."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from ..errors import InputError
 from .reading import listing, mapping, number, part, text
 
-# What a column of the outputs is, by what they mean.
 NOUNS = {"values": "output", "label_logits": "label", "label_probabilities": "label"}
+"""The meaning of the model's outputs → what one of them is called; others are called "class"."""
+
 MOST_CHANNELS = 4
-"""An axis of at most so many entries beside two longer ones is taken for channels."""
+"""An axis of a map of three axes, the first or the last, is taken for channels if it has at most this many entries."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Entry:
     Attributes:
         record: what ``explanation.json`` holds.
         image: (H, W, 3) in 0…1, or None.
-        maps: (k, *A), in the order of ``record["methods"]``.
+        maps: (k, *A), the methods' maps in the order of ``record["methods"]``.
         attribution: (*A), the combined map.
-        name: of the input.
+        name: the input's name.
         extra: further maps (*A) by name ("mean", …).
 
     Raises:
@@ -43,8 +44,10 @@ class Entry:
         k = len(self.methods)
         if len(self.maps) != k:
             raise InputError(f"entry {self.name!r}: {k} methods in the record, but {len(self.maps)} maps")
-        first = self.maps[0] if k else self.attribution
-        for name, array in {"maps": first, **self.extra}.items():
+        arrays = dict(self.extra)
+        if k:
+            arrays["maps"] = self.maps[0]
+        for name, array in arrays.items():
             if array.shape != self.attribution.shape:
                 raise InputError(f"entry {self.name!r}: {name} {array.shape}, attribution {self.attribution.shape}")
 
@@ -68,32 +71,37 @@ class Entry:
 
     @property
     def order(self) -> list[int]:
-        """Methods by weight, largest first; those that failed last."""
-        methods, weights, failed = self.methods, self.weights, self.failed
+        """Places of the methods, by |weight|, largest first; those that failed last."""
+        methods = self.methods
+        weights = self.weights
+        failed = self.failed
         return sorted(range(len(methods)), key=lambda j: (methods[j] in failed, -abs(weights[j] or 0.0)))
 
     @property
     def signed(self) -> bool:
-        """Some map has negative values, so colours are centred at zero."""
+        """Whether some map has negative values, so that colours are centred at zero."""
         return bool((np.nan_to_num(self.maps) < 0).any() or (np.nan_to_num(self.attribution) < 0).any())
 
     @property
     def pictured(self) -> bool:
-        """The maps can be shown as pictures; otherwise as bars."""
+        """Whether the maps can be shown as pictures; otherwise they are shown as bars."""
         return surface(self.attribution) is not None
 
     @property
     def target(self) -> str:
+        """What is explained, in words; see :func:`label`."""
         return label(self.record, "target")
 
     @property
     def predicted(self) -> str | None:
-        """The class that the model predicts; None where it predicts none (regression), or is as likely to mean a number."""
-        return None if part(self.record, "predicted") is None else label(self.record, "predicted")
+        """The class that the model predicts, in words; None in regression, and where one output may be a number."""
+        if part(self.record, "predicted") is None:
+            return None
+        return label(self.record, "predicted")
 
     @property
     def agrees(self) -> bool:
-        """What is explained is what the model predicts."""
+        """Whether what is explained is what the model predicts."""
         return bool(part(self.record, "predicted") == part(self.record, "target"))
 
     @property
@@ -103,9 +111,11 @@ class Entry:
 
     @property
     def tokens(self) -> list[str] | None:
-        """Of a text, one token for each entry of the attribution, "" where it is padded; None for other inputs."""
+        """A text's tokens, one for each entry of the attribution, "" where it is padded; None for other inputs."""
         tokens = listing(self.record, "input", "tokens")
-        return [str(token) for token in tokens] if tokens and len(tokens) == self.attribution.size else None
+        if not tokens or len(tokens) != self.attribution.size:
+            return None
+        return [str(token) for token in tokens]
 
 
 def label(record: dict[str, Any], which: str) -> str:
@@ -115,7 +125,8 @@ def label(record: dict[str, Any], which: str) -> str:
         record: the input's.
         which: "target" or "predicted".
     """
-    place, words = part(record, which), part(record, f"{which}_label")
+    place = part(record, which)
+    words = part(record, f"{which}_label")
     if words:
         return f"{words} ({place})"
     meaning = text(record, "settings", "outputs")
@@ -125,7 +136,11 @@ def label(record: dict[str, Any], which: str) -> str:
 
 
 def surface(values: np.ndarray) -> np.ndarray | None:
-    """(H, W) for display: channels, first or last, are summed. None for what has no two spatial axes."""
+    """A map as a picture (H, W): channels, first or last, are summed. None where there are not two spatial axes.
+
+    Args:
+        values: (*A), the map.
+    """
     if values.ndim == 3 and values.shape[0] <= MOST_CHANNELS:
         values = values.sum(0)
     elif values.ndim == 3 and values.shape[2] <= MOST_CHANNELS:
@@ -136,7 +151,7 @@ def surface(values: np.ndarray) -> np.ndarray | None:
 
 
 def given_names(entry: Entry) -> list[str] | None:
-    """The features' names or the tokens in ``record["input"]``, if there is one per entry of the flattened attribution."""
+    """The features' names or the tokens in the record of ``entry``; None if their number is not that of the features."""
     given = listing(entry.record, "input", "features") or listing(entry.record, "input", "tokens")
     if given and len(given) == entry.attribution.size:
         return [str(name) for name in given]
@@ -144,7 +159,7 @@ def given_names(entry: Entry) -> list[str] | None:
 
 
 def feature_names(entry: Entry) -> list[str]:
-    """The names that were given, else numbers: one per entry of the flattened attribution."""
+    """One name for each feature of ``entry``, in the order of the flattened attribution: :func:`given_names`, or numbers."""
     given = given_names(entry)
     if given is not None:
         return given
@@ -154,14 +169,16 @@ def feature_names(entry: Entry) -> list[str]:
 
 
 def top_features(entry: Entry, count: int = 20) -> np.ndarray:
-    """Indices of the combined map's largest |values|, largest first, without padding: what has neither name nor value.
+    """Places of the largest |values| of the flattened combined map, largest first.
 
     Args:
         entry: the input.
-        count: at most so many.
+        count: the most places to return.
     """
     size = np.abs(np.nan_to_num(entry.attribution.astype(np.float64))).ravel()
-    order, names = np.argsort(-size, kind="stable"), given_names(entry)
+    order = np.argsort(-size, kind="stable")
+    names = given_names(entry)
     if names is not None:
+        # A padded token has neither a name nor a value.
         order = order[[size[at] > 0 or names[at] != "" for at in order]]
     return order[:count]

@@ -1,7 +1,11 @@
-"""Texts in pictures: how wide they are, and shortened so that they fit."""
+"""Texts in pictures: measuring their width, and shortening or wrapping them to fit.
+
+Widths are in inches, sizes of letters in points, as matplotlib has them.
+"""
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -10,17 +14,20 @@ from ..errors import need
 
 @lru_cache(maxsize=4)
 def _font(weight: str) -> Any:
-    manager, ft2font = need("matplotlib.font_manager", "images"), need("matplotlib.ft2font", "images")
+    """The font that comes with matplotlib, so that a picture looks the same on every machine."""
+    manager = need("matplotlib.font_manager", "images")
+    ft2font = need("matplotlib.ft2font", "images")
     return ft2font.FT2Font(manager.findfont(manager.FontProperties(family="DejaVu Sans", weight=weight)))
 
 
 @lru_cache(maxsize=1)
 def _letters() -> frozenset[int]:
+    """The code points that the font can draw."""
     return frozenset(_font("normal").get_charmap())
 
 
 def drawable(words: str) -> str:
-    """Letters that the packaged font lacks become boxes, rather than warnings; line breaks become spaces."""
+    """``words`` on one line, with a box for each letter that the font lacks: matplotlib would warn of each of them."""
     known = _letters()
     return "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in " ".join(words.split()))
 
@@ -40,10 +47,19 @@ def inches(words: str, size: float, weight: str = "normal") -> float:
 
 
 def fit(words: str, width: float, size: float, weight: str = "normal") -> str:
-    """The text, shortened in the middle with an ellipsis so that it is at most ``width`` inches wide."""
+    """The text, shortened in the middle with an ellipsis where it is too wide.
+
+    Args:
+        words: the text.
+        width: the most inches.
+        size: of the letters, in points.
+        weight: "normal" or "bold".
+    """
     if inches(words, size, weight) <= width:
         return words
-    low, high = 1, len(words) - 1
+    # Bisection for the largest number of letters that fits.
+    low = 1
+    high = len(words) - 1
     while low < high:
         middle = (low + high + 1) // 2
         if inches(shortened(words, middle), size, weight) <= width:
@@ -54,7 +70,14 @@ def fit(words: str, width: float, size: float, weight: str = "normal") -> str:
 
 
 def wrapped(words: str, width: float, size: float, most: int) -> list[str]:
-    """The text in lines of at most ``width`` inches; what does not fit in ``most`` lines is an ellipsis."""
+    """The text in lines; an ellipsis stands for what does not fit.
+
+    Args:
+        words: the text.
+        width: the most inches of a line.
+        size: of the letters, in points.
+        most: the most lines, at least 1.
+    """
     lines: list[str] = []
     rest = words.split()
     while rest and len(lines) < most:
@@ -69,8 +92,8 @@ def wrapped(words: str, width: float, size: float, most: int) -> list[str]:
 
 
 def shortened(words: str, keep: int) -> str:
-    """``keep`` letters, two thirds of them from the beginning, around an ellipsis; all of them where they are no more."""
+    """``words`` with only ``keep`` letters around an ellipsis, two thirds of them from the beginning; unchanged if shorter."""
     if len(words) <= keep:
         return words
-    head = -(-2 * keep // 3)
+    head = math.ceil(2 * keep / 3)
     return words[:head] + "…" + words[len(words) - (keep - head) :]

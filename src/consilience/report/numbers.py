@@ -1,4 +1,4 @@
-"""Numbers as text: columns whose points align, numbers that stand alone, and values with their errors."""
+"""Numbers as text: columns with aligned decimal points, single numbers, and values with their errors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from statistics import median
 
 MISSING = "–"
+"""What stands in place of a missing number."""
+
 ROUNDING = 1e-12
-"""Below this a number is zero but for rounding."""
+"""A smaller number is zero up to rounding."""
 
 
 class Digits:
-    """Writes one column's numbers with the same number of decimals, so that points align.
+    """Writes one column's numbers with the same number of decimals, so that their decimal points align.
 
-    Three digits of the median value, but no more than two of the median error: further ones say nothing.
+    Three digits of the median value, but at most two of the median error, since further digits are noise.
 
     Args:
         values: of the column; None where one is missing.
@@ -26,6 +28,7 @@ class Digits:
         self.decimals = max(0, 2 - first)
         if any(errors):
             self.decimals = min(self.decimals, max(1, 1 - _first_digit(errors)))
+        # Very small and very large numbers are written as powers of ten.
         self.powers = self.decimals > 5 or first > 6
 
     def __call__(self, value: float | None) -> str:
@@ -36,8 +39,10 @@ class Digits:
         if self.powers:
             return f"{value:.1e}"
         text = f"{value:.{self.decimals}f}"
-        # A small number is not written as zero.
-        return text if float(text) else f"{value:.0e}"
+        if float(text) == 0:
+            # A number that is small beside the others of its column must not look like zero.
+            return f"{value:.0e}"
+        return text
 
 
 def _first_digit(values: Sequence[float | None]) -> int:
@@ -47,7 +52,7 @@ def _first_digit(values: Sequence[float | None]) -> int:
 
 
 def short(value: float | None) -> str:
-    """Three digits, for a number that stands alone."""
+    """``value`` with three digits, for a number that stands alone; None is :data:`MISSING`."""
     if value is None:
         return MISSING
     if abs(value) < ROUNDING:
@@ -57,7 +62,7 @@ def short(value: float | None) -> str:
 
 
 def with_error(value: float | None, stderr: float | None) -> str:
-    """ "0.123 ± 0.012": as many digits as the error's first two."""
+    """``value`` ± ``stderr``, such as "0.123 ± 0.012": decimals up to the second digit of the error."""
     if value is None:
         return MISSING
     if not stderr:
@@ -69,5 +74,5 @@ def with_error(value: float | None, stderr: float | None) -> str:
 
 
 def minus(text: str) -> str:
-    """With the sign for minus in place of the hyphen, for pages and pictures; the hyphen of a power stays."""
+    """``text`` with the sign for minus in place of hyphens, for pages and pictures; the hyphen of a power (1e-5) stays."""
     return text.replace("-", "−").replace("e−", "e-")

@@ -39,9 +39,14 @@ def pieces(entries: Sequence[Entry], title: str, failures: Iterable[tuple[str, s
 
     Args:
         entries: may make each entry anew whenever it is asked for; is read twice.
-        title: as in :func:`page`, like ``failures``.
+        title: the page's.
+        failures: (name, reason) of inputs that could not be explained.
+
+    Raises:
+        MissingExtra: Jinja2 is not installed.
     """
     environment = _environment()
+    # Marks a text as markup, which is then not escaped. Only for the package's own files.
     raw = need("markupsafe", "report").Markup
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -49,7 +54,7 @@ def pieces(entries: Sequence[Entry], title: str, failures: Iterable[tuple[str, s
     shared = header.get("warnings", ())
     yield from environment.get_template("page.html").generate(
         title=str(title),
-        # Scripts other than this one do not run, even if one came in; nothing is loaded.
+        # A second protection beside escaping: browsers run this script only, by its hash, and load nothing.
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         style=raw(_asset("page.css")),
         script=raw(script),
@@ -75,4 +80,5 @@ def _environment() -> Any:
 
 @lru_cache
 def _asset(name: str) -> str:
+    """The text of one file in ``templates/``."""
     return resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")

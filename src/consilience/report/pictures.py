@@ -1,4 +1,7 @@
-"""What the page shows of an input whose maps have two spatial axes: pictures, and the mixtures along the front."""
+"""The page's part for an input whose maps have two spatial axes: the pictures, and the slider along the front.
+
+The browser mixes small grids of the maps when the slider moves (``templates/page.js``), so that no mixture has to be stored.
+"""
 
 from __future__ import annotations
 
@@ -19,32 +22,34 @@ from .reading import Record, listing, mapping, number
 from .tableview import weight_view
 
 SIDE = 224
-"""Pixels of an embedded picture."""
+"""The longest side of an embedded picture, in pixels."""
 
 GRID = 56
-"""Side of the grids that the browser mixes."""
+"""The longest side of the grids that the browser mixes."""
 
 COARSE = 64
-"""A map of at most so many places a side is shown with sharp squares."""
+"""A map whose sides are at most this long is shown with sharp squares; larger ones are smoothed by the browser."""
 
-WIDEST, TALLEST = 3.0, 0.6
-"""Width over height: what is beyond, such as the steps of a series beside its channels, is stretched to these."""
+WIDEST = 3.0
+TALLEST = 0.6
+"""The largest and smallest width / height. Other maps, such as those of a long series of few channels, are stretched."""
 
 FAINT = 5e-4
-"""A weight below this counts as none."""
+"""A method with a smaller |weight| is shown as unused."""
 
 
 def pictures(entry: Entry, front: Mapping[str, Any] | None) -> dict[str, Any]:
     """The values for ``templates/pictures.html``.
 
     Args:
-        entry: with maps that :func:`~consilience.report.entry.surface` takes.
-        front: see :func:`front_of`.
+        entry: an input whose maps :func:`~consilience.report.entry.surface` makes pictures of.
+        front: its front, as :func:`front_of` gives it; None where there is none.
     """
     colours = palette(entry.signed)
     values = surface(entry.attribution)
     assert values is not None
-    high, wide = values.shape if entry.image is None else entry.image.shape[:2]
+    shown = values if entry.image is None else entry.image
+    high, wide = shown.shape[:2]
     ratio = min(max(wide / high, TALLEST), WIDEST)
     stretched = ratio != wide / high
     tiles = _tiles(entry, colours, stretched)
@@ -72,26 +77,34 @@ def pictures(entry: Entry, front: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def map_url(values: np.ndarray, colours: Palette) -> str:
-    """A map (H, W) as a picture, translucent where it is near zero."""
+    """The map ``values`` (H, W) as the address of a picture, translucent where it is near zero.
+
+    Args:
+        values: (H, W), NaN where there is no number.
+        colours: the palette.
+    """
     return data_url(indexed_png(colours.levels(values), np.vstack([colours.clear, [*MISSING, 1.0]])))
 
 
 def hexadecimal(rgb: np.ndarray) -> str:
-    """A colour (3,) in 0…1 as "#rrggbb"."""
+    """A colour ``rgb`` (3,) in 0…1 as "#rrggbb"."""
     return "#" + "".join(f"{round(255 * float(share)):02x}" for share in rgb)
 
 
 def _scale(values: np.ndarray, colours: Palette) -> str:
     """What the colours' ends mean."""
     limit = short(robust_limit(values))
-    return f"blue −{limit}, pale 0, red {limit}" if colours.signed else f"black 0, yellow {limit}"
+    if colours.signed:
+        return f"blue −{limit}, pale 0, red {limit}"
+    return f"black 0, yellow {limit}"
 
 
 def _tiles(entry: Entry, colours: Palette, stretched: bool) -> list[dict[str, Any]]:
     """The consensus, every method by weight, those that failed, then the maps made from all methods."""
     tiles = [_tile("consensus", entry.attribution, colours, stretched, pressed=True)]
     for j in entry.order:
-        name, weight = entry.methods[j], entry.weights[j]
+        name = entry.methods[j]
+        weight = entry.weights[j]
         more: dict[str, Any] = {"method": j, "weight": weight_view(weight), "idle": abs(weight or 0.0) <= FAINT}
         if name in entry.failed:
             more = {"failed": entry.failed[name]}
@@ -102,12 +115,20 @@ def _tiles(entry: Entry, colours: Palette, stretched: bool) -> list[dict[str, An
 
 
 def _tile(name: str, values: np.ndarray, colours: Palette, stretched: bool, **more: Any) -> dict[str, Any]:
-    """One small picture; ``more`` is what differs from a map made of all methods."""
+    """One small picture with its name.
+
+    Args:
+        name: of the row.
+        values: (*A), its map.
+        colours: the palette.
+        stretched: whether each side shrinks by itself.
+        more: values of the template that differ from those of a map made from all methods.
+    """
     tile = {"name": name, "url": "", "failed": "", "method": None, "weight": None, "idle": False, "pressed": False}
     if "failed" not in more:
-        flat = surface(values)
-        assert flat is not None
-        tile["url"] = map_url(pool(flat, SIDE, stretched), colours)
+        picture = surface(values)
+        assert picture is not None
+        tile["url"] = map_url(pool(picture, SIDE, stretched), colours)
     return tile | more
 
 
@@ -115,16 +136,20 @@ def _tile(name: str, values: np.ndarray, colours: Palette, stretched: bool, **mo
 
 
 def front_of(record: Record) -> dict[str, Any] | None:
-    """The record's front with the chosen point replaced by what was chosen: its own weights and fitted values.
+    """The front in ``record``, with the weights and values of the chosen mixture in place of the point nearest to it.
 
-    None where there is no front of two points or more, or where it is damaged.
+    None where there are fewer than two points, or where the record is damaged.
     """
-    front, weights = mapping(record, "front"), listing(record, "weights")
+    front = mapping(record, "front")
+    weights = listing(record, "weights")
     points = [_numbers(point) for point in listing(front, "weights")]
     robust = next((key for key in ROBUST if key in front), ROBUST[-1])
     values = {key: _numbers(front.get(key)) for key in (robust, FAITHFUL)}
-    whole = all(len(each) == len(points) for each in values.values())
-    if len(points) < 2 or not weights or not whole or any(len(point) != len(weights) for point in points):
+    if len(points) < 2 or not weights:
+        return None
+    one_value_each = all(len(each) == len(points) for each in values.values())
+    one_weight_each = all(len(point) == len(weights) for point in points)
+    if not one_value_each or not one_weight_each:
         return None
     chosen = min(max(int(number(front, "chosen") or 0), 0), len(points) - 1)
     points[chosen] = _numbers(weights)
@@ -142,18 +167,25 @@ def front_of(record: Record) -> dict[str, Any] | None:
 
 
 def _numbers(values: Any) -> list[float | None]:
+    """A list's finite numbers, None for its other entries; empty where ``values`` is not a list."""
     return [number({"value": value}, "value") for value in listing({"values": values}, "values")]
 
 
 def _explore(entry: Entry, front: Mapping[str, Any], colours: Palette, stretched: bool) -> dict[str, Any]:
     """The slider along the front, with small grids of every map so that the browser can mix them."""
-    grids, scales = [], []
+    grids: list[str] = []
+    scales: list[tuple[float, float]] = []
     shape = [1, 1]
     for values in entry.maps:
-        flat = surface(values)
-        small = np.zeros((1, 1)) if flat is None else np.nan_to_num(pool(flat, GRID, stretched))
+        picture = surface(values)
+        if picture is None:
+            small = np.zeros((1, 1))
+        else:
+            small = np.nan_to_num(pool(picture, GRID, stretched))
         shape = list(small.shape)
-        low, high = float(small.min()), float(small.max())
+        low = float(small.min())
+        high = float(small.max())
+        # One byte a place, value = low + step · byte, keeps pages of many inputs small.
         step = (high - low) / 255 or 1.0
         levels = np.rint((small - low) / step).astype(np.uint8)
         grids.append(_base64(levels))
@@ -181,15 +213,17 @@ def _explore(entry: Entry, front: Mapping[str, Any], colours: Palette, stretched
 
 
 def _base64(values: np.ndarray) -> str:
+    """An array's bytes as text, for the browser."""
     return base64.b64encode(values.tobytes()).decode("ascii")
 
 
 def finite_json(data: Any) -> str:
-    """JSON for the browser; numbers that are not finite, which JSON has not, as null."""
+    """``data`` as JSON for the browser; null for NaN and infinite numbers, which JSON does not have."""
     return json.dumps(_finite(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
 def _finite(value: Any) -> Any:
+    """``value``, at any depth, with None for every number that is not finite."""
     if isinstance(value, dict):
         return {str(key): _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

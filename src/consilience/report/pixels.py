@@ -8,8 +8,10 @@ import zlib
 
 import numpy as np
 
-# Numbers of the PNG format: kinds of colours, and the filter of a row.
-COLOUR, PALETTE = 2, 3
+# Numbers that the PNG format (ISO/IEC 15948) gives to kinds of colours and to filters of a row.
+COLOUR = 2
+PALETTE = 3
+NO_FILTER = 0
 PAETH = 4
 
 
@@ -22,14 +24,18 @@ def pool(values: np.ndarray, side: int, stretched: bool = False) -> np.ndarray:
         stretched: shrink each side by itself, rather than keep the ratio of the sides.
     """
     height, width = values.shape[:2]
-    down, across = min(1.0, side / height), min(1.0, side / width)
+    down = min(1.0, side / height)
+    across = min(1.0, side / width)
     if not stretched:
         down = across = min(down, across)
-    rows, columns = max(1, round(height * down)), max(1, round(width * across))
+    rows = max(1, round(height * down))
+    columns = max(1, round(width * across))
     if (rows, columns) == (height, width):
         return values
-    of_rows, of_columns = _shares(height, rows), _shares(width, columns)
+    of_rows = _shares(height, rows)
+    of_columns = _shares(width, columns)
     known = np.isfinite(values)
+    # The mean over the known part of each area: its sum divided by its size.
     weight = _averaged(known.astype(np.float64), of_rows, of_columns)
     total = _averaged(np.where(known, values, 0.0).astype(np.float64), of_rows, of_columns)
     return np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
@@ -45,6 +51,7 @@ def _shares(size: int, parts: int) -> np.ndarray:
     """(parts, size): the share of every pixel in every part; rows sum to 1."""
     edges = np.arange(parts + 1) * (size / parts)
     pixel = np.arange(size)
+    # The length of the pixel [i, i + 1] that lies in the part between two edges; negative where they do not meet.
     overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
     return np.clip(overlap, 0, None) * (parts / size)
 
@@ -58,21 +65,31 @@ def indexed_png(levels: np.ndarray, rgba: np.ndarray) -> bytes:
     """
     table = np.rint(np.clip(rgba, 0, 1) * 255).astype(np.uint8)
     extra = [(b"PLTE", table[:, :3].tobytes()), (b"tRNS", table[:, 3].tobytes())]
-    # Each row begins with its filter's number: 0, none.
-    unfiltered = np.pad(levels.astype(np.uint8), ((0, 0), (1, 0)))
+    # Each row begins with the number of its filter.
+    unfiltered = np.pad(levels.astype(np.uint8), ((0, 0), (1, 0)), constant_values=NO_FILTER)
     return _png(levels.shape, PALETTE, unfiltered, extra)
 
 
 def photo_png(image: np.ndarray) -> bytes:
-    """(H, W, 3) in 0…1 → a PNG file, every row with the Paeth filter, which predicts a pixel by its neighbours."""
+    """A PNG file of ``image`` (H, W, 3) in 0…1.
+
+    Every row has the Paeth filter, which stores the difference between a pixel and what its neighbours predict:
+    differences are small in photographs and compress better than the pixels.
+    """
     pixels = np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.int16)
     padded = np.pad(pixels, ((1, 0), (1, 0), (0, 0)))
-    left, up, corner = padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
-    # Of the three neighbours, the one nearest to left + up − corner; the first of equals, as the format says.
-    from_left, from_up, from_corner = np.abs(up - corner), np.abs(left - corner), np.abs(left + up - 2 * corner)
-    left_wins = (from_left <= from_up) & (from_left <= from_corner)
-    guess = np.where(left_wins, left, np.where(from_up <= from_corner, up, corner))
-    residual = ((pixels - guess) % 256).astype(np.uint8).reshape(len(pixels), -1)
+    left = padded[1:, :-1]
+    up = padded[:-1, 1:]
+    corner = padded[:-1, :-1]
+    # The prediction is the neighbour that is nearest to left + up − corner: of equally near ones left, then up. The distance
+    # of left from that sum, for example, is |up − corner|.
+    from_left = np.abs(up - corner)
+    from_up = np.abs(left - corner)
+    from_corner = np.abs(left + up - 2 * corner)
+    is_left = (from_left <= from_up) & (from_left <= from_corner)
+    up_or_corner = np.where(from_up <= from_corner, up, corner)
+    predicted = np.where(is_left, left, up_or_corner)
+    residual = ((pixels - predicted) % 256).astype(np.uint8).reshape(len(pixels), -1)
     filtered = np.pad(residual, ((0, 0), (1, 0)), constant_values=PAETH)
     return _png(pixels.shape[:2], COLOUR, filtered, [])
 
@@ -92,9 +109,10 @@ def _png(shape: tuple[int, ...], kind: int, rows: np.ndarray, extra: list[tuple[
 
 
 def _chunk(name: bytes, body: bytes) -> bytes:
+    """One part of a PNG file: length, name, body, checksum."""
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def data_url(png: bytes) -> str:
-    """A PNG file as the address of a picture, for pages without files beside them."""
+    """The content of a file ``png`` as the address of a picture, so that a page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -1,4 +1,7 @@
-"""Reads a record, which may be of an earlier version, or damaged: what it lacks, or holds in another type, is missing."""
+"""Reads parts of a record without ever failing: what is absent, or of another type, counts as missing.
+
+Records come from files, which may be damaged or of an earlier version, and a report shows what there is.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ Record = dict[str, Any]
 
 
 def part(record: Any, *path: str) -> Any:
-    """What lies at ``path``; None where there is nothing."""
+    """What lies in ``record`` under the keys ``path``, one inside the other; None where there is nothing."""
     value = record
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
@@ -18,26 +21,27 @@ def part(record: Any, *path: str) -> Any:
 
 
 def mapping(record: Any, *path: str) -> dict[str, Any]:
-    """The mapping at ``path``; an empty one where there is none."""
+    """The mapping in ``record`` at ``path``; an empty one where there is none."""
     value = part(record, *path)
     return value if isinstance(value, dict) else {}
 
 
 def listing(record: Any, *path: str) -> list[Any]:
-    """The list at ``path``; an empty one where there is none."""
+    """The list in ``record`` at ``path``; an empty one where there is none."""
     value = part(record, *path)
     return list(value) if isinstance(value, list | tuple) else []
 
 
 def number(record: Any, *path: str) -> float | None:
-    """The finite number at ``path``; None where there is none."""
+    """The finite number in ``record`` at ``path``; None where there is none."""
     value = part(record, *path)
+    # True and False are integers for Python.
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def text(record: Any, *path: str) -> str:
-    """What is at ``path`` as text; "" where there is nothing."""
+    """What is in ``record`` at ``path`` as text; "" where there is nothing."""
     value = part(record, *path)
     return "" if value is None else str(value)

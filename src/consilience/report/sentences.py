@@ -1,4 +1,4 @@
-"""Sentences about records that the printed table and the page share."""
+"""Sentences about records, for the printed table and for the page: promises, draws, warnings, completeness."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .reading import Record, listing, mapping, number, text
 
 
 def promise(record: Record) -> str:
-    """What the objective's optimum holds on the fitting draws; "" where that is not known."""
+    """What the optimum of the objective of ``record`` guarantees on the fitting draws; "" where that is not known."""
     objective = text(record, "objective")
     # In earlier versions "robust" was about another criterion.
     if objective == "robust" and "noise_over_signal" not in mapping(record, "criteria"):
@@ -20,38 +20,50 @@ def promise(record: Record) -> str:
 
 
 def shares(value: Any) -> str:
-    """The shares of the features that masks take away: "20%", or the smallest and the largest, "10% to 60%"."""
-    ends = [number({"share": end}, "share") for end in (value if isinstance(value, list | tuple) else [value])]
+    """The shares of the features that masks remove, as text: "20%", or "10% to 60%".
+
+    Args:
+        value: the record's setting ``mask_share``: one share, or the smallest and the largest.
+    """
+    given = value if isinstance(value, list | tuple) else [value]
+    ends = [number({"share": end}, "share") for end in given]
     known = [f"{end:.0%}" for end in ends if end is not None]
     if not known:
         return "some"
-    return known[0] if len(known) == 1 else f"{known[0]} to {known[-1]}"
+    if len(known) == 1:
+        return known[0]
+    return f"{known[0]} to {known[-1]}"
 
 
 def draws(record: Record, stream: str) -> tuple[str, str]:
-    """How many neighbours and masks the ``stream`` ("fit" or "fresh") had, as text.
+    """How many neighbours and how many masks one stream of draws had, as text; "?" where that is not known.
 
-    Of masks that stand for others, as many as there are different ones.
+    Args:
+        record: the input's.
+        stream: "fit" or "fresh".
     """
+    # One mask may stand for several equal ones: "masks" counts different ones, and is absent in earlier versions.
     neighbours = text(record, "draws", stream, "average_sensitivity") or "?"
     masks = text(record, "draws", "masks", stream) or text(record, "draws", stream, "infidelity") or "?"
     return neighbours, masks
 
 
 def warnings(records: Sequence[Record]) -> list[str]:
-    """What speaks against the numbers, each sentence once."""
+    """The warnings in ``records`` about their numbers, each sentence once."""
     return list(dict.fromkeys(str(warning) for record in records for warning in listing(record, "warnings")))
 
 
-SUMS, SHAPES = 0.1, 0.5
-"""By how much of f(x) − f(baseline) a map's sum may be off, before that is a warning: where the numbers are contributions in
-units of the score, and where they are scaled, so that only the map's shape is shown. A quadrature converges sooner in its shape
-than in its sum: on four photographs integrated gradients of 16 steps miss 0 to 39 % of the sum, and correlate .94 to .99 with
-those of 100 steps (50 steps: 3 to 13 %, and .99)."""
+SUMS = 0.1
+"""The largest error of a map's sum without a warning, as a share of f(x) − f(baseline), for maps in units of the score."""
+
+SHAPES = 0.5
+"""The same for scaled maps, of which only the shape is shown. The shape of a quadrature converges sooner than its sum: on four
+photographs integrated gradients of 16 steps miss 0 to 39 % of the sum, and correlate .94 to .99 with those of 100 steps (50
+steps: 3 to 13 %, and .99)."""
 
 
 def incomplete(records: Sequence[Record]) -> list[str]:
-    """A warning for each method that claims to add up to the score's change and misses it by too much somewhere."""
+    """A warning for each method whose maps should add up to f(x) − f(baseline), and do not for some of the ``records``."""
     allowed = SUMS if _in_units(records[0]) else SHAPES
     return [
         f"{name}: its map adds up to f(x) − f(baseline) within {error:.0%} only; "
@@ -62,7 +74,7 @@ def incomplete(records: Sequence[Record]) -> list[str]:
 
 
 def nearly_complete(records: Sequence[Record]) -> list[str]:
-    """A line that says how far maps are from adding up where that is no warning, because no sum is shown."""
+    """A line on sums that are somewhat wrong in ``records`` of scaled maps, where that deserves a note but not a warning."""
     if _in_units(records[0]):
         return []
     errors = {name: error for name, error in _largest_errors(records).items() if SUMS < error <= SHAPES}
@@ -70,7 +82,7 @@ def nearly_complete(records: Sequence[Record]) -> list[str]:
         return []
     shown = ", ".join(f"{name} {error:.0%}" for name, error in errors.items())
     return [
-        f"before scaling, sums are off f(x) − f(baseline) by up to: {shown}; this is no matter for scaled maps, for "
+        f"before scaling, sums differ from f(x) − f(baseline) by up to: {shown}; scaled maps hardly depend on it; for "
         "contributions in units of the score raise n_steps or n_samples"
     ]
 
@@ -91,14 +103,20 @@ def _largest_errors(records: Sequence[Record]) -> dict[str, float]:
 
 
 def _completing(configured: str, error: float) -> str:
-    """What brings a method nearer to adding up. ``configured``: the method with its settings, as ``repr`` shows it."""
+    """A remedy for a map that does not add up.
+
+    Args:
+        configured: the method with its settings, as ``repr`` shows it.
+        error: its completeness error.
+    """
+    # |0 − Δf| / |Δf| is 1: the gradients were zero all along the path.
     if abs(error - 1) < 1e-6:
         return (
             "it adds up to zero although the score changes, as where a model rounds or cuts its gradients, which more steps do "
             "not mend; use methods that need outputs only, e.g. feature_ablation"
         )
     for setting in ("n_steps", "n_samples", "permutations"):
-        found = re.search(rf"^(\w+)\(.*?\b{setting}=(\d+)", configured)
-        if found:
-            return f"raise its {setting}, e.g. {found[1]}({setting}={4 * int(found[2])})"
+        match = re.search(rf"^(\w+)\(.*?\b{setting}=(\d+)", configured)
+        if match:
+            return f"raise its {setting}, e.g. {match[1]}({setting}={4 * int(match[2])})"
     return "read its shares as relative"

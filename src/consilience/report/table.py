@@ -1,6 +1,7 @@
-"""The table of a report: methods, the maps made from all of them, and the consensus × criteria.
+"""The table of a report as data: a row for each map, a cell for each criterion; for one input, or averaged over several.
 
-For one input, or averaged over several.
+The rows are the methods, the maps made from all methods ("derived": mean, median, …), and the consensus. ``text.py`` prints the
+table, ``tableview.py`` prepares it for the page.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ class Cell:
     """One criterion of one row.
 
     Attributes:
-        fit: the value on the fitting draws; None where there is none, as for the next two.
-        fresh: the value on fresh draws.
-        stderr: of the fresh value: for one input over its draws, for several over the inputs.
-        n: how many inputs have a fresh value, of ``of``.
-        trivial: the value says nothing, such as the robustness of a map that is the same everywhere.
-        best: the best fresh value of the criterion.
-        reason: why a number is missing.
-        exact: the draws are all that there are, so that there is nothing to be unsure of.
+        fit: the value on the fitting draws, or None.
+        fresh: the value on fresh draws, or None.
+        stderr: the standard error of the fresh value, or None: for one input over its draws, for several over the inputs.
+        n: how many inputs have a fresh value.
+        of: how many inputs there are.
+        trivial: whether the value is known beforehand, such as the robustness of a map that is the same everywhere.
+        best: whether it is the best fresh value of the criterion.
+        reason: why a number is missing; "" if none is.
+        exact: whether all possible masks were drawn, so that the value has no error.
     """
 
     fit: float | None
@@ -42,7 +44,7 @@ class Cell:
 
     @property
     def competes(self) -> bool:
-        """It may be the best: it has a value for every input, and the value says something."""
+        """Whether it may be marked as the best: it has a value for every input, which is not trivial."""
         return self.fresh is not None and not self.trivial and self.n == self.of
 
 
@@ -52,12 +54,12 @@ class Row:
 
     Attributes:
         name: as in the record.
-        weight: of a method in the combined map; None where the objective has no weights.
+        weight: the method's weight in the combined map; None where the objective has no weights.
         cells: criterion → :class:`Cell`.
-        derived: made from all methods.
+        derived: whether it is made from all methods.
         failed: why the method failed; "" if it did not.
-        stderr: of the weight: for one input over halves of its draws, for several over the inputs.
-        unjudged: there are no fresh draws.
+        stderr: the standard error of the weight: for one input over halves of its draws, for several over the inputs.
+        unjudged: whether fresh draws are missing, so that nothing was judged.
     """
 
     name: str
@@ -70,12 +72,14 @@ class Row:
 
     @property
     def spread(self) -> str:
-        """The weight's standard error, where there is one."""
-        return f" ± {self.stderr:.2f}" if self.stderr else ""
+        """The weight's standard error as text; "" where there is none."""
+        if not self.stderr:
+            return ""
+        return f" ± {self.stderr:.2f}"
 
 
 def rows(record: Record) -> list[Row]:
-    """One input's table: every method in order, then the maps made from all of them, the consensus last."""
+    """The table of one input's ``record``: every method in order, then the maps made from all of them, the consensus last."""
     methods = [str(name) for name in listing(record, "methods")]
     weights = dict(zip(methods, listing(record, "weights"), strict=False))
     errors = dict(zip(methods, listing(record, "weights_stderr"), strict=False))
@@ -99,15 +103,19 @@ def rows(record: Record) -> list[Row]:
 
 
 def average(records: Sequence[Record]) -> list[Row]:
-    """The table over several inputs: means over those with a number, with the standard error over the inputs."""
+    """The mean table of ``records``: each cell over the inputs that have its number, with the standard error over them."""
     if len(records) == 1:
         return rows(records[0])
     tables = [{row.name: row for row in rows(record)} for record in records]
+    # Inputs may differ in their methods. Dictionaries serve as sets that keep the order in which names are added.
     methods: dict[str, None] = {}
     derived: dict[str, None] = {}
     for table in tables:
         for name, row in table.items():
-            (derived if row.derived else methods)[name] = None
+            if row.derived:
+                derived[name] = None
+            else:
+                methods[name] = None
     names = [*methods, *(name for name in derived if name not in methods)]
     averaged = []
     for name in names:
@@ -127,6 +135,7 @@ def average(records: Sequence[Record]) -> list[Row]:
 
 
 def _cell(record: Record, criterion: Criterion, name: str) -> Cell:
+    """One criterion of the row ``name`` of one input."""
     numbers = mapping(record, "criteria", criterion.key, name)
     fit, fresh, stderr = (number(numbers, what) for what in ("fit", "fresh", "stderr"))
     complete = None not in (fit, fresh, stderr)
@@ -143,11 +152,11 @@ def _cell(record: Record, criterion: Criterion, name: str) -> Cell:
 
 
 def why(record: Record, where: str, name: str = "") -> str:
-    """Why a number is missing: the reason of the place, of one of its parts, or of the failed method.
+    """Why a number is missing: the reason that the record gives for it, for one of its parts, or for its failed method.
 
     Args:
         record: the input's record.
-        where: the place, e.g. "criteria.infidelity.saliency".
+        where: the number's place in the record, such as "criteria.infidelity.saliency".
         name: the method that the number belongs to.
     """
     reasons = mapping(record, "reasons")
@@ -158,7 +167,7 @@ def why(record: Record, where: str, name: str = "") -> str:
 
 
 def average_cell(cells: Sequence[Cell], of: int) -> Cell:
-    """The mean over inputs that have a value.
+    """The cell of several inputs: means over those that have a value.
 
     Args:
         cells: one for each input that has the row.
@@ -186,8 +195,10 @@ def average_cell(cells: Sequence[Cell], of: int) -> Cell:
 
 
 def _stderr(values: Sequence[float]) -> float | None:
-    """Of the mean over inputs; None for too few of them."""
-    return stdev(values) / math.sqrt(len(values)) if len(values) >= FEWEST else None
+    """The standard error of the mean over inputs; None for too few of them."""
+    if len(values) < FEWEST:
+        return None
+    return stdev(values) / math.sqrt(len(values))
 
 
 def _marked(table: list[Row]) -> list[Row]:
@@ -196,7 +207,7 @@ def _marked(table: list[Row]) -> list[Row]:
     for criterion in CRITERIA:
         cells = [row.cells[criterion.key] for row in table]
         values = [cell.fresh for cell in cells if cell.fresh is not None and cell.competes]
-        # Where all are the same, none is better.
+        # Where several rows all have the same value, none is better.
         if len(set(values)) > 1 or len(values) == 1:
             best[criterion.key] = max(values) if criterion.higher else min(values)
     marked = []
@@ -209,7 +220,11 @@ def _marked(table: list[Row]) -> list[Row]:
 
 
 def shown_criteria(table: Sequence[Row]) -> list[Criterion]:
-    """The criteria of which some row has a number: earlier versions had fewer. None where nothing was judged."""
+    """The criteria that are columns of ``table``: those of which some row has a fresh number.
+
+    Records of earlier versions have fewer of them. Where nothing was judged there are none; where everything failed, all are
+    shown, with the reasons.
+    """
     known = [c for c in CRITERIA if any(row.cells[c.key].fresh is not None for row in table)]
     if not known and not any(row.unjudged for row in table):
         return list(CRITERIA)
@@ -217,7 +232,7 @@ def shown_criteria(table: Sequence[Row]) -> list[Criterion]:
 
 
 def unjudged(records: Sequence[Record]) -> str:
-    """Why there are no fresh draws of any input; "" where there are some.
+    """Why fresh draws are missing for all inputs; "" if some input has them.
 
     Args:
         records: one for each input.
@@ -227,12 +242,12 @@ def unjudged(records: Sequence[Record]) -> str:
 
 
 def best_single(table: Sequence[Row], criterion: Criterion) -> Row | None:
-    """The method with the best fresh value; None where none has one."""
+    """The method in ``table`` with the best fresh value of ``criterion``; None where no method has one."""
     known = [row for row in table if not row.derived and row.cells[criterion.key].fresh is not None]
     sign = -1 if criterion.higher else 1
     return min(known, key=lambda row: sign * (row.cells[criterion.key].fresh or 0.0), default=None)
 
 
 def has_status(record: Record, words: str) -> bool:
-    """Whether the input's status says so."""
+    """Whether the status in ``record`` contains ``words``."""
     return words in str(part(record, "status"))

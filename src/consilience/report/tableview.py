@@ -1,4 +1,4 @@
-"""The table of :mod:`.table` as a page shows it: texts, and what stands beside them."""
+"""Prepares the table of :mod:`.table` for the page: numbers as texts, bars, and notes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def table_view(table: Sequence[Row]) -> dict[str, Any]:
     for criterion in criteria:
         cells = [row.cells[criterion.key] for row in table if not row.cells[criterion.key].trivial]
         digits[criterion.key] = Digits([cell.fresh for cell in cells], [cell.stderr for cell in cells])
+    # Methods first, then what is made from all of them, with a line between the two groups.
     groups = []
     for derived in (False, True):
         group = []
@@ -39,11 +40,15 @@ def table_view(table: Sequence[Row]) -> dict[str, Any]:
 
 
 def _row(row: Row, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row with its prepared cells."""
+    weight = None
+    if not row.failed and not row.derived:
+        weight = weight_view(row.weight, row.stderr)
     return {
         "name": row.name,
         "lead": row.name == "consensus",
         "failed": row.failed,
-        "weight": None if row.failed or row.derived else weight_view(row.weight, row.stderr),
+        "weight": weight,
         "cells": cells,
     }
 
@@ -52,11 +57,12 @@ def weight_view(weight: float | None, stderr: float | None = None) -> dict[str, 
     """A weight as a bar with its number; None where there is none.
 
     Args:
-        weight: of a method.
-        stderr: its standard error, where it is known.
+        weight: a method's weight, or None.
+        stderr: its standard error, or None.
     """
     if weight is None:
         return None
+    # What would be written as 0.00 is left out.
     return {
         "share": f"{min(100.0, 100 * abs(weight)):.1f}",
         "negative": weight < 0,

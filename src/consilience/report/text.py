@@ -1,4 +1,4 @@
-"""The printed table: at most about 120 characters wide; notes below it are one line each."""
+"""The table as plain text, about 120 characters wide at most, with notes of one line each below it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .sentences import draws, incomplete, nearly_complete, promise, shares, warn
 from .table import Cell, Row, average, average_cell, has_status, shown_criteria, unjudged
 
 WIDTH = 120
-"""The table's, in characters."""
+"""The width of the table, in characters."""
 
 NAME = 14
-"""A row's name keeps at least so many letters, whatever the width."""
+"""The least letters that a row's name is shortened to; the table gets wider if necessary."""
 
 
 def text_table(records: Sequence[Record]) -> str:
@@ -30,7 +30,7 @@ def text_table(records: Sequence[Record]) -> str:
         return "no inputs"
     table = average(records)
     if unjudged(records):
-        # Of the maps that are made from all methods' maps there is nothing to say.
+        # Without fresh draws the derived rows have neither a weight nor a number.
         table = [row for row in table if not row.derived]
     columns = [_weights(table)]
     columns += [_column(criterion, [row.cells[criterion.key] for row in table]) for criterion in shown_criteria(table)]
@@ -43,22 +43,24 @@ def text_table(records: Sequence[Record]) -> str:
         padded += [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
         lines.append(" ".join(padded).rstrip())
     rule = "-" * (sum(widths) + len(widths) - 1)
-    head, methods = 2, sum(not row.derived for row in table)
-    derived = lines[head + methods :]
-    lines = [*lines[:head], rule, *lines[head : head + methods], rule, *derived]
-
+    head = lines[:2]
+    body = lines[2:]
+    methods = sum(not row.derived for row in table)
+    lines = [*head, rule, *body[:methods], rule, *body[methods:]]
     return "\n".join([_heading(records), "", *lines, "", *_notes(records, table)])
 
 
-# -- columns: two lines of head, then one text for each row ------------------------------------------------------------
+# -- columns: each is a list of texts, two lines of head and one for each row ------------------------------------------
 
 
 def _names(table: Sequence[Row], longest: int) -> list[str]:
+    """The rows' names, shortened to ``longest`` letters."""
     names = [" ".join(row.name.split()) for row in table]
     return ["", "", *(shortened(name, longest - 1) if len(name) > longest else name for name in names)]
 
 
 def _weights(table: Sequence[Row]) -> list[str]:
+    """The weights with their standard errors."""
     values = []
     for row in table:
         if row.derived:
@@ -68,14 +70,16 @@ def _weights(table: Sequence[Row]) -> list[str]:
         else:
             weight = MISSING if row.weight is None else f"{row.weight:.2f}"
             values.append((weight, row.spread))
-    # So that the weights stand under each other, whether or not there is an error.
+    # Each text is as wide as the longest error, so that the weights align.
     widest = max(len(spread) for _, spread in values)
     return ["", "weight" + " " * widest, *(weight + spread.ljust(widest) for weight, spread in values)]
 
 
 def _column(criterion: Criterion, cells: Sequence[Cell]) -> list[str]:
-    telling = [cell for cell in cells if not cell.trivial]
-    digits = Digits([cell.fresh for cell in telling], [cell.stderr for cell in telling])
+    """One criterion's fresh values with their standard errors; the best is marked."""
+    # Trivial values, such as an error of 1e-9, would add decimals to all others.
+    measured = [cell for cell in cells if not cell.trivial]
+    digits = Digits([cell.fresh for cell in measured], [cell.stderr for cell in measured])
     texts = [(digits(cell.fresh), _error(cell, digits), "*" if cell.best else " ") for cell in cells]
     widths = [max(len(each[i]) for each in texts) for i in range(2)]
     body = [f"{value.rjust(widths[0])} {error.ljust(widths[1])} {mark}" for value, error, mark in texts]
@@ -85,7 +89,7 @@ def _column(criterion: Criterion, cells: Sequence[Cell]) -> list[str]:
 
 
 def _error(cell: Cell, digits: Digits) -> str:
-    """How sure a fresh value is."""
+    """What stands behind a fresh value: its standard error, or why it has none."""
     if cell.trivial:
         return "trivial"
     if cell.exact:
@@ -97,19 +101,21 @@ def _error(cell: Cell, digits: Digits) -> str:
 
 
 def _heading(records: Sequence[Record]) -> str:
+    """What is explained, by which objective, of which model."""
     first = records[0]
     if len(records) == 1:
         name = text(first, "input", "name") or "input"
         what = f"{name}: {text(first, 'target_label') or label(first, 'target')}"
     else:
         what = f"mean over {len(records)} inputs"
-    return ", ".join(each for each in (what, f"objective {text(first, 'objective')}", text(first, "model")) if each)
+    parts = [what, f"objective {text(first, 'objective')}", text(first, "model")]
+    return ", ".join(piece for piece in parts if piece)
 
 
 def _notes(records: Sequence[Record], table: Sequence[Row]) -> list[str]:
-    """What a reader must know to read the table, what speaks against it, and what is missing, in this order."""
+    """The lines below the table: how to read it, warnings, and what is missing, in this order."""
     nothing = unjudged(records)
-    notes = [nothing or _legend(records, table)]
+    notes = [nothing or _legend(records)]
     notes += [
         f"consensus − best single method of the fitting draws, {each.title}: {each.text}"
         for each in differences(records)
@@ -122,7 +128,8 @@ def _notes(records: Sequence[Record], table: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _legend(records: Sequence[Record], table: Sequence[Row]) -> str:
+def _legend(records: Sequence[Record]) -> str:
+    """What the numbers, arrows and marks mean."""
     arrows = "↓ lower is better, ↑ higher; * best on fresh draws"
     if len(records) == 1:
         known = "fresh ± standard error over its fresh draws"
@@ -134,28 +141,29 @@ def _legend(records: Sequence[Record], table: Sequence[Row]) -> str:
 
 
 def _solved(records: Sequence[Record]) -> list[str]:
-    """How the weights were found, and of which inputs nothing was."""
+    """How the weights were solved for, and for which inputs that did not succeed."""
     notes = []
+    # The gap stays in records and on pages, beside the value that it is the error of: alone it cannot be judged.
     if len(records) == 1 and text(records[0], "status"):
-        gap = number(records[0], "gap")
-        certificate = "" if gap is None else f", gap {short(gap)}"
-        notes.append(f"solved: {text(records[0], 'status')}{certificate}")
+        notes.append(f"solved: {text(records[0], 'status')}")
     refused = [text(record, "input", "name") for record in records if part(record, "status") == UNUSABLE]
     if refused:
         notes.append(f"no method gave a usable map (finite, not zero) for {', '.join(refused)}")
-    blind = [text(record, "input", "name") for record in records if has_status(record, UNEXPLAINED)]
-    if blind and len(records) > 1:
-        notes.append(f"{UNEXPLAINED} of {', '.join(blind)}: their weights and correlations are noise")
+    unexplained = [text(record, "input", "name") for record in records if has_status(record, UNEXPLAINED)]
+    if unexplained and len(records) > 1:
+        notes.append(f"{UNEXPLAINED} of {', '.join(unexplained)}: their weights and correlations are noise")
     return notes
 
 
 def setting(record: Record) -> str:
-    """The draws and units without which the numbers mean nothing, on one line; "" where they are not known."""
+    """The draws of ``record`` and their units, without which its numbers cannot be read, on one line; "" if not known."""
     unit = text(record, "settings", "mask_unit")
-    fit, fresh = draws(record, "fit"), draws(record, "fresh")
-    if not unit or "?" in (fit if unjudged([record]) else (*fit, *fresh)):
+    fit = draws(record, "fit")
+    fresh = draws(record, "fresh")
+    is_judged = not unjudged([record])
+    if not unit or "?" in fit or (is_judged and "?" in fresh):
         return ""
-    if unjudged([record]):
+    if not is_judged:
         return f"draws: {fit[0]} neighbours and {fit[1]} masks fit, none judge"
     all_there_are = ", which are all" if "exact" in mapping(record, "draws", "masks") else ""
     settings = mapping(record, "settings")
@@ -186,14 +194,18 @@ def _resolved(records: Sequence[Record]) -> str:
 
 
 def _absent(records: Sequence[Record], table: Sequence[Row]) -> list[str]:
-    """Failed methods, and rows that are means over fewer inputs."""
+    """A line for each method that failed, and for each row that is a mean over fewer inputs."""
     notes = []
     criteria = shown_criteria(table)
     for row in table:
         if row.failed:
             notes.append(f"{row.name} failed: {row.failed}")
             continue
-        few = {c.title: row.cells[c.key].n for c in criteria if 0 < row.cells[c.key].n < row.cells[c.key].of}
+        few: dict[str, int] = {}
+        for criterion in criteria:
+            cell = row.cells[criterion.key]
+            if 0 < cell.n < cell.of:
+                few[criterion.title] = cell.n
         if few:
             everywhere = len(few) == len(criteria) and len(set(few.values())) == 1
             where = "" if everywhere else f" ({', '.join(few)})"

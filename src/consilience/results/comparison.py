@@ -1,4 +1,4 @@
-"""Two rows of an evaluation on the same inputs: their mean difference, its interval, and an exact test for each measure."""
+"""Compares two rows of an evaluation input by input: mean difference, interval and exact test for each measure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from ..errors import InputError
 from ..statistics.paired import holm, least_p, mean_interval, sign_flip_test
 
 CANNOT_DECIDE = "n is too small"
+"""How the note of a comparison begins that could not be significant whatever its numbers were."""
 
 MOST_DRAWS = 10_000_000
-"""Sign flips; more would take hours and show no smaller p that matters."""
+"""The most sign flips: more would take hours, and a p-value below 1e-7 changes no conclusion."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,12 @@ class Comparison:
         measure: its name.
         difference: the mean of the differences; NaN without a pair.
         low, high: the interval that holds the mean with probability 1 − ``level``
-            (:func:`~consilience.statistics.paired.mean_interval`); NaN where the pairs show no spread.
+            (:func:`~consilience.statistics.paired.mean_interval`); NaN where all differences are the same.
         p: two-sided p-value of the sign-flip test (:func:`~consilience.statistics.paired.sign_flip_test`); NaN without a pair.
-        n: pairs.
+        n: the number of pairs.
         better: "higher", "lower" or "": the measure's direction.
         p_holm: ``p`` corrected by Holm's method for all measures of the same call.
-        missing: inputs left out because one row, or both, have no number; ``Evaluation.reasons`` says why.
+        missing: how many inputs have no number of one row or of both; ``Evaluation.reasons`` tells why.
         level: the probability of error asked for.
         note: why the pairs cannot show a difference at that level, else "".
     """
@@ -63,6 +64,7 @@ class Comparison:
         return text
 
     def _interval(self) -> str:
+        """The interval as text, or why there is none."""
         if np.isfinite(self.low):
             return f" [{self.low:.4g}, {self.high:.4g}]"
         if self.n == 1:
@@ -71,7 +73,7 @@ class Comparison:
 
 
 class Comparisons(list[Comparison]):
-    """A list of :class:`Comparison`, one for each measure of a call, which prints one line for each."""
+    """The :class:`Comparison` of each measure of one call; prints one line for each."""
 
     def __str__(self) -> str:
         return "\n".join(map(str, self))
@@ -87,42 +89,51 @@ def compared(
     seed: int,
     level: float,
 ) -> Comparisons:
-    """Measure → (n,) numbers of two rows → their comparison, corrected for the number of measures.
+    """The comparison of rows a and b by every measure, corrected for the number of measures.
 
     Args:
-        left: the numbers of row a, NaN where one is missing.
-        right: those of row b, on the same inputs.
+        left: measure → (n,) numbers of row a, NaN where one is missing.
+        right: measure → (n,) numbers of row b, on the same inputs.
         better: measure → "higher" or "lower".
-        draws: sign flips that are drawn where there are too many pairs to look at all.
-        seed: names them.
+        draws: how many sign flips are drawn where there are too many pairs to try all flips.
+        seed: names these draws.
         level: the probability of error of intervals and tests.
 
     Raises:
-        InputError: ``draws`` is no number of draws, or ``level`` not between 0 and 1.
+        InputError: ``draws`` is not a number of draws, or ``level`` is not between 0 and 1.
     """
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or not 1 <= draws <= MOST_DRAWS:
         raise InputError(f"draws: a number of sign flips, at least 1, at most {MOST_DRAWS:,}; got {draws!r}")
     if not isinstance(level, float | np.floating) or not 0 < level < 1:
         raise InputError(f"level: a probability of error between 0 and 1, such as 0.05, got {level!r}")
-    found = []
+    comparisons = []
     least = []
     for measure, numbers in left.items():
         differences = numbers - right[measure]
         pairs = differences[np.isfinite(differences)]
-        found.append(_one(measure, pairs, len(differences), better.get(measure, ""), draws, seed, level))
+        comparisons.append(_one(measure, pairs, len(differences), better.get(measure, ""), draws, seed, level))
         least.append(least_p(pairs, draws))
-    corrected = holm(np.array([each.p for each in found]))
-    tests = sum(each.n > 0 for each in found)
-    # Holm rejects nothing unless the smallest p-value, times the number of tests, is small enough.
+    corrected = holm(np.array([each.p for each in comparisons]))
+    tests = sum(each.n > 0 for each in comparisons)
+    # Holm rejects nothing unless the smallest p-value, times the number of tests, is at most the level. With n pairs no p-value
+    # is below 2 / 2^n, so that few pairs may be unable to reach it: a reader must not take that for "no difference".
     together = min(least, default=1.0) * tests
     return Comparisons(
         replace(each, p_holm=float(p), note=_note(each, alone, together, tests))
-        for each, p, alone in zip(found, corrected, least, strict=True)
+        for each, p, alone in zip(comparisons, corrected, least, strict=True)
     )
 
 
 def _one(measure: str, pairs: np.ndarray, inputs: int, better: str, draws: int, seed: int, level: float) -> Comparison:
-    """One measure alone, before any correction."""
+    """One measure alone, before any correction.
+
+    Args:
+        measure: its name.
+        pairs: (n,), the differences that are numbers.
+        inputs: how many inputs there are.
+        better: "higher", "lower" or "".
+        draws, seed, level: as in :func:`compared`.
+    """
     n = len(pairs)
     if not n:
         return Comparison(measure, np.nan, np.nan, np.nan, np.nan, 0, better, missing=inputs, level=level)
@@ -141,14 +152,15 @@ def _one(measure: str, pairs: np.ndarray, inputs: int, better: str, draws: int, 
 
 
 def _note(comparison: Comparison, alone: float, together: float, tests: int) -> str:
-    """In words, that no such pairs could be significant.
+    """In words, that so few pairs could not be significant; "" where they could.
 
     Args:
-        comparison: what was found.
+        comparison: of one measure.
         alone: the least p that so many differences can give.
         together: the least p of any measure, times the number of ``tests``.
     """
     level = comparison.level
+    # Without a pair, or where all differences are zero, there is nothing to decide.
     if not comparison.n or (np.isnan(comparison.low) and not comparison.difference):
         return ""
     if alone > level:

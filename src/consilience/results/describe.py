@@ -1,4 +1,4 @@
-"""A configuration in words, for records and tables."""
+"""Writes a configuration as text, for records and tables: the same text in every run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..perturb.baseline import Baseline
 
 
 def describe(value: Any) -> str:
-    """``repr`` of ``value``, a configuration, that another run would write the same: arrays by their shape, no addresses."""
+    """``value``, a configuration, as its ``repr``, but arrays by their shape and objects without their addresses in memory."""
     if isinstance(value, Tensor | np.ndarray):
         return f"array{tuple(value.shape)}"
     if isinstance(value, list | tuple):
@@ -24,7 +24,7 @@ def describe(value: Any) -> str:
     if is_dataclass(value) and not isinstance(value, type):
         shown = {f.name: getattr(value, f.name) for f in fields(value)}
         if isinstance(value, Baseline):
-            del shown["tag"]  # the address of its tensor
+            del shown["tag"]  # holds the address of its tensor
         return f"{type(value).__name__}({_pairs(shown)})"
     if isinstance(value, Features):
         return f"{type(value).__name__}({value.unit})"
@@ -35,4 +35,5 @@ def describe(value: Any) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
+    """ "name=value, …"."""
     return ", ".join(f"{name}={describe(each)}" for name, each in values.items())

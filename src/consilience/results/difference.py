@@ -1,4 +1,4 @@
-"""The consensus beside a rival on the same fresh draws: a paired difference for each input."""
+"""The difference of the consensus and a rival on the same fresh draws, with its error, for each input."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class PairedDifference:
     it. Both are judged at the same neighbours or masks: the error is that of the difference, smaller than either value's.
 
     Attributes:
-        best_single: (B,) names of the rivals; None where there is no value.
+        best_single: (B,) names of the rivals; None for an input without a value.
         value: (B,); NaN where one of the two has none.
-        stderr: (B,), over the draws.
+        stderr: (B,), the standard error over the draws.
         low, high: (B,), Student's interval with ``draws`` − 1 degrees of freedom. Where the draws were looked at several times,
             it is so wide that the intervals of all looks hold together with the ``confidence``.
         draws: (B,) int64, how many fresh draws both were judged on.
-        margin: (B,), below which a difference does not matter; 0 where none was asked for.
-        confidence: of the interval.
-        among: among which methods the best one was looked for, in words; "" for all.
+        margin: (B,), the size below which a difference does not matter; 0 where none was asked for.
+        confidence: the interval's.
+        among: which methods the best one was chosen from, in words; "" for all.
     """
 
     best_single: tuple[str | None, ...]
@@ -47,12 +47,13 @@ class PairedDifference:
 
     @staticmethod
     def joined(parts: Sequence[Mapping[str, PairedDifference]], places: Sequence[int]) -> dict[str, PairedDifference]:
-        """Those of groups of inputs as one, by criterion.
+        """The differences of several groups of inputs as those of all inputs, by criterion.
 
         Args:
-            parts: of each group.
-            places: of all groups' inputs, one group after the other, among all inputs.
+            parts: criterion → differences, for each group.
+            places: the place of every input among all inputs, one group after the other.
         """
+        # places[order] is 0, 1, 2, …: the inputs in the order in which they were given.
         order = torch.tensor(places).argsort()
         whole = {}
         for criterion, first in parts[0].items():
@@ -68,10 +69,10 @@ class PairedDifference:
         return whole
 
     def over_inputs(self, level: float = 0.05) -> dict[str, float | int]:
-        """mean, low, high and n of the differences over the inputs that have one.
+        """The mean difference over the inputs that have one, with an interval: "mean", "low", "high" and "n".
 
         Args:
-            level: the probability that the interval misses the mean; see
+            level: the probability that the interval does not hold the true mean; see
                 :func:`~consilience.statistics.paired.mean_interval`.
         """
         good = self.value[self.value.isfinite()].double().cpu().numpy()
@@ -84,8 +85,8 @@ class PairedDifference:
 
         Args:
             i: the input's place.
-            where: the place in the record, under which ``reasons`` gets why a number is missing.
-            reasons: is added to.
+            where: the difference's place in the record.
+            reasons: gets, under ``where``, why a number is missing.
         """
         numbers: dict[str, Any] = {"best_single": self.best_single[i]}
         for name in ("value", "stderr", "low", "high"):
@@ -107,12 +108,12 @@ class PairedDifference:
 def recorded(
     differences: Mapping[str, PairedDifference], i: int, reasons: dict[str, str], where: str = "differences"
 ) -> dict[str, Any]:
-    """Criterion → :meth:`PairedDifference.record` of one input.
+    """The record of one input's differences: criterion → :meth:`PairedDifference.record`.
 
     Args:
         differences: by criterion.
         i: the input's place.
-        reasons: is added to where a number is missing.
-        where: their place in the record.
+        reasons: gets, by place, why a number is missing.
+        where: the differences' place in the record.
     """
     return {name: each.record(i, f"{where}.{name}", reasons) for name, each in differences.items()}

@@ -1,4 +1,4 @@
-"""The inputs of a result for reports, each made when it is asked for: a run of any length needs room for one."""
+"""The inputs of a result as a sequence for reports: each entry is made when it is used, so only one is in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from ..report.entry import Entry
 
 
 class Entries(Sequence[Entry]):
-    """``count`` entries, of which ``make(i)`` makes one, again each time it is asked for."""
+    """Entries that are made anew each time they are indexed.
+
+    Args:
+        count: how many there are.
+        make: place → the entry.
+    """
 
     def __init__(self, count: int, make: Callable[[int], Entry]):
         self._count = count
@@ -37,7 +42,7 @@ def picture_of(x: np.ndarray) -> np.ndarray | None:
         return None
     lowest = x.min()
     span = x.max() - lowest
-    if not span > 0:  # one colour
+    if not span > 0:  # one colour, or NaN
         span = 1
     shown = ((x - lowest) / span).transpose(1, 2, 0)
     return np.broadcast_to(shown, (*x.shape[1:], 3)).copy()

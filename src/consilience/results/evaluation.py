@@ -1,4 +1,4 @@
-"""Numbers over a data set: per input, row and measure; their means, paired comparisons and file."""
+"""The result of :func:`consilience.evaluate`: a number for each input, row and measure; means, comparisons, and the file."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .files import versions, write_text
 from .summary import missing_lines, summarised, summary_table
 
 SCHEMA = 1
+"""The version of the file."""
 
 
 @dataclass
@@ -29,12 +30,12 @@ class Evaluation:
         rows: R names.
         measures: M names.
         better: measure → "higher", "lower" or "".
-        ids: (n,), the inputs' identities, in the order in which they were given.
+        ids: (n,), the inputs' numbers, in the order in which they were given.
         values: measure → (n, R) float64, with NaN where a number is missing.
         reasons: measure → why a number is missing, by "input row", or for the whole measure under "".
         settings: what was asked for, in plain words and numbers.
         left_out: inputs and methods that were left out → why.
-        evaluations: of the model, "forward" and "gradient".
+        evaluations: how often the model was evaluated, "forward" and "gradient".
         digests: id → a hash of the input, its target, regions and reference; also of inputs that were left out.
 
     Example:
@@ -70,7 +71,7 @@ class Evaluation:
         """measure → row → mean, stderr, low, high and n, over the inputs with a number.
 
         ``stderr`` is over inputs, NaN for fewer than two; ``low`` and ``high`` hold the mean with probability .95
-        (:func:`~consilience.statistics.paired.mean_interval`), NaN where the numbers show no spread.
+        (:func:`~consilience.statistics.paired.mean_interval`), NaN where all numbers are the same.
         """
         return {
             measure: {row: summarised(numbers) for row, numbers in self[measure].items()} for measure in self.measures
@@ -91,16 +92,20 @@ class Evaluation:
 
         Args:
             a: a row, e.g. "consensus".
-            b: the row that is taken away.
+            b: the row that is subtracted.
             measures: a name, or several; default all. The correction is for as many as are compared here.
-            draws: sign flips drawn where more than 20 differences are not zero; up to 20 all are looked at.
+            draws: how many sign flips are drawn where more than 20 differences are not zero; up to 20, all flips are tried.
             seed: names the draws.
             level: the probability of error of intervals and tests.
 
         Raises:
             InputError: a name is unknown, or ``draws`` or ``level`` cannot be used.
         """
-        wanted = [measures] if isinstance(measures, str) else measures or self.measures
+        wanted: Sequence[str]
+        if isinstance(measures, str):
+            wanted = [measures]
+        else:
+            wanted = measures or self.measures
         names = [choose("measure", measure, self.measures) for measure in wanted]
         one = choose("row", a, self.rows)
         other = choose("row", b, self.rows)
@@ -121,15 +126,21 @@ class Evaluation:
     __str__ = table
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists; a missing number is None."""
-        plain = lambda array: [[v if math.isfinite(v) else None for v in row] for row in array.tolist()]  # noqa: E731
+        """What the file holds: lists, mappings, words and numbers; a missing number is None."""
         return {
-            "schema": SCHEMA, "rows": list(self.rows), "measures": list(self.measures), "better": self.better,
+            "schema": SCHEMA,
+            "rows": list(self.rows),
+            "measures": list(self.measures),
+            "better": self.better,
             "ids": self.ids,
-            "values": {name: plain(self.values[name]) for name in self.measures}, "reasons": self.reasons,
-            "left_out": self.left_out, "evaluations": self.evaluations, "settings": self.settings, "versions": versions(),
+            "values": {name: _without_nan(self.values[name]) for name in self.measures},
+            "reasons": self.reasons,
+            "left_out": self.left_out,
+            "evaluations": self.evaluations,
+            "settings": self.settings,
+            "versions": versions(),
             "digests": self.digests,
-        }  # fmt: skip
+        }
 
     def save(self, path: str | Path) -> Path:
         """Write everything as JSON to ``path``."""
@@ -140,16 +151,29 @@ class Evaluation:
         """What :meth:`save`, ``cs.evaluate(path=…)`` or ``consilience evaluate`` wrote to ``path``.
 
         Raises:
-            InputError: the file cannot be read, or is no evaluation.
+            InputError: the file cannot be read, or is not an evaluation.
         """
         try:
-            d = json.loads(Path(path).read_text())
-            values = {
-                k: np.array(v, dtype=float).reshape(len(d["ids"]), len(d["rows"])) for k, v in d["values"].items()
-            }
+            stored = json.loads(Path(path).read_text())
+            shape = (len(stored["ids"]), len(stored["rows"]))
             return cls(
-                tuple(d["rows"]), tuple(d["measures"]), d["better"], d["ids"], values, d["reasons"], d["settings"],
-                d["left_out"], d["evaluations"], d.get("digests", {}),
-            )  # fmt: skip
+                rows=tuple(stored["rows"]),
+                measures=tuple(stored["measures"]),
+                better=stored["better"],
+                ids=stored["ids"],
+                # None becomes NaN. Without an input the shape (0, R) is not in the lists.
+                values={name: np.array(rows, dtype=float).reshape(shape) for name, rows in stored["values"].items()},
+                reasons=stored["reasons"],
+                settings=stored["settings"],
+                left_out=stored["left_out"],
+                evaluations=stored["evaluations"],
+                # Not in files of earlier versions.
+                digests=stored.get("digests", {}),
+            )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not an evaluation ({error}); it is written by Evaluation.save()") from error
+
+
+def _without_nan(numbers: np.ndarray) -> list[list[float | None]]:
+    """The rows of ``numbers`` (n, R) as lists, None for what is not finite, which JSON cannot hold."""
+    return [[number if math.isfinite(number) else None for number in row] for row in numbers.tolist()]

@@ -1,4 +1,4 @@
-"""Files: written beside and swapped in, read with errors that name the file."""
+"""Safe writing and reading of files: a new file replaces the old one in one step, and errors name the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def row_named(name: Any, rows: Iterable[str]) -> str:
     """``name`` if it is one of a result's ``rows``.
 
     Raises:
-        InputError: it is not; of a number, how one input's numbers are had.
+        InputError: it is not. For a number, the error tells how to get one input's numbers.
     """
     if isinstance(name, str):
         return choose("row", name, rows)
@@ -38,7 +38,7 @@ def row_named(name: Any, rows: Iterable[str]) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the file system refuses, as an InputError that names ``path``."""
+    """A context that turns errors of the file system into an InputError that names ``path``."""
     try:
         yield
     except OSError as error:
@@ -46,10 +46,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def output(path: str | os.PathLike[str], argument: str = "path") -> Path:
-    """``path`` as a place to write to. ``argument``: its name, for errors.
+    """``path`` as a place to write to.
+
+    Args:
+        path: of a file or folder.
+        argument: what the caller calls it, for errors.
 
     Raises:
-        InputError: it is the empty string, which would stand for the current folder.
+        InputError: it is not a name, or the empty string, which would mean the current folder.
     """
     if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
         raise InputError(f"{argument}: expected the name of a file, got {path!r:.60}")
@@ -61,18 +65,18 @@ def output(path: str | os.PathLike[str], argument: str = "path") -> Path:
 def write_bytes(path: Path, pieces: Iterable[bytes], sync: bool = True) -> None:
     """Write ``pieces`` to a new file beside ``path``, then put it in the place of ``path``.
 
+    Whenever this is killed or fails, ``path`` holds either what it held before or all of the new content, and after a failure
+    no other file is left. A symbolic link at ``path`` is replaced itself, not the file that it points to.
+
     Args:
         path: of the file.
-        pieces: of its content, in order.
+        pieces: its content, in order.
         sync: wait until it is on the disk; False where the caller waits for many files at once.
-
-    Killed or failing at any point, ``path`` holds what it held before or all of the new content, and a failure leaves no
-    other file behind. Nothing is followed: a symbolic link at ``path`` is replaced, not what it points to.
 
     Raises:
         OSError: the file system refuses.
     """
-    # A random name that must not exist: a link that somebody laid there is never opened.
+    # A random name that must not exist yet (O_EXCL), so that a link which somebody else put there is never opened.
     part = path.parent / f".{secrets.token_hex(6)}.part"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
@@ -80,7 +84,7 @@ def write_bytes(path: Path, pieces: Iterable[bytes], sync: bool = True) -> None:
             file.writelines(pieces)
             file.flush()
             if sync:
-                # Without this, a machine that stops may keep the new name and lose the content.
+                # Else, after a power failure, the new name may exist without its content.
                 os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
@@ -92,9 +96,13 @@ def write_bytes(path: Path, pieces: Iterable[bytes], sync: bool = True) -> None:
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> Path:
-    """Write UTF-8 to ``path``, whole or not at all, making the folders above. ``text`` in pieces is never in memory as a whole.
+    """Write UTF-8 text to a file, completely or not at all, and return its path. Folders above it are made.
 
-    Half a character, such as a file name that is no UTF-8 has, is written as an escape (``\\udce9``).
+    Lone surrogates, which stand for the bytes of file names that are not UTF-8, are written as escapes (``\\udce9``).
+
+    Args:
+        path: of the file.
+        text: its content; in pieces it is never in memory as a whole.
 
     Raises:
         InputError: the file system refuses.
@@ -110,14 +118,14 @@ def sync_tree(folder: Path) -> None:
     """Wait until all that is in ``folder`` is on the disk."""
     paths = [folder, *folder.rglob("*")]
     if len(paths) > 32 and hasattr(os, "sync"):
-        os.sync()  # of everything at once: a file by itself takes four milliseconds
+        os.sync()  # everything at once: a single file takes four milliseconds
         return
     for path in paths:
         _sync(path)
 
 
 def _sync(path: Path) -> None:
-    """Wait for a file, or for the names in a folder, where the system can (Windows cannot, of folders)."""
+    """Wait until a file, or the names in a folder, are on the disk; of folders, not on Windows, which cannot."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -131,9 +139,11 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path, expected: str = "a folder written by save() or `consilience explain`") -> Iterator[None]:
-    """What a missing or damaged file at ``path`` makes its reader raise, as an InputError that names it.
+    """A context that turns what readers raise of a missing or damaged file into an InputError that names it.
 
-    ``expected``: what should be there, in words.
+    Args:
+        path: of the file.
+        expected: what should be there, in words.
     """
     from safetensors import SafetensorError
 
@@ -147,16 +157,16 @@ def reading(path: Path, expected: str = "a folder written by save() or `consilie
 
 @lru_cache
 def _versions() -> tuple[tuple[str, str], ...]:
-    """Asked for every input of a run, and slow: the package index is a folder of files."""
-    found = {"python": platform.python_version()}
+    """Kept, since every input of a run has them in its record, and each look-up reads files of the installed packages."""
+    by_name = {"python": platform.python_version()}
     for name in ("consilience", "torch", "numpy"):
         try:
-            found[name] = metadata.version(name)
+            by_name[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "source"
-    return tuple(found.items())
+            by_name[name] = "source"
+    return tuple(by_name.items())
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the libraries that the numbers rest on; "source" for what is not installed as a package."""
+    """The versions of Python and of the libraries that compute the numbers; "source" where a package is not installed."""
     return dict(_versions())
