@@ -481,7 +481,7 @@ def test_an_explanation_shows_the_difference_and_the_weights_error(tmp_path):
     assert "consensus − best single method of the fitting draws, correlation: " in str(r) and "n = 3 inputs" in str(r)
     one = cs.explain(Small(), x[:1], 1, methods=methods, fit_draws=12, fresh_draws=16, resolved_draws=0)
     noise = one.differences["noise_over_signal"]
-    assert f"beside {noise.best_single[0]}, the best of those as faithful as the objective asks" in str(one)
+    assert f"compared with {noise.best_single[0]}, the best of those as faithful as the objective asks" in str(one)
     assert noise.among and not one.differences["faithfulness_correlation"].among
     assert str(cs.load(one.save(tmp_path / "run"))) == str(one)
 
