@@ -138,6 +138,7 @@ def test_record_has_every_field_and_is_valid_json():
 def test_hoeffding_and_diversity_gain():
     r = run("robust")
     assert (r.diversity_gain >= -1e-9).all()
+    r = dataclasses.replace(r, settings={**r.settings, "sign": "abs"})
     assert r.hoeffding(0.05) == 64  # what six draws say is above what holds without any
     long = dataclasses.replace(r, draws={**r.draws, "fit": [{"average_sensitivity": 600, "stopped": "as asked"}]})
     assert long.hoeffding(0.05) == pytest.approx(2 * 64 * np.sqrt(2 * np.log(5 * 6 / 0.05) / 600))
@@ -298,7 +299,7 @@ def test_fitted_weights_stand_beside_single_methods_as_a_mixture():
         images(),
         1,
         methods=[mixture, "saliency"],
-        objective="robust",
+        objective="relative_sensitivity",
         scale="none",
         features=cs.Patches(2),
         **SMALL,

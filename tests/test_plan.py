@@ -213,7 +213,13 @@ def test_maps_of_zeros_stop_at_once_and_can_be_saved(tmp_path):
             return torch.relu(x[:, :2] - 100)
 
     r = cs.explain(
-        Dead(), torch.rand(2, 4), 1, methods=["saliency", "input_x_gradient"], fresh_draws=4, resolved_draws=0
+        Dead(),
+        torch.rand(2, 4),
+        1,
+        methods=["saliency", "input_x_gradient"],
+        objective="opt",
+        fresh_draws=4,
+        resolved_draws=0,
     )
     said = r.draws["fit"][0]
     assert said["average_sensitivity"] == 2 and said["stopped"].startswith("no regret")
@@ -235,7 +241,17 @@ def test_a_perfect_criterion_needs_no_further_draws():
 
 
 def test_fewer_draws_than_blocks_have_a_regret():
-    r = cs.explain(Small(), images(), 1, methods=METHODS, draws="auto", fit_draws=3, fresh_draws=2, resolved_draws=0)
+    r = cs.explain(
+        Small(),
+        images(),
+        1,
+        methods=METHODS,
+        objective="opt",
+        draws="auto",
+        fit_draws=3,
+        fresh_draws=2,
+        resolved_draws=0,
+    )
     assert all(value is not None for fit in r.draws["fit"] for value in fit["regret"].values())
 
 

@@ -176,7 +176,7 @@ def test_left_out_masks_and_errors_are_those_of_the_definition(grid, block):
     A = responses.a[0].numpy()
     y = responses.y[0].numpy()
     size = responses.size[0].numpy()
-    K = np.eye(units) if not grid else smooth(grid, length, responses.y).numpy()
+    K = np.eye(units) if not grid else smooth(grid, length).numpy()
     used = fit.coefficients[0].numpy() > 0
 
     def solve(rows):

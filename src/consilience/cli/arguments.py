@@ -40,7 +40,7 @@ def _add_explain(commands: Any) -> None:
         "--methods", default="standard", help="a preset or names, separated by commas; see `consilience methods`"
     )
     command.add_argument(
-        "--objective", default="opt", help="a name or a sum, e.g. 'relative_sensitivity + 0.5*infidelity'"
+        "--objective", default="posterior", help="a name or a sum, e.g. 'relative_sensitivity + 0.5*infidelity'"
     )
     command.add_argument(
         "--fit-draws",
@@ -111,7 +111,7 @@ def _add_evaluate(commands: Any) -> None:
     command.add_argument("--target", default="predicted", metavar="CLASS|predicted")
     command.add_argument("--methods", default="standard")
     command.add_argument("--measures", default="default", help="names or a set; see `consilience methods`")
-    command.add_argument("--objective", default="opt", help="of the consensus; none for no consensus")
+    command.add_argument("--objective", default="posterior", help="of the consensus; none for no consensus")
     command.add_argument("--rows", help="what to judge (default: methods, mean, consensus)")
     command.add_argument("--fit-draws", metavar="N|average_sensitivity=10,infidelity=256")
     command.add_argument("--seed", type=int, default=0)

@@ -16,8 +16,10 @@ from ..statistics.criteria import CRITERIA, HIGHER_IS_BETTER
 from .terminal import say
 
 OBJECTIVE_LINES = {
+    "posterior": "methods as a prior, masks as data: a mixture and what masks add to it, with an error for every feature",
+    "ridge": "ridge regression on the masks alone, as LIME",
     "opt": "the most robust mixture that is at least as faithful as the best single method",
-    "robust": "least relative sensitivity, wᵀGw / wᵀHw",
+    "robust": "least noise over signal, wᵀGw / wᵀCw: change under noise beside change with the question",
     "faith": "greatest correlation of the attribution taken away with the fall of the score",
     "paper_robust": "AGG's: least absolute sensitivity, which favours maps of small norm",
     "paper_faith": "AGG's: least infidelity E(Σ_mask φ − Δf)², as printed",
@@ -55,7 +57,7 @@ def describe(name: str) -> str:
         better = "higher" if name in HIGHER_IS_BETTER else "lower"
         return f"{name} ({better} is better)\n\n{inspect.getdoc(CRITERIA[name])}"
     if name in OBJECTIVE_LINES:
-        return f"{name}: {OBJECTIVE_LINES[name]}\n{NAMED_OBJECTIVES.get(name, '')}"
+        return f"{name}: {OBJECTIVE_LINES[name]}\n{NAMED_OBJECTIVES.get(name, AGGREGATIONS.get(name))}"
     if name in AGGREGATIONS:
         return f"{name}: {inspect.getdoc(AGGREGATIONS[name])}"
     if name in PRESETS:
@@ -70,9 +72,13 @@ def overview() -> str:
     lines += ["", "Sets of methods"]
     lines += [f"  {name:22} {', '.join(e.name for e in members)}" for name, members in PRESETS.items()]
     lines += ["", "Objectives (or a sum of criteria, e.g. 'relative_sensitivity + 0.5*infidelity')"]
-    lines += [f"  {name:22} {OBJECTIVE_LINES[name]}" for name in OBJECTIVES]
+    lines += [f"  {name:22} {OBJECTIVE_LINES[name]}" for name in OBJECTIVE_LINES]
     lines += ["", "Aggregations that minimise nothing"]
-    lines += [f"  {name:22} {_first(aggregation)}" for name, aggregation in AGGREGATIONS.items()]
+    lines += [
+        f"  {name:22} {_first(aggregation)}"
+        for name, aggregation in AGGREGATIONS.items()
+        if name not in OBJECTIVE_LINES
+    ]
     lines += ["", "Criteria of every explanation"]
     for name in CRITERIA:
         better = "higher" if name in HIGHER_IS_BETTER else "lower"

@@ -18,8 +18,8 @@ from .aggregation import Aggregation, Combination, Correction
 from .draws import Draws
 from .regression import Regression, regress, share_of_methods
 
-MASKS = Draws(2, 256)
-"""At most so many, of ``draws="auto"``: the answer of an image in 256 forward evaluations."""
+MASKS = Draws(2, 224)
+"""At most so many, of ``draws="auto"``: with feature ablation of 64 patches, the answer of an image in 300 forwards."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,20 @@ class Posterior(Aggregation, Settings):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         return (replace(self.metric, keep_masks=True),)
+
+    def pool(self, evidence: Evidence) -> Evidence:
+        """Refused: each input has a correction of its own.
+
+        Args:
+            evidence: of any inputs.
+
+        Raises:
+            InputError: always; an objective that has weights alone can be pooled.
+        """
+        raise InputError(
+            f"objective: {self.name!r} is made for each input by itself, so there are no weights for all; use "
+            "objective='faith', 'robust' or 'opt'"
+        )
 
     def fit(self, evidence: Evidence) -> Combination:
         """Coefficients, correction and errors of every input.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ LENGTHS = (1.0, 4.0)
 
 TEMPER = 0.25
 """A fit's weight is (mean squared left-out residual)^(−S · TEMPER), where a likelihood would have ½. Fits of neighbouring λ are
-alike; on photographs ¼ explains fresh masks slightly better than ½, and than the best fit alone (docs/posterior.md)."""
+alike, so that a likelihood would trust differences too much; what it changes is small (docs/posterior.md)."""
 
 RANK = 1e-11
 """Directions of the masks with less than this share of the largest variance are rounding."""
@@ -108,17 +108,24 @@ def regress(responses: Responses, valid: Tensor, prior: bool = True, residual: b
     return Regression(**{name: torch.cat(values) for name, values in columns.items()})
 
 
-def smooth(grid: Sequence[int], length: float, like: Tensor) -> Tensor:
-    """(U, U): K_uv = exp(−|u − v| / ℓ) over the places of a grid.
+def smooth(grid: Sequence[int], length: float) -> Tensor:
+    """(U, U) float64: K_uv = exp(−|u − v| / ℓ) over the places of a grid.
 
     Args:
         grid: its axes.
         length: ℓ, in units.
-        like: whose dtype and device it has.
     """
-    axes = [torch.arange(size, dtype=like.dtype, device=like.device) for size in grid]
+    axes = [torch.arange(size, dtype=torch.float64) for size in grid]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
     return torch.exp(-torch.cdist(places, places) / length)
+
+
+@lru_cache(maxsize=4)
+def _root(grid: tuple[int, ...], length: float) -> Tensor:
+    """L with K = L Lᵀ: the same for every input of a grid, and dear."""
+    kernel = smooth(grid, length)
+    # The hair on the diagonal is far below any λ.
+    return torch.linalg.cholesky(kernel + 1e-9 * torch.eye(len(kernel), dtype=kernel.dtype))
 
 
 def regions(grid: Sequence[int], block: int, like: Tensor) -> Tensor:
@@ -413,9 +420,7 @@ class _Kernel:
         self.root = None
         weighted = masks * has[:, None]
         if length > 0:
-            kernel = smooth(problem.grid, length, masks)
-            # K = L Lᵀ; the hair on the diagonal is far below any λ.
-            root = torch.linalg.cholesky(kernel + 1e-9 * torch.eye(units, dtype=masks.dtype, device=masks.device))
+            root = _root(tuple(problem.grid), length).to(masks)
             self.root = root
             weighted = weighted @ root
         if count <= units:
@@ -445,7 +450,7 @@ class _Kernel:
         across = grown
         regions = problem.regions * self.variances[:, None]
         if self.root is not None:
-            across = torch.einsum("uv,bv->bu", self.root @ self.root.mT, grown) * self.variances
+            across = (grown @ self.root) @ self.root.mT * self.variances
             regions = regions @ self.root
         # The prior's variance of every unit is 1, where the input has it, and of a region r it is rᵀKr.
         variances = torch.cat([self.variances, (regions**2).sum(2)], 1)

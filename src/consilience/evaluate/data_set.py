@@ -38,7 +38,7 @@ def evaluate(
     path: str | Path | None = None,
     progress: Callable[[int, int | None], None] | None = None,
     methods: Any = "standard",
-    objective: Any = "opt",
+    objective: Any = "posterior",
     **options: Any,
 ) -> Evaluation:
     """Measure methods, aggregations and the consensus on a data set: one number per input first, then their statistics.

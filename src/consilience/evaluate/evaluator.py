@@ -46,7 +46,7 @@ class Evaluator(KnownArguments):
         *,
         measures: str | Measure | Iterable[str | Measure] = "default",
         rows: Sequence[str] | None = None,
-        objective: Any = "opt",
+        objective: Any = "posterior",
         **options: Any,
     ):
         self.model = a_model(model)

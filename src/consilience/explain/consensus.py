@@ -57,7 +57,7 @@ class Consensus(KnownArguments):
 
     further = OPTION_NAMES
 
-    def __init__(self, model: Any, methods: Any = "standard", objective: Any = "opt", **options: Any):
+    def __init__(self, model: Any, methods: Any = "standard", objective: Any = "posterior", **options: Any):
         self.model = a_model(model)
         self.options = Options.of(methods=methods, objective=objective, **options)
         self.weights: Tensor | None = None
@@ -213,7 +213,7 @@ class Consensus(KnownArguments):
             options.methods, None if options.baselines is None else Baseline.of(options.baselines), features
         )
         scale = "max" if options.scale is None else options.scale
-        return Mixture(tuple(found), tuple(self.weights.tolist()), features, options.sign, scale)
+        return Mixture(tuple(found), tuple(self.weights.tolist()), features, options.sign or "keep", scale)
 
     def save(self, path: str | Path) -> Path:
         """Write the fitted weights as JSON, with what they belong to: the methods as configured, objective, and maps."""
@@ -231,7 +231,7 @@ class Consensus(KnownArguments):
             "settings": {
                 "methods": [describe(explainer) for explainer in explainers],
                 "features": describe(options.features),
-                "sign": describe(options.sign),
+                "sign": options.sign or "keep",
                 "scale": describe("max" if options.scale is None else options.scale),
             },
         }

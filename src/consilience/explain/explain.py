@@ -46,7 +46,7 @@ def explain(
     target: int | Sequence[int] | Tensor | str | None = None,
     *,
     methods: str | Explainer | Iterable[str | Explainer] = "standard",
-    objective: str | Goal | Metric | Aggregation = "opt",
+    objective: str | Goal | Metric | Aggregation = "posterior",
     seed: int = 0,
     fit_draws: Draws | int | str | Mapping[str, int] | None = None,
     fresh_draws: Draws | int | str | Mapping[str, int] | None = "auto",
@@ -77,9 +77,10 @@ def explain(
             :func:`consilience.text`.
         x: inputs (B, *F). An input with a NaN is reported and left out; the others are explained.
         target: None or "predicted", an integer, or one for each input.
-        methods: a preset ("standard", "gradient", "paper", …), names, or configured explainers.
-        objective: how the maps become one: "opt", "robust", "faith", "mean", "median", "best_single", "paper_opt", …; an
-            expression over names; a metric, or a sum of metrics; a front; or an aggregation of your own.
+        methods: a preset ("standard", "classic", "gradient", "paper", …), names, or configured explainers.
+        objective: how the maps become one: "posterior" (with an error for every feature), "opt", "robust", "faith", "ridge",
+            "mean", "median", "best_single", "paper_opt", …; an expression over names; a metric, or a sum of metrics; a front;
+            or an aggregation of your own.
         seed: names all random draws. With the same ids, the same seed gives the same result for any batch, chunk and order.
         fit_draws: draws for the weights: a mapping such as {"average_sensitivity": 10, "infidelity": 256}, where a kind that is
             left out is the default's; or one number, of neighbours and of masks alike (fewer than 32 masks tell little); None:
@@ -100,7 +101,7 @@ def explain(
         features: what is attributed; None: pixels for images, elements otherwise.
         baselines: what stands for "absent", for the methods and for the masks of the infidelity, unless they have a baseline
             of their own. Rows of a data set are drawn from, or their mean is taken, and give a table's noise its unit.
-        sign: of every map before it is measured and mixed: "abs" or "keep"; None: "abs" for images, else "keep".
+        sign: of every map before it is measured and mixed: "abs" or "keep"; None: "keep".
         scale: of every map before it is measured and mixed: "max", "l2" or "none"; None: "max".
         signed: allow negative weights.
         choice: "convex", or "cross_validated" (among best single, mean, convex, signed).

@@ -49,8 +49,7 @@ class Options(Settings):
         kind: which number of the output is explained; see :class:`~consilience.model.score.Score`.
         features: what is attributed; None: pixels for images, elements otherwise.
         baselines: what stands for "absent".
-        sign: "abs" or "keep"; None: "keep" where a metric in units of the output asks for it, else "abs" for images and
-            "keep" otherwise.
+        sign: "abs" or "keep"; None: "keep".
         scale: "max", "l2" or "none"; None: "none" where a metric in units of the output asks for it, else "max".
         signed: allow negative weights.
         choice: "convex", or "cross_validated".
@@ -65,7 +64,7 @@ class Options(Settings):
     """
 
     methods: Any = "standard"
-    objective: Any = "opt"
+    objective: Any = "posterior"
     seed: int = setting(0, low=-(2**63), high=2**63 - 1)
     fit_draws: Any = None
     fresh_draws: Any = AUTO
@@ -202,11 +201,8 @@ class Options(Settings):
         """Whether a metric of the objective wants maps signed and unscaled."""
         return any(metric.in_output_units for metric in self.aggregation.metrics)
 
-    def presented(self, image: bool) -> tuple[str, str]:
+    def presented(self) -> tuple[str, str]:
         """(sign, scale) of the maps.
-
-        Args:
-            image: whether inputs have channels, height and width.
 
         Raises:
             InputError: a metric in units of the output is asked for, with another sign or scale.
@@ -224,8 +220,7 @@ class Options(Settings):
                 f"sign: {self.aggregation.name!r} is in units of the score, so maps keep their sign; use sign='keep' "
                 "or leave it out, got 'abs'"
             )
-        usual = "abs" if image and not self.aggregation.signed_maps else "keep"
-        return self.sign or usual, self.scale or "max"
+        return self.sign or "keep", self.scale or "max"
 
     @cached_property
     def digest(self) -> str:

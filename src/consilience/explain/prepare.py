@@ -145,7 +145,7 @@ def prepare(
             stack, cut = without_gradients(stack, why, x.shape[1:])
             failed = {**failed, **cut}
     measurement = Measurement(
-        stack=Normalised(stack, attributed, *options.presented(x.ndim == 4)),
+        stack=Normalised(stack, attributed, *options.presented()),
         working=tuple(everything.names.index(name) for name in stack.names),
         rows=len(everything),
         metrics=_metrics(options, features, attributed, baseline, score),
@@ -196,7 +196,7 @@ def _configured(
     # Of the features that are given by name, only patches are few enough to be taken away one by one.
     if isinstance(features, str):
         features = features_for(features, shape) if features == "patches" else None
-    return resolve(options.methods, baseline, features)
+    return resolve(options.methods, baseline, features, shape)
 
 
 def _integers(ids: Any, count: int) -> list[int]:

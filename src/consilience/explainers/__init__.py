@@ -7,7 +7,7 @@ several of them need once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from .perturbation import FeatureAblation, Occlusion
 from .rise import RISE
 from .shapley import KernelSHAP, ShapleySampling
 from .stack import Stack, unique
+from .standard import standard
 from .surrogates import LIME, MAPLE
 from .weight_noise import FusionGrad, NoiseGrad
 
@@ -42,7 +43,8 @@ METHODS: dict[str, type[Explainer]] = {
 """Every method by name, in the order in which tables and the catalogue list them."""
 
 PRESETS: dict[str, tuple[Explainer, ...]] = {
-    "standard": (
+    "standard": standard(),
+    "classic": (
         Saliency(), InputXGradient(), IntegratedGradients(), SmoothGrad(10), VarGrad(10), GuidedBackprop(), DeepLIFT(),
         GradCAM(),
     ),
@@ -60,7 +62,9 @@ PRESETS: dict[str, tuple[Explainer, ...]] = {
 }  # fmt: skip
 """Sets of methods by name.
 
-"black_box" needs outputs only: near x, with half of it removed, and with coalitions of every size. "paper" is AGG's Tables 1,
+"standard" depends on the kind of input, see :mod:`~.standard`; here it is that of images. "classic" was the standard set of
+everything. "black_box" needs outputs only: near x, with half of it removed, and with coalitions of every size.
+"paper" is AGG's Tables 1,
 3 and 4, "paper_faithfulness" its Table 2, "paper_perturbation" the perturbation methods of Tables 10 and 11, all with the
 settings of the authors' code: 50 integration steps, 20 noise draws with σ = .5 in units of the normalised input.
 """
@@ -83,7 +87,10 @@ __all__ = [
 
 
 def resolve(
-    methods: str | Explainer | Iterable[str | Explainer], baselines: Any = None, features: Features | None = None
+    methods: str | Explainer | Iterable[str | Explainer],
+    baselines: Any = None,
+    features: Features | None = None,
+    shape: Sequence[int] | None = None,
 ) -> list[Explainer]:
     """Whatever ``methods=`` may be, as a list of explainers, in order.
 
@@ -95,6 +102,7 @@ def resolve(
         baselines: for those that have some and leave them open (None); rows of a data set also as the ``data`` of those that
             need some. None: they stay open.
         features: for those that have some and leave them open. None: they stay open.
+        shape: F, the axes of one input, on which the standard methods depend; None: those of images.
 
     Raises:
         InputError: an unknown name, nothing at all, or something that is not a method.
@@ -112,6 +120,8 @@ def resolve(
             explainers.append(_with(item, settings))
         elif not isinstance(item, str):
             explainers.append(foreign(item))
+        elif item == "standard":
+            explainers.extend(_with(member, settings) for member in standard(shape, features))
         elif item in PRESETS:
             explainers.extend(_with(member, settings) for member in PRESETS[item])
         else:

@@ -29,7 +29,7 @@ class Mixture(Direct):
         explainers: k of them; those with weight 0 are not evaluated.
         weights: (k,), of any sign, not all zero.
         features: to which maps are reduced; None: pixels for images, else elements.
-        sign: "abs" or "keep"; None: "abs" for images, else "keep".
+        sign: "abs" or "keep"; None: "keep".
         scale: "max", "l2" or "none".
 
     Raises:
@@ -69,7 +69,7 @@ class Mixture(Direct):
         members, weights = self._members
         shape = points.x.shape[1:]
         features = features_for(self.features, shape)
-        sign = self.sign or ("abs" if points.x.ndim == 4 else "keep")
+        sign = self.sign or "keep"
         maps = Normalised(Stack(members, key.seed), features, sign, self.scale).attribute(score, points)
         mixed = torch.einsum("k,nk...->n...", maps.new_tensor(weights), maps)
         # Explainers give a map of elements: spread evenly, it sums to the same features again.

@@ -19,6 +19,7 @@ from .reading import Record, mapping, number, part, text
 from .sentences import warnings
 from .table import has_status, rows, unjudged
 from .tableview import table_view
+from .verdict import verdict
 
 MOST_TOKENS = 600
 """A longer text is cut."""
@@ -47,6 +48,7 @@ def article(entry: Entry, place: int, count: int, shared: Sequence[str] = ()) ->
         "agrees": entry.agrees,
         "unexplained": UNEXPLAINED if has_status(record, UNEXPLAINED) else "",
         "unusable": part(record, "status") == UNUSABLE,
+        "verdict": verdict([record]),
         "warnings": [warning for warning in warnings([record]) if warning not in shared],
         "plane": plane(table, front),
         "robust": TITLES[robust_criterion(table, front)],
@@ -80,10 +82,14 @@ def _features(entry: Entry) -> dict[str, Any]:
     working = [j for j in entry.order if entry.methods[j] not in entry.failed]
     values = {j: entry.maps[j].ravel()[chosen].astype(np.float64) for j in working}
     paints = {j: colours.paint(values[j], robust_limit(entry.maps[j])) for j in working}
+    errors = None if entry.error is None else entry.error.ravel()
+    certain = None if entry.certain is None else entry.certain.ravel()
     body = []
     for row, feature in enumerate(chosen):
         share = 100 * abs(float(np.nan_to_num(lead[row]))) / (limit or 1.0)
         line = {
+            "error": "" if errors is None else short(float(errors[feature])),
+            "certain": certain is not None and bool(certain[feature] != 0),
             "name": names[feature] or MISSING,
             "share": f"{share:.1f}",
             "negative": bool(lead[row] < 0),
@@ -96,6 +102,7 @@ def _features(entry: Entry) -> dict[str, Any]:
         "rows": body,
         "total": entry.attribution.size,
         "signed": entry.signed,
+        "certain": certain is not None,
     }
 
 

@@ -28,6 +28,8 @@ class Entry:
         attribution: (*A), the combined map.
         name: the input's name.
         extra: further maps (*A) by name ("mean", …).
+        error: (*A), the standard errors of the combined map; None: not known.
+        certain: (*A), 1 and −1 where a sign is certain, else 0; None: not known.
 
     Raises:
         InputError: the maps' number or shapes do not fit.
@@ -39,6 +41,8 @@ class Entry:
     attribution: np.ndarray
     name: str
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    error: np.ndarray | None = None
+    certain: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         k = len(self.methods)
@@ -47,6 +51,7 @@ class Entry:
         arrays = dict(self.extra)
         if k:
             arrays["maps"] = self.maps[0]
+        arrays |= {name: each for name, each in (("error", self.error), ("certain", self.certain)) if each is not None}
         for name, array in arrays.items():
             if array.shape != self.attribution.shape:
                 raise InputError(f"entry {self.name!r}: {name} {array.shape}, attribution {self.attribution.shape}")

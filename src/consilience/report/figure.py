@@ -14,6 +14,7 @@ from .letters import drawable, fit, inches, wrapped
 from .numbers import MISSING, minus, short, with_error
 from .reading import number, text
 from .table import Row, best_single, has_status, rows, shown_criteria, unjudged
+from .verdict import verdict
 
 WIDTH = 13.0  # inches
 DPI = 110
@@ -124,10 +125,13 @@ class _Sheet:
     def _heading(self) -> None:
         entry, right = self.entry, WIDTH - MARGIN
         self.text(MARGIN, 0.42, entry.name, size=17, weight="bold", width=0.74 * WIDTH)
-        verdict = f"{entry.target}, {entry.score_name} {minus(short(number(entry.record, 'score')))}"
+        answer = f"{entry.target}, {entry.score_name} {minus(short(number(entry.record, 'score')))}"
         if entry.predicted is not None:
-            verdict += ", as predicted" if entry.agrees else f"; predicted: {entry.predicted}"
-        self.text(MARGIN, 0.76, verdict, size=11, color=SOFT, width=0.74 * WIDTH)
+            answer += ", as predicted" if entry.agrees else f"; predicted: {entry.predicted}"
+        self.text(MARGIN, 0.76, answer, size=11, color=SOFT, width=0.74 * WIDTH)
+        said = verdict([entry.record])
+        if said and not has_status(entry.record, UNEXPLAINED):
+            self.text(MARGIN, 1.02, said[0], size=10, width=WIDTH - 2 * MARGIN)
         if has_status(entry.record, UNEXPLAINED):
             warning = f"{UNEXPLAINED}: weights, correlations and the combined map are noise"
             self.text(MARGIN, 1.02, warning, size=10, color=ACCENT, weight="bold", width=0.74 * WIDTH)
@@ -147,7 +151,8 @@ class _Sheet:
             x += wide + GAP
             self._caption(x, "consensus, on the input")
             under = background(entry.image, self.colours.signed)
-            self.picture(x, self.top, wide, self.hero_height, self._over(under, flat), ACCENT)
+            axes = self.picture(x, self.top, wide, self.hero_height, self._over(under, flat), ACCENT)
+            self._outline(axes, entry.image.shape[:2])
             x += wide + GAP
         self._caption(x, "consensus")
         self.picture(x, self.top, wide, self.hero_height, self.colours.paint(flat), ACCENT)
@@ -158,7 +163,7 @@ class _Sheet:
     def _bars(self) -> None:
         left, wide = MARGIN + 1.7, self.hero
         self._caption(left, "consensus")
-        axes = self.bars(left, self.top, wide, self.hero_height, self.entry.attribution)
+        axes = self.bars(left, self.top, wide, self.hero_height, self.entry.attribution, self.entry.error)
         every = feature_names(self.entry)
         names = [drawable(fit(every[at], 1.6, 9)) for at in top_features(self.entry)]
         axes.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
@@ -259,7 +264,20 @@ class _Sheet:
         box = (x / WIDTH, 1 - (y + high) / self.height, wide / WIDTH, high / self.height)
         return self.figure.add_axes(box)
 
-    def picture(self, x: float, y: float, wide: float, high: float, rgb: np.ndarray, edge: str = "none") -> None:
+    def _outline(self, axes: Any, shape: tuple[int, ...]) -> None:
+        """Lines around what is certain: solid where it raises the score, dashed where it lowers it."""
+        if self.entry.certain is None:
+            return
+        signs = surface(self.entry.certain)
+        if signs is None:
+            return
+        signs = _stretch(np.sign(signs), shape)
+        for sign, line in ((1, "solid"), (-1, "dashed")):
+            inside = (signs == sign).astype(np.float64)
+            if inside.any():
+                axes.contour(inside, levels=[0.5], colors=[INK], linewidths=1.2, linestyles=[line])
+
+    def picture(self, x: float, y: float, wide: float, high: float, rgb: np.ndarray, edge: str = "none") -> Any:
         ratio = rgb.shape[0] / rgb.shape[1]
         inner = (wide, high) if self.stretched else (min(wide, high / ratio), min(high, wide * ratio))
         axes = self.axes(x, y, *inner)
@@ -268,12 +286,19 @@ class _Sheet:
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set(visible=edge != "none", edgecolor=edge, linewidth=1.5)
+        return axes
 
-    def bars(self, x: float, y: float, wide: float, high: float, values: np.ndarray) -> Any:
+    def bars(
+        self, x: float, y: float, wide: float, high: float, values: np.ndarray, errors: np.ndarray | None = None
+    ) -> Any:
         axes = self.axes(x, y, wide, high)
         chosen = values.ravel().astype(np.float64)[top_features(self.entry)]
         known = np.nan_to_num(chosen)
         axes.barh(range(len(chosen)), known, height=0.72, color=[COOL if v < 0 else ACCENT for v in known])
+        if errors is not None:
+            # Twice the standard error to either side: about 95 %, each feature by itself.
+            reach = 2 * np.nan_to_num(errors.ravel().astype(np.float64)[top_features(self.entry)])
+            axes.errorbar(known, range(len(chosen)), xerr=reach, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         for row in np.flatnonzero(~np.isfinite(chosen)):
             axes.text(0, row, " not a number", fontsize=9, va="center", color=SOFT)
         axes.axvline(0, color=SOFT, linewidth=0.8)

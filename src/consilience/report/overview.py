@@ -16,6 +16,7 @@ from .reading import Record, mapping, number, part, text
 from .sentences import draws, incomplete, promise, shares, warnings
 from .table import average, has_status, unjudged
 from .tableview import table_view
+from .verdict import verdict
 
 THUMB = 96
 """Pixels of a picture in the list of inputs."""
@@ -38,6 +39,7 @@ def overview(entries: Sequence[Entry], failures: Iterable[tuple[str, str]]) -> d
             links.append({"number": place, "name": entry.name, "picture": _thumb(entry), "mark": _mark(entry.record)})
     view: dict[str, Any] = {
         "count": len(records),
+        "verdict": verdict(records) if several else [],
         "failures": [(str(name), str(reason)) for name, reason in failures],
         "links": links,
     }

@@ -12,6 +12,7 @@ from .numbers import MISSING, Digits, short
 from .reading import Record, mapping, number, part, text
 from .sentences import draws, incomplete, nearly_complete, promise, shares, warnings
 from .table import Cell, Row, average, average_cell, has_status, shown_criteria, unjudged
+from .verdict import verdict
 
 WIDTH = 120
 """The width of the table, in characters."""
@@ -47,7 +48,7 @@ def text_table(records: Sequence[Record]) -> str:
     body = lines[2:]
     methods = sum(not row.derived for row in table)
     lines = [*head, rule, *body[:methods], rule, *body[methods:]]
-    return "\n".join([_heading(records), "", *lines, "", *_notes(records, table)])
+    return "\n".join([_heading(records), *verdict(records), "", *lines, "", *_notes(records, table)])
 
 
 # -- columns: each is a list of texts, two lines of head and one for each row ------------------------------------------

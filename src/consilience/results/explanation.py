@@ -364,6 +364,8 @@ class Explanation:
             attribution=_array(self.attribution[i]),
             name=name_of(self, i),
             extra={name: _array(self[name][i]) for name in ROWS if name != "uniform"},
+            error=None if self.error is None else _array(self.error[i]),
+            certain=None if self.certain is None else _array(self.certain[i]),
         )
 
     def plot(self, i: int = 0) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..report.verdict import verdict
 from ..statistics.criteria import PARTS
 from .difference import recorded
 from .files import SCHEMA, versions
@@ -103,6 +104,7 @@ def record_of(explanation: Explanation, i: int) -> dict[str, Any]:
     if record["target_label"] is None:
         reasons["target_label"] = "no labels were given"
     record["reasons"] = reasons
+    record["verdict"] = verdict([record])
     return record
 
 

@@ -107,7 +107,16 @@ def read_input(folder: Path) -> StoredInput:
         # Rows of a table stand in the order of its criteria.
         order: dict[str, Any] = next(iter((record.get("criteria") or {}).values()), {})
         extra = {row: arrays.pop(f"extra.{row}") for row in order if f"extra.{row}" in arrays}
-        entry = Entry(record, shown, arrays.pop("maps"), arrays.pop("attribution"), name, extra)
+        entry = Entry(
+            record,
+            shown,
+            arrays.pop("maps"),
+            arrays.pop("attribution"),
+            name,
+            extra,
+            error=arrays.get("error"),
+            certain=arrays.get("certain"),
+        )
         if arrays["weights"].shape != (len(record["methods"]),):
             raise ValueError(f"{len(record['methods'])} methods, weights {arrays['weights'].shape}")
     return StoredInput(entry, arrays)

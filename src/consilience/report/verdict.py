@@ -1,0 +1,177 @@
+"""What a result says, in a few plain sentences: what to trust, what is certain, and what is not.
+
+Each sentence follows from numbers of the record by a rule of its own, which is tested; none is said without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from .reading import Record, listing, mapping, number, text
+
+FAITHFUL = "faithfulness_correlation"
+CONTRAST = "contrast"
+
+ERRORS = 2.0
+"""So many standard errors above zero a correlation must be."""
+
+BLIND = 0.05
+"""A map whose contrast is less than this share of its size is nearly the same for every output."""
+
+NAMED = 4
+"""At most so many methods are named in a sentence."""
+
+
+def verdict(records: Sequence[Record]) -> list[str]:
+    """Sentences about one input, or about several together.
+
+    Args:
+        records: of the inputs; of an earlier version, or damaged, what is missing is not spoken of.
+    """
+    if not records:
+        return []
+    found = [_explained(records), _certain(records), _mute(records), _blind(records)]
+    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in found if sentence]
+
+
+def _explained(records: Sequence[Record]) -> str:
+    """How much of what masks do the consensus explains, and the best single method beside it."""
+    shares = [_share(record, "consensus") for record in records]
+    known = [share for share in shares if share is not None]
+    objective = text(records[0], "objective") or "the consensus"
+    if not known:
+        return ""
+    if not any(_significant(record, "consensus") for record in records):
+        return (
+            f"{objective} explains nothing of what masks do: its correlation is not above zero by two standard errors"
+        )
+    words = f"{objective} explains {fmean(known):.0%}"
+    if len(records) == 1:
+        error = _error(records[0], "consensus")
+        words += f" ± {error:.0%}" if error else ""
+    else:
+        words += " on average"
+    words += " of what masks do on fresh draws"
+    beside = _beside(records)
+    return f"{words}; {beside}" if beside else words
+
+
+def _beside(records: Sequence[Record]) -> str:
+    """The best single method, and whether the consensus is better than it."""
+    if len(records) == 1:
+        record = records[0]
+        difference = mapping(record, "differences", FAITHFUL)
+        best = text(difference, "best_single")
+        share = _share(record, best) if best else None
+        if share is None:
+            return ""
+        return f"the best single method, {best}, {share:.0%}{_compared(difference)}"
+    pairs = []
+    better = 0
+    for record in records:
+        difference = mapping(record, "differences", FAITHFUL)
+        share = _share(record, text(difference, "best_single"))
+        if share is not None:
+            pairs.append(share)
+            better += (number(difference, "low") or 0.0) > 0
+    if not pairs:
+        return ""
+    return f"the best single method of each {fmean(pairs):.0%}; certainly better for {better} of {len(pairs)} inputs"
+
+
+def _compared(difference: Record) -> str:
+    """In brackets, on which side of zero the 95 % interval of the difference lies."""
+    low, high = number(difference, "low"), number(difference, "high")
+    if low is None or high is None:
+        return ""
+    if low > 0:
+        return " (certainly less)"
+    if high < 0:
+        return " (certainly more)"
+    return " (which of the two is better is not decided)"
+
+
+def _certain(records: Sequence[Record]) -> str:
+    """Of a posterior, how many signs are certain."""
+    each = [mapping(record, "posterior") for record in records]
+    counts = [
+        (number(one, "certain_positive"), number(one, "certain_negative"), number(one, "certain_of")) for one in each
+    ]
+    known = [(up, down, of) for up, down, of in counts if up is not None and down is not None and of]
+    if not known:
+        return ""
+    unit = text(each[0], "certain_unit")
+    article = "an" if unit[:1] in "aeiou" else "a"
+    each_part = f"each {article} {unit}"
+    up = fmean([one[0] for one in known])
+    down = fmean([one[1] for one in known])
+    of = fmean([one[2] for one in known])
+    if up + down == 0:
+        return f"no part of the input is certain to raise or lower the score (of {of:.0f}, {each_part})"
+    if len(known) == 1:
+        return (
+            f"certain at 95 %, all together: {up:.0f} of {of:.0f} parts ({each_part}) raise the score, {down:.0f} lower it; "
+            "the signs of the others, and the order among these, are not"
+        )
+    return f"certain at 95 % on average: {up:.1f} of {of:.0f} parts ({each_part}) raise the score, {down:.1f} lower it"
+
+
+def _mute(records: Sequence[Record]) -> str:
+    """Which methods do no better than a map that is the same everywhere."""
+    working = _working(records[0])
+    judged = [name for name in working if any(_share(record, name) is not None for record in records)]
+    silent = [name for name in judged if not any(_significant(record, name) for record in records)]
+    if not silent:
+        return ""
+    return f"not better than a uniform map: {_named(silent, len(working))}"
+
+
+def _blind(records: Sequence[Record]) -> str:
+    """Which methods give nearly the same map for every output."""
+    blind = []
+    for name in _working(records[0]):
+        contrasts = [number(record, "criteria", CONTRAST, name, "fresh") for record in records]
+        known = [value for value in contrasts if value is not None]
+        if known and fmean(known) < BLIND:
+            blind.append(name)
+    if not blind:
+        return ""
+    return f"nearly the same for every output: {_named(blind, len(_working(records[0])))}"
+
+
+def _working(record: Record) -> list[str]:
+    """The methods that did not fail."""
+    failed = mapping(record, "failed")
+    return [str(name) for name in listing(record, "methods") if name not in failed]
+
+
+def _named(names: Sequence[str], of: int) -> str:
+    """Names, or how many there are."""
+    if len(names) <= NAMED:
+        return ", ".join(names)
+    return f"{len(names)} of {of} methods"
+
+
+def _share(record: Record, row: str) -> float | None:
+    """ρ² on fresh masks; 0 where ρ is negative; None where it is not known."""
+    rho = number(record, "criteria", FAITHFUL, row, "fresh")
+    return None if rho is None else max(rho, 0.0) ** 2
+
+
+def _error(record: Record, row: str) -> float | None:
+    """The standard error of ρ²."""
+    rho = number(record, "criteria", FAITHFUL, row, "fresh")
+    stderr = number(record, "criteria", FAITHFUL, row, "stderr")
+    if rho is None or stderr is None:
+        return None
+    return 2 * max(rho, 0.0) * stderr
+
+
+def _significant(record: Record, row: str) -> bool:
+    """Whether a row's correlation is above zero by more than chance."""
+    rho = number(record, "criteria", FAITHFUL, row, "fresh")
+    stderr = number(record, "criteria", FAITHFUL, row, "stderr")
+    if rho is None or stderr is None:
+        return False
+    return rho > ERRORS * stderr
