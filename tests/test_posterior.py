@@ -12,6 +12,7 @@ from consilience.combine import regression
 from consilience.combine.posterior import Posterior, Ridge
 from consilience.combine.regression import RATIOS, regions, regress, smooth
 from consilience.errors import InputError
+from consilience.report.table import rows
 from consilience.statistics.certain import certain_signs
 from consilience.statistics.responses import MaskRows, Responses
 
@@ -424,3 +425,16 @@ def test_one_unit_has_all_of_the_fall_and_two_have_theirs():
         found = regress(two, every(two))
         np.testing.assert_allclose(found.values[0].numpy(), [0.7, 0.3], atol=1e-6)
         assert found.explained.item() == pytest.approx(1) and (found.error == 0).all()
+
+
+def test_what_is_held_is_not_called_robust(net, x):
+    """Without methods the whole map is held at neighbours: a sensitivity of 0 is no merit, and a contrast of 0 no fault."""
+    held = cs.explain(net, x[:1], objective="ridge", **FEW)
+    cells = {row.name: row.cells for row in rows(held.record(0))}
+    for criterion in ("relative_sensitivity", "contrast"):
+        assert cells["consensus"][criterion].fresh == 0 and cells["consensus"][criterion].trivial
+    assert not cells["consensus"]["faithfulness_correlation"].trivial
+    mixed = cs.explain(net, x[:1], objective="posterior", **FEW)
+    assert not any(
+        cell.trivial for cell in {row.name: row for row in rows(mixed.record(0))}["consensus"].cells.values()
+    )

@@ -144,11 +144,19 @@ def _cell(record: Record, criterion: Criterion, name: str) -> Cell:
         fit=fit,
         fresh=fresh,
         stderr=stderr,
-        # The uniform map is the same everywhere, hence perfectly robust.
-        trivial=name == "uniform" and criterion.key.endswith("sensitivity"),
+        trivial=_is_trivial(record, criterion, name),
         reason="" if complete else why(record, f"criteria.{criterion.key}.{name}", name),
         exact=exact,
     )
+
+
+def _is_trivial(record: Record, criterion: Criterion, name: str) -> bool:
+    """Whether a value follows from how the row is made: the uniform map is the same everywhere, and a consensus without any
+    method is all correction, which is held at neighbours and for other outputs."""
+    robustness = criterion.key.endswith("sensitivity")
+    if name == "consensus" and number(record, "posterior", "methods_share") == 0:
+        return robustness or criterion.key == "contrast"
+    return name == "uniform" and robustness
 
 
 def why(record: Record, where: str, name: str = "") -> str:
