@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..features.base import Features
-from ..features.images import Patches, features_for
+from ..features.images import EIGHTH, features_for, patches
 from ..features.sequences import Tokens
 from .base import Explainer
 from .cam import GradCAM
@@ -19,9 +19,6 @@ from .gradients import InputXGradient
 from .paths import DeepLIFT, IntegratedGradients
 from .perturbation import FeatureAblation
 from .shapley import ShapleySampling
-
-PATCHES = 8
-"""Patches along an image's short side for feature ablation: 64 forward evaluations of a square one."""
 
 FEW = 64
 """Up to so many features of anything else are taken away one by one."""
@@ -35,7 +32,7 @@ def standard(shape: Sequence[int] | None = None, features: Features | str | None
         features: what is attributed; None: the usual ones of the shape.
     """
     if shape is None or len(shape) == 3:
-        ablated = None if shape is None else Patches(_side(shape))
+        ablated = None if shape is None else patches(shape, EIGHTH)
         return IntegratedGradients(), GradCAM(), FeatureAblation(ablated)
     attributed = features_for(features, shape)
     methods: tuple[Explainer, ...] = (InputXGradient(), IntegratedGradients())
@@ -44,12 +41,3 @@ def standard(shape: Sequence[int] | None = None, features: Features | str | None
     if attributed.largest(shape) <= FEW:
         methods += (FeatureAblation(), ShapleySampling(4))
     return methods
-
-
-def _side(shape: Sequence[int]) -> int:
-    """The side of patches of which about eight are along the short side, without a remainder where that is possible."""
-    short = min(shape[1:])
-    wanted = short / PATCHES
-    even = [side for side in range(1, short + 1) if shape[1] % side == 0 and shape[2] % side == 0]
-    near = [side for side in even if wanted / 1.5 <= side <= wanted * 1.5]
-    return min(near, key=lambda side: abs(side - wanted), default=max(1, round(wanted)))

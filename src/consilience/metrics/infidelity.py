@@ -12,7 +12,7 @@ from .. import simplex
 from ..card import Card
 from ..errors import InputError
 from ..features.base import Elements, Features
-from ..features.images import coarse
+from ..features.images import coarse, patches
 from ..model.calling import precision_of
 from ..model.score import Score
 from ..perturb.baseline import AnyBaseline, Baseline
@@ -57,6 +57,7 @@ class Infidelity(Metric, Settings):
         scaling: as an objective: "correlation" (1 − ρ|ρ|, the default), "free" (one β ≥ 0 for the mixture), "yeh" (one β of
             either sign, which does not tell φ from −φ), "raw" (β = 1, AGG's App. C.2 as printed), "code" (weights for β_j φ_j
             put on the unscaled φ_j, as the authors' code does: what is minimised is not what is returned).
+        patches: of images without ``features``, how many square patches are along the short side; None: the usual ones.
         keep_masks: keep the masks themselves in the evidence, for what regresses on them; S · U bytes for each input.
 
     Raises:
@@ -67,6 +68,7 @@ class Infidelity(Metric, Settings):
     share: float | tuple[float, ...] = setting(SHARES, above=0, below=1, empty=False)
     baseline: AnyBaseline = None
     scaling: str = setting("correlation", choices=SCALINGS)
+    patches: int | None = setting(None, low=1, high=10_000)
     keep_masks: bool = False
 
     card = Card(
@@ -118,6 +120,8 @@ class Infidelity(Metric, Settings):
         baseline = Baseline.of(usual if self.baseline is None else self.baseline)
         if self.features is not None:
             return Masked(self.features, self.share, baseline)
+        if self.patches is not None and len(shape) == 3:
+            return Masked(patches(shape, self.patches), self.share, baseline)
         if not isinstance(self.share, tuple):
             return Masked(coarse(shape), self.share, baseline)
         features, scales = mask_units(shape)
