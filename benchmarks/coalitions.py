@@ -1,6 +1,6 @@
 """How far methods of coalitions are from their own exact values, with what they evaluate now and with what they did before.
 
-    python benchmarks/coalitions.py [--seeds 20] [--out FILE.json]
+    python benchmarks/coalitions.py [--seeds 40] [--out FILE.json]
     python benchmarks/coalitions.py --show FILE.json
 
 Games are points of tables of 12 to 14 columns (scikit-learn's wine and breast cancer; networks, forests, boosted trees; the
@@ -173,40 +173,35 @@ def now(values: np.ndarray, seed: int) -> tuple[dict[str, np.ndarray], int]:
 
 def measured(seeds: int) -> dict:
     """The errors of every game, and the evaluations of every number of features."""
-    rows = []
-    evaluations: dict[str, dict] = {}
+    by_features: dict[int, list[tuple[str, np.ndarray]]] = {}
     for name, values in games():
-        features = int(math.log2(len(values)))
-        own = exact(values)
-        errors: dict[str, list] = {"before": [], "now": []}
-        together = []
+        by_features.setdefault(int(math.log2(len(values))), []).append((name, values))
+    rows: list[dict] = []
+    evaluations: dict[str, dict] = {}
+    for features, alike in by_features.items():
+        own = [exact(values) for _, values in alike]
+        squares = {when: [dict.fromkeys(one, 0.0) for one in own] for when in ("before", "now")}
+        together = 0
+        # Seed by seed: all games with a seed share its coalitions.
         for seed in range(seeds):
-            found, spent = now(values, seed)
-            together.append(spent)
-            errors["now"].append(found)
-            errors["before"].append(before(values, seed))
-        row: dict = {"game": name, "features": features}
-        for when, estimates in errors.items():
-            row[when] = {
-                method: float(np.sqrt(np.mean([(one[method] - own[method]) ** 2 for one in estimates])))
-                for method in own
-            }
-        row["size"] = {method: float(np.sqrt(np.mean(value**2))) for method, value in own.items()}
-        row["bias"] = {
-            method: float(np.sqrt(np.mean((np.mean([one[method] for one in errors["now"]], 0) - own[method]) ** 2)))
-            for method in own
-        }
-        rows.append(row)
+            for place, (_, values) in enumerate(alike):
+                found, spent = now(values, seed)
+                together = max(together, spent)
+                for when, estimates in (("now", found), ("before", before(values, seed))):
+                    for method, value in own[place].items():
+                        squares[when][place][method] += float(np.mean((estimates[method] - value) ** 2)) / seeds
+        for place, (name, _) in enumerate(alike):
+            row: dict = {"game": name, "features": features}
+            row["size"] = {method: float(np.sqrt(np.mean(value**2))) for method, value in own[place].items()}
+            for when, of_games in squares.items():
+                row[when] = {method: math.sqrt(square) for method, square in of_games[place].items()}
+            rows.append(row)
         evaluations[str(features)] = {
             "before": evaluations_before(features),
             "now": {method.name: Stack([method]).rows((features,))["forward"] for method in METHODS},
-            "together": max(together),
+            "together": together,
         }
-        print(
-            name,
-            {method: round(row["now"][method] / max(row["before"][method], 1e-12), 2) for method in own},
-            flush=True,
-        )
+        print(f"{features} features: {len(alike)} points", flush=True)
     return {"seeds": seeds, "evaluations": evaluations, "games": rows}
 
 
@@ -232,7 +227,7 @@ def show(result: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--show", type=Path)
     args = parser.parse_args()
