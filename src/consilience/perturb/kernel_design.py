@@ -22,8 +22,8 @@ ENUMERATED = 2**11
 """Coalitions that are all listed by default: up to 11 features."""
 
 BESIDES = 1200
-"""Coalitions of more features, besides 2 A. On average the error is .55 of that of a plain regression on 2 A + 2048, as in shap's
-package (12 to 16 features, benchmarks/coalitions.py)."""
+"""Coalitions of more features, besides 2 A. On average the error is .55 of that of a plain regression on 2 A + 2048, which is
+what the shap package takes (12 to 16 features, benchmarks/coalitions.py)."""
 
 FEW = 14
 """Features up to which each size gets equally many coalitions."""
