@@ -19,6 +19,8 @@ ERRORS = 2.0
 BLIND = 0.05
 """A map whose contrast is less than this share of its size is nearly the same for every output."""
 
+_UNKNOWN = "the signs of the others, and the order among these, are not"
+
 NAMED = 4
 """At most so many methods are named in a sentence."""
 
@@ -39,22 +41,39 @@ def _explained(records: Sequence[Record]) -> str:
     """How much of what masks do the consensus explains, and the best single method beside it."""
     shares = [_share(record, "consensus") for record in records]
     known = [share for share in shares if share is not None]
-    objective = text(records[0], "objective") or "the consensus"
+    objective = _objective(records[0])
     if not known:
         return ""
     if not any(_significant(record, "consensus") for record in records):
+        if not any(_tested(record, "consensus") for record in records):
+            return ""
         return (
             f"{objective} explains nothing of what masks do: its correlation is not above zero by two standard errors"
         )
     words = f"{objective} explains {fmean(known):.0%}"
     if len(records) == 1:
         error = _error(records[0], "consensus")
-        words += f" ± {error:.0%}" if error else ""
+        words += f" ± {_percent(error)}" if error else ""
     else:
         words += " on average"
-    words += " of what masks do on fresh draws"
+    if all(_exact(record) for record in records):
+        words += " of what all masks that there are do"
+    else:
+        words += " of what masks do on fresh draws"
     beside = _beside(records)
     return f"{words}; {beside}" if beside else words
+
+
+def _objective(record: Record) -> str:
+    """The objective's name or expression; "the consensus" where it is an object of the caller's with settings."""
+    name = text(record, "objective")
+    return name if name and "=" not in name else "the consensus"
+
+
+def _percent(share: float) -> str:
+    """An error as a percentage; of less than one, its first digit, so that it is not shown as 0."""
+    percent = 100 * share
+    return f"{percent:.0f}%" if percent >= 1 else f"{percent:.1g}%"
 
 
 def _beside(records: Sequence[Record]) -> str:
@@ -69,15 +88,20 @@ def _beside(records: Sequence[Record]) -> str:
         return f"the best single method, {best}, {share:.0%}{_compared(difference)}"
     pairs = []
     better = 0
+    worse = 0
     for record in records:
         difference = mapping(record, "differences", FAITHFUL)
         share = _share(record, text(difference, "best_single"))
         if share is not None:
             pairs.append(share)
             better += (number(difference, "low") or 0.0) > 0
+            worse += (number(difference, "high") or 0.0) < 0
     if not pairs:
         return ""
-    return f"the best single method of each {fmean(pairs):.0%}; certainly better for {better} of {len(pairs)} inputs"
+    words = f"the best single method of each {fmean(pairs):.0%}; certainly better for {better}"
+    if worse:
+        words += f" and certainly worse for {worse}"
+    return f"{words} of {len(pairs)} inputs"
 
 
 def _compared(difference: Record) -> str:
@@ -109,22 +133,25 @@ def _certain(records: Sequence[Record]) -> str:
     of = fmean([one[2] for one in known])
     if up + down == 0:
         return f"no part of the input is certain to raise or lower the score (of {of:.0f}, {each_part})"
-    if len(known) == 1:
-        return (
-            f"certain at 95 %, all together: {up:.0f} of {of:.0f} parts ({each_part}) raise the score, {down:.0f} lower it; "
-            "the signs of the others, and the order among these, are not"
-        )
-    return f"certain at 95 % on average: {up:.1f} of {of:.0f} parts ({each_part}) raise the score, {down:.1f} lower it"
+    exact = all(_exact(record) for record in records)
+    if len(known) > 1:
+        sure = "by all masks that there are, on average" if exact else "certain at 95 % on average"
+        return f"{sure}: {up:.1f} of {of:.0f} parts ({each_part}) raise the score, {down:.1f} lower it"
+    counted = f"{up:.0f} of {of:.0f} parts ({each_part}) raise the score, {down:.0f} lower it"
+    if exact:
+        return f"by all masks that there are, {counted}"
+    unknown = "the order among these is not" if up + down == of else _UNKNOWN
+    return f"certain at 95 %, all together: {counted}; {unknown}"
 
 
 def _mute(records: Sequence[Record]) -> str:
-    """Which methods do no better than a map that is the same everywhere."""
+    """Which methods are not known to be better than a map that is the same everywhere."""
     working = _working(records[0])
-    judged = [name for name in working if any(_share(record, name) is not None for record in records)]
+    judged = [name for name in working if any(_tested(record, name) for record in records)]
     silent = [name for name in judged if not any(_significant(record, name) for record in records)]
     if not silent:
         return ""
-    return f"not better than a uniform map: {_named(silent, len(working))}"
+    return f"not known to be better than a uniform map: {_named(silent, len(working))}"
 
 
 def _blind(records: Sequence[Record]) -> str:
@@ -137,7 +164,9 @@ def _blind(records: Sequence[Record]) -> str:
             blind.append(name)
     if not blind:
         return ""
-    return f"nearly the same for every output: {_named(blind, len(_working(records[0])))}"
+    # A model with one output is asked about another input in place of another output.
+    other = "input" if text(records[0], "settings", "outputs") == "one output" else "output"
+    return f"nearly the same for every {other}: {_named(blind, len(_working(records[0])))}"
 
 
 def _working(record: Record) -> list[str]:
@@ -166,6 +195,17 @@ def _error(record: Record, row: str) -> float | None:
     if rho is None or stderr is None:
         return None
     return 2 * max(rho, 0.0) * stderr
+
+
+def _exact(record: Record) -> bool:
+    """Whether all masks that there are were seen, so that nothing is estimated."""
+    return "exact" in mapping(record, "draws", "masks")
+
+
+def _tested(record: Record, row: str) -> bool:
+    """Whether a row's correlation is known with its error."""
+    cell = mapping(record, "criteria", FAITHFUL, row)
+    return number(cell, "fresh") is not None and number(cell, "stderr") is not None
 
 
 def _significant(record: Record, row: str) -> bool:
