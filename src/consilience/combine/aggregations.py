@@ -31,9 +31,9 @@ class Mean(Aggregation):
 
 @dataclass(frozen=True)
 class Var(Aggregation):
-    """AGG's variance-weighted mean, mean / (σ + ε) with σ the feature-wise standard deviation over methods.
+    """AGG's variance-weighted mean, mean / (σ + ε) with σ the standard deviation over methods at each feature.
 
-    The paper leaves ε open. Here it is the mean of σ over features, so the map's shape does not depend on scale.
+    The paper does not give ε. Here it is the mean of σ over features: then the map keeps its shape when all maps are scaled.
     """
 
     name = "var"
@@ -45,7 +45,7 @@ class Var(Aggregation):
         axes = [1] * (mean.ndim - 1)
         features = present.flatten(1).sum(1).clamp(min=1)
         epsilon = ((sigma * present).flatten(1).sum(1) / features).view(-1, *axes)
-        # One method, or methods that all agree: var is the mean.
+        # With one method, or methods that all agree, σ is zero up to rounding, and dividing by it would show noise.
         alike = epsilon <= 1e-6 * mean.abs().flatten(1).amax(1).view_as(epsilon)
         return mean / (sigma + torch.where(alike, torch.ones_like(epsilon), epsilon))
 
@@ -59,9 +59,9 @@ class Median(Aggregation):
 
     def combine(self, maps: Tensor, weights: Tensor, present: Tensor) -> Tensor:
         finite, count = _finite(maps)
-        # Maps that are not finite go to the end, where the middle of the others does not see them.
+        # Maps that are not finite are sorted to the end, after the ``count`` finite ones, whose middle is wanted.
         ordered = torch.where(finite, maps, torch.inf).sort(1).values
-        # Of an odd number of methods both are the one in the middle.
+        # The two in the middle, which are the same one of an odd number of methods.
         low = ((count - 1) // 2).clamp(min=0)
         high = (count // 2).clamp(max=maps.shape[1] - 1)
         shape = ordered[:, :1].shape
@@ -84,7 +84,7 @@ class Rank(Aggregation):
 
 @dataclass(frozen=True)
 class Uniform(Aggregation):
-    """The same value for every feature: what a map is worth that looks at nothing."""
+    """The same value for every feature, to compare with: how a map does that uses neither the input nor the model."""
 
     name = "uniform"
     linear = False
@@ -97,7 +97,8 @@ class Uniform(Aggregation):
 class Weighted(Aggregation):
     """Weights by measured quality, w_j ∝ 1 / (relative sensitivity · (1 − ρ|ρ|)) on the fitting draws.
 
-    In tables, where an objective looks at neighbours or at masks alone, it is the factor that was measured."""
+    Under an objective that needs neighbours or masks only, tables show it with the one factor that was measured.
+    """
 
     name = "weighted"
 
@@ -106,7 +107,7 @@ class Weighted(Aggregation):
         return AverageSensitivity(), Infidelity()
 
     def fit(self, evidence: Evidence) -> Combination:
-        """The weights of every input, (B, k).
+        """The weights of every input, (B, k); NaN for an input without a valid method.
 
         Args:
             evidence: neighbours and masks of the k methods.
@@ -128,7 +129,7 @@ class BestSingle(Aggregation):
     """The method with the smallest loss on the fitting draws, alone.
 
     Args:
-        metric: the loss; None: the infidelity's, 1 − ρ|ρ|.
+        metric: whose loss; None: infidelity, 1 − ρ|ρ|.
     """
 
     metric: Metric | None = None
@@ -174,7 +175,12 @@ class Given(Aggregation):
         object.__setattr__(self, "weights", given)
 
     def narrowed(self, left: Tensor, inputs: int, k: int) -> Given:
-        """The weights of the inputs whose places are ``left``, of a batch of ``inputs`` explained by ``k`` methods.
+        """The weights of those inputs that are left after others were refused.
+
+        Args:
+            left: (B,) int64, the places of the inputs that are left.
+            inputs: how many inputs the batch had.
+            k: the number of methods.
 
         Raises:
             InputError: there is not one for each method, or not one row for each input.
@@ -194,10 +200,10 @@ class Given(Aggregation):
 AGGREGATIONS: dict[str, Aggregation] = {
     each.name: each for each in (Mean(), Var(), Median(), Rank(), Weighted(), BestSingle(), Posterior(), Ridge())
 }
-"""To compare with, and to ask for by name."""
+"""Aggregations by name, which ``objective=`` takes."""
 
 DERIVED: tuple[Aggregation, ...] = (Mean(), Var(), Median(), Rank(), Uniform())
-"""Those whose maps stand in every table; "weighted", a mixture, stands beside them."""
+"""Aggregations whose maps are rows of every table. "weighted" is another row, as a mixture of the methods' maps."""
 
 
 def _finite(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,14 +214,15 @@ def _finite(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _average(maps: Tensor, values: Tensor) -> Tensor:
-    """(B, *A): the mean of values (B, k, *A) over the methods whose maps are finite; NaN where there is none."""
+    """(B, *A): the mean of ``values`` (B, k, *A) over the methods whose maps are finite; NaN if none is."""
     finite, count = _finite(maps)
     return torch.where(finite, values, 0.0).sum(1) / count
 
 
 def _ranks(maps: Tensor, present: Tensor) -> Tensor:
-    """(B, k, *A): the share of features that are below, ties counting half."""
+    """(B, k, *A): the share of features that have a smaller value, ties counting half; 0 where ``present`` is False."""
     here = present.flatten(1)[:, None]
+    # Features that are not present are sorted to the end, where they are not below any other.
     values = maps.flatten(2).masked_fill(~here, torch.inf)
     ordered = values.sort(2).values
     # Twice the number below: those that are smaller, and those that are smaller or equal, without the feature itself.

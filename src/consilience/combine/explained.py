@@ -1,4 +1,4 @@
-"""Whether any method explains the masks: the best correlation that a mixture reaches on masks it was not fitted to."""
+"""Tests whether any method explains the masks: the best correlation of a mixture on masks that it was not fitted to."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from .regret import BLOCKS, solved_apart
 from .weights import Minimise
 
 UNEXPLAINED = "no method explains these masks"
-"""Part of a status: the weights rest on masks about which no method is known to say anything."""
+"""Part of a status: the methods may be unrelated to how the score answers to the masks that the weights are fitted to."""
 
 ERRORS = 2
-"""So many standard errors above zero the correlation must be."""
+"""How many standard errors above zero the correlation must be."""
 
 
 def best_correlation(evidence: Evidence) -> Estimate:
     """(B, 1): the cross-fitted correlation of the most faithful mixture, with its influence.
 
     Each of five blocks of the masks is answered by the convex mixture that has the largest correlation on the other four,
-    and the answers of all blocks are correlated with the falls of the score. So being chosen does not flatter a mixture.
+    and the answers of all blocks are correlated with the falls of the score. The mixture is chosen on other masks than it is
+    measured on, so that the choice does not make its correlation larger.
 
     Args:
-        evidence: masks of the k methods.
+        evidence: the fitting draws of the k methods, among them masks.
     """
     masks = evidence.only(["responses"]).clean()
     folds = masks.folds(BLOCKS, "responses")
@@ -38,9 +39,11 @@ def best_correlation(evidence: Evidence) -> Estimate:
     weights = solved_apart(most_faithful, [outside for outside, _ in folds])
     answers = Evidence()
     for w, (outside, inside) in zip(weights, folds, strict=True):
-        # The mixtures of two folds differ in scale, and in how much a larger mask takes away of them. Beside each other their
-        # raw answers would vary for that reason alone, so each block's are centred given the size, on one scale.
-        known, asked = outside["responses"], inside["responses"]
+        # Each fold has its own mixture, with its own scale, and a larger mask removes more of each. Raw answers of all folds
+        # together would vary for these reasons alone. So each block is centred given the masks' size, and divided by the scale
+        # of its mixture on the other blocks.
+        known = outside["responses"]
+        asked = inside["responses"]
         scale = known.centred(torch.einsum("bsr,br->bs", known.a, w)).square().mean(1).sqrt()
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         mixed = asked.centred(torch.einsum("bsr,br->bs", asked.a, w)) / scale[:, None]
@@ -51,10 +54,10 @@ def best_correlation(evidence: Evidence) -> Estimate:
 
 
 def mark_unexplained(aggregation: Aggregation, evidence: Evidence, solution: Solution) -> Solution:
-    """The solution, with a status that says for which inputs no method is known to explain the masks.
+    """The solution, with a note in the status of inputs where no method is known to explain the masks.
 
-    That is where :func:`best_correlation` is not two standard errors above zero. Nothing is said of objectives whose
-    weights do not depend on masks, and of inputs without a valid method.
+    These are the inputs where :func:`best_correlation` is not two standard errors above zero. Objectives whose weights do not
+    depend on masks, and inputs without a valid method, get no note.
 
     Args:
         aggregation: how evidence became weights.
@@ -67,13 +70,13 @@ def mark_unexplained(aggregation: Aggregation, evidence: Evidence, solution: Sol
     if isinstance(aggregation, Minimise) and aggregation.pooled:
         evidence = evidence.pooled()
     best = best_correlation(evidence)
-    # Of pooled evidence there is one correlation, for all inputs.
+    # Pooled evidence has one correlation for all inputs.
     correlation = best.value[:, 0].expand(inputs).tolist()
     error = best.stderr[:, 0].expand(inputs).tolist()
     usable = solution.weights.isfinite().all(1).tolist()
     marked = []
     for status, rho, stderr, ok in zip(solution.status, correlation, error, usable, strict=True):
-        # Not "rho <= …": where one of the two is NaN nothing is known to be explained either.
+        # False also where one of the two is NaN: then nothing is known to be explained. "rho <= …" would let NaN pass.
         explained = rho > ERRORS * stderr
         if ok and not explained:
             status = f"{status}; {UNEXPLAINED} ({_words(rho, stderr)})"

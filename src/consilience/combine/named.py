@@ -1,4 +1,4 @@
-"""Objectives by name."""
+"""The objectives that have a name, and the parsing of ``objective=``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ..metrics.expressions import parse_objective
 from ..metrics.front import Front, Goal
 from ..metrics.objective import Objective
 
+# The two metrics exactly as the paper of AGG prints them.
 SENSITIVITY_AS_PRINTED = AverageSensitivity(relative=False)
 INFIDELITY_AS_PRINTED = Infidelity(share=0.2, scaling="raw")
 
@@ -28,18 +29,18 @@ NAMED_OBJECTIVES: dict[str, Goal | Metric] = {
     "faithfulness_correlation": Infidelity(),
     "infidelity": Infidelity(scaling="free"),
 }
-"""Objectives, and the metrics that sums are written of."""
+"""Objectives, and the metrics whose names may stand in sums."""
 
 OBJECTIVES = ("robust", "faith", "opt", "paper_robust", "paper_faith", "paper_opt", "paper_code")
-"""What ``objective=`` is offered by name."""
+"""The names that errors and the command line list for ``objective=``."""
 
 
 def named_objective(objective: str | Goal | Metric) -> Goal:
-    """A named objective, an expression over names, a metric or a sum of metrics, as what is minimised.
+    """What ``objective=`` asks to minimise, in whichever form it was given.
 
     Args:
         objective: a key of :data:`NAMED_OBJECTIVES`; a sum of them such as "relative_sensitivity + 0.5*infidelity"; a metric;
-            or what is minimised already, which stays as it is.
+            or an objective, which stays as it is.
 
     Raises:
         InputError: a name is not known.

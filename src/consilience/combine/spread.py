@@ -1,4 +1,4 @@
-"""How far weights would move with other draws: their spread over halves of the fitting draws."""
+"""The standard error of weights: how far they would move with other draws, from their spread over halves of the draws."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from .draws import SEQUENTIAL_KINDS
 from .regret import solved_apart
 
 HALVES = (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2)))
-"""The three ways to halve four blocks of draws. Their three differences are independent, so that none is counted twice."""
+"""The three ways to split four blocks of draws into halves. The differences between their halves are uncorrelated."""
 
 FEWEST = 4
-"""Draws of a kind, so that each half has two."""
+"""The fewest draws of a kind: two for each half."""
 
 
 def weights_stderr(aggregation: Aggregation, evidence: Evidence) -> Tensor:
     """(B, k): the standard error of the weights, √(mean over halvings of ((w₁ − w₂)/2)²) with w₁, w₂ fitted on the halves.
 
-    Weights from half of the draws vary twice as much, and their difference twice as much again: a quarter of its square is the
-    variance of weights from all draws. It costs small solves and no evaluation of the model. Weights move with the draws
-    far more than the value that they reach, where methods are alike.
+    The variance of weights from half of the draws is twice that of weights from all, and the variance of the difference of
+    two independent ones is twice that again: a quarter of the squared difference estimates the variance of weights from all.
+    It costs six small solves and no evaluation of the model. Where methods are alike, weights can move far while the value
+    that they reach hardly changes.
 
     Args:
         aggregation: how evidence becomes weights.
@@ -38,18 +39,20 @@ def weights_stderr(aggregation: Aggregation, evidence: Evidence) -> Tensor:
     kinds = [kind for kind in aggregation.kinds if kind in SEQUENTIAL_KINDS]
     if not kinds:
         return unknown
+    # Weights are uncertain if they look at too few draws of any kind.
     few = torch.stack([_too_few(evidence[kind]) for kind in kinds]).any(0)
-    # A row that fails at some draw must be unusable in both halves.
+    # A method that fails at some draw must be left out of both halves: so invalid rows are marked before the split.
     clean = evidence.clean()
     quarters = [clean.fold(part, 4)[1] for part in range(4)]
     halves = [quarters[one] + quarters[other] for pair in HALVES for one, other in pair]
+    # (halvings, 2, B, k)
     weights = torch.stack(solved_apart(aggregation, halves)).unflatten(0, (len(HALVES), 2))
     half_difference = (weights[:, 0] - weights[:, 1]) / 2
     return half_difference.square().mean(0).sqrt().masked_fill(few[:, None], torch.nan)
 
 
 def _too_few(part: Part) -> Tensor:
-    """(B,) bool: inputs with two or three draws. Where these are all that there are, weights do not move with them."""
+    """(B,) bool: inputs with two or three draws, unless these are all possible ones, with which weights cannot vary."""
     if isinstance(part, Responses):
         return (part.number > 1) & (part.number < FEWEST) & ~part.exact
     return torch.full_like(part.norm[:, 0, 0], 1 < part.count < FEWEST, dtype=torch.bool)

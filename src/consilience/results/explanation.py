@@ -1,4 +1,4 @@
-"""The result of an explanation: tensors, a table, pictures, files."""
+"""The result of :func:`consilience.explain`: its tensors, and from them the table, records, pictures, pages and files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .record import as_json, name_of, record_of
 from .runs import RunFolder
 
 GoOn = Callable[[Mapping[str, Any], Callable[[float, float], None] | None], "Explanation"]
-"""(options, progress) → the same answer, judged as they say."""
+"""(options, progress) → the same answer, judged as the options ask."""
 
 REFINED = ("fresh_draws", "confidence", "resolved_draws")
 """The options that :meth:`Explanation.refine` takes."""
@@ -44,7 +44,7 @@ class Measured:
 
     Args:
         fit: (B,), on the draws that the weights were fitted to.
-        fresh: (B,), on draws of their own.
+        fresh: (B,), on draws that nothing was fitted to.
         stderr: (B,), the standard error of ``fresh``.
     """
 
@@ -62,7 +62,7 @@ class FrontPoints:
         correlation: (P,), the faithfulness correlation.
         weights: (P, k).
         incompatibility: as in :attr:`Explanation.incompatibility`.
-        criterion: "noise_over_signal" or "relative_sensitivity".
+        criterion: what robustness is measured by, "noise_over_signal" or "relative_sensitivity".
     """
 
     robustness: Tensor
@@ -131,14 +131,14 @@ class Explanation:
         over_uniform: the same beside a map that is the same everywhere.
         warnings: what speaks against the numbers, in sentences.
         about: what :meth:`describe` was told.
-        error: (B, *A), of a posterior: the standard error of each mask unit, spread over its features as the map is; None: of
-            another objective.
+        error: (B, *A), of a posterior: the standard error of each mask unit, spread over its features as the map is; None for
+            other objectives.
         certain: (B, *A) int8, of a posterior: 1 and −1 where a feature's region is certain to raise or to lower the score,
             all of them together at 95 %.
         posterior: of each input, "explained" (the share of a left-out mask's fall that is predicted), "methods_share" (how
             much of the answer the methods give), and how many regions are certain.
-        stored: of a loaded result, the records as they were read, in the words and versions of their time.
-        go_on: how :meth:`refine` goes on; None of a loaded result.
+        stored: of a loaded result, the records as they were read: with the words and versions of the time of writing.
+        go_on: how :meth:`refine` goes on; None for a loaded result.
     """
 
     attribution: Tensor
@@ -180,12 +180,12 @@ class Explanation:
     go_on: GoOn | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # As a file gives them back, so that a loaded result equals the live one.
+        # In the form in which a file gives them back, so that a loaded result equals the one that was saved.
         object.__setattr__(self, "draws", as_json(self.draws))
         object.__setattr__(self, "settings", as_json(self.settings))
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy on disk, or in another process, has no model to ask.
+        # A pickled copy goes without the model, which may be large, on a device, or impossible to pickle.
         return {**vars(self), "go_on": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -206,23 +206,23 @@ class Explanation:
 
     @property
     def judged(self) -> bool:
-        """Whether fresh draws say how good the answer is; not so with ``quick=True``."""
+        """Whether fresh draws measured how good the answer is; they did not with ``quick=True``."""
         return self.draws["fresh"] is not None
 
     def refine(self, *, progress: Callable[[float, float], None] | None = None, **options: Any) -> Explanation:
-        """The same answer, judged, or judged further: what was evaluated before is not evaluated again.
+        """The same answer, judged, or judged further, without evaluating again what was evaluated before.
 
-        It is the result that the call would have given with these options at once: to the bit where ``max_batch`` is a number
-        and no other number of fresh draws is asked for. Else rows may be evaluated in other batches, on which a model's last
-        digits may depend. The model must be as it was.
+        The result is what the first call would have given with these options. It is the same to the bit where ``max_batch``
+        is a number and the number of fresh draws stays; otherwise rows may be evaluated in other batches, and a model's last
+        digits may depend on these. The model must not have changed.
 
         Args:
             progress: called with (work done, work expected), in forward evaluations.
-            options: of :func:`consilience.explain`, those that are about the judgement: ``fresh_draws``, ``confidence``,
-                ``resolved_draws``. What is left out is as it was, but ``quick`` is False.
+            options: the options of :func:`consilience.explain` on judging: ``fresh_draws``, ``confidence``,
+                ``resolved_draws``. Those left out stay as they were; ``quick`` becomes False.
 
         Raises:
-            InputError: the result was loaded, and has no model to ask; or an option would change the answer itself.
+            InputError: the result was loaded or copied, so that it has no model; or an option would change the answer itself.
 
         Example:
             >>> import torch, consilience as cs
@@ -256,7 +256,7 @@ class Explanation:
     def table(self) -> str:
         """Methods, aggregations, consensus × criteria: fresh ± standard error, fit; averaged over the inputs."""
         lines = [f"{what} left out: {why}" for what, why in self.reasons.items()]
-        # Names of models and methods may hold what steers a terminal.
+        # Names of models and methods may contain control sequences of terminals.
         return printable("\n".join([text_table(self.records), *lines]), keep="\n")
 
     @property
@@ -281,7 +281,7 @@ class Explanation:
 
     @property
     def decides(self) -> bool:
-        """The model predicts a class, or labels; not so in regression, and not known of one output that may be a number."""
+        """Whether the model predicts a class or labels: not in regression, and not known of one output that may be a number."""
         return self.settings.get("outputs") not in ("values", "one output")
 
     @property
@@ -293,7 +293,7 @@ class Explanation:
         return None if given is None else [str(name) for name in given]
 
     def describe(self, **about: Any) -> Explanation:
-        """Add what only the caller knows, and give the same object back.
+        """Add what only the caller knows, and return the same object.
 
         Args:
             about: ``model``, its name; ``labels``, the classes' names; ``names`` (B,) of the inputs; ``features`` (A,), the
@@ -307,38 +307,45 @@ class Explanation:
 
     @cached_property
     def diversity_gain(self) -> Tensor:
-        """(B,): Σ_j w_j G_jj − wᵀGw of the absolute sensitivity, what mixing gains over its parts; ≥ 0 for convex weights."""
+        """(B,): what mixing gains over its parts in absolute sensitivity, Σ_j w_j G_jj − wᵀGw; ≥ 0 for convex weights.
+
+        NaN where no neighbours were drawn, and for a posterior.
+        """
         quadratics = [each.clean().quadratic for each in self.evidence["fit"]]
         measured = [part.matrix for part in quadratics if part is not None]
         if len(measured) < len(self) or self.posterior is not None:
             return self.mixing.new_full((len(self),), torch.nan)
-        matrix, w = torch.cat(measured), self.mixing
+        matrix = torch.cat(measured)
+        w = self.mixing
         return torch.einsum("br,brr->b", w, matrix) - torch.einsum("br,brt,bt->b", w, matrix, w)
 
     @property
     def incompatibility(self) -> Tensor:
-        """(B,): how far robustness and faithfulness exclude each other, on the fitting draws; 0: one mixture is best in both;
-        .2: the best compromise found loses a fifth of one or the other. NaN unless a front, such as "opt", is solved for each
-        input."""
+        """(B,): how far robustness and faithfulness exclude each other, on the fitting draws.
+
+        0: one mixture is best in both. 0.2: the best compromise loses a fifth of one or the other. NaN where no front was
+        solved for each input, as "opt" does.
+        """
         values = [torch.nan if points is None else points.incompatibility for points in self.fronts]
         return torch.tensor(values, dtype=torch.float64)
 
     def hoeffding(self, delta: float = 0.05) -> float:
-        """How far Q(ŵ) can be above min Q, with probability 1 − δ over the m draws, before any of them is looked at.
+        """A bound of Q(ŵ) − min Q that holds with probability 1 − δ over the m draws, whatever they show.
 
-        For the absolute sensitivity Q and the weights that minimise it on the draws ("paper_robust"); see
-        :func:`~consilience.statistics.bounds.weights_bound`, and the fresh value beside it. Where m was found by looking at the
-        draws, the bound holds for every round's m at once.
+        Q is the absolute sensitivity, ŵ the weights that minimise it on the draws ("paper_robust"); see
+        :func:`~consilience.statistics.bounds.weights_bound`. The fresh value is usually far smaller. Where the draws themselves
+        decided how large m became, the bound holds for the m of every round at once.
 
         Args:
             delta: δ.
 
         Raises:
-            InputError: the maps are not scaled, or δ is no probability.
+            InputError: the maps are not scaled, or δ is not a probability.
         """
         square = largest_change(self.maps[0, 0].numel(), self.settings["sign"], self.settings["scale"])
         draws = min(fit["average_sensitivity"] for fit in self.draws["fit"])
         rounds = 1
+        # Each round doubled the number of draws, from the first one on.
         if any(fit["stopped"] != "as asked" for fit in self.draws["fit"]):
             rounds += max(0, math.ceil(math.log2(draws / FIRST.average_sensitivity)))
         return weights_bound(len(self.methods), draws, square, delta, rounds)
@@ -346,7 +353,7 @@ class Explanation:
     # -- pictures and files --------------------------------------------------------------------------------------------
 
     def entries(self) -> Sequence[Entry]:
-        """B entries for the report, each made when it is asked for."""
+        """B entries for the report, each made when it is used."""
         return Entries(len(self), self.entry)
 
     def entry(self, i: int) -> Entry:
@@ -385,11 +392,13 @@ class Explanation:
         return write_text(output(path), pieces(self.entries(), title, failures=list(self.reasons.items())))
 
     def save(self, directory: str | Path) -> Path:
-        """Write each input's folder, ``explanation.json`` and ``attributions.safetensors``, and ``run.json``, which lists
-        them; read by :func:`consilience.load`.
+        """Write a folder for each input, with ``explanation.json`` and ``attributions.safetensors``, and a list, ``run.json``.
 
-        In place of a run that was saved there before, in one step: whatever happens meanwhile, there is the old run or the
-        new one. What else lies in ``directory`` stays.
+        :func:`consilience.load` reads them. A run that was saved there before is replaced in one step: whatever happens
+        meanwhile, either the old run or the new one is there. Other files in the folder stay.
+
+        Args:
+            directory: the run's folder; made if there is none.
 
         Raises:
             InputError: it cannot be written; a file or folder of another origin is in the way; another process writes there.
@@ -407,8 +416,10 @@ class Explanation:
         return Path(directory)
 
     def arrays(self, i: int) -> dict[str, np.ndarray]:
-        """What a file holds of input ``i`` beside its entry: the input, weights, and the evidence, so that tables and fronts
-        can be made again."""
+        """The arrays that a file holds of input ``i`` beside its entry: the input, weights, and evidence.
+
+        With the evidence, tables and fronts can be computed again.
+        """
         tensors = {"weights": self.weights[i], "mixing": self.mixing[i], "uniform": self["uniform"][i].float()}
         tensors["scales"] = self.scales[i].double()
         if self.inputs is not None:
@@ -425,10 +436,10 @@ class Explanation:
 
 
 def evidence_arrays(evidence: Evidence) -> Mapping[str, Tensor]:
-    """The ``evidence`` of one input (B = 1) as arrays (S, …) by name; the names are those of the files."""
+    """The ``evidence`` of one input (B = 1) as arrays (S, …), by their names in files."""
     tensors = {}
     for kind, part in evidence.parts.items():
-        # The two metrics of every table had these names before there were others.
+        # The first two kinds of evidence have no prefix, because files had them before there were others.
         prefix = "" if kind in ("quadratic", "responses") else f"{kind}."
         if isinstance(part, Quadratic):
             tensors[f"{prefix}gram"] = part.draws[0]
@@ -444,4 +455,5 @@ def evidence_arrays(evidence: Evidence) -> Mapping[str, Tensor]:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
+    """A tensor on any device, of any precision, as float32 on the CPU."""
     return tensor.detach().float().cpu().numpy()

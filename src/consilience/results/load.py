@@ -1,4 +1,4 @@
-"""Reading back what was saved, as the class that was saved."""
+"""Loads saved results: a run's folder as an Explanation, an evaluation's file as an Evaluation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load(path: str | Path) -> Any:
     folders, reasons = index_of(path)
     inputs = [read_input(folder) for folder in folders]
     _check_alike(folders, inputs)
-    # The parts that only some readers use can be damaged too, and the folder is known here alone.
+    # Each input is read by itself first, so that the error of a damaged one can name its folder.
     for folder, each in zip(folders, inputs, strict=True):
         with reading(folder / RECORD):
             _explanation([each], {})
@@ -55,20 +55,23 @@ def load(path: str | Path) -> Any:
 
 
 def _check_alike(folders: Sequence[Path], inputs: Sequence[StoredInput]) -> None:
+    """Raise an InputError unless all inputs have the same methods and shapes."""
     first = inputs[0].entry
     for folder, each in zip(folders, inputs, strict=True):
         entry = each.entry
         if entry.record["methods"] != first.record["methods"] or entry.maps.shape != first.maps.shape:
             raise InputError(
                 f"{folder}: other methods or another shape {entry.maps.shape} than in {folders[0].name} "
-                f"{first.maps.shape}, so they are no one result; load each folder by itself"
+                f"{first.maps.shape}, so they are not one result; load each folder by itself"
             )
 
 
 def _explanation(inputs: Sequence[StoredInput], reasons: Mapping[str, str]) -> Explanation:
     """One result of inputs with the same methods and shapes."""
-    entries, arrays = [each.entry for each in inputs], [each.arrays for each in inputs]
+    entries = [each.entry for each in inputs]
+    arrays = [each.arrays for each in inputs]
     records = [entry.record for entry in entries]
+    # What does not depend on the input is the same in every record.
     first = records[0]
     weights = _stack([each["weights"] for each in arrays])
     return Explanation(
@@ -79,35 +82,24 @@ def _explanation(inputs: Sequence[StoredInput], reasons: Mapping[str, str]) -> E
         methods=tuple(first["methods"]),
         kinds=tuple(first["kinds"]),
         objective=first["objective"],
-        solution=Solution(
-            weights,
-            _numbers([record["value"] for record in records]),
-            _numbers([record["gap"] for record in records]),
-            tuple(record["status"] for record in records),
-        ),
+        solution=_solution(records, weights),
         fronts=[_front(record.get("front")) for record in records],
         criteria=_criteria(records),
-        evidence={stream: [_evidence(each, stream, weights.dtype) for each in arrays] for stream in _streams(records)},
+        evidence={stream: [_evidence(each, stream) for each in arrays] for stream in _streams(records)},
         mixing=_mixing(first, arrays, weights),
         scales=_scales(first, arrays, weights),
         resolved=_resolved(records),
-        completeness={
-            name: _numbers([record["completeness_error"][name] for record in records])
-            for name in first["completeness_error"]
-        },
+        completeness=_completeness(records),
         failed={name: why for record in records for name, why in (record.get("failed") or {}).items()},
-        inputs=_stack([each["inputs"] for each in arrays]) if all("inputs" in each for each in arrays) else None,
+        inputs=_saved("inputs", arrays),
         index=_index(len(records), reasons),
         reasons=dict(reasons),
         target=torch.tensor([int(record["target"]) for record in records]),
-        predicted=torch.tensor([-1 if record["predicted"] is None else int(record["predicted"]) for record in records]),
+        predicted=_predicted(records),
         score=_numbers([record["score"] for record in records]),
         seed=first["seed"],
         draws=_draws(records),
-        counts=Counts(
-            round(_total(records, lambda record: record["evaluations"]["forward"])),
-            round(_total(records, lambda record: record["evaluations"]["gradient"])),
-        ),
+        counts=_counts(records),
         seconds=_total(records, lambda record: record["seconds"]),
         settings=first["settings"],
         weights_stderr=_weights_stderr(records),
@@ -116,21 +108,51 @@ def _explanation(inputs: Sequence[StoredInput], reasons: Mapping[str, str]) -> E
         warnings=tuple(dict.fromkeys(text for record in records for text in record.get("warnings") or ())),
         about={"images": [entry.image for entry in entries]},
         stored=tuple(records),
-        error=_map("error", arrays),
-        certain=_map("certain", arrays),
+        error=_saved("error", arrays),
+        certain=_saved("certain", arrays),
         posterior=_posterior(records),
     )
 
 
-def _map(name: str, arrays: Sequence[Mapping[str, np.ndarray]]) -> Tensor | None:
-    """(B, *A); None where it was not saved."""
+def _solution(records: Records, weights: Tensor) -> Solution:
+    """The weights (B, k) with the value, gap and status of each input."""
+    return Solution(
+        weights,
+        value=_numbers([record["value"] for record in records]),
+        gap=_numbers([record["gap"] for record in records]),
+        status=tuple(record["status"] for record in records),
+    )
+
+
+def _completeness(records: Records) -> dict[str, Tensor]:
+    """method → (B,), its completeness errors."""
+    names = records[0]["completeness_error"]
+    return {name: _numbers([record["completeness_error"][name] for record in records]) for name in names}
+
+
+def _predicted(records: Records) -> Tensor:
+    """(B,) int64, the predicted classes; −1 where the model predicts none."""
+    predicted = [record["predicted"] for record in records]
+    return torch.tensor([-1 if number is None else int(number) for number in predicted])
+
+
+def _counts(records: Records) -> Counts:
+    """How often the model was evaluated, for all inputs together."""
+    return Counts(
+        forward=round(_total(records, lambda record: record["evaluations"]["forward"])),
+        gradient=round(_total(records, lambda record: record["evaluations"]["gradient"])),
+    )
+
+
+def _saved(name: str, arrays: Sequence[Mapping[str, np.ndarray]]) -> Tensor | None:
+    """The array of that name for all inputs (B, …); None where it was not saved."""
     if not all(name in each for each in arrays):
         return None
     return _stack([each[name] for each in arrays])
 
 
 def _posterior(records: Records) -> tuple[dict[str, Any], ...] | None:
-    """What a posterior said of itself, NaN where a number had none."""
+    """What a posterior measured of itself, NaN for missing numbers; None for other objectives."""
     if not all("posterior" in record for record in records):
         return None
     nan = float("nan")
@@ -140,16 +162,18 @@ def _posterior(records: Records) -> tuple[dict[str, Any], ...] | None:
 
 
 def _streams(records: Records) -> tuple[str, ...]:
-    """The streams of draws that there are: of what nothing judged there are no fresh ones."""
-    return ("fit",) if _draws(records)["fresh"] is None else ("fit", "fresh")
+    """The streams of draws: without a judgement there are no fresh ones."""
+    if _draws(records)["fresh"] is None:
+        return ("fit",)
+    return ("fit", "fresh")
 
 
 def _draws(records: Records) -> dict[str, Any]:
-    """What was drawn for every input. How many masks each has is not in files of earlier versions."""
+    """What was drawn for every input, as :attr:`Explanation.draws` holds it."""
     draws = {**records[0]["draws"], "fit": [record["draws"]["fit"] for record in records]}
     fresh = [record["draws"].get("fresh") for record in records]
     draws["fresh"] = None if None in fresh else fresh
-    if "masks" in draws:
+    if "masks" in draws:  # not in files of earlier versions
         draws["masks"] = [record["draws"]["masks"] for record in records]
     return draws
 
@@ -161,66 +185,90 @@ def _index(count: int, reasons: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
+    """(B, …), one array of each input."""
     return torch.as_tensor(np.stack(arrays))
 
 
 def _numbers(values: Sequence[float | None]) -> Tensor:
-    """(B,) float64; what has no number is NaN."""
+    """(B,) float64, NaN for None."""
     return torch.tensor([torch.nan if value is None else float(value) for value in values], dtype=torch.float64)
 
 
 def _derived(each: StoredInput) -> np.ndarray:
-    """(6, *A). A uniform map was not always kept, and is all ones unless something is padded."""
+    """(6, *A), the maps made from all methods, in the order of :data:`ROWS`; NaN where a version did not save one."""
     entry = each.entry
+    # Earlier versions did not save the uniform map, which is 1 everywhere unless something is padded.
     rows = {"uniform": each.arrays.get("uniform", np.ones_like(entry.attribution)), **entry.extra}
     missing = np.full_like(entry.attribution, np.nan)
     return np.stack([rows.get(name, missing) for name in ROWS])
 
 
 def _front(front: Mapping[str, Any] | None) -> FrontPoints | None:
+    """The front of one record; None where there is none."""
     if front is None:
         return None
     criterion = "noise_over_signal" if "noise_over_signal" in front else "relative_sensitivity"
     robustness = torch.tensor(front[criterion], dtype=torch.float64)
     correlation = torch.tensor(front["faithfulness_correlation"], dtype=torch.float64)
     points = torch.tensor(front["weights"], dtype=torch.float64)
-    least = front.get("incompatibility")
-    return FrontPoints(robustness, correlation, points, torch.nan if least is None else float(least), criterion)
+    incompatibility = front.get("incompatibility")
+    if incompatibility is None:
+        incompatibility = torch.nan
+    return FrontPoints(robustness, correlation, points, float(incompatibility), criterion)
 
 
 def _criteria(records: Records) -> dict[str, dict[str, Measured]]:
-    """criterion → row → numbers of all inputs."""
-    found: dict[str, dict[str, Measured]] = {}
+    """criterion → row → the numbers of all inputs."""
+    criteria: dict[str, dict[str, Measured]] = {}
     for criterion, rows in records[0]["criteria"].items():
-        found[criterion] = {}
+        criteria[criterion] = {}
         for row in rows:
             cells = [record["criteria"][criterion][row] for record in records]
             parts = {part: _numbers([cell[part] for cell in cells]) for part in ("fit", "fresh", "stderr")}
-            found[criterion][row] = Measured(**parts)
-    return found
+            criteria[criterion][row] = Measured(**parts)
+    return criteria
 
 
-def _evidence(arrays: Mapping[str, np.ndarray], stream: str, dtype: torch.dtype) -> Evidence:
-    """The evidence of one input, B = 1."""
+def _evidence(arrays: Mapping[str, np.ndarray], stream: str) -> Evidence:
+    """The evidence of one input (B = 1) and one stream of draws, from the names that ``evidence_arrays`` gives.
+
+    They are "<stream>.<kind>.<part>", without the kind for the first two kinds.
+    """
     parts: dict[str, Quadratic | Responses] = {}
     for name in arrays:
         if not name.startswith(f"{stream}."):
             continue
-        kind, _, what = name.removeprefix(f"{stream}.").rpartition(".")
-        prefix = name.removesuffix(what)
-        exact = torch.as_tensor(arrays[f"{prefix}exact"]) if f"{prefix}exact" in arrays else None
-        if what == "gram":
-            draws, norm = (torch.as_tensor(arrays[prefix + part])[None] for part in ("gram", "norm"))
-            parts[kind or "quadratic"] = Quadratic(draws, norm, exact)
-        elif what == "responses":
-            taken, falls = (torch.as_tensor(arrays[prefix + part])[None] for part in ("responses", "falls"))
-            sizes = torch.as_tensor(arrays[f"{prefix}sizes"])[None] if f"{prefix}sizes" in arrays else None
-            parts[kind or "responses"] = Responses(taken, falls, whole=exact, size=sizes)
+        kind, _, part = name.removeprefix(f"{stream}.").rpartition(".")
+        prefix = name.removesuffix(part)
+        exact = _optional(arrays, f"{prefix}exact")
+        # One array of each kind stands for all of that kind.
+        if part == "gram":
+            parts[kind or "quadratic"] = Quadratic(_one(arrays, name), _one(arrays, f"{prefix}norm"), exact)
+        elif part == "responses":
+            sizes = _optional(arrays, f"{prefix}sizes")
+            parts[kind or "responses"] = Responses(
+                _one(arrays, name),
+                _one(arrays, f"{prefix}falls"),
+                whole=exact,
+                size=None if sizes is None else sizes[None],
+            )
     return Evidence.of(parts)
 
 
+def _one(arrays: Mapping[str, np.ndarray], name: str) -> Tensor:
+    """The array of one input with an axis for inputs, (1, …)."""
+    return torch.as_tensor(arrays[name])[None]
+
+
+def _optional(arrays: Mapping[str, np.ndarray], name: str) -> Tensor | None:
+    """The array of that name; None where there is none."""
+    if name not in arrays:
+        return None
+    return torch.as_tensor(arrays[name])
+
+
 def _mixing(record: Mapping[str, Any], arrays: Sequence[Mapping[str, np.ndarray]], weights: Tensor) -> Tensor:
-    """(B, R). Earlier versions kept the weights alone, from which it follows."""
+    """(B, R). Earlier versions saved the weights alone, from which the coefficients follow."""
     if all("mixing" in each for each in arrays):
         return _stack([each["mixing"] for each in arrays])
     k = len(record["methods"])
@@ -234,7 +282,7 @@ def _mixing(record: Mapping[str, Any], arrays: Sequence[Mapping[str, np.ndarray]
 
 
 def _scales(record: Mapping[str, Any], arrays: Sequence[Mapping[str, np.ndarray]], weights: Tensor) -> Tensor:
-    """(B, k); NaN of earlier versions, unless nothing was divided."""
+    """(B, k). Earlier versions did not save them: NaN, or 1 where maps were not scaled."""
     if all("scales" in each for each in arrays):
         return _stack([each["scales"] for each in arrays])
     known = 1.0 if record["settings"].get("scale") == "none" else torch.nan
@@ -242,30 +290,36 @@ def _scales(record: Mapping[str, Any], arrays: Sequence[Mapping[str, np.ndarray]
 
 
 def _weights_stderr(records: Records) -> Tensor:
-    """(B, k); NaN where it was not known, or not yet recorded."""
+    """(B, k); NaN where it is not known, or was not yet recorded."""
     unknown = [None] * len(records[0]["methods"])
     return torch.stack([_numbers(record.get("weights_stderr") or unknown) for record in records])
 
 
 def _differences(records: Records, where: str = "differences") -> dict[str, PairedDifference]:
-    """By criterion; empty of versions that did not record them."""
-    found = {}
+    """By criterion; empty where a version did not record them.
+
+    Args:
+        records: of all inputs.
+        where: their key in records.
+    """
+    differences = {}
     for criterion in records[0].get(where) or {}:
         each = [record[where][criterion] for record in records]
         numbers = {part: _numbers([one[part] for one in each]) for part in ("value", "stderr", "low", "high")}
-        found[criterion] = PairedDifference(
+        differences[criterion] = PairedDifference(
             tuple(one["best_single"] for one in each),
             **numbers,
             among=each[0].get("among", ""),
             draws=torch.tensor([int(one["n"]) for one in each]),
-            # Versions without a margin took every difference to matter.
+            # In versions without a margin every difference mattered.
             margin=_numbers([one.get("margin", 0.0) for one in each]),
             confidence=float(each[0].get("confidence", 0.95)),
         )
-    return found
+    return differences
 
 
 def _resolved(records: Records) -> dict[str, Tensor] | None:
+    """The sensitivity of weights that were solved anew at every neighbour; None where that was not measured."""
     numbers = [record["measures"]["relative_sensitivity_resolved"] for record in records]
     where = "measures.relative_sensitivity_resolved"
     if any(where in (record.get("reasons") or {}) for record in records):
@@ -274,7 +328,15 @@ def _resolved(records: Records) -> dict[str, Tensor] | None:
 
 
 def _total(records: Records, of: Any) -> float:
-    """A sum over runs of what each record says of its whole run, which may have had several inputs."""
+    """A total over all runs that the inputs are from.
+
+    Each record has the total of its own run. Where all are of one run that is the answer; otherwise each input counts with its
+    share of its run.
+
+    Args:
+        records: of all inputs.
+        of: record → the total of its run.
+    """
     if all(record["evaluations"]["inputs"] == len(records) for record in records):
         return of(records[0])
     return fsum(of(record) / record["evaluations"]["inputs"] for record in records)

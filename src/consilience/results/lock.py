@@ -1,4 +1,4 @@
-"""One process at a time writes to a place; a second one is told so before it works."""
+"""A lock file, so that only one process at a time writes to a place; a second one gets an error before it starts to work."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..errors import InputError
 from .files import writing
 
 STALE = 600.0
-"""Seconds after which the lock of another machine, which cannot be asked, counts as left behind."""
+"""Seconds without a refresh after which the lock of another machine counts as abandoned: its process cannot be asked."""
 
 
 class Lock:
     """A file that exists while one process writes to ``place``; a context manager.
 
-    The file names the process. One that is left behind by a process that is gone is taken over; of another machine, one
-    that was not refreshed for ten minutes.
+    The file names the process. A lock whose process no longer runs is taken over; if it is of another machine, a lock that was
+    not refreshed for ten minutes.
 
     Args:
         path: the lock's own file.
@@ -49,10 +49,10 @@ class Lock:
                 self.path.unlink()
 
     def refresh(self) -> None:
-        """Before each write: say that this process still works.
+        """Show that this process still works; to be called before each write.
 
         Raises:
-            InputError: another process took the lock over meanwhile, so that writing would lose what it wrote.
+            InputError: another process took the lock over meanwhile, so that writing would overwrite what it wrote.
         """
         if self._holder().get("token") != self._token:
             raise InputError(
@@ -63,6 +63,7 @@ class Lock:
             os.utime(self.path)
 
     def _created(self) -> bool:
+        """Make the lock's file, unless there is one (O_EXCL: of two processes, only one can)."""
         content = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime(), "token": self._token}
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -73,12 +74,17 @@ class Lock:
         return True
 
     def _remove_if_stale(self) -> None:
+        """Remove the lock of a process that is gone.
+
+        Raises:
+            InputError: its process works.
+        """
         holder = self._holder()
         try:
             silent = time.time() - self.path.stat().st_mtime
         except FileNotFoundError:
-            return  # it was given back just now
-        # A file without content is one that is being written, or whose writer was killed between two calls.
+            return  # released in this moment
+        # A file without content is being written, or its writer was killed between creating and writing it.
         if not holder and silent < 5:
             time.sleep(0.1)
             return
@@ -95,6 +101,7 @@ class Lock:
             self.path.unlink()
 
     def _holder(self) -> dict[str, Any]:
+        """What the lock's file tells of the process that holds it; empty where that cannot be read."""
         try:
             holder = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -103,11 +110,11 @@ class Lock:
 
 
 def _runs(pid: Any) -> bool:
-    """Whether a process of this machine runs. Only for POSIX: elsewhere signal 0 ends the process."""
+    """Whether a process of this machine runs. Only for POSIX, where signal 0 merely asks: elsewhere it ends the process."""
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, OverflowError, TypeError, ValueError):
         return False
     except PermissionError:
-        return True  # somebody else's
+        return True  # it runs, as another user
     return True

@@ -1,4 +1,7 @@
-"""The record of one input: everything about an explanation but its arrays, as JSON has it."""
+"""The record of one input, which ``explanation.json`` holds: everything about an explanation but its arrays.
+
+Every number that is missing or not finite is None, and "reasons" tells why, by its place in the record.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ if TYPE_CHECKING:
     from .explanation import Explanation
 
 UNJUDGED = "not judged: quick=True makes no fresh draws; refine() of the result does"
-"""Why there are no fresh values."""
+"""The reason why fresh values are missing."""
 
 UNFITTED = "no fitting draws of this kind were made: the objective does not look at them"
-"""Why there are no values on the fitting draws."""
+"""The reason why values on the fitting draws are missing."""
 
 NAME = 80
-"""The longest text, in letters, that is its own name."""
+"""The most letters of a name that is made from a text."""
 
 
 def as_json(value: Any) -> Any:
@@ -42,36 +45,22 @@ def as_json(value: Any) -> Any:
 def record_of(explanation: Explanation, i: int) -> dict[str, Any]:
     """The record of input ``i`` of an ``explanation``.
 
-    A number that is not finite is None, and "reasons" says why, by its place.
-
-    Of a loaded result it is the record that was read, with what :meth:`Explanation.describe` has added since.
+    For a loaded result it is the record that was read, with what :meth:`Explanation.describe` has added since.
     """
     if explanation.stored:
         return _stored(explanation, i)
     reasons = {f"methods.{name}": why for name, why in explanation.failed.items()}
     numbers = _Numbers(reasons)
-    predicted = int(explanation.predicted[i]) if explanation.decides else None
-    weights = _weights(explanation, i, numbers)
-    solved = "nothing is solved for this objective, or its optimum has no certificate"
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "input": _input(explanation, i),
         "model": explanation.about.get("model"),
-        "target": int(explanation.target[i]),
-        "target_label": _label(explanation, int(explanation.target[i])),
-        "predicted": predicted,
-        "predicted_label": None if predicted is None else _label(explanation, predicted),
-        "score": numbers.read(explanation.score[i], "score"),
+        **_outputs(explanation, i, numbers),
         "seed": explanation.seed,
         "methods": list(explanation.methods),
         "kinds": list(explanation.kinds),
         "objective": explanation.objective,
-        "weights": weights,
-        "weights_stderr": None if weights is None else _weights_stderr(explanation, i, reasons),
-        "gap": numbers.read(explanation.solution.gap[i], "gap", solved),
-        "value": numbers.read(explanation.solution.value[i], "value", solved),
-        "status": explanation.solution.status[i],
-        "diversity_gain": numbers.read(explanation.diversity_gain[i], "diversity_gain"),
+        **_solution(explanation, i, numbers),
         "draws": _draws(explanation, i, reasons),
         "criteria": _criteria(explanation, i, numbers),
         "differences": recorded(explanation.differences, i, reasons),
@@ -99,10 +88,7 @@ def record_of(explanation: Explanation, i: int) -> dict[str, Any]:
         record["front"] = front
     if record["model"] is None:
         reasons["model"] = "not named by the caller"
-    if predicted is None:
-        reasons["predicted"] = "the outputs are numbers, or one number of which nothing says that it is a class's"
-    if record["target_label"] is None:
-        reasons["target_label"] = "no labels were given"
+    # Last, when every part has added its own.
     record["reasons"] = reasons
     record["verdict"] = verdict([record])
     return record
@@ -119,13 +105,59 @@ def name_of(explanation: Explanation, i: int) -> str:
     return text if len(text) <= NAME else text[: NAME - 1] + "…"
 
 
+def _outputs(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, Any]:
+    """What is explained, and what the model predicts."""
+    target = int(explanation.target[i])
+    target_label = _label(explanation, target)
+    if target_label is None:
+        numbers.reasons["target_label"] = "no labels were given"
+    if explanation.decides:
+        predicted = int(explanation.predicted[i])
+        predicted_label = _label(explanation, predicted)
+    else:
+        predicted = None
+        predicted_label = None
+        numbers.reasons["predicted"] = (
+            "the outputs are numbers, or one number of which nothing says that it is a class's"
+        )
+    return {
+        "target": target,
+        "target_label": target_label,
+        "predicted": predicted,
+        "predicted_label": predicted_label,
+        "score": numbers.read(explanation.score[i], "score"),
+    }
+
+
+def _solution(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, Any]:
+    """The weights, their error, and how near to optimal they are."""
+    weights = _weights(explanation, i, numbers)
+    weights_stderr = None
+    if weights is not None:
+        weights_stderr = _weights_stderr(explanation, i, numbers.reasons)
+    unsolved = "nothing is solved for this objective, or its optimum has no certificate"
+    return {
+        "weights": weights,
+        "weights_stderr": weights_stderr,
+        "gap": numbers.read(explanation.solution.gap[i], "gap", unsolved),
+        "value": numbers.read(explanation.solution.value[i], "value", unsolved),
+        "status": explanation.solution.status[i],
+        "diversity_gain": numbers.read(explanation.diversity_gain[i], "diversity_gain"),
+    }
+
+
 class _Numbers:
-    """Turns numbers into JSON; of those that are not finite, None, with a reason."""
+    """Turns numbers into JSON: None for those that are not finite, with a reason.
+
+    Args:
+        reasons: place in the record → why its number is missing; is added to.
+    """
 
     def __init__(self, reasons: dict[str, str]):
         self.reasons = reasons
 
     def read(self, value: Any, where: str, why: str = "not defined") -> float | None:
+        """``value`` as a number of JSON; if it is not finite, None, with the reason ``why`` at the place ``where``."""
         number = float(value)
         if math.isfinite(number):
             return number
@@ -134,6 +166,7 @@ class _Numbers:
 
 
 def _stored(explanation: Explanation, i: int) -> dict[str, Any]:
+    """A record that was read from a file, with what the caller has told about the input since."""
     record = dict(explanation.stored[i])
     about = explanation.about
     reasons = dict(record.get("reasons") or {})
@@ -152,33 +185,37 @@ def _stored(explanation: Explanation, i: int) -> dict[str, Any]:
 
 
 def _label(explanation: Explanation, number: int) -> Any:
+    """The name of a class; None where it has none."""
     labels = explanation.about.get("labels")
-    return labels[number] if labels and number < len(labels) else None
+    if not labels or number >= len(labels):
+        return None
+    return labels[number]
 
 
 def _text(explanation: Explanation, i: int) -> str | None:
+    """The text that input ``i`` was made from; None for other inputs."""
     texts = explanation.about.get("texts")
     return None if texts is None else texts[explanation.index[i]]
 
 
 def _input(explanation: Explanation, i: int) -> dict[str, Any]:
-    """The record's ``input``: its name, and where there are any its text, tokens, features' names and source."""
-    found: dict[str, Any] = {"name": name_of(explanation, i)}
+    """The record's ``input``: its name, and as far as they are known its text, tokens, features' names and source."""
+    about: dict[str, Any] = {"name": name_of(explanation, i)}
     tokens = explanation.tokens
     known = {
         "text": _text(explanation, i),
         "tokens": None if tokens is None else tokens[i],
         "features": explanation.feature_names,
     }
-    found |= {what: value for what, value in known.items() if value is not None}
+    about |= {what: value for what, value in known.items() if value is not None}
     sources = explanation.about.get("sources")
     if sources is not None:
-        found |= sources[i]
-    return found
+        about |= sources[i]
+    return about
 
 
 def _weights(explanation: Explanation, i: int, numbers: _Numbers) -> list[float | None] | None:
-    """None where the combined map is no weighted sum of the methods' maps."""
+    """One for each method; None where the combined map is not a weighted sum of the methods' maps."""
     others = explanation.mixing[i, len(explanation.methods) :]
     if explanation.posterior is None and bool((others != 0).any()):
         numbers.reasons["weights"] = f"{explanation.objective} is not a weighted sum of the maps"
@@ -199,66 +236,67 @@ def _weights_stderr(explanation: Explanation, i: int, reasons: dict[str, str]) -
 
 
 def _draws(explanation: Explanation, i: int, reasons: dict[str, str]) -> dict[str, Any]:
-    """How many draws fitted and judged input ``i``."""
+    """How many draws fitted and judged input ``i``: of what :attr:`Explanation.draws` lists by input, its own entry."""
     own = {name: explanation.draws[name][i] for name in ("fit", "masks")}
     fresh = explanation.draws["fresh"]
     if fresh is None:
         reasons["draws.fresh"] = UNJUDGED
-    return {**explanation.draws, **own, "fresh": None if fresh is None else fresh[i]}
+        return {**explanation.draws, **own, "fresh": None}
+    return {**explanation.draws, **own, "fresh": fresh[i]}
 
 
 def _criteria(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, Any]:
     """criterion → row → fit, fresh, stderr."""
-    found: dict[str, Any] = {}
     if not explanation.judged:
+        # One reason for all fresh values, rather than one for each.
         numbers.reasons["criteria"] = UNJUDGED
     drawn = explanation.evidence["fit"][i].parts
     unfitted = [criterion for criterion, parts in PARTS.items() if any(kind not in drawn for kind in parts)]
+    criteria: dict[str, Any] = {}
     for criterion, rows in explanation.criteria.items():
-        found[criterion] = {}
-        for name, measured in rows.items():
-            parts = {part: float(getattr(measured, part)[i]) for part in ("fit", "fresh", "stderr")}
-            where = f"criteria.{criterion}.{name}"
-            if not explanation.judged:
-                found[criterion][name] = {
-                    "fit": numbers.read(parts["fit"], f"{where}.fit"),
-                    "fresh": None,
-                    "stderr": None,
-                }
-                continue
-            if math.isnan(parts["stderr"]) and math.isfinite(parts["fresh"]) and math.isfinite(parts["fit"]):
-                why = "fewer than four draws have no standard error"
-            elif not all(map(math.isfinite, parts.values())):
-                why = _why(explanation, criterion, name, i)
-            else:
-                why = ""
-            found[criterion][name] = {
-                part: numbers.read(value, f"{where}.{part}", why) for part, value in parts.items()
-            }
-            if criterion in unfitted and f"{where}.fit" in numbers.reasons:
-                numbers.reasons[f"{where}.fit"] = UNFITTED
-    return found
+        criteria[criterion] = {}
+        for name in rows:
+            criteria[criterion][name] = _cell(explanation, criterion, name, i, numbers)
+            fit = f"criteria.{criterion}.{name}.fit"
+            if explanation.judged and criterion in unfitted and fit in numbers.reasons:
+                numbers.reasons[fit] = UNFITTED
+    return criteria
+
+
+def _cell(explanation: Explanation, criterion: str, name: str, i: int, numbers: _Numbers) -> dict[str, float | None]:
+    """The fit, fresh and stderr of one criterion of the row ``name``."""
+    measured = explanation.criteria[criterion][name]
+    parts = {part: float(getattr(measured, part)[i]) for part in ("fit", "fresh", "stderr")}
+    where = f"criteria.{criterion}.{name}"
+    if not explanation.judged:
+        return {"fit": numbers.read(parts["fit"], f"{where}.fit"), "fresh": None, "stderr": None}
+    why = ""
+    if math.isnan(parts["stderr"]) and math.isfinite(parts["fresh"]) and math.isfinite(parts["fit"]):
+        why = "fewer than four draws have no standard error"
+    elif not all(map(math.isfinite, parts.values())):
+        why = _why(explanation, criterion, name, i)
+    return {part: numbers.read(value, f"{where}.{part}", why) for part, value in parts.items()}
 
 
 def _resolved(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, Any]:
     """The sensitivity of weights that are solved anew at every neighbour."""
-    found: dict[str, Any] = {"value": None, "stderr": None, "n": explanation.draws["resolved"]}
+    resolved: dict[str, Any] = {"value": None, "stderr": None, "n": explanation.draws["resolved"]}
     where = "measures.relative_sensitivity_resolved"
     if explanation.resolved is None:
         numbers.reasons[where] = "no weights are solved for, or resolved_draws is 0"
-        return found
+        return resolved
     for part in ("value", "stderr"):
         number = explanation.resolved[part][i]
-        found[part] = numbers.read(number, f"{where}.{part}", "one draw has no standard error")
-    return found
+        resolved[part] = numbers.read(number, f"{where}.{part}", "one draw has no standard error")
+    return resolved
 
 
-def _posterior(found: Mapping[str, Any], numbers: _Numbers) -> dict[str, Any]:
-    """What a posterior says of itself."""
-    record = dict(found)
+def _posterior(measured: Mapping[str, Any], numbers: _Numbers) -> dict[str, Any]:
+    """What a posterior measured of itself."""
+    record = dict(measured)
     nothing = "no mask moves the score otherwise than another of its size"
     for part in ("explained", "methods_share"):
-        record[part] = numbers.read(found[part], f"posterior.{part}", nothing)
+        record[part] = numbers.read(measured[part], f"posterior.{part}", nothing)
     return record
 
 
@@ -279,7 +317,7 @@ def _front(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, Any
 
 
 def _why(explanation: Explanation, criterion: str, name: str, i: int) -> str:
-    """Why a criterion of one row has no number."""
+    """Why a criterion of one row has no number: the first cause that holds, from the most general to the most particular."""
     if name in explanation.failed:
         return "the method does not work on this model, see failed"
     responses = [each[i].responses for each in explanation.evidence.values()]

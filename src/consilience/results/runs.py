@@ -1,4 +1,4 @@
-"""A run's folder: a new run takes the place of an earlier one in one step, so that there is always one of them."""
+"""Writes a run's folder: a new run replaces an earlier one in one step, so that at any time one of the two is whole."""
 
 from __future__ import annotations
 
@@ -18,27 +18,32 @@ from .lock import Lock
 from .stored import ARRAYS, PICTURE, RECORD, write_input
 
 INDEX = "run.json"
-"""The list of a run's inputs."""
+"""The file that lists a run's inputs."""
 
-NEXT, READY = ".next", ".ready"
-"""In a run's folder: a run that is being written, and one that is whole and takes the earlier one's place."""
+NEXT = ".next"
+"""In a run's folder, the folder of a run that is being written."""
+
+READY = ".ready"
+"""The same folder once it is complete: its parts replace those of the earlier run."""
 
 OURS = {RECORD, ARRAYS, PICTURE}
-"""The files of one input's folder. Whatever else lies there is the user's, and stays."""
+"""The files of one input's folder. Other files there are the user's, and stay."""
 
 
 class RunFolder:
-    """Writes a run to ``directory``; a context manager, which no other process may enter meanwhile.
-
-    ``argument``: the folder's name, for errors.
+    """Writes a run to a folder; a context manager that only one process at a time can enter.
 
     Inputs are written to ``.next`` first. :meth:`commit` adds the list of the whole run and renames ``.next`` to ``.ready``:
-    from that step on, the new run is what a reader finds. Then its parts move to their places. Killed before the step,
-    the earlier run is whole; killed after it, the new one is, and the next writer ends the move.
+    from that step on, readers get the new run. Then its parts move to their places. If the process is killed before that
+    step, the earlier run is whole; if after it, the new one is, and the next writer completes the move.
+
+    Args:
+        directory: the run's folder; made on entering if there is none.
+        argument: what the caller calls the folder, for errors.
 
     Raises:
-        InputError: on entering, the folder cannot be written, holds a ``run.json`` that is not ours, or another process
-            writes to it.
+        InputError: on entering, the folder cannot be written, holds a ``run.json`` that consilience did not write, or another
+            process writes to it.
 
     Example:
         >>> with RunFolder(directory) as run:  # doctest: +SKIP
@@ -70,7 +75,7 @@ class RunFolder:
     def __exit__(self, *error: object) -> None:
         self._lock.__exit__(*error)
         if self._made:
-            with contextlib.suppress(OSError):  # it holds something: all is well
+            with contextlib.suppress(OSError):  # only an empty folder can be removed, which is what is meant
                 self.directory.rmdir()
 
     def discard(self) -> None:
@@ -88,7 +93,7 @@ class RunFolder:
             picture: a PNG of the input, or None.
 
         Raises:
-            InputError: the file system refuses, or a folder of that name is not ours.
+            InputError: the file system refuses, or a folder of that name was not written by consilience.
         """
         folder = self.next / name
         with writing(self.directory / name):
@@ -105,7 +110,12 @@ class RunFolder:
                 raise
 
     def take(self, name: str, source: Path) -> None:
-        """As :meth:`add`, under ``name``, of an input that is in this run's folder already, at ``source``."""
+        """As :meth:`add`, for an input that is in this run's folder already.
+
+        Args:
+            name: of the new folder.
+            source: where the input is now.
+        """
         if source in (self.directory / name, self.next / name):
             return
         with writing(self.directory / name):
@@ -119,7 +129,7 @@ class RunFolder:
                     write_bytes(self.next / name / file, [(source / file).read_bytes()], sync=False)
 
     def listed(self) -> list[Path]:
-        """The folders of the run that is here, in order; none if there is no run."""
+        """The folders of the run in this folder, in order; empty without a run."""
         return [self.directory / name for name in _listed(self.directory / INDEX)]
 
     def waiting(self) -> list[Path]:
@@ -129,14 +139,14 @@ class RunFolder:
         return sorted(path for path in self.next.iterdir() if path.is_dir())
 
     def inputs(self) -> list[Path]:
-        """The folders of all inputs that are here: of the run, and those that wait."""
+        """The folders of all inputs in this folder: :meth:`listed` and :meth:`waiting`."""
         return [*self.listed(), *self.waiting()]
 
     def commit(self, folders: Sequence[str], left_out: Mapping[str, str]) -> None:
-        """Make the run of these ``folders``, added now or there already, in this order; others of the earlier run go.
+        """Make a run of these inputs, in this order. Inputs of the earlier run that are not among them are removed.
 
         Args:
-            folders: names, at least one.
+            folders: names of folders that were added now or are in the earlier run, at least one.
             left_out: what was left out of the run → why.
 
         Raises:
@@ -151,9 +161,13 @@ class RunFolder:
             self._settle()
 
     def _settle(self) -> None:
-        """Move what is ready to its places. Each step can be the last one before a kill: the next call goes on from there."""
+        """Move the parts of a complete run to their places.
+
+        The process may be killed after any step: whatever was moved stays, and the next call goes on from there. The list moves
+        last, since without it in ``.ready`` there is nothing to go on with.
+        """
         if not (self._ready / INDEX).exists():
-            _remove(self._ready)  # moved already, all but the folder itself
+            _remove(self._ready)  # everything was moved but the folder itself
             return
         if self._ready.is_symlink():
             os.unlink(self._ready)
@@ -174,6 +188,7 @@ class RunFolder:
         os.rmdir(self._ready)
 
     def _refuse_foreign_list(self) -> None:
+        """Raise an InputError if there is a ``run.json`` of another program."""
         path = self.directory / INDEX
         if not os.path.lexists(path):
             return
@@ -189,7 +204,7 @@ class RunFolder:
             )
 
     def _refuse_foreign_folder(self, folder: Path) -> None:
-        """What stands where an input's folder would must be one of ours, or empty."""
+        """Raise an InputError if ``folder`` exists, and is neither an input's folder nor an empty one."""
         if not os.path.lexists(folder):
             return
         ours = folder.is_dir() and not folder.is_symlink()
@@ -203,14 +218,15 @@ class RunFolder:
 
 
 def index_of(directory: Path) -> tuple[list[Path], dict[str, str]]:
-    """The folders of a run in ``directory``, in order, and what was left out of it with the reasons.
+    """The folders of a run's inputs, in order, and what was left out of the run with the reasons.
 
-    Of one input's folder, that folder.
+    Args:
+        directory: the run's folder; or one input's, which is then the only one.
 
     Raises:
         InputError: the run's list is damaged or empty.
     """
-    # A run that was interrupted while it took another's place is read from where its parts are.
+    # If a move to the final places was interrupted, the list and some of the inputs are still in ``.ready``.
     ready = directory / READY
     interrupted = (ready / INDEX).exists() and not ready.is_symlink()
     path = ready / INDEX if interrupted else directory / INDEX
@@ -223,17 +239,22 @@ def index_of(directory: Path) -> tuple[list[Path], dict[str, str]]:
     if not names:
         raise InputError(f"{path}: lists no input")
     places = (ready, directory) if interrupted else (directory,)
-    folders = [next((place / name for place in places if (place / name).exists()), directory / name) for name in names]
+    folders = []
+    for name in names:
+        present = [place / name for place in places if (place / name).exists()]
+        # If it is in neither place, the reader of the missing folder raises the error.
+        folders.append(present[0] if present else directory / name)
     return folders, reasons
 
 
 def _index_text(folders: Sequence[str], left_out: Mapping[str, str]) -> bytes:
-    """What ``run.json`` holds."""
+    """The content of ``run.json``."""
     run = {"schema": SCHEMA, "folders": list(folders), "left_out": dict(left_out)}
     return (json.dumps(run, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _has_record(folder: Path) -> bool:
+    """Whether ``folder`` holds a record of an explanation."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return "schema" in record and "methods" in record
@@ -242,35 +263,36 @@ def _has_record(folder: Path) -> bool:
 
 
 def _listed(path: Path) -> list[str]:
-    """The folders that a run's list names; none where there is no list."""
+    """The names of folders in a run's list; empty if the list does not exist."""
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
-    # The name alone: a list that somebody changed must not lead out of the run's folder.
+    # Only the last part of a path: a list that somebody changed must not lead out of the run's folder.
     names = [Path(name).name for name in run["folders"]]
     return [name for name in names if name]
 
 
 def _remove_ours(folder: Path) -> None:
-    """Our files, and the folder if nothing else is in it."""
+    """Remove an input's files from ``folder``, and the folder if nothing else is in it."""
     if folder.is_symlink() or not folder.is_dir():
         return
-    for name in sorted(OURS, key=lambda name: name != RECORD):  # a folder without a record is no result
+    # The record goes first: without it, what a kill leaves behind does not look like a result.
+    for name in (RECORD, ARRAYS, PICTURE):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
 
 
 def _keep_others(old: Path, new: Path) -> None:
-    """The user's own files beside ours go along to the folder that takes the place."""
+    """Move the user's own files from the folder ``old`` to the folder ``new`` that will replace it."""
     for path in old.iterdir():
         if path.name not in OURS and not os.path.lexists(new / path.name):
             os.rename(path, new / path.name)
 
 
 def _remove(path: Path) -> None:
-    """A folder with all that is in it, or a file or link, if there is one."""
+    """Remove a folder with its content, or a file or link, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif os.path.lexists(path):

@@ -1,4 +1,4 @@
-"""One input on disk: a folder with a record, arrays, and maybe a picture."""
+"""Writes and reads one input's folder: its record (JSON), its arrays (safetensors), and maybe a picture (PNG)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ import numpy as np
 from ..report.entry import Entry
 from .files import SCHEMA, reading, write_bytes
 
-RECORD, ARRAYS, PICTURE = "explanation.json", "attributions.safetensors", "explanation.png"
-"""The files of one input."""
+RECORD = "explanation.json"
+ARRAYS = "attributions.safetensors"
+PICTURE = "explanation.png"
 
 
 @dataclass(frozen=True)
 class StoredInput:
-    """What one folder holds: ``entry``, the record with maps and image, and other ``arrays`` by name (weights, evidence, …)."""
+    """What one folder holds.
+
+    Attributes:
+        entry: the record with maps and image.
+        arrays: other arrays by name: weights, evidence, the input, …
+    """
 
     entry: Entry
     arrays: Mapping[str, np.ndarray]
@@ -29,7 +35,7 @@ class StoredInput:
 def write_input(folder: Path, entry: Entry, arrays: Mapping[str, np.ndarray], picture: bytes | None = None) -> None:
     """Make ``folder`` for one input. The record comes last, so that a folder with a record is complete.
 
-    Does not wait for the disk: whoever adds the folder to a run does.
+    It does not wait until the files are on the disk: the run that the folder is added to does.
 
     Args:
         folder: does not exist yet; the one above does.
@@ -56,7 +62,7 @@ def write_input(folder: Path, entry: Entry, arrays: Mapping[str, np.ndarray], pi
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record in one input's ``folder``.
+    """The record in an input's ``folder``.
 
     Raises:
         InputError: it is missing, damaged, or of a newer version; names the file.
@@ -77,11 +83,11 @@ SHAPE: dict[str, tuple[type, ...]] = {
     "failed": (dict,),
     "input": (dict,),
 }
-"""What results, tables and pages take for granted of a record."""
+"""The parts that every record has, and their types."""
 
 
 def _check(record: dict[str, Any]) -> None:
-    """Raise what tells a damaged record: here, where the file is known."""
+    """Raise an error if a part of a record is missing or of another type; here, where the file's name is known."""
     int(record["target"])
     for name, kinds in SHAPE.items():
         if not isinstance(record[name], kinds):
@@ -89,10 +95,10 @@ def _check(record: dict[str, Any]) -> None:
 
 
 def read_input(folder: Path) -> StoredInput:
-    """Everything in one input's ``folder``, with every part that a result must have.
+    """Everything in an input's ``folder``.
 
     Raises:
-        InputError: a file is missing or damaged; names it.
+        InputError: a file is missing or damaged; the error names it.
     """
     from safetensors import safe_open
 
@@ -104,7 +110,7 @@ def read_input(folder: Path) -> StoredInput:
             arrays = {key: file.get_tensor(key) for key in file.keys()}
         image = arrays.pop("image", None)
         shown = None if image is None else image / np.float32(255)
-        # Rows of a table stand in the order of its criteria.
+        # Files of arrays have no order of their own: the maps come in the order of the table's rows.
         order: dict[str, Any] = next(iter((record.get("criteria") or {}).values()), {})
         extra = {row: arrays.pop(f"extra.{row}") for row in order if f"extra.{row}" in arrays}
         entry = Entry(

@@ -1,4 +1,4 @@
-"""Means over inputs, and the text that shows them: their errors, how many numbers they rest on, and why some are missing."""
+"""The table of an evaluation: means over inputs with errors and numbers of inputs, and why numbers are missing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Summary = Mapping[str, float | int]
 """mean, stderr, low, high and n of one row under one measure."""
 
 FEWEST = 3
-"""From so many numbers on a standard error is shown: that of two is off by a factor of two as often as not."""
+"""The fewest numbers for which a standard error is shown. That of two is often wrong by a factor of two."""
 
 ARROWS = {"lower": " ↓", "higher": " ↑"}
 
 
 def summarised(numbers: np.ndarray) -> dict[str, float | int]:
-    """Mean, standard error, 95 % interval of the mean of ``numbers`` (n,), without NaN, and how many there are."""
+    """ "mean", "stderr", the 95 % interval of the mean, "low" and "high", and "n", of the ``numbers`` (n,) that are finite."""
     good = numbers[np.isfinite(numbers)]
     n = len(good)
     mean = math.nan
@@ -61,7 +61,7 @@ def summary_table(
 
 
 SHOWN = 4
-"""So many names are listed before "…"."""
+"""The most names in a list; "…" stands for others."""
 
 
 def missing_lines(reasons: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -92,7 +92,10 @@ def missing_lines(reasons: Mapping[str, Mapping[str, str]]) -> list[str]:
 def _listed(names: Iterable[str]) -> str:
     """The first names, separated by commas."""
     every = list(names)
-    return ", ".join(every[:SHOWN]) + (", …" if len(every) > SHOWN else "")
+    text = ", ".join(every[:SHOWN])
+    if len(every) > SHOWN:
+        text += ", …"
+    return text
 
 
 def _column(rows: Sequence[str], summary: Mapping[str, Summary], measure: str, better: str) -> list[str]:
@@ -107,13 +110,14 @@ def _column(rows: Sequence[str], summary: Mapping[str, Summary], measure: str, b
 
 
 def _counts(counts: Sequence[float | int]) -> str:
-    """ "8", or "6–8" where measures differ."""
-    least, most = min(counts, default=0), max(counts, default=0)
+    """How many inputs have a number: "8", or "6–8" where measures differ."""
+    least = min(counts, default=0)
+    most = max(counts, default=0)
     return str(most) if least == most else f"{least}–{most}"
 
 
 def _best(summary: Mapping[str, Summary], better: str) -> str:
-    """The row with the best mean; "" where there is no direction or nothing to compare with."""
+    """The row with the best mean; "" for a measure without a direction, and where fewer than two rows have a mean."""
     means = {name: row["mean"] for name, row in summary.items() if row["n"]}
     if not better or len(means) < 2:
         return ""
@@ -122,7 +126,7 @@ def _best(summary: Mapping[str, Summary], better: str) -> str:
 
 
 def _cell(row: Summary, most: int) -> str:
-    """Mean ± standard error, and n where it is not that of the measure's other rows."""
+    """Mean ± standard error, and in brackets n, if another row of the measure has more numbers."""
     if not row["n"]:
         return "–"
     text = f"{row['mean']:.4g}"

@@ -1,4 +1,4 @@
-"""Results for other libraries."""
+"""Turns a result into a ``shap.Explanation``, so that shap's plots can show it."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from .explanation import Explanation
 def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Sequence[str] | None = None) -> Any:
     """One row of a result as a ``shap.Explanation``, for shap's plots.
 
-    Only for contributions: a method of that kind, "mean" of such methods, or a consensus that puts weight on no others.
+    It works for contributions to the score only: a method of that kind, "mean" of such methods, or a consensus of them.
 
-    ``values`` are the row's maps (B, *A) in units of the score: what :func:`consilience.explain` divided them by
-    (``scale="max"``) is multiplied again. Of a mixture Σ w_j φ_j / s_j that is a division by Σ w_j / s_j, which makes it a
-    mean of contributions; so importances over many inputs rank features by what they move the score by, each input counting
-    as much as its score does. ``data``: the inputs where they have the same axes; for pixels, values (B, H, W, 1) and data
-    (B, H, W, C), as ``shap.image_plot`` wants them.
+    ``values`` are the row's maps (B, *A) in units of the score: the scale that :func:`consilience.explain` divided them by is
+    multiplied again. A mixture Σ w_j φ_j / s_j is divided by Σ w_j / s_j, which makes it a mean of contributions. So
+    importances over many inputs rank features by how far they move the score.
 
-    ``base_values`` (B,) is what the sum starts from: score(x) − Σ values. For signed maps (``explain(…, sign="keep")``) of
-    complete methods, and mixtures of these, that is the score at their baseline, or the mean score over a data set, up to
-    their completeness error. Where values are absolute, or from a method that adds up to nothing, there is no such number,
-    and it is NaN: plots that add up (waterfall, force) need it, the others (bar, beeswarm, image) do not.
+    ``data`` are the inputs, where they have the same axes. For pixels, values are (B, H, W, 1) and data (B, H, W, C), as
+    ``shap.image_plot`` expects them.
 
-    Args:
-        explanation: live or loaded.
-        row: a method, "mean" or "consensus".
-        feature_names: of the features; None: the result's own.
+    ``base_values`` (B,) are what the sum starts from, score(x) − Σ values. For signed maps (``sign="keep"``) of complete
+    methods and their mixtures, that is the score at their baseline, or the mean score over a data set, up to the completeness
+    error.
+    For absolute values, and for methods that are not complete, there is no such number, and it is NaN: plots of sums
+    (waterfall, force) need it, others (bar, beeswarm, image) do not.
 
     Args:
-        explanation: a result.
+        explanation: a result, computed or loaded.
         row: a method, "mean" or "consensus".
-        feature_names: (A,); None: those of the result.
+        feature_names: (A,), names of the features; None: those of the result.
+
+    Returns:
+        The ``shap.Explanation`` with ``values``, ``base_values`` and ``data``.
 
     Raises:
-        InputError: a row or a method whose values are no contributions, or whose weights cancel; says which.
+        InputError: the row is made of maps that are not contributions, or its weights cancel; the error names it.
+        MissingExtra: shap is not installed.
 
     Example:
         >>> import torch, consilience as cs
@@ -55,16 +56,17 @@ def to_shap(explanation: Explanation, row: str = "consensus", feature_names: Seq
     """
     row = choose("row", row, [*explanation.methods, "mean", "consensus"])
     if row == "consensus" and explanation.posterior is not None:
-        # In units of the score already. The sum starts from the score that the masks' regression has with nothing left.
+        # It is in units of the score already. The sum starts from what its regression predicts with all features removed.
         values = explanation.attribution.detach().cpu().double()
         base = explanation.score.detach().cpu().double() - values.flatten(1).sum(1)
         return _shown(explanation, values, base, feature_names)
     weights = _weights(explanation, row)
     used = [name for name, w in zip(explanation.methods, weights.T, strict=True) if bool((w != 0).any())]
     kinds = dict(zip(explanation.methods, explanation.kinds, strict=True))
-    if strange := [name for name in used if kinds[name] != "contribution"]:
+    others = [name for name in used if kinds[name] != "contribution"]
+    if others:
         raise InputError(
-            f"row: {row!r} is made of {', '.join(strange)}, which give no contributions to the score; use a row of methods "
+            f"row: {row!r} is made of {', '.join(others)}, which give no contributions to the score; use a row of methods "
             "that do (integrated_gradients, deeplift, input_x_gradient, …)"
         )
     values = explanation[row].detach().cpu().double()
@@ -103,7 +105,7 @@ def _shown(explanation: Explanation, values: Tensor, base: Tensor, feature_names
 
 
 def _unit(explanation: Explanation, weights: Tensor) -> Tensor:
-    """(B,): by what a row's map is multiplied to be in units of the score; 1 where that is not known.
+    """(B,): the factor that brings a row's map into units of the score; 1 where that is not known.
 
     Args:
         explanation: the result.
@@ -119,15 +121,16 @@ def _unit(explanation: Explanation, weights: Tensor) -> Tensor:
             stacklevel=3,
         )
         return torch.ones_like(total)
+    # Zero up to rounding.
     if bool((total.abs() <= 1e-9 * share.abs().sum(1)).any()):
         raise InputError(
-            "row: its weights cancel in units of the score, so that it is no mean of contributions; use signed=False"
+            "row: its weights cancel in units of the score, so that it is not a mean of contributions; use signed=False"
         )
     return 1 / total
 
 
 def _weights(explanation: Explanation, row: str) -> Tensor:
-    """(B, k) on the CPU: what each method has in the row."""
+    """(B, k) on the CPU: the weight of each method in the row."""
     methods = explanation.methods
     count = len(explanation)
     if row in methods:
@@ -137,5 +140,5 @@ def _weights(explanation: Explanation, row: str) -> Tensor:
         return (working / working.sum()).expand(count, -1)
     mixing = explanation.mixing.cpu()
     if bool((mixing[:, len(methods) :] != 0).any()):
-        raise InputError(f"row: the consensus is {explanation.objective}, which is no sum of contributions")
+        raise InputError(f"row: the consensus is {explanation.objective}, which is not a sum of contributions")
     return mixing[:, : len(methods)]
