@@ -429,3 +429,11 @@ def test_methods_shows_cards(capsys):
     assert main(["methods", "road_morf"]) == 0
     said = capsys.readouterr().out
     assert "arXiv 2202.00449" in said and "lower is better" in said and "pytorch-grad-cam" in said
+
+
+def test_the_standard_methods_are_those_of_the_image(tmp_path, capsys):
+    """Feature ablation of eight patches along the short side, as in Python, whatever the model's input size."""
+    command = ["--methods", "standard", "--image", "sample:camera", "--dry-run", "--out", str(tmp_path / "out")]
+    assert main(["explain", *MODEL, *command]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "feature_ablation" in line]
+    assert int(line.split()[-1]) in (64, 65)

@@ -31,13 +31,14 @@ def run(arguments: argparse.Namespace) -> int:
     images = expand(arguments.image)
     out = output(arguments.out, "--out")
     objective = None if arguments.objective == "none" else arguments.objective
-    methods, measures, max_batch = _check(arguments, objective)
+    measures, max_batch = _check(arguments, objective)
     with _growing(out) as file:
         loaded = load(arguments)
         loaded.module.to(memory_format=torch.channels_last)
         evaluator = Evaluator(
             loaded.module,
-            methods=methods,
+            # By name: the standard methods depend on the size of the image.
+            methods=arguments.methods,
             measures=measures,
             objective=objective,
             seed=arguments.seed,
@@ -118,12 +119,12 @@ def _judge(
     return failures, False
 
 
-def _check(arguments: argparse.Namespace, objective: str | None) -> tuple[list, list, int | str]:
-    """(methods, measures, rows in flight): everything that can be refused before a model is loaded."""
-    methods = resolve(arguments.methods)
+def _check(arguments: argparse.Namespace, objective: str | None) -> tuple[list, int | str]:
+    """(measures, rows in flight), with everything checked that can be refused before a model is loaded."""
+    resolve(arguments.methods)
     measures = resolve_measures(arguments.measures)
     if objective is not None:
         aggregation(objective)
     Draws.of(arguments.fit_draws, FIT, "--fit-draws")
     usable_device(arguments.device)
-    return methods, measures, rows_in_flight(arguments.max_batch)
+    return measures, rows_in_flight(arguments.max_batch)

@@ -16,7 +16,7 @@ from ..explain.explain import explain
 from ..explain.options import Options
 from ..explain.plan import plan
 from ..explain.run import begin
-from ..explainers import Explainer, resolve
+from ..explainers import resolve
 from ..results.explanation import Explanation
 from ..results.files import versions
 from ..results.fingerprint import digest
@@ -36,18 +36,18 @@ SAME_NAME = (
 def run(arguments: argparse.Namespace) -> int:
     """Explain every image that the ``arguments`` name; the exit code."""
     images = expand(arguments.image)
-    methods = _methods(arguments)
+    _check(arguments)
     max_batch = rows_in_flight(arguments.max_batch)
     if arguments.dry_run:
-        return _dry(images, _Command(arguments, methods, max_batch))
+        return _dry(images, _Command(arguments, max_batch))
     # The folder is opened first: that it cannot be written is seen before a model is loaded.
     with RunFolder(arguments.out, "--out") as folder:
-        return ImagesRun(folder, images, _Command(arguments, methods, max_batch)).run()
+        return ImagesRun(folder, images, _Command(arguments, max_batch)).run()
 
 
-def _methods(arguments: argparse.Namespace) -> list[Explainer]:
-    """The methods, and with them everything that can be refused before a model is loaded."""
-    methods = resolve(arguments.methods)
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what can be refused before a model is loaded."""
+    resolve(arguments.methods)
     aggregation(arguments.objective, signed=arguments.signed, choice=arguments.choice)
     Draws.of(arguments.fit_draws, FIT, "--fit-draws")
     if arguments.fresh_draws != AUTO:
@@ -57,13 +57,12 @@ def _methods(arguments: argparse.Namespace) -> list[Explainer]:
     if arguments.resolved_draws < 0:
         raise InputError(f"--resolved-draws: 0 or more, got {arguments.resolved_draws}")
     usable_device(arguments.device)
-    return methods
 
 
 class _Command:
     """The model and the options of one command, which are the same for every image."""
 
-    def __init__(self, arguments: argparse.Namespace, methods: Sequence[Explainer], max_batch: int | str):
+    def __init__(self, arguments: argparse.Namespace, max_batch: int | str):
         self.loaded: Loaded = load(arguments)
         # A quarter to two fifths faster on CPUs. Nobody else holds this model, so it may be changed.
         self.loaded.module.to(memory_format=torch.channels_last)
@@ -71,7 +70,8 @@ class _Command:
         self.device = arguments.device
         self.target = parse_target(arguments.target, self.loaded.labels, self.loaded.n_classes)
         self.options = {name: getattr(arguments, name) for name in SAME_NAME}
-        self.options |= {"methods": list(methods), "target": self.target}
+        # By name: the standard methods depend on the size of the image.
+        self.options |= {"methods": arguments.methods, "target": self.target}
         self.max_batch = max_batch
         self.key = digest(
             versions()["consilience"], self.loaded.module, self.loaded.name, self.loaded.labels, self.options
