@@ -12,6 +12,7 @@ from consilience.combine import regression
 from consilience.combine.posterior import Posterior, Ridge
 from consilience.combine.regression import RATIOS, regions, regress, smooth
 from consilience.errors import InputError
+from consilience.features import Tokens
 from consilience.report.table import rows
 from consilience.statistics.certain import certain_signs
 from consilience.statistics.responses import MaskRows, Responses
@@ -438,3 +439,28 @@ def test_what_is_held_is_not_called_robust(net, x):
     assert not any(
         cell.trivial for cell in {row.name: row for row in rows(mixed.record(0))}["consensus"].cells.values()
     )
+
+
+class PooledTokens(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(torch.tanh(2 * x).sum(1))
+
+
+def test_only_the_units_that_an_input_has_are_counted():
+    """A short text beside a longer one: the parts are its own tokens, and Holm corrects for these."""
+    values = torch.tensor([[2.4, 2.4, 0.0, 0.0]]).double()
+    error = torch.tensor([[1.0, 1.0, 0.0, 0.0]]).double()
+    there = torch.tensor([[True, True, False, False]])
+    assert certain_signs(values, error).tolist() == [[0, 0, 0, 0]]
+    assert certain_signs(values, error, there=there).tolist() == [[1, 1, 0, 0]]
+    tokens = torch.tensor([[True] * 6, [True] * 2 + [False] * 4])
+    x = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)) * tokens[..., None]
+    r = cs.explain(
+        PooledTokens(), x, features=Tokens(tokens), objective="posterior", methods=["input_x_gradient"], quick=True
+    )
+    assert [each["certain_of"] for each in r.posterior] == [6, 2]
+    assert (r.certain[1, 2:] == 0).all()

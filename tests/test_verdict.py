@@ -33,7 +33,13 @@ def test_what_is_explained_is_said_with_its_error_and_beside_the_best_single_met
 
 
 @pytest.mark.parametrize(
-    "low, high, words", [(-0.3, -0.1, "certainly more"), (-0.1, 0.1, "not decided"), (None, None, "grad_cam, 25%.")]
+    "low, high, words",
+    [
+        (-0.3, -0.1, "certainly more"),
+        (-0.1, 0.1, "not decided"),
+        (1e-16, 2e-16, "grad_cam, 25% (the same)."),
+        (None, None, "grad_cam, 25%."),
+    ],
 )
 def test_a_difference_is_decided_by_its_interval(low, high, words):
     changed = {"faithfulness_correlation": {"best_single": "grad_cam", "low": low, "high": high}}

@@ -270,7 +270,7 @@ def _posterior(combined: Combined) -> tuple[dict[str, Any], ...] | None:
                 "methods_share": float(correction.methods_share[i]),
                 "certain_positive": int(certain.positive[i]),
                 "certain_negative": int(certain.negative[i]),
-                "certain_of": certain.number,
+                "certain_of": int(certain.number[i]),
                 "certain_unit": certain.unit,
             }
         )

@@ -17,7 +17,7 @@ from ..combine.correction import with_correction
 from ..combine.measurement import Measurement
 from ..combine.regression import regions
 from ..combine.sequential import Fitted, fit
-from ..perturb.points import Points
+from ..perturb.points import Points, present
 from ..settings import checked
 from ..simplex import Solution
 from ..statistics.certain import certain_signs
@@ -115,14 +115,14 @@ class Certain:
         signs: (N, *A) int8: 1, −1, or 0 where it is not known.
         positive: (N,), how many units or regions are certain to raise the score.
         negative: (N,), how many are certain to lower it.
-        number: how many there are.
+        number: (N,), how many there are.
         unit: what is counted, in words.
     """
 
     signs: Tensor
     positive: Tensor
     negative: Tensor
-    number: int
+    number: Tensor
     unit: str
 
 
@@ -211,11 +211,14 @@ class Combined:
         grid = where.features.shape(shape)
         unit = where.features.unit
         freedom = correction.freedom
-        signs = certain_signs(correction.sums[:, :units], correction.error[:, :units], freedom=freedom)
+        there = present(where.features, self.points).to(freedom.device)
+        signs = certain_signs(correction.sums[:, :units], correction.error[:, :units], freedom=freedom, there=there)
+        number = there.sum(1)
         of_regions = correction.sums[:, units:]
         counted = signs
         if of_regions.shape[1]:
             counted = certain_signs(of_regions, correction.error[:, units:], freedom=freedom)
+            number = torch.full_like(number, counted.shape[1])
             # A region's sign is that of each of its units.
             block = max(where.scales)
             members = regions(grid, block, of_regions.new_zeros(1, units))
@@ -224,7 +227,7 @@ class Combined:
         elements = where.features.expand(signs.unflatten(1, grid), self.points.owner, shape)
         features = self.measurement.stack.features
         found = features.reduce(elements.to(self.base), self.points.owner).sign().to(torch.int8)
-        return Certain(found, (counted > 0).sum(1), (counted < 0).sum(1), counted.shape[1], unit)
+        return Certain(found, (counted > 0).sum(1), (counted < 0).sum(1), number, unit)
 
     def with_correction(self) -> Combined:
         """The correction's map and its evidence behind the others, so that whatever judges rows judges it too."""

@@ -56,7 +56,7 @@ def differences(records: Sequence[Any]) -> list[Difference]:
             words = "no input has a value of both"
         elif len(records) == 1:
             words = _of_one(known[0])
-            verdict = _verdict(known[0], criterion.higher)
+            verdict = side_of_zero(known[0], criterion.higher)
         else:
             words = _of_several(known, criterion.higher)
         results.append(Difference(criterion.title, criterion.arrow, words, verdict))
@@ -86,8 +86,13 @@ def _rounded(value: float) -> float:
     return 0.0 if abs(value) < ROUNDING else value
 
 
-def _verdict(difference: Any, higher: bool) -> str:
-    """On which side of zero the interval lies."""
+def side_of_zero(difference: Any, higher: bool) -> str:
+    """On which side of zero the interval lies: "better", "worse", "equal" or "undecided"; "" where there is none.
+
+    Args:
+        difference: the consensus − another row, with "low" and "high".
+        higher: whether higher values are better.
+    """
     low = number(difference, "low")
     high = number(difference, "high")
     if low is None or high is None:
@@ -109,7 +114,7 @@ def _of_several(known: Sequence[Any], higher: bool) -> str:
     if count >= FEWEST:
         words += f" ± {stdev(values) / math.sqrt(count):.2g}"
     words += f" over n = {count} inputs"
-    verdicts = [verdict for difference in known if (verdict := _verdict(difference, higher))]
+    verdicts = [verdict for difference in known if (verdict := side_of_zero(difference, higher))]
     if verdicts:
         better = verdicts.count("better")
         worse = verdicts.count("worse")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from .differences import side_of_zero
 from .reading import Record, listing, mapping, number, text
 
 FAITHFUL = "faithfulness_correlation"
@@ -94,8 +95,9 @@ def _beside(records: Sequence[Record]) -> str:
         share = _share(record, text(difference, "best_single"))
         if share is not None:
             pairs.append(share)
-            better += (number(difference, "low") or 0.0) > 0
-            worse += (number(difference, "high") or 0.0) < 0
+            side = side_of_zero(difference, higher=True)
+            better += side == "better"
+            worse += side == "worse"
     if not pairs:
         return ""
     words = f"the best single method of each {fmean(pairs):.0%}; certainly better for {better}"
@@ -106,14 +108,13 @@ def _beside(records: Sequence[Record]) -> str:
 
 def _compared(difference: Record) -> str:
     """In brackets, on which side of zero the 95 % interval of the difference lies."""
-    low, high = number(difference, "low"), number(difference, "high")
-    if low is None or high is None:
-        return ""
-    if low > 0:
-        return " (certainly less)"
-    if high < 0:
-        return " (certainly more)"
-    return " (which of the two is better is not decided)"
+    words = {
+        "better": " (certainly less)",
+        "worse": " (certainly more)",
+        "equal": " (the same)",
+        "undecided": " (which of the two is better is not decided)",
+    }
+    return words.get(side_of_zero(difference, higher=True), "")
 
 
 def _certain(records: Sequence[Record]) -> str:
