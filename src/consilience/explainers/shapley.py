@@ -33,16 +33,17 @@ class KernelSHAP(Coalitional):
     w = (A − 1) / (C(A, s) s (A − s)), and φ is the Shapley value. Otherwise those of single features and their complements come
     first, then pairs, and so on while a size fits; of the other sizes some are drawn, none twice, with the kernel's weight
     shared among them. Each comes with its complement (Covert & Lee 2021, arXiv 2012.01536): exact for games of single and
-    pairwise effects. From 4 A to 4096 coalitions, effects of three and of five features are estimated too, as far as these
-    determine them (:mod:`consilience.surrogates.interactions`), and taken out: cross-fitted, so that the estimate is no more
-    biased than the regression. In games where most is of more features than that (random numbers) the error is larger. The
-    constraint is eliminated, not approximated by large weights.
+    pairwise effects. From 4 A (of more than 20 features, 60 A) to 4096 coalitions, effects of three and of five features are
+    estimated too, as far as these determine them (:mod:`consilience.surrogates.interactions`), and taken out: cross-fitted, so
+    that the estimate is no more biased than the regression. In games where most is of more features than that (random numbers)
+    the error is larger. The constraint is eliminated, not approximated by large weights.
 
     Against a data set v(S) is a mean over its rows: over all, where that takes at most 32 768 evaluations of an input, else
     over as many as that allows, at least 4, others for each pair. Σφ = f(x) − E f(b) over all rows in any case.
 
     Args:
-        n_samples: coalitions; None: all of them up to 11 features, else 2 A + 1200. At least 2 (A − 1).
+        n_samples: coalitions; None: all of them up to 11 features, 2 A + 1200 up to 20, else 2 A + 2048 as in the shap package.
+            At least 2 (A − 1).
         features: what is taken away as one; default :func:`~consilience.features.images.coarse`; at most 1024.
         baselines: as for :class:`FeatureAblation`.
 
@@ -68,7 +69,8 @@ class KernelSHAP(Coalitional):
         source="Lundberg & Lee 2017, arXiv 1705.07874; pairs: Covert & Lee 2021, arXiv 2012.01536; adjustment: Witter, Liu & "
         "Musco 2025, arXiv 2506.11849",
         perturbation=f"coalitions of the {UNIT}; what is outside is {ABSENT}",
-        draws="all coalitions up to 11 features, or if n_samples (2 A + 1200) are no fewer; "
+        draws="all coalitions up to 11 features, or if n_samples (2 A + 1200, above 20 features 2 A + 2048) "
+        "are no fewer; "
         "else the smallest and the largest, and some of the others, in pairs with their complements, stream 'coalitions'",
         cost="min(2^A, n_samples + 2) forward, A features; with a data set times its rows, about 32 768 at most; shared with "
         "methods of the same features and baseline",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..perturb.coalition_lists import every, in_class
 from ..perturb.coalitions import Kernel
-from ..perturb.kernel_design import design_weights, kernel
+from ..perturb.kernel_design import FEW, design_weights, kernel
 from ..statistics.keys import Key
 from ..surrogates.interactions import ODD, covariance, generalised, with_each
 
@@ -42,9 +42,9 @@ def enumerated(features: int) -> Tensor:
 def regressed(key: Key, features: int, budget: int | None) -> Tensor:
     """(A, 2 + n) float64: KernelSHAP from v(all), v(none) and the values of n coalitions.
 
-    The regression min Σ_S w_S (v(S) − v(∅) − φ · z_S)², Σφ = v(all) − v(∅); from 2 A to 2048 pairs with effects of three and
-    five features (:mod:`consilience.surrogates.interactions`), which are shared evenly by their features, as Shapley values
-    are, and with noise in proportion to 1 / w. Effects of even size cancel in pairs of complements.
+    The regression min Σ_S w_S (v(S) − v(∅) − φ · z_S)², Σφ = v(all) − v(∅); from 2 A (of more than 20 features, 30 A) to 2048
+    pairs with effects of three and five features (:mod:`consilience.surrogates.interactions`), which are shared evenly by their
+    features, as Shapley values are, and with noise in proportion to 1 / w. Effects of even size cancel in pairs of complements.
 
     Args:
         key: of the coalitions.
@@ -59,7 +59,9 @@ def regressed(key: Key, features: int, budget: int | None) -> Tensor:
     # Of a pair, half the difference of the values; of x = ±1 the values of a sum of features are Σ x φ / 2.
     rows = torch.where(small, -1.0, 1.0).double()
     weights = weights / weights.sum()
-    if 2 * features <= len(small) <= PAIRS:
+    # Of many features, effects of several are too many for these pairs: what is left of one says little of the others.
+    least = 2 * features if features <= FEW else 30 * features
+    if least <= len(small) <= PAIRS:
         return _in_pairs(_adjusted(rows, weights))
     return _in_pairs(_constrained(rows, weights))
 

@@ -21,23 +21,29 @@ from .coalition_lists import in_class
 ENUMERATED = 2**11
 """Coalitions that are all listed by default: up to 11 features."""
 
-BESIDES = 1200
-"""Coalitions of more features, besides 2 A. On average the error is .55 of that of a plain regression on 2 A + 2048, which is
-what the shap package takes (12 to 16 features, benchmarks/coalitions.py)."""
+FEW = 20
+"""Features of which effects of several are so few that they are found with :data:`LESS` coalitions."""
 
-FEW = 14
+LESS = 1200
+"""Coalitions of few features, besides 2 A. On average the error is .55 of that of a plain regression on 2 A + 2048 (12 to 16
+features, benchmarks/coalitions.py)."""
+
+MORE = 2048
+"""Coalitions of more features, besides 2 A, as in the shap package."""
+
+EVEN = 14
 """Features up to which each size gets equally many coalitions."""
 
 
 def budgeted(features: int, budget: int | None) -> int:
     """How many coalitions, besides none and all, the design of so many ``features`` has.
 
-    ``budget``: at most so many; None: all of them up to 11 features, else 2 A + 1200.
+    ``budget``: at most so many; None: all of them up to 11 features, then 2 A + 1200, and 2 A + 2048 above 20.
     """
     # 2^64 is beyond any budget, and 2^1024 beyond any float.
     every = 2 ** min(features, 64) - 2
     if budget is None:
-        budget = every if every < ENUMERATED else 2 * features + BESIDES
+        budget = every if every < ENUMERATED else 2 * features + (LESS if features <= FEW else MORE)
     return max(0, min(every, budget // 2 * 2))
 
 
@@ -59,7 +65,7 @@ def counts(features: int, coalitions: int) -> dict[int, int]:
     open_sizes = [size for size in sizes if size > 1]
     while open_sizes and left:
         shares = kernel(features, open_sizes)
-        if features <= FEW:
+        if features <= EVEN:
             # As exact, and nearer to what methods with equal chances ask for.
             shares = dict.fromkeys(open_sizes, 1 / len(open_sizes))
         complete = [size for size in open_sizes if left * shares[size] >= most[size] - 1e-9]
