@@ -1,7 +1,7 @@
 """What a first answer costs: passes, rows, waits and time of the present code beside commit d8669c4, in the same run.
 
     python benchmarks/first_answer.py --out benchmarks/results/first_answer.json [--cases coffee,table] [--again]
-    python benchmarks/first_answer.py --show benchmarks/results/first_answer.json
+    python benchmarks/first_answer.py --show benchmarks/results/first_answer.json [--page docs/speed.md]
 
 The four photographs and the model of ``make demo``, in its layout, and a table of 13 columns with a small network. Two jobs:
 
@@ -29,6 +29,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from pages import fill
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = "d8669c4"
@@ -231,14 +233,15 @@ def main() -> None:
     parser.add_argument("--kinds", default="counts,waits,time")
     parser.add_argument("--again", action="store_true", help="make what is there already anew")
     parser.add_argument("--show", help="print a stored file's tables and do nothing else")
+    parser.add_argument("--page", help="with --show: a Markdown page, in which they are put between the marks")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measured(*options.measure)))
         return
     if options.show:
-        print(shown(json.loads(Path(options.show).read_text(encoding="utf-8"))))
-        return
+        text = shown(json.loads(Path(options.show).read_text(encoding="utf-8")))
+        return fill(options.page, "first_answer", text) if options.page else print(text)
     path = Path(options.out)
     result: dict[str, Any] = {"reference": REFERENCE, "goals": GOALS, "measured": {}}
     if path.exists():

@@ -21,6 +21,7 @@ PAGES = {
     "fronts": "speed.md",
     "statistics": "numbers.md",
     "held_out": "held-out.md",
+    "first_answer": "speed.md",
 }
 SCRIPTS = {"statistics": "trials"}  # a script named statistics.py would hide Python's own module from the others
 MARKS = {"expo_tables": "expo", "closed_loop": "closed loop", "held_out": "held-out"}
@@ -50,6 +51,7 @@ def test_every_result_is_on_a_page():
         "fronts",
         "statistics",
         "held_out",
+        "first_answer",
     }
 
 
