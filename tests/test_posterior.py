@@ -464,3 +464,12 @@ def test_only_the_units_that_an_input_has_are_counted():
     )
     assert [each["certain_of"] for each in r.posterior] == [6, 2]
     assert (r.certain[1, 2:] == 0).all()
+
+
+@pytest.mark.parametrize("option", [{"signed": True}, {"choice": "cross_validated"}, {"pooled": True}, {"sign": "abs"}])
+def test_options_of_weights_name_objectives_that_take_them(option):
+    net = torch.nn.Linear(5, 2)
+    x = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match=f"{next(iter(option))}: .*('faith'|'opt')"):
+        cs.explain(net, x, **option)
+    cs.explain(net, x, objective="faith", methods=["input_x_gradient", "saliency"], quick=True, **option)

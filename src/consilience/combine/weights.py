@@ -128,7 +128,10 @@ def resolve(
         asked = {"signed": signed, "choice": choice != "convex", "pooled": pooled}
         refused = [name for name, value in asked.items() if value]
         if refused:
-            raise InputError(f"{refused[0]}: {objective.name!r} minimises nothing; this is for objectives")
+            raise InputError(
+                f"{refused[0]}: is for the weights of an objective that is minimised, and {objective.name!r} is none; use "
+                "objective='robust' or 'faith', or leave it out"
+            )
         return objective
     if isinstance(objective, Metric):
         objective = Objective(((1.0, objective),))

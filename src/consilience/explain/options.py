@@ -218,7 +218,7 @@ class Options(Settings):
         if self.aggregation.signed_maps and self.sign == "abs":
             raise InputError(
                 f"sign: {self.aggregation.name!r} is in units of the score, so maps keep their sign; use sign='keep' "
-                "or leave it out, got 'abs'"
+                "or leave it out, or another objective, such as 'opt', got 'abs'"
             )
         return self.sign or "keep", self.scale or "max"
 
