@@ -1,4 +1,4 @@
-"""What the page shows of one input."""
+"""The page's part for one input: pictures or bars, the plot, the table, the certificate, and what is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .tableview import table_view
 from .verdict import verdict
 
 MOST_TOKENS = 600
-"""A longer text is cut."""
+"""The most tokens of a text that are shown."""
 
 
 def article(entry: Entry, place: int, count: int, shared: Sequence[str] = ()) -> dict[str, Any]:
@@ -32,9 +32,10 @@ def article(entry: Entry, place: int, count: int, shared: Sequence[str] = ()) ->
         entry: the input.
         place: its number on the page, from 1.
         count: how many inputs the page has.
-        shared: warnings that stand in the header.
+        shared: warnings that the header shows, for all inputs.
     """
-    record, table = entry.record, rows(entry.record)
+    record = entry.record
+    table = rows(record)
     front = front_of(record)
     score = number(record, "score")
     view: dict[str, Any] = {
@@ -75,18 +76,23 @@ def article(entry: Entry, place: int, count: int, shared: Sequence[str] = ()) ->
 
 def _features(entry: Entry) -> dict[str, Any]:
     """The combined map's largest features as bars, with every method's value as a colour."""
-    colours, names = palette(True), feature_names(entry)
+    colours = palette(True)
+    names = feature_names(entry)
     chosen = top_features(entry)
     lead = entry.attribution.ravel()[chosen].astype(np.float64)
-    limit = float(np.nanmax(np.abs(lead))) if np.isfinite(lead).any() else 1.0
+    # The longest bar; 1 where there is no number, or where all are zero.
+    limit = 1.0
+    if np.isfinite(lead).any():
+        limit = float(np.nanmax(np.abs(lead))) or 1.0
     working = [j for j in entry.order if entry.methods[j] not in entry.failed]
+    # By method: the values of the chosen features, and their colours on the scale of the method's whole map.
     values = {j: entry.maps[j].ravel()[chosen].astype(np.float64) for j in working}
     paints = {j: colours.paint(values[j], robust_limit(entry.maps[j])) for j in working}
     errors = None if entry.error is None else entry.error.ravel()
     certain = None if entry.certain is None else entry.certain.ravel()
     body = []
     for row, feature in enumerate(chosen):
-        share = 100 * abs(float(np.nan_to_num(lead[row]))) / (limit or 1.0)
+        share = 100 * abs(float(np.nan_to_num(lead[row]))) / limit
         line = {
             "error": "" if errors is None else short(float(errors[feature])),
             "certain": certain is not None and bool(certain[feature] != 0),
@@ -107,7 +113,10 @@ def _features(entry: Entry) -> dict[str, Any]:
 
 
 def _value(value: float) -> str:
-    return minus(short(float(value))) if math.isfinite(value) else "not a number"
+    """A map's value as text."""
+    if not math.isfinite(value):
+        return "not a number"
+    return minus(short(float(value)))
 
 
 def _tokens(entry: Entry) -> dict[str, Any] | None:
@@ -117,7 +126,7 @@ def _tokens(entry: Entry) -> dict[str, Any] | None:
         return None
     values = entry.attribution.ravel().astype(np.float64)
     colours = palette(True)
-    # The darkest colours would hide the letters.
+    # The scale goes beyond the largest value, since the darkest colours would hide the letters.
     paints = colours.paint(values, 1.6 * robust_limit(values))
     shown = []
     for token, value, paint in zip(tokens, values, paints, strict=True):
@@ -130,7 +139,7 @@ def _tokens(entry: Entry) -> dict[str, Any] | None:
 
 
 def _certificate(record: Record) -> dict[str, Any]:
-    """How the weights were found, and how good they are."""
+    """How the weights were solved for: status, gap, and what else certifies them."""
     place = ("measures", "relative_sensitivity_resolved")
     count = number(record, *place, "n") or 0
     again = short(number(record, *place, "value"))
@@ -155,12 +164,14 @@ def _certificate(record: Record) -> dict[str, Any]:
 def _reasoned(record: Record, key: str) -> dict[str, str]:
     """A number, or why there is none."""
     value = number(record, key)
-    reason = "" if value is not None else text(record, "reasons", key) or "not recorded"
+    reason = ""
+    if value is None:
+        reason = text(record, "reasons", key) or "not recorded"
     return {"value": minus(short(value)), "reason": reason}
 
 
 def _missing(record: Record) -> list[tuple[str, list[str]]]:
-    """(reason, places) of every number that is missing; failed methods stand in the header."""
+    """(reason, places) of every number that is missing, but for those of failed methods, which the page shows by themselves."""
     titles = {criterion.key: criterion.title for criterion in CRITERIA}
     grouped: dict[str, dict[str, None]] = {}
     for where, reason in mapping(record, "reasons").items():

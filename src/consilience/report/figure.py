@@ -1,7 +1,8 @@
-"""One input as a picture: the photograph, the combined map, then every method's map with its weight and qualities."""
+"""A matplotlib figure of one input: the picture, the combined map, then every method's map with its weight and qualities."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,23 +17,30 @@ from .reading import number, text
 from .table import Row, best_single, has_status, rows, shown_criteria, unjudged
 from .verdict import verdict
 
-WIDTH = 13.0  # inches
+# Lengths are in inches.
+WIDTH = 13.0
+MARGIN = 0.35
+GAP = 0.28
+COMPARISON = 2.95
+"""The height of the bars beside the pictures."""
+
 DPI = 110
-MARGIN, GAP = 0.35, 0.28
 COLUMNS = 5
-COMPARISON = 2.95  # height of the bars beside the pictures
-FLATTEST, TALLEST = 0.45, 1.6
-"""Height over width of a picture; what is beyond is stretched, such as the steps of a series beside its channels."""
+"""The most small pictures in a row."""
+
+FLATTEST = 0.45
+TALLEST = 1.6
+"""The smallest and largest height / width of a picture. Other maps, such as those of a long series, are stretched."""
 
 FAINT = 5e-4
-"""A weight below this counts as none."""
+"""A method with a smaller |weight| is shown as unused."""
 
 SHORT = {
     "noise_over_signal": "noise/signal",
     "relative_sensitivity": "sensitivity",
     "faithfulness_correlation": "correlation",
 }
-"""Criteria below a small picture."""
+"""The names of criteria below a small picture."""
 
 INK = "#1b1b1f"
 SOFT = "#5c5c66"
@@ -42,10 +50,17 @@ COOL = "#2166ac"
 
 
 def figure(entry: Entry) -> Any:
-    """A matplotlib ``Figure`` of one entry: save it with ``savefig``. No global state of matplotlib is touched.
+    """A matplotlib ``Figure`` of one input; save it with its ``savefig``. Global state of matplotlib does not change.
 
     Every map has its own colour scale, to the 99.5th percentile of |value|: inferno from zero for unsigned maps, red and
-    blue around zero for signed ones. NaNs are grey. Maps without two spatial axes are bars: the combined map's 20 largest.
+    blue around zero for signed ones. NaNs are grey. Maps without two spatial axes are shown as bars, for the 20 features with
+    the largest values of the combined map.
+
+    Args:
+        entry: the input.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
     """
     matplotlib = need("matplotlib", "images")
     need("matplotlib.figure", "images")
@@ -57,7 +72,12 @@ def figure(entry: Entry) -> Any:
 
 
 class _Sheet:
-    """Panels placed in inches from the top left corner, so that nothing depends on a layout engine."""
+    """One figure in the making. Positions are in inches from the top left corner, so that no layout engine is needed.
+
+    Args:
+        matplotlib: the module.
+        entry: the input.
+    """
 
     def __init__(self, matplotlib: Any, entry: Entry):
         self.matplotlib = matplotlib
@@ -71,7 +91,7 @@ class _Sheet:
         self.columns = min(COLUMNS, max(k, 4))
         self.cell = (WIDTH - 2 * MARGIN - (self.columns - 1) * GAP) / self.columns
         self._measure()
-        lines = -(-k // self.columns)
+        lines = math.ceil(k / self.columns)
         self.step = self.tile_height + 1.22
         self.top = 1.42
         self.below = self.top + max(self.hero_height + 0.5, COMPARISON) + 0.3
@@ -97,10 +117,13 @@ class _Sheet:
         self.tile_height = self.cell * aspect
 
     def _shape(self) -> tuple[int, ...] | None:
+        """The height and width of what is shown as a picture; None for bars."""
         if self.entry.image is not None and self.entry.pictured:
             return self.entry.image.shape[:2]
         values = surface(self.entry.attribution)
-        return None if values is None else values.shape
+        if values is None:
+            return None
+        return values.shape
 
     def draw(self) -> Any:
         """Everything, from top to bottom."""
@@ -123,18 +146,21 @@ class _Sheet:
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _heading(self) -> None:
-        entry, right = self.entry, WIDTH - MARGIN
+        """The name, what is explained, and the verdict; on the right, the objective and the model."""
+        entry = self.entry
+        right = WIDTH - MARGIN
         self.text(MARGIN, 0.42, entry.name, size=17, weight="bold", width=0.74 * WIDTH)
         answer = f"{entry.target}, {entry.score_name} {minus(short(number(entry.record, 'score')))}"
         if entry.predicted is not None:
             answer += ", as predicted" if entry.agrees else f"; predicted: {entry.predicted}"
         self.text(MARGIN, 0.76, answer, size=11, color=SOFT, width=0.74 * WIDTH)
-        said = verdict([entry.record])
-        if said and not has_status(entry.record, UNEXPLAINED):
-            self.text(MARGIN, 1.02, said[0], size=10, width=WIDTH - 2 * MARGIN)
+        sentences = verdict([entry.record])
         if has_status(entry.record, UNEXPLAINED):
+            # A warning takes the place of the verdict's first sentence.
             warning = f"{UNEXPLAINED}: weights, correlations and the combined map are noise"
             self.text(MARGIN, 1.02, warning, size=10, color=ACCENT, weight="bold", width=0.74 * WIDTH)
+        elif sentences:
+            self.text(MARGIN, 1.02, sentences[0], size=10, width=WIDTH - 2 * MARGIN)
         objective = f"objective {text(entry.record, 'objective')}"
         self.text(right, 0.42, objective, size=11, ha="right", width=0.22 * WIDTH)
         model = text(entry.record, "model")
@@ -142,26 +168,31 @@ class _Sheet:
             self.text(right, 0.76, model, size=9, color=SOFT, ha="right", width=0.24 * WIDTH)
 
     def _pictures(self) -> None:
-        entry, x, wide = self.entry, MARGIN, self.hero
-        flat = surface(entry.attribution)
-        assert flat is not None
+        """The input, the combined map on it, the combined map alone, and the comparison."""
+        entry = self.entry
+        x = MARGIN
+        wide = self.hero
+        combined = surface(entry.attribution)
+        assert combined is not None
         if entry.image is not None:
             self._caption(x, "input")
             self.picture(x, self.top, wide, self.hero_height, entry.image)
             x += wide + GAP
             self._caption(x, "consensus, on the input")
             under = background(entry.image, self.colours.signed)
-            axes = self.picture(x, self.top, wide, self.hero_height, self._over(under, flat), ACCENT)
+            axes = self.picture(x, self.top, wide, self.hero_height, self._over(under, combined), ACCENT)
             self._outline(axes, entry.image.shape[:2])
             x += wide + GAP
         self._caption(x, "consensus")
-        self.picture(x, self.top, wide, self.hero_height, self.colours.paint(flat), ACCENT)
-        self._legend(x, self.top + self.hero_height + 0.1, wide, flat)
+        self.picture(x, self.top, wide, self.hero_height, self.colours.paint(combined), ACCENT)
+        self._legend(x, self.top + self.hero_height + 0.1, wide, combined)
         x += wide + GAP
         self._comparison(x, min(4.2, WIDTH - MARGIN - x))
 
     def _bars(self) -> None:
-        left, wide = MARGIN + 1.7, self.hero
+        """The combined map's largest values as bars with their names, and the comparison."""
+        left = MARGIN + 1.7
+        wide = self.hero
         self._caption(left, "consensus")
         axes = self.bars(left, self.top, wide, self.hero_height, self.entry.attribution, self.entry.error)
         every = feature_names(self.entry)
@@ -204,9 +235,11 @@ class _Sheet:
         return y + 0.42
 
     def _tile(self, j: int, x: float, y: float) -> None:
-        """One method: name, map, weight, and what it is worth."""
-        entry, name = self.entry, self.entry.methods[j]
-        failed, weight = entry.failed.get(name), entry.weights[j]
+        """One method: name, map, weight and qualities; or why it failed."""
+        entry = self.entry
+        name = entry.methods[j]
+        failed = entry.failed.get(name)
+        weight = entry.weights[j]
         idle = failed is not None or weight is None or abs(weight) <= FAINT
         self.text(x, y, name, size=10.5, weight="bold", color=SOFT if idle else INK, width=self.cell)
         y += 0.1
@@ -229,6 +262,7 @@ class _Sheet:
             self.text(x + self.cell, y + offset, value, size=9, ha="right", weight="bold" if best else "normal")
 
     def _weight(self, x: float, y: float, weight: float, stderr: float | None, colour: str) -> None:
+        """A weight as a bar and as a number with its error."""
         words = "0" if abs(weight) < 0.005 else minus(f"{weight:.2f}")
         if stderr and stderr >= 0.005:
             words += f" ± {stderr:.2f}"
@@ -238,11 +272,13 @@ class _Sheet:
         self.text(x + self.cell, y + 0.115, words, size=10, color=colour, ha="right")
 
     def _reason(self, x: float, y: float, reason: str) -> None:
+        """Why a method failed, in as many lines as its tile has room for."""
         most = max(2, int((self.tile_height - 0.2) / 0.19))
         for i, line in enumerate(wrapped(f"failed: {reason}", self.cell - 0.28, 9, most)):
             self.text(x + 0.14, y + 0.28 + 0.19 * i, line, size=9, color=SOFT, width=self.cell - 0.2)
 
     def _legend(self, x: float, y: float, wide: float, values: np.ndarray) -> None:
+        """The colours of the combined map with their values."""
         axes = self.axes(x, y, wide, 0.1)
         axes.imshow(self.colours.opaque[None], aspect="auto", interpolation="nearest")
         axes.set_axis_off()
@@ -253,14 +289,17 @@ class _Sheet:
             self.text(x + wide / 2, y + 0.28, "0", size=9, color=SOFT, ha="center")
 
     def _caption(self, x: float, words: str) -> None:
+        """The title of a large picture."""
         self.text(x, self.top - 0.11, words, size=10.5, weight="bold", color=ACCENT if "consensus" in words else INK)
 
-    def _over(self, image: np.ndarray, flat: np.ndarray) -> np.ndarray:
-        return self.colours.over(image, _stretch(flat, image.shape[:2]))
+    def _over(self, image: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """A map (h, w) over a picture (H, W, 3)."""
+        return self.colours.over(image, _resized(values, image.shape[:2]))
 
     # -- primitives, in inches from the top left -----------------------------------------------------------------------
 
     def axes(self, x: float, y: float, wide: float, high: float) -> Any:
+        """New axes in a rectangle. Matplotlib counts from the bottom, in shares of the figure."""
         box = (x / WIDTH, 1 - (y + high) / self.height, wide / WIDTH, high / self.height)
         return self.figure.add_axes(box)
 
@@ -271,17 +310,22 @@ class _Sheet:
         signs = surface(self.entry.certain)
         if signs is None:
             return
-        signs = _stretch(np.sign(signs), shape)
+        signs = _resized(np.sign(signs), shape)
         for sign, line in ((1, "solid"), (-1, "dashed")):
             inside = (signs == sign).astype(np.float64)
             if inside.any():
                 axes.contour(inside, levels=[0.5], colors=[INK], linewidths=1.2, linestyles=[line])
 
     def picture(self, x: float, y: float, wide: float, high: float, rgb: np.ndarray, edge: str = "none") -> Any:
+        """A picture (H, W, 3) as large as a rectangle allows, with its own ratio of sides unless maps are stretched."""
         ratio = rgb.shape[0] / rgb.shape[1]
-        inner = (wide, high) if self.stretched else (min(wide, high / ratio), min(high, wide * ratio))
-        axes = self.axes(x, y, *inner)
-        # Places that are stretched stay places.
+        inner_wide = wide
+        inner_high = high
+        if not self.stretched:
+            inner_wide = min(wide, high / ratio)
+            inner_high = min(high, wide * ratio)
+        axes = self.axes(x, y, inner_wide, inner_high)
+        # Smoothing would blur the few places of a stretched map into each other.
         axes.imshow(np.clip(rgb, 0, 1), aspect="auto", interpolation="nearest" if self.stretched else "antialiased")
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
@@ -291,6 +335,7 @@ class _Sheet:
     def bars(
         self, x: float, y: float, wide: float, high: float, values: np.ndarray, errors: np.ndarray | None = None
     ) -> Any:
+        """A map's values at the features that the combined map chooses, as horizontal bars with errors."""
         axes = self.axes(x, y, wide, high)
         chosen = values.ravel().astype(np.float64)[top_features(self.entry)]
         known = np.nan_to_num(chosen)
@@ -310,6 +355,7 @@ class _Sheet:
         return axes
 
     def rectangle(self, x: float, y: float, wide: float, high: float, color: str) -> None:
+        """A filled rectangle, of which ``y`` is the top."""
         box = (x / WIDTH, 1 - (y + high) / self.height)
         patch = self.matplotlib.patches.Rectangle(
             box, wide / WIDTH, high / self.height, transform=self.figure.transFigure, facecolor=color, edgecolor="none"
@@ -326,13 +372,15 @@ class _Sheet:
         weight: str = "normal",
         **style: Any,
     ) -> None:
+        """A line of text with its baseline at ``y``, shortened to ``width``; ``style`` is matplotlib's."""
+        # parse_math: a "$" in a name is not the beginning of a formula.
         style = {"color": INK, "ha": "left", "va": "baseline", "parse_math": False, **style}
         words = drawable(fit(words, width, size, weight))
         self.figure.text(x / WIDTH, 1 - y / self.height, words, fontsize=size, fontweight=weight, **style)
 
 
 def _measured(row: Row, criterion: Criterion) -> str:
-    """Fresh ± standard error."""
+    """The fresh value ± its standard error."""
     cell = row.cells[criterion.key]
     if cell.fresh is None:
         return MISSING
@@ -342,14 +390,15 @@ def _measured(row: Row, criterion: Criterion) -> str:
 
 
 def _compared(table: list[Row]) -> list[Criterion]:
-    """One criterion of robustness, and the correlation."""
+    """The criteria that small pictures show: one of robustness, and the correlation."""
     shown = {criterion.key: criterion for criterion in shown_criteria(table)}
     known = {criterion.key: criterion for criterion in CRITERIA} | shown
     robust = "noise_over_signal" if "noise_over_signal" in shown else "relative_sensitivity"
     return [known[robust], known["faithfulness_correlation"]]
 
 
-def _stretch(flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The map on the picture's grid, by the nearest value."""
-    down, across = (np.arange(shape[i]) * flat.shape[i] // shape[i] for i in (0, 1))
-    return flat[down[:, None], across]
+def _resized(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A map (h, w) on the grid of a picture of this ``shape``, by the nearest value."""
+    rows_at = np.arange(shape[0]) * values.shape[0] // shape[0]
+    columns_at = np.arange(shape[1]) * values.shape[1] // shape[1]
+    return values[rows_at[:, None], columns_at]

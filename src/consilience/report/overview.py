@@ -1,4 +1,4 @@
-"""What the page's header shows: the run as a whole."""
+"""The page's header: the run as a whole, with its settings, warnings, mean table, and links to the inputs."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from .tableview import table_view
 from .verdict import verdict
 
 THUMB = 96
-"""Pixels of a picture in the list of inputs."""
+"""The longest side of a picture in the list of inputs, in pixels."""
 
 
 def overview(entries: Sequence[Entry], failures: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """The values for ``templates/overview.html``.
 
     Args:
-        entries: each is read once.
+        entries: one for each input; each is read once, since it may be made anew whenever it is read.
         failures: (name, reason) of inputs that could not be explained.
     """
     records: list[dict[str, Any]] = []
     links = []
     several = len(entries) > 1
     for place, entry in enumerate(entries, 1):
-        # The largest part of a record, which the header does not show.
+        # Without the front, the largest part of a record, which the header does not show: all records are in memory here.
         records.append({name: value for name, value in entry.record.items() if name != "front"})
         if several:
             links.append({"number": place, "name": entry.name, "picture": _thumb(entry), "mark": _mark(entry.record)})
@@ -74,14 +74,18 @@ def _thumb(entry: Entry) -> str:
     if entry.image is not None:
         return data_url(photo_png(pool(entry.image, THUMB)))
     values = surface(entry.attribution)
-    return "" if values is None else map_url(pool(values, THUMB), palette(entry.signed))
+    if values is None:
+        return ""
+    return map_url(pool(values, THUMB), palette(entry.signed))
 
 
 def _mark(record: Record) -> str:
     """What a reader should know before opening the input."""
     if has_status(record, UNEXPLAINED):
         return "not explained"
-    return "no usable map" if part(record, "status") == UNUSABLE else ""
+    if part(record, "status") == UNUSABLE:
+        return "no usable map"
+    return ""
 
 
 def _summary(records: Sequence[Record]) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def _summary(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _total(records: Sequence[Record], *path: str) -> float:
-    """The sum over the records, each of which counts its whole batch."""
+    """A sum over inputs, each with its share of the total of its batch, which is what records hold."""
     total = 0.0
     for record in records:
         batch = number(record, "evaluations", "inputs") or 1
@@ -107,15 +111,18 @@ def _total(records: Sequence[Record], *path: str) -> float:
 
 
 def _seconds(seconds: float) -> str:
+    """A time as text."""
     return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
 def _distinct(records: Sequence[Record], key: str) -> str:
-    return ", ".join(dict.fromkeys(text(record, key) for record in records if part(record, key) is not None))
+    """The different values that the records have, separated by commas."""
+    values = [text(record, key) for record in records if part(record, key) is not None]
+    return ", ".join(dict.fromkeys(values))
 
 
 def _shared_warnings(records: Sequence[Record]) -> list[str]:
-    """Those of every input; the others stand beside their inputs."""
+    """The warnings that every input has; others are shown with their inputs."""
     everywhere = set(warnings(records[:1])).intersection(*(warnings([record]) for record in records))
     return [warning for warning in warnings(records[:1]) if warning in everywhere]
 
@@ -134,8 +141,10 @@ def _meanings(record: Record) -> dict[str, Any]:
     settings = mapping(record, "settings")
     near = text(settings, "sensitivity")
     if not near:
+        # A record of an earlier version.
         near = f"radius {settings['radius']}" if "radius" in settings else "the same input"
-    fit, fresh = draws(record, "fit"), draws(record, "fresh")
+    fit = draws(record, "fit")
+    fresh = draws(record, "fresh")
     return {
         "score": text(settings, "score") or text(settings, "kind"),
         "outputs": text(settings, "outputs").replace("_", " "),
@@ -154,16 +163,20 @@ def _meanings(record: Record) -> dict[str, Any]:
 
 
 def _definitions(values: Mapping[Any, Any]) -> list[tuple[str, Any]]:
-    """(name, text or definitions) of what there is; lists of mappings by their place."""
+    """Settings as (name, text), or (name, definitions) for a mapping; without those that are None or empty."""
     shown: list[tuple[str, Any]] = []
     for key, value in values.items():
         if value is None or value == {}:
             continue
-        shown.append((str(key), _definitions(value) if isinstance(value, Mapping) else _plain(value)))
+        if isinstance(value, Mapping):
+            shown.append((str(key), _definitions(value)))
+        else:
+            shown.append((str(key), _plain(value)))
     return shown
 
 
 def _plain(value: Any) -> str:
+    """A setting as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):

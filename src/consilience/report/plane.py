@@ -219,16 +219,7 @@ def _point(point: Point, across: Axis, up: Axis, across_key: str, taken: list[Bo
     # Letters of the page's font are about 0.6 of their size wide.
     baseline, box = _place(x, y, 0.6 * SIZE * len(words) + 2, taken)
     taken.append(box)
-    # The true width of the text is the browser's: it is anchored at the side of its point, where a difference would show.
-    if box[0] > x:
-        anchor = "start"
-        text_x = box[0]
-    elif box[2] < x:
-        anchor = "end"
-        text_x = box[2]
-    else:
-        anchor = "middle"
-        text_x = (box[0] + box[2]) / 2
+    anchor, text_x = _anchored(box, x)
     # A label that is far from its point gets a line to it, from the box's nearest place.
     near_x = min(max(x, box[0]), box[2])
     near_y = min(max(y, box[1]), box[3])
@@ -250,6 +241,18 @@ def _point(point: Point, across: Axis, up: Axis, across_key: str, taken: list[Bo
         "text_x": _pixels(text_x),
         "text_y": _pixels(baseline),
     }
+
+
+def _anchored(box: Box, x: float) -> tuple[str, float]:
+    """The anchor of a label and its position: the side of its box that faces the point at ``x``.
+
+    Only the browser knows how wide the text really is: at the anchor, a difference does not matter.
+    """
+    if box[0] > x:
+        return "start", box[0]
+    if box[2] < x:
+        return "end", box[2]
+    return "middle", (box[0] + box[2]) / 2
 
 
 def _overlap(a: Box, b: Box) -> float:

@@ -1,6 +1,6 @@
-"""What a result says, in a few plain sentences: what to trust, what is certain, and what is not.
+"""The verdict on a result in a few sentences: how much is explained, what is certain, and which methods not to trust.
 
-Each sentence follows from numbers of the record by a rule of its own, which is tested; none is said without them.
+Each sentence follows from numbers in the record by a tested rule. Where the numbers are missing, the sentence is too.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from statistics import fmean
 from .differences import side_of_zero
 from .reading import Record, listing, mapping, number, text
 
+# Keys of criteria in records.
 FAITHFUL = "faithfulness_correlation"
 CONTRAST = "contrast"
 
 ERRORS = 2.0
-"""So many standard errors above zero a correlation must be."""
+"""How many standard errors above zero a correlation must be."""
 
 BLIND = 0.05
 """A map whose contrast is less than this share of its size is nearly the same for every output."""
@@ -23,19 +24,19 @@ BLIND = 0.05
 _UNKNOWN = "the signs of the others, and the order among these, are not"
 
 NAMED = 4
-"""At most so many methods are named in a sentence."""
+"""The most methods that a sentence names; of more it gives their number."""
 
 
 def verdict(records: Sequence[Record]) -> list[str]:
     """Sentences about one input, or about several together.
 
     Args:
-        records: of the inputs; of an earlier version, or damaged, what is missing is not spoken of.
+        records: one for each input; they may be of an earlier version, or damaged.
     """
     if not records:
         return []
-    found = [_explained(records), _certain(records), _mute(records), _blind(records)]
-    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in found if sentence]
+    sentences = [_explained(records), _certain(records), _uninformative(records), _blind(records)]
+    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences if sentence]
 
 
 def _explained(records: Sequence[Record]) -> str:
@@ -46,6 +47,7 @@ def _explained(records: Sequence[Record]) -> str:
     if not known:
         return ""
     if not any(_significant(record, "consensus") for record in records):
+        # Without a standard error, as with very few draws, "nothing" would not be known either.
         if not any(_tested(record, "consensus") for record in records):
             return ""
         return (
@@ -66,15 +68,19 @@ def _explained(records: Sequence[Record]) -> str:
 
 
 def _objective(record: Record) -> str:
-    """The objective's name or expression; "the consensus" where it is an object of the caller's with settings."""
+    """The objective's name or expression; "the consensus" for a caller's own object, whose settings would fill a line."""
     name = text(record, "objective")
-    return name if name and "=" not in name else "the consensus"
+    if not name or "=" in name:
+        return "the consensus"
+    return name
 
 
 def _percent(share: float) -> str:
-    """An error as a percentage; of less than one, its first digit, so that it is not shown as 0."""
+    """An error as a percentage; below one per cent its first digit, so that it is not shown as 0."""
     percent = 100 * share
-    return f"{percent:.0f}%" if percent >= 1 else f"{percent:.1g}%"
+    if percent >= 1:
+        return f"{percent:.0f}%"
+    return f"{percent:.1g}%"
 
 
 def _beside(records: Sequence[Record]) -> str:
@@ -118,7 +124,7 @@ def _compared(difference: Record) -> str:
 
 
 def _certain(records: Sequence[Record]) -> str:
-    """Of a posterior, how many signs are certain."""
+    """How many signs of a posterior are certain; "" for other objectives."""
     each = [mapping(record, "posterior") for record in records]
     counts = [
         (number(one, "certain_positive"), number(one, "certain_negative"), number(one, "certain_of")) for one in each
@@ -145,14 +151,15 @@ def _certain(records: Sequence[Record]) -> str:
     return f"certain at 95 %, all together: {counted}; {unknown}"
 
 
-def _mute(records: Sequence[Record]) -> str:
+def _uninformative(records: Sequence[Record]) -> str:
     """Which methods are not known to be better than a map that is the same everywhere."""
     working = _working(records[0])
     judged = [name for name in working if any(_tested(record, name) for record in records)]
-    silent = [name for name in judged if not any(_significant(record, name) for record in records)]
-    if not silent:
+    # Given how much a mask removes, a uniform map has no correlation: it explains nothing.
+    uninformative = [name for name in judged if not any(_significant(record, name) for record in records)]
+    if not uninformative:
         return ""
-    return f"not known to be better than a uniform map: {_named(silent, len(working))}"
+    return f"not known to be better than a uniform map: {_named(uninformative, len(working))}"
 
 
 def _blind(records: Sequence[Record]) -> str:
@@ -177,7 +184,7 @@ def _working(record: Record) -> list[str]:
 
 
 def _named(names: Sequence[str], of: int) -> str:
-    """Names, or how many there are."""
+    """The names, or how many there are."""
     if len(names) <= NAMED:
         return ", ".join(names)
     return f"{len(names)} of {of} methods"
@@ -186,11 +193,13 @@ def _named(names: Sequence[str], of: int) -> str:
 def _share(record: Record, row: str) -> float | None:
     """ρ² on fresh masks; 0 where ρ is negative; None where it is not known."""
     rho = number(record, "criteria", FAITHFUL, row, "fresh")
-    return None if rho is None else max(rho, 0.0) ** 2
+    if rho is None:
+        return None
+    return max(rho, 0.0) ** 2
 
 
 def _error(record: Record, row: str) -> float | None:
-    """The standard error of ρ²."""
+    """The standard error of ρ², to first order: 2ρ times that of ρ."""
     rho = number(record, "criteria", FAITHFUL, row, "fresh")
     stderr = number(record, "criteria", FAITHFUL, row, "stderr")
     if rho is None or stderr is None:
@@ -199,7 +208,7 @@ def _error(record: Record, row: str) -> float | None:
 
 
 def _exact(record: Record) -> bool:
-    """Whether all masks that there are were seen, so that nothing is estimated."""
+    """Whether all possible masks were drawn, so that nothing is estimated."""
     return "exact" in mapping(record, "draws", "masks")
 
 
