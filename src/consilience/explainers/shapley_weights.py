@@ -146,7 +146,8 @@ def _constrained(rows: Tensor, weights: Tensor) -> Tensor:
 def _of_all(small: Tensor, features: int) -> Tensor:
     """(A, 1 + n): as :func:`_constrained`, where all pairs are there: by the definition."""
     numbers = (small.long() << torch.arange(features)).sum(1)
-    numbers = torch.cat([torch.zeros_like(numbers[:1]), numbers])
+    # The empty set first; of one feature there is no other.
+    numbers = torch.cat([numbers.new_zeros(1), numbers])
     # A set and its complement have opposite weights, and the first of each pair stands for both.
     return 2 * enumerated(features)[:, numbers]
 
