@@ -53,6 +53,7 @@ GROUPS = (
         ),
     ),
     RowGroup("default image", mixtures=CHOSEN, sets=(("default set", IMAGES),), modalities=("image",)),
+    RowGroup("units", units=(8, 16), sets=(("default set", IMAGES),), modalities=("image",)),
     RowGroup("default table", mixtures=CHOSEN, sets=(("default set", TABLES),), modalities=("table",)),
     RowGroup("default text", mixtures=CHOSEN, sets=(("default set", TEXTS),), modalities=("text",)),
     RowGroup(
@@ -118,7 +119,7 @@ class Piece:
         """Names everything that decides its numbers."""
         inputs = self.pair.x[self.places.start : self.places.stop]
         about = (self.pair.model, inputs, described(self.pair), repr(self.group), self.kind, NEIGHBOURS)
-        return digest(*about, *self.group.sets)
+        return digest(*about, *self.group.sets, *self.group.units)
 
     def kept(self, cache: Path) -> Evaluation | None:
         """What is in the cache, if it is this; None: nothing, or what was made with other settings."""
@@ -146,8 +147,9 @@ def pieces(pair: Pair, groups: Sequence[RowGroup] = GROUPS) -> Iterator[Piece]:
     for start in range(0, len(pair.x), pair.chunk):
         places = range(start, min(start + pair.chunk, len(pair.x)))
         for group in groups:
-            # What signs and sets are worth, the small images tell.
+            # What signs and sets are worth, the small images tell; of what size units are, the large ones.
             answered = pair.light and (group.sign == "abs" or group.most is not None)
+            answered = answered or (bool(group.units) and not pair.light)
             if answered or pair.modality not in group.modalities:
                 continue
             for kind, count in kinds(pair, group).items():

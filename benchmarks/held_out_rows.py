@@ -15,6 +15,7 @@ from consilience.combine.aggregation import Aggregation, Combination, mix, unsol
 from consilience.combine.aggregations import Median, Rank
 from consilience.combine.draws import Draws
 from consilience.combine.measurement import Measurement, metrics_of
+from consilience.combine.posterior import Posterior
 from consilience.combine.weights import resolve
 from consilience.errors import ConsilienceError
 from consilience.explain.options import Options
@@ -196,6 +197,7 @@ class RowGroup:
         label: is put behind the names of rows.
         sets: label → members, for mixtures that are made of these only.
         modalities: of the pairs for which it is made.
+        units: mask units of further posteriors, as shares of an image's side.
         most: inputs that are judged at most; None: all.
     """
 
@@ -209,6 +211,7 @@ class RowGroup:
     sets: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
     most: int | None = field(default=None, repr=False)
     modalities: tuple[str, ...] = field(default=("image", "table", "text"), repr=False)
+    units: tuple[int, ...] = field(default=(), repr=False)
 
 
 PERTURBATION = ("feature_ablation", "shapley_sampling")
@@ -326,6 +329,10 @@ def judged(pair: Pair, group: RowGroup, places: range, light: bool) -> Judged:
             else:
                 row[:, list(chosen)] = weights.fit(resolve(name), chosen).weights
             rows[CORRECTED.get(name, name) + label] = row
+        for parts in group.units:
+            metric = Infidelity(features=Patches(-(-pair.x.shape[-1] // parts)))
+            corrected[len(rows)] = (Posterior(metric), chosen)
+            rows[f"posterior 1/{parts}{label}"] = torch.zeros(len(ready.points), base.shape[1], dtype=torch.float64)
     mixing = torch.stack([row.expand(len(ready.points), -1) for row in rows.values()], 1)
     return Judged(ready, mixing, tuple(name + group.label for name in rows), weights, base, corrected, tuple(even))
 

@@ -276,3 +276,37 @@ def test_a_mosaic_has_the_picture_that_is_asked_about_in_its_region(benchmark):
         assert inside.sum() == 16
         assert (made.x[i, 0][inside] == i + 1).all()
         assert (made.x[i, 0][~inside] != i + 1).all()
+
+
+def test_two_rows_are_counted_by_direction_and_by_corrected_significance(benchmark):
+    from consilience.results.evaluation import Evaluation
+
+    _, _, _, page = benchmark
+    rng = np.random.default_rng(1)
+    base = rng.normal(size=12)
+    values = {
+        "deletion": np.stack([base, base + 1 + 0.1 * rng.normal(size=12)], 1),  # lower is better: a, surely
+        "insertion": np.stack([base, base + 0.001 + rng.normal(size=12)], 1),  # nothing is sure
+        "mprt": np.stack([base + 2, base + 0.1 * rng.normal(size=12)], 1),  # lower is better: b, surely
+    }
+    better = {"deletion": "lower", "insertion": "higher", "mprt": "lower"}
+    table = Evaluation(("a", "b"), tuple(values), better, list(range(12)), values)
+    found = page.contest([table, table], "a", "b")
+    a_inserts_more = 2 * int(values["insertion"][:, 0].mean() > values["insertion"][:, 1].mean())
+    assert found == {"removal": [2 + a_inserts_more, 2, 0, 4], "sanity": [0, 0, 2, 2]}
+    assert page.contest([table], "a", "not there") == {}
+
+
+def test_a_gain_is_a_mean_of_ratios_over_pairs(benchmark):
+    from consilience.results.evaluation import Evaluation
+
+    _, _, _, page = benchmark
+
+    def pair(*means):
+        rows = ("posterior", "best_single", "saliency")
+        values = {page.CORRELATION: np.array([means])}
+        return Evaluation(rows, tuple(values), {page.CORRELATION: "higher"}, [0], values)
+
+    tables = [pair(0.6, 0.5, 0.3), pair(0.4, 0.2, 0.4)]
+    assert page.gain(tables, "posterior", "best_single") == pytest.approx((1.2 + 2.0) / 2)
+    assert page.gain(tables, "posterior", "hindsight") == pytest.approx((2.0 + 1.0) / 2)
