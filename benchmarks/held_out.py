@@ -148,7 +148,8 @@ def pieces(pair: Pair, groups: Sequence[RowGroup] = GROUPS) -> Iterator[Piece]:
         places = range(start, min(start + pair.chunk, len(pair.x)))
         for group in groups:
             # What signs and sets are worth, the small images tell; of what size units are, the large ones.
-            answered = pair.light and (group.sign == "abs" or group.most is not None)
+            answered = pair.light and group.most is not None
+            answered = answered or (group.sign == "abs" and (pair.light or pair.regions is not None))
             answered = answered or (bool(group.units) and not pair.light)
             if answered or pair.modality not in group.modalities:
                 continue
@@ -178,6 +179,13 @@ def in_turn(every: Sequence[Piece]) -> list[Piece]:
         return dear, dear and piece.kind == "stability", piece.places.start if dear else 0
 
     return sorted(every, key=turn)
+
+
+def finished(own: Sequence[Piece], cache: Path) -> list[Evaluation]:
+    """What is kept of a pair's pieces, of chunks of which nothing is missing: else some rows would have more inputs."""
+    found = [(piece.places.start, piece.kept(cache)) for piece in own]
+    missing = {start for start, kept in found if kept is None}
+    return [kept for start, kept in found if kept is not None and start not in missing]
 
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:
@@ -269,8 +277,7 @@ def main() -> None:
         for piece in in_turn(every):
             print(f"{piece.path(Path()).stem}: {piece.get(options.cache).settings['seconds']} s", flush=True)
     for pair in pairs:
-        found = [piece.kept(options.cache) for piece in every if piece.pair is pair]
-        parts = [part for part in found if part is not None]
+        parts = finished([piece for piece in every if piece.pair is pair], options.cache)
         if parts:
             entry = stored(pair, joined(parts), sum(part.settings["seconds"] for part in parts))
             result["pairs"][pair.name] = entry["about"]

@@ -23,7 +23,14 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 FAITHFULNESS = (*FAMILIES["fresh masks"], *FAMILIES["removal"])
 
+PROPOSED = "proposed default"
+"""The posterior of the default sets, with mask units of 64 patches for images. Of small images and others these are the usual
+units, so it is ``posterior (default set)`` there."""
+
+COARSE = "posterior 1/8 (default set)"
+
 CANDIDATES = (
+    PROPOSED,
     "posterior (default set)", "posterior", "posterior (standard)", "opt", "faith", "robust", "paper_opt", "best_single",
     "mean", "masks alone", "ridge", "kernel_shap", "lime",
 )  # fmt: skip
@@ -47,19 +54,22 @@ QUESTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         (f"posterior ({name})", "posterior")
         for name in ("default set", "three", "without gradients", "smooth", "contributions")
     ),
-    "Detail inside the units": (("posterior", "posterior even"), ("posterior (default set)", "posterior even")),
-    "Mask units of 1/7 and 1/14 of the side, beside the default scales": (
+    "Detail inside the units": (("posterior", "posterior even"), (PROPOSED, "posterior even")),
+    "Mask units of one size, as a share of the side, beside the default scales": (
         ("ridge 1/7", "ridge"),
         ("ridge 1/14", "ridge"),
+        ("posterior 1/8 (default set)", "posterior (default set)"),
+        ("posterior 1/16 (default set)", "posterior (default set)"),
     ),
     "The posterior beside its ends": (
         ("posterior", "faith"),
         ("posterior", "masks alone"),
-        ("posterior (default set)", "faith (default set)"),
-        ("posterior (default set)", "masks alone"),
-        ("posterior (default set)", "kernel_shap"),
-        ("posterior (default set)", "lime"),
-        ("posterior (default set)", "opt"),
+        (PROPOSED, "faith (default set)"),
+        (PROPOSED, "best_single (default set)"),
+        (PROPOSED, "masks alone"),
+        (PROPOSED, "kernel_shap"),
+        (PROPOSED, "lime"),
+        (PROPOSED, "opt"),
     ),
 }
 """What the rows are asked about two at a time."""
@@ -80,8 +90,13 @@ def evaluations(result: Mapping[str, Any]) -> dict[str, Evaluation]:
         count = len(rows[0]["values"])
         values = {name: np.full((count, len(methods)), np.nan) for name in measures}
         for row in rows:
-            numbers = [np.nan if value is None else value for value in row["values"]]
-            values[row["measure"]][:, methods.index(row["method"])] = numbers
+            given = [np.nan if value is None else value for value in row["values"]]
+            values[row["measure"]][:, methods.index(row["method"])] = given
+        source = COARSE if COARSE in methods else "posterior (default set)"
+        if source in methods:
+            for name, numbers in values.items():
+                values[name] = np.hstack([numbers, numbers[:, [methods.index(source)]]])
+            methods = (*methods, PROPOSED)
         found[pair] = Evaluation(methods, measures, better, list(range(count)), values)
     return found
 
