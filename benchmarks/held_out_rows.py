@@ -15,7 +15,7 @@ from consilience.combine.aggregation import Aggregation, Combination, mix, unsol
 from consilience.combine.aggregations import Median, Rank
 from consilience.combine.draws import Draws
 from consilience.combine.measurement import Measurement, metrics_of
-from consilience.combine.posterior import Posterior
+from consilience.combine.posterior import Posterior, Ridge
 from consilience.combine.weights import resolve
 from consilience.errors import ConsilienceError
 from consilience.explain.options import Options
@@ -216,8 +216,12 @@ class RowGroup:
 
 PERTURBATION = ("feature_ablation", "shapley_sampling")
 UNMIXED = ("median", "rank")
-CORRECTED = {"posterior": "posterior", "ridge": "masks alone"}
-"""Objectives whose map is more than a mixture → the names of their rows; "ridge" is the posterior without the methods."""
+CORRECTED: dict[str, tuple[str, Aggregation]] = {
+    "posterior": ("posterior", Posterior(Infidelity())),
+    "ridge": ("masks alone", Ridge(Infidelity())),
+}
+"""What is more than a mixture: objective → the row's name, and the aggregation with the masks that the other objectives are
+fitted to, of images patches of up to three sizes. ``units`` says of what other sizes."""
 EVEN = "posterior even"
 """The posterior whose value of each mask unit is spread evenly over its pixels, for images."""
 
@@ -321,14 +325,15 @@ def judged(pair: Pair, group: RowGroup, places: range, light: bool) -> Judged:
                 if pair.modality != "image":
                     continue
                 even.append(len(rows))
-                corrected[len(rows)] = (resolve("posterior"), chosen)
+                corrected[len(rows)] = (CORRECTED["posterior"][1], chosen)
             elif name in UNMIXED:
                 row[:, len(methods) + UNMIXED.index(name)] = 1
             elif name in CORRECTED:
-                corrected[len(rows)] = (resolve(name), chosen)
+                corrected[len(rows)] = (CORRECTED[name][1], chosen)
             else:
                 row[:, list(chosen)] = weights.fit(resolve(name), chosen).weights
-            rows[CORRECTED.get(name, name) + label] = row
+            shown = CORRECTED[name][0] if name in CORRECTED else name
+            rows[shown + label] = row
         for parts in group.units:
             metric = Infidelity(features=Patches(-(-pair.x.shape[-1] // parts)))
             corrected[len(rows)] = (Posterior(metric), chosen)

@@ -80,11 +80,11 @@ def test_a_run_that_was_killed_goes_on_with_what_it_has(benchmark, run, monkeypa
 
     monkeypatch.setattr(driver.Piece, "compute", counted)
     whole = run()
-    # Of tables there are no absolute maps: they are signed by default.
+    # Of tables there are no absolute maps, and no sets for images.
     assert made + again == [
         (name, kind, start)
         for start in (0, 2, 4)
-        for name in ("signed", "posterior")
+        for name in ("signed", "posterior", "default table")
         for kind, count in (("faithfulness", 5), ("stability", 4))
         if start < count
     ]
