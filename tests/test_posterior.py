@@ -473,3 +473,20 @@ def test_options_of_weights_name_objectives_that_take_them(option):
     with pytest.raises(InputError, match=f"{next(iter(option))}: .*('faith'|'opt')"):
         cs.explain(net, x, **option)
     cs.explain(net, x, objective="faith", methods=["input_x_gradient", "saliency"], quick=True, **option)
+
+
+def test_fitted_standard_weights_belong_to_the_methods_of_the_input(tmp_path):
+    """Of a table other methods are standard than of an image: what was fitted is saved, mixed and loaded as such."""
+    net = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    fitted = cs.Consensus(net, objective="faith", fit_draws=8).fit([x])
+    assert len(fitted.mixture().explainers) == len(fitted.weights) == 5
+    saved = fitted.save(tmp_path / "weights.json")
+    loaded = cs.Consensus(net, objective="faith", fit_draws=8).load(saved)
+    torch.testing.assert_close(loaded.attribute(x), fitted.attribute(x))
+    with pytest.raises(InputError, match="name the methods"):
+        loaded.mixture()
+    image = torch.randn(1, 3, 8, 8)
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+    with pytest.raises(InputError, match="weights"):
+        cs.Consensus(flat, objective="faith").load(saved).attribute(image)

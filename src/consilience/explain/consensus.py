@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..adapters.base import a_model
 from ..combine.draws import FIT
 from ..errors import InputError
-from ..explainers import Mixture, resolve, unique
+from ..explainers import Explainer, Mixture, resolve, unique
 from ..features.images import features_for
 from ..perturb.baseline import Baseline
 from ..results.describe import describe
@@ -27,6 +27,9 @@ from .options import OPTION_NAMES, Options
 from .plan import Plan, plan
 from .prepare import NothingLeft, parts_of
 from .run import begin
+
+STANDARD = "standard"
+"""The methods that depend on the kind of input."""
 
 
 class Consensus(KnownArguments):
@@ -61,6 +64,8 @@ class Consensus(KnownArguments):
         self.model = a_model(model)
         self.options = Options.of(methods=methods, objective=objective, **options)
         self.weights: Tensor | None = None
+        # To which methods the fitted weights belong: "standard" means others for other kinds of input.
+        self._fitted: tuple[Explainer, ...] | None = None
 
     def __repr__(self) -> str:
         weights: Any = "per input"
@@ -194,6 +199,7 @@ class Consensus(KnownArguments):
                 job = begin(self.model, x, target, options.taken(ids.tolist()), ids)
             except NothingLeft:
                 continue
+            fitted = tuple(job.ready.explainers)
             (group,) = job.combine(every=False).groups
             pooled.append(aggregation.pool(group.evidence))
         if not start:
@@ -201,6 +207,7 @@ class Consensus(KnownArguments):
         if not pooled:
             raise InputError("loader: no input can be explained; each has NaN or infinite values")
         self.weights = options.aggregation.fit(_join(pooled)).weights[0]
+        self._fitted = fitted if self.options.methods == STANDARD else None
         return self
 
     def mixture(self) -> Mixture:
@@ -209,9 +216,17 @@ class Consensus(KnownArguments):
             raise InputError("weights: nothing fitted; call fit(loader) first")
         options = self.options
         features = features_for(options.features, ()) if isinstance(options.features, str) else options.features
-        found = resolve(
-            options.methods, None if options.baselines is None else Baseline.of(options.baselines), features
-        )
+        found: Sequence[Explainer]
+        if self._fitted is not None:
+            found = self._fitted
+        elif options.methods == STANDARD:
+            raise InputError(
+                "methods: 'standard' means other methods for other kinds of input, and loaded weights know none; "
+                "name the methods"
+            )
+        else:
+            baseline = None if options.baselines is None else Baseline.of(options.baselines)
+            found = resolve(options.methods, baseline, features)
         scale = "max" if options.scale is None else options.scale
         return Mixture(tuple(found), tuple(self.weights.tolist()), features, options.sign or "keep", scale)
 
@@ -224,7 +239,7 @@ class Consensus(KnownArguments):
     def _fits(self) -> dict[str, Any]:
         """What fitted weights belong to."""
         options = self.options
-        explainers = resolve(options.methods)
+        explainers = resolve(options.methods) if self._fitted is None else self._fitted
         return {
             "methods": list(unique([explainer.name for explainer in explainers])),
             "objective": options.objective if isinstance(options.objective, str) else describe(options.objective),
@@ -238,11 +253,16 @@ class Consensus(KnownArguments):
 
     def load(self, path: str | Path) -> Consensus:
         """Take the weights that :meth:`save` wrote, of the same methods, in order, objective and maps; returns this object."""
+        self._fitted = None
         mine = self._fits()
         with reading(Path(path), "weights written by save()"):
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
             weights = torch.tensor(saved["weights"], dtype=torch.float64)
             asked = {name: saved.get(name, mine[name]) for name in mine}
+            if self.options.methods == STANDARD:
+                # Which methods these are depends on the inputs, so it is seen when these are explained.
+                mine["methods"] = asked["methods"]
+                mine["settings"]["methods"] = asked["settings"]["methods"]
             if asked == mine and weights.shape != (len(mine["methods"]),):
                 raise ValueError(f"{len(mine['methods'])} methods, weights {tuple(weights.shape)}")
         for name, value in asked.items():
