@@ -109,8 +109,8 @@ def robust_limit(values: np.ndarray) -> float:
     if not size.size:
         return 1.0
     # Of a map with few values that are not zero, the percentile may be zero.
-    limit = float(np.percentile(size, PERCENTILE)) or float(size.max())
-    return limit if limit > 0 else 1.0
+    # Of a map that is zero everywhere, so is the maximum.
+    return float(np.percentile(size, PERCENTILE)) or float(size.max()) or 1.0
 
 
 def grey(image: np.ndarray) -> np.ndarray:

@@ -283,10 +283,12 @@ class _Sheet:
         axes.imshow(self.colours.opaque[None], aspect="auto", interpolation="nearest")
         axes.set_axis_off()
         limit = short(robust_limit(values))
-        self.text(x, y + 0.28, "−" + limit if self.colours.signed else "0", size=9, color=SOFT)
         self.text(x + wide, y + 0.28, limit, size=9, color=SOFT, ha="right")
         if self.colours.signed:
+            self.text(x, y + 0.28, "−" + limit, size=9, color=SOFT)
             self.text(x + wide / 2, y + 0.28, "0", size=9, color=SOFT, ha="center")
+        else:
+            self.text(x, y + 0.28, "0", size=9, color=SOFT)
 
     def _caption(self, x: float, words: str) -> None:
         """The title of a large picture."""
@@ -348,8 +350,9 @@ class _Sheet:
             axes.text(0, row, " not a number", fontsize=9, va="center", color=SOFT)
         axes.axvline(0, color=SOFT, linewidth=0.8)
         limit = np.abs(known).max(initial=0) or 1.0
-        axes.set(xlim=(-1.05 * limit if (known < 0).any() else 0, 1.05 * limit), ylim=(len(chosen) - 0.4, -0.6))
-        axes.set(xticks=[], yticks=[])
+        left = -1.05 * limit if (known < 0).any() else 0
+        # The first feature is at the top: the vertical axis points downwards.
+        axes.set(xlim=(left, 1.05 * limit), ylim=(len(chosen) - 0.4, -0.6), xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set_visible(False)
         return axes

@@ -29,7 +29,10 @@ def _letters() -> frozenset[int]:
 def drawable(words: str) -> str:
     """``words`` on one line, with a box for each letter that the font lacks: matplotlib would warn of each of them."""
     known = _letters()
-    return "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in " ".join(words.split()))
+    letters = []
+    for letter in " ".join(words.split()):
+        letters.append(letter if ord(letter) in known else "\N{WHITE SQUARE}")
+    return "".join(letters)
 
 
 def inches(words: str, size: float, weight: str = "normal") -> float:

@@ -195,7 +195,8 @@ def _axes(points: Sequence[Point], line: Sequence[tuple[float, float]]) -> tuple
     ys = [y for _, y in line]
     for point in points:
         # An error bar may reach below zero, which would rule out a logarithmic axis: there it ends at the axis instead.
-        xs += [point.x if positive else point.x - point.dx, point.x + point.dx]
+        xs.append(point.x if positive else point.x - point.dx)
+        xs.append(point.x + point.dx)
         ys += [point.y - point.dy, point.y + point.dy]
     return Axis.over(xs, LEFT, WIDTH - RIGHT, log=True), Axis.over(ys, HEIGHT - BOTTOM, TOP)
 
@@ -302,5 +303,6 @@ def _measured(cell: Cell) -> str:
     """The fresh value, with ± its standard error where there is one."""
     if cell.exact:
         return f"{short(cell.fresh)}, exact"
-    error = f" ± {short(cell.stderr)}" if cell.stderr else ""
-    return short(cell.fresh) + error
+    if not cell.stderr:
+        return short(cell.fresh)
+    return f"{short(cell.fresh)} ± {short(cell.stderr)}"

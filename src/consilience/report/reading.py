@@ -16,7 +16,9 @@ def part(record: Any, *path: str) -> Any:
     """What lies in ``record`` under the keys ``path``, one inside the other; None where there is nothing."""
     value = record
     for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
     return value
 
 

@@ -246,14 +246,16 @@ def unjudged(records: Sequence[Record]) -> str:
         records: one for each input.
     """
     reasons = [text(record, "reasons", "draws.fresh") for record in records]
-    return reasons[0] if reasons and all(reasons) else ""
+    if not reasons or not all(reasons):
+        return ""
+    return reasons[0]
 
 
 def best_single(table: Sequence[Row], criterion: Criterion) -> Row | None:
     """The method in ``table`` with the best fresh value of ``criterion``; None where no method has one."""
     known = [row for row in table if not row.derived and row.cells[criterion.key].fresh is not None]
-    sign = -1 if criterion.higher else 1
-    return min(known, key=lambda row: sign * (row.cells[criterion.key].fresh or 0.0), default=None)
+    choose = max if criterion.higher else min
+    return choose(known, key=lambda row: row.cells[criterion.key].fresh or 0.0, default=None)
 
 
 def has_status(record: Record, words: str) -> bool:

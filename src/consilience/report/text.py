@@ -57,7 +57,11 @@ def text_table(records: Sequence[Record]) -> str:
 def _names(table: Sequence[Row], longest: int) -> list[str]:
     """The rows' names, shortened to ``longest`` letters."""
     names = [" ".join(row.name.split()) for row in table]
-    return ["", "", *(shortened(name, longest - 1) if len(name) > longest else name for name in names)]
+    column = ["", ""]
+    for name in names:
+        # The ellipsis takes the place of one letter.
+        column.append(shortened(name, longest - 1) if len(name) > longest else name)
+    return column
 
 
 def _weights(table: Sequence[Row]) -> list[str]:

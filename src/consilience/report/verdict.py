@@ -64,7 +64,9 @@ def _explained(records: Sequence[Record]) -> str:
     else:
         words += " of what masks do on fresh draws"
     beside = _beside(records)
-    return f"{words}; {beside}" if beside else words
+    if not beside:
+        return words
+    return f"{words}; {beside}"
 
 
 def _objective(record: Record) -> str:

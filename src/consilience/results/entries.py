@@ -33,7 +33,9 @@ class Entries(Sequence[Entry]):
 
     def __getitem__(self, i: Any) -> Any:
         places = range(self._count)[i]
-        return [self._make(at) for at in places] if isinstance(i, slice) else self._make(places)
+        if isinstance(places, range):  # of a slice
+            return [self._make(at) for at in places]
+        return self._make(places)
 
 
 def picture_of(x: np.ndarray) -> np.ndarray | None:

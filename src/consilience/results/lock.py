@@ -106,6 +106,7 @@ class Lock:
             holder = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        # Another program's file may hold anything.
         return holder if isinstance(holder, dict) else {}
 
 

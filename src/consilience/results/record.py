@@ -102,7 +102,9 @@ def name_of(explanation: Explanation, i: int) -> str:
     if explanation.stored:
         return str((explanation.stored[i].get("input") or {}).get("name", f"input {explanation.index[i]}"))
     text = " ".join((_text(explanation, i) or f"input {explanation.index[i]}").split())
-    return text if len(text) <= NAME else text[: NAME - 1] + "…"
+    if len(text) <= NAME:
+        return text
+    return text[: NAME - 1] + "…"
 
 
 def _outputs(explanation: Explanation, i: int, numbers: _Numbers) -> dict[str, Any]:

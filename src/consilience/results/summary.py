@@ -29,6 +29,7 @@ def summarised(numbers: np.ndarray) -> dict[str, float | int]:
         mean = float(good.mean())
     if n > 1:
         stderr = float(good.std(ddof=1) / math.sqrt(n))
+    # NaN where all numbers are the same.
     low, high = mean_interval(good)
     return {"mean": mean, "stderr": stderr, "low": float(low), "high": float(high), "n": n}
 
