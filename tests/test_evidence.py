@@ -174,7 +174,7 @@ def test_the_map_of_opt_is_as_faithful_as_promised_beside_a_uniform_one():
             return torch.stack([total, -total], 1)
 
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    r = cs.explain(Sum(), x, 0, methods=["saliency", "input_x_gradient", "lime"], resolved_draws=0)
+    r = cs.explain(Sum(), x, 0, methods=["saliency", "input_x_gradient", "lime"], objective="opt")
     assert (r.weights[:, 0] == 0).all() and (r.attribution.flatten(1).std(1) > 0).all()
     correlation = r.criteria["faithfulness_correlation"]
     best = torch.stack([correlation[name].fit for name in ("input_x_gradient", "lime")]).amax(0)
