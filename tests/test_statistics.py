@@ -464,7 +464,8 @@ def test_differences_are_about_what_the_objective_is_about(objective, criteria):
 def test_an_explanation_shows_the_difference_and_the_weights_error(tmp_path):
     methods = ["saliency", "input_x_gradient", "smoothgrad"]
     x = images(3)
-    r = cs.explain(Small(), x, 1, methods=methods, fit_draws=12, fresh_draws=16, resolved_draws=0)
+    wanted = {"objective": "opt", "methods": methods, "fit_draws": 12, "fresh_draws": 16, "resolved_draws": 0}
+    r = cs.explain(Small(), x, 1, **wanted)
     assert set(r.differences) == {"noise_over_signal", "faithfulness_correlation"}
     for criterion, found in r.differences.items():
         rows = r.criteria[criterion]
@@ -479,7 +480,7 @@ def test_an_explanation_shows_the_difference_and_the_weights_error(tmp_path):
     assert shown["best_single"] in methods and shown["low"] < shown["value"] < shown["high"] and shown["n"] == 16
     assert record["weights_stderr"] == r.weights_stderr[0].tolist()
     assert "consensus − best single method of the fitting draws, correlation: " in str(r) and "n = 3 inputs" in str(r)
-    one = cs.explain(Small(), x[:1], 1, methods=methods, fit_draws=12, fresh_draws=16, resolved_draws=0)
+    one = cs.explain(Small(), x[:1], 1, **wanted)
     noise = one.differences["noise_over_signal"]
     assert f"compared with {noise.best_single[0]}, the best of those as faithful as the objective asks" in str(one)
     assert noise.among and not one.differences["faithfulness_correlation"].among
@@ -508,7 +509,8 @@ def test_a_difference_without_a_value_has_a_reason():
             return torch.relu(x[:, :2] - 100)
 
     x = torch.rand(1, 4, generator=torch.Generator().manual_seed(0))
-    r = cs.explain(Dead(), x, 1, methods=["saliency"], fit_draws=4, fresh_draws=4, resolved_draws=0)
+    wanted = {"objective": "opt", "methods": ["saliency"], "fit_draws": 4, "fresh_draws": 4, "resolved_draws": 0}
+    r = cs.explain(Dead(), x, 1, **wanted)
     record = r.record(0)
     assert record["differences"]["noise_over_signal"]["value"] is None
     assert "differences.noise_over_signal" in record["reasons"] and "weights_stderr" in record["reasons"]
