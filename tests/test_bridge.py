@@ -280,7 +280,7 @@ def test_a_layer_is_found_in_the_model_that_is_asked():
 @pytest.mark.parametrize(
     "make, why",
     [
-        (lambda: captum(attr.FeaturePermutation), "company"),
+        (lambda: captum(attr.FeaturePermutation), "exchanges values"),
         (lambda: captum(attr.NeuronGradient), "neuron"),
         (lambda: captum(nn.ReLU), "Function"),
         (lambda: captum(attr.IntegratedGradients, nsteps=3), "n_steps"),

@@ -301,6 +301,13 @@ def test_explain_gives_map_errors_and_shares(net, x, tmp_path):
     again = cs.load(r.save(tmp_path / "run"))
     assert again.posterior == r.posterior
     torch.testing.assert_close(again.error, r.error)
+    # By unit: the same sums, evenly spread.
+    torch.testing.assert_close(again.by_unit, r.by_unit)
+    units = cs.Patches(4)
+    owner = torch.arange(2)
+    even, detailed = (units.reduce(each[:, None].double(), owner) for each in (r.by_unit, r.attribution))
+    torch.testing.assert_close(even, detailed, atol=1e-5, rtol=1e-4)
+    assert (r.by_unit[:, :4, :4] == r.by_unit[:, :1, :1]).all()
     torch.testing.assert_close(again.certain, r.certain)
     assert [again.record(i) for i in range(2)] == [r.record(i) for i in range(2)]
 

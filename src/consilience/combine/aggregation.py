@@ -17,10 +17,10 @@ from .draws import Draws
 
 
 class Correction(NamedTuple):
-    """What is added to a mixture of methods: φ = scale · Σ_j w_j φ_j + values, in units of the score.
+    """What is added to a mixture of methods: φ = Σ_j c_j φ_j + values, in units of the score.
 
     Args:
-        scale: (B,), of the mixture.
+        coefficients: (B, k), c: of the maps as they are, whatever their scale.
         values: (B, U), of each mask unit.
         sums: (B, U + V), φ summed over each unit, and over V regions of them.
         error: (B, U + V), the standard errors of the sums; 0 where nothing is estimated.
@@ -29,7 +29,7 @@ class Correction(NamedTuple):
         freedom: (B,), degrees of freedom of the errors.
     """
 
-    scale: Tensor
+    coefficients: Tensor
     values: Tensor
     sums: Tensor
     error: Tensor

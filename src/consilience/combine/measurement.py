@@ -63,7 +63,7 @@ class Measurement:
         weights = combination.weights
         coefficients = weights.new_zeros(len(weights), rows)
         if combination.correction is not None:
-            coefficients[:, : self.rows] = weights * combination.correction.scale[:, None]
+            coefficients[:, : self.rows] = combination.correction.coefficients
         elif aggregation.linear:
             coefficients[:, : self.rows] = weights
         else:

@@ -89,18 +89,22 @@ class Posterior(Aggregation, Settings):
         responses = evidence["responses"]
         valid = evidence.only(self.kinds).valid()
         found = regress(responses, valid, self.methods, self.masks)
-        scale = found.coefficients.sum(1)
-        # Where no method takes part, equal weights stand for "none is preferred"; their scale is 0.
+        # A coefficient is in units of its map. What a method has in the answer is c_j times how far its answers vary.
+        answers = responses.centred(torch.where(valid[:, None], responses.a, 0.0))
+        parts = found.coefficients * responses.mean(answers**2).sqrt()
+        total = parts.sum(1, keepdim=True)
+        # Where no method takes part, equal weights stand for "none is preferred".
         even = valid.double() / valid.sum(1, keepdim=True).clamp(min=1)
-        shares = found.coefficients / torch.where(scale > 0, scale, 1.0)[:, None]
-        weights = torch.where((scale > 0)[:, None], shares, even) + 0 * scale[:, None]
+        weights = torch.where(total > 0, parts / torch.where(total > 0, total, 1.0), even) + 0 * total
         unexplained = 1 - found.explained
-        nothing = torch.full_like(scale, torch.nan)
+        nothing = torch.full_like(unexplained, torch.nan)
         solution = Solution(weights, unexplained, nothing, _status(found, responses))
         share = share_of_methods(found, responses)
         # Masks less a constant, the size, and the methods that are used.
         freedom = (responses.number - 2 - (found.coefficients > 0).sum(1)).clamp(min=1)
-        correction = Correction(scale, found.residual, found.values, found.error, share, found.explained, freedom)
+        correction = Correction(
+            found.coefficients, found.residual, found.values, found.error, share, found.explained, freedom
+        )
         return Combination(solution, correction=correction)
 
     def regret(self, evidence: Evidence, combination: Combination) -> dict[str, Tensor]:

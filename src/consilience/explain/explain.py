@@ -243,6 +243,7 @@ def _explanation(job: Job, combined: Combined, judgement: Judgement, seconds: fl
         seconds=seconds,
         settings=_settings(job),
         error=combined.error,
+        by_unit=combined.by_unit,
         certain=None if combined.certain is None else combined.certain.signs,
         posterior=_posterior(combined),
         go_on=go_on,

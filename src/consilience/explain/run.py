@@ -200,6 +200,14 @@ class Combined:
         return self.measurement.of_units(self.correction.error[:, :units], self.points)
 
     @cached_property
+    def by_unit(self) -> Tensor | None:
+        """(N, *A): the posterior with the value of each mask unit spread evenly over its features; None: no posterior."""
+        if self.correction is None:
+            return None
+        units = self.correction.values.shape[1]
+        return self.measurement.of_units(self.correction.sums[:, :units], self.points)
+
+    @cached_property
     def certain(self) -> Certain | None:
         """Which features are certain to raise or to lower the score; None: not known."""
         correction = self.correction

@@ -29,6 +29,7 @@ class Entry:
         name: the input's name.
         extra: further maps (*A) by name ("mean", …).
         error: (*A), the standard errors of the combined map; None: not known.
+        by_unit: (*A), the combined map with each mask unit's value spread evenly; None: not known.
         certain: (*A), 1 and −1 where a sign is certain, else 0; None: not known.
 
     Raises:
@@ -42,6 +43,7 @@ class Entry:
     name: str
     extra: dict[str, np.ndarray] = field(default_factory=dict)
     error: np.ndarray | None = None
+    by_unit: np.ndarray | None = None
     certain: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -51,7 +53,8 @@ class Entry:
         arrays = dict(self.extra)
         if k:
             arrays["maps"] = self.maps[0]
-        arrays |= {name: each for name, each in (("error", self.error), ("certain", self.certain)) if each is not None}
+        optional = {"error": self.error, "by_unit": self.by_unit, "certain": self.certain}
+        arrays |= {name: each for name, each in optional.items() if each is not None}
         for name, array in arrays.items():
             if array.shape != self.attribution.shape:
                 raise InputError(f"entry {self.name!r}: {name} {array.shape}, attribution {self.attribution.shape}")

@@ -178,9 +178,13 @@ class _Sheet:
             self._caption(x, "input")
             self.picture(x, self.top, wide, self.hero_height, entry.image)
             x += wide + GAP
-            self._caption(x, "consensus, on the input")
+            # Of the detail within a mask unit no mask says anything, and what is certain is so of whole units.
+            by_unit = None if entry.by_unit is None else surface(entry.by_unit)
+            laid = combined if by_unit is None else by_unit
+            words = "consensus, on the input" if by_unit is None else "consensus by patch, on the input"
+            self._caption(x, words)
             under = background(entry.image, self.colours.signed)
-            axes = self.picture(x, self.top, wide, self.hero_height, self._over(under, combined), ACCENT)
+            axes = self.picture(x, self.top, wide, self.hero_height, self._over(under, laid), ACCENT)
             self._outline(axes, entry.image.shape[:2])
             x += wide + GAP
         self._caption(x, "consensus")

@@ -102,9 +102,12 @@ def _scale(values: np.ndarray, colours: Palette) -> str:
 def _tiles(entry: Entry, colours: Palette, stretched: bool) -> list[dict[str, Any]]:
     """The consensus, every method by weight, those that failed, then the maps made from all methods."""
     tiles = [_tile("consensus", entry.attribution, colours, stretched, pressed=True)]
+    if entry.by_unit is not None:
+        tiles.append(_tile("by patch", entry.by_unit, colours, stretched))
     if entry.certain is not None:
         # What is not certain is clear, so that the photograph shows through.
-        tiles.append(_tile("certain at 95 %", np.where(entry.certain != 0, entry.attribution, 0.0), colours, stretched))
+        values = entry.attribution if entry.by_unit is None else entry.by_unit
+        tiles.append(_tile("certain at 95 %", np.where(entry.certain != 0, values, 0.0), colours, stretched))
     for j in entry.order:
         name = entry.methods[j]
         weight = entry.weights[j]

@@ -133,6 +133,8 @@ class Explanation:
         about: what :meth:`describe` was told.
         error: (B, *A), of a posterior: the standard error of each mask unit, spread over its features as the map is; None for
             other objectives.
+        by_unit: (B, *A), of a posterior: the value of each mask unit spread evenly over its features. ``attribution`` has the
+            same sums, and the methods' detail within each unit, of which the masks say nothing.
         certain: (B, *A) int8, of a posterior: 1 and −1 where a feature's region is certain to raise or to lower the score,
             all of them together at 95 %.
         posterior: of each input, "explained" (the share of a left-out mask's fall that is predicted), "methods_share" (how
@@ -174,6 +176,7 @@ class Explanation:
     about: dict[str, Any] = field(default_factory=dict)
     stored: tuple[dict[str, Any], ...] = ()
     error: Tensor | None = None
+    by_unit: Tensor | None = None
     certain: Tensor | None = None
     posterior: tuple[dict[str, Any], ...] | None = None
     over_uniform: dict[str, PairedDifference] = field(default_factory=dict)
@@ -372,6 +375,7 @@ class Explanation:
             name=name_of(self, i),
             extra={name: _array(self[name][i]) for name in ROWS if name != "uniform"},
             error=None if self.error is None else _array(self.error[i]),
+            by_unit=None if self.by_unit is None else _array(self.by_unit[i]),
             certain=None if self.certain is None else _array(self.certain[i]),
         )
 
@@ -429,7 +433,7 @@ class Explanation:
         for stream, evidence in self.evidence.items():
             for name, value in evidence_arrays(evidence[i]).items():
                 tensors[f"{stream}.{name}"] = value
-        for name, values in (("error", self.error), ("certain", self.certain)):
+        for name, values in (("error", self.error), ("by_unit", self.by_unit), ("certain", self.certain)):
             if values is not None:
                 tensors[name] = values[i]
         return {name: value.detach().cpu().numpy() for name, value in tensors.items()}

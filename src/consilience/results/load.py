@@ -109,6 +109,7 @@ def _explanation(inputs: Sequence[StoredInput], reasons: Mapping[str, str]) -> E
         about={"images": [entry.image for entry in entries]},
         stored=tuple(records),
         error=_saved("error", arrays),
+        by_unit=_saved("by_unit", arrays),
         certain=_saved("certain", arrays),
         posterior=_posterior(records),
     )

@@ -121,6 +121,7 @@ def read_input(folder: Path) -> StoredInput:
             name,
             extra,
             error=arrays.get("error"),
+            by_unit=arrays.get("by_unit"),
             certain=arrays.get("certain"),
         )
         if arrays["weights"].shape != (len(record["methods"]),):
