@@ -99,6 +99,10 @@ def solved_apart(aggregation: Aggregation, parts: Sequence[Evidence]) -> list[Te
     """The weights (B, k) from each part of the draws.
 
     Solvers take thousands of small steps, so parts with as many draws are solved in one batch.
+
+    Args:
+        aggregation: how evidence becomes weights.
+        parts: the evidence of each part, of the k methods.
     """
     alike: dict[tuple[int, ...], list[int]] = {}
     for at, part in enumerate(parts):

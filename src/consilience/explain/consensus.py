@@ -231,7 +231,11 @@ class Consensus(KnownArguments):
         return Mixture(tuple(found), tuple(self.weights.tolist()), features, options.sign or "keep", scale)
 
     def save(self, path: str | Path) -> Path:
-        """Write the fitted weights as JSON, with what they belong to: the methods as configured, objective, and maps."""
+        """Write the fitted weights as JSON, with what they belong to: the methods as configured, objective, and maps.
+
+        Args:
+            path: of the file.
+        """
         if self.weights is None:
             raise InputError("weights: nothing fitted; call fit(loader) first")
         return write_text(output(path), json.dumps({**self._fits(), "weights": self.weights.tolist()}))
@@ -252,7 +256,11 @@ class Consensus(KnownArguments):
         }
 
     def load(self, path: str | Path) -> Consensus:
-        """Take the weights that :meth:`save` wrote, of the same methods, in order, objective and maps; returns this object."""
+        """Take the weights that :meth:`save` wrote, of the same methods, in order, objective and maps; returns this object.
+
+        Args:
+            path: of the file.
+        """
         self._fitted = None
         mine = self._fits()
         with reading(Path(path), "weights written by save()"):

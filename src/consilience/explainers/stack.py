@@ -116,7 +116,12 @@ class Stack:
         return torch.cat([maps for _, maps in self.stream(score, points, graph)])
 
     def stream(self, score: Score, points: Points, graph: bool = False) -> Iterator[tuple[slice, Tensor]]:
-        """Consecutive points as they are done. Arguments as for :meth:`attribute`.
+        """Consecutive points as they are done.
+
+        Args:
+            score: the model.
+            points: N points.
+            graph: keep the graph of the attributions.
 
         Yields:
             which points, and their attributions (n, k, *F).
@@ -338,7 +343,11 @@ def _by_reason(failed: dict[str, str]) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Why a method failed, for people: our own messages and PyTorch's as they are, others with the name of the error."""
+    """Why a method failed, for people: our own messages and PyTorch's as they are, others with the name of the error.
+
+    Args:
+        error: what it raised.
+    """
     text = str(error)
     if not text:
         return type(error).__name__
@@ -353,7 +362,11 @@ def _is_fatal(error: Exception) -> bool:
 
 
 def unique(names: Sequence[str]) -> tuple[str, ...]:
-    """Names made distinct: the second ``saliency`` becomes ``saliency_2``."""
+    """Names made distinct: the second ``saliency`` becomes ``saliency_2``.
+
+    Args:
+        names: of methods, which may repeat.
+    """
     counts: dict[str, int] = {}
     distinct = []
     for name in names:

@@ -208,7 +208,12 @@ class Infidelity(Metric, Settings):
 
     def everything(self, score: Score, points: Points) -> Tensor:
         """(B,): f(x) − f(baseline), the fall of the score when all features are taken away; of a data set, the mean over up to
-        eight of its rows."""
+        eight of its rows.
+
+        Args:
+            score: the model.
+            points: B inputs.
+        """
         where = self.neighbourhood(points.x.shape[1:])
         nothing = score_of_nothing(score, points, where.baseline, where.features, most=8)
         return exact(score.clean)[points.owner] - exact(nothing)

@@ -78,11 +78,19 @@ class Quadratic:
         return Quadratic(draws.nan_to_num(0, 0, 0), norm.nan_to_num(0, 0, 0), self.whole)
 
     def rows(self, index: slice) -> Quadratic:
-        """Only some rows."""
+        """Only some rows.
+
+        Args:
+            index: which rows.
+        """
         return Quadratic(self.draws[:, :, index][..., index], self.norm[:, index][..., index], self.whole)
 
     def inputs(self, index: list[int]) -> Quadratic:
-        """Only some inputs."""
+        """Only some inputs.
+
+        Args:
+            index: their places.
+        """
         whole = None if self.whole is None else self.whole[index]
         return Quadratic(self.draws[index], self.norm[index], whole)
 
@@ -105,7 +113,11 @@ class Quadratic:
 
     @staticmethod
     def stack(parts: Sequence[Quadratic]) -> Quadratic:
-        """Several inputs, each with as many draws, as one batch."""
+        """Several inputs, each with as many draws, as one batch.
+
+        Args:
+            parts: of the inputs.
+        """
         draws = torch.cat([part.draws for part in parts])
         norm = torch.cat([part.norm for part in parts])
         if all(part.whole is None for part in parts):
@@ -164,15 +176,27 @@ class Evidence:
         return Evidence.of({kind: getattr(part, how)(*args) for kind, part in self.parts.items()})
 
     def rows(self, index: slice) -> Evidence:
-        """Only some rows, e.g. the explainers without the derived maps."""
+        """Only some rows, e.g. the explainers without the derived maps.
+
+        Args:
+            index: which rows.
+        """
         return self._each("rows", index)
 
     def inputs(self, index: list[int]) -> Evidence:
-        """Only some inputs."""
+        """Only some inputs.
+
+        Args:
+            index: their places.
+        """
         return self._each("inputs", index)
 
     def only(self, kinds: Collection[str]) -> Evidence:
-        """Without what an objective does not look at: a NaN there is no reason to refuse."""
+        """Without what an objective does not look at: a NaN there is no reason to refuse.
+
+        Args:
+            kinds: of the parts that stay.
+        """
         return Evidence.of({kind: part for kind, part in self.parts.items() if kind in kinds})
 
     @property
@@ -187,7 +211,11 @@ class Evidence:
         return tuple(part.count for part in self.parts.values())
 
     def count(self, kind: str) -> int:
-        """How many draws of one kind."""
+        """How many draws of one kind.
+
+        Args:
+            kind: e.g. "quadratic" or "responses".
+        """
         return self[kind].count
 
     @property
@@ -198,7 +226,13 @@ class Evidence:
 
     def fold(self, part: int, parts: int, only: str | None = None) -> tuple[Evidence, Evidence]:
         """(draws outside block ``part`` of ``parts``, draws inside): contiguous blocks of each kind of draw, or of the kind
-        ``only``, the others staying whole. A kind with fewer draws than blocks stays whole."""
+        ``only``, the others staying whole. A kind with fewer draws than blocks stays whole.
+
+        Args:
+            part: the number of the block, from 0.
+            parts: how many blocks.
+            only: the kind that is cut; None: all.
+        """
         outside, inside = {}, {}
         for kind, drawn in self.parts.items():
             outside[kind] = inside[kind] = drawn
@@ -253,7 +287,11 @@ class Evidence:
         return usable._each("pooled", centred).spoil(~works[None])
 
     def spoil(self, rows: Tensor) -> Evidence:
-        """NaN in the rows (B, R) that must not be used."""
+        """NaN in rows that must not be used.
+
+        Args:
+            rows: (B, R) bool, which.
+        """
         hole = torch.zeros_like(self.like).masked_fill(rows.to(self.like.device), torch.nan)
         return self._each("spoil", hole)
 
@@ -264,7 +302,11 @@ class Evidence:
 
 
 def joined(parts: Sequence[Evidence]) -> Evidence:
-    """The evidence of several inputs, each with the same number of draws, as one batch."""
+    """The evidence of several inputs, each with the same number of draws, as one batch.
+
+    Args:
+        parts: of the inputs, with the same kinds.
+    """
     return Evidence.of(
         {kind: type(first).stack([part[kind] for part in parts]) for kind, first in parts[0].parts.items()}
     )

@@ -123,7 +123,11 @@ class Responses:
         return self.whole
 
     def mean(self, values: Tensor) -> Tensor:
-        """(B, S, …) → (B, …): the mean over each input's masks."""
+        """(B, S, …) → (B, …): the mean over each input's masks.
+
+        Args:
+            values: (B, S, …), one for each mask.
+        """
         if self.drawn is None:
             return values.mean(1)
         share = self.drawn / self.drawn.sum(1, keepdim=True).clamp(min=1)
@@ -181,12 +185,20 @@ class Responses:
         return replace(self, a=torch.where(self.a.isfinite().all(1, keepdim=True), self.a, 0.0))
 
     def rows(self, index: slice) -> Responses:
-        """Only some rows."""
+        """Only some rows.
+
+        Args:
+            index: which rows.
+        """
         masks = None if self.masks is None else self.masks.rows(index)
         return replace(self, a=self.a[:, :, index], masks=masks)
 
     def inputs(self, index: list[int]) -> Responses:
-        """Only some inputs, without the masks that none of them has."""
+        """Only some inputs, without the masks that none of them has.
+
+        Args:
+            index: their places.
+        """
         whole = None if self.whole is None else self.whole[index]
         size = None if self.size is None else self.size[index]
         group = None if self.group is None else self.group[index]
@@ -241,14 +253,22 @@ class Responses:
 
     @staticmethod
     def stack(parts: Sequence[Responses]) -> Responses:
-        """Several inputs, each with as many draws, as one batch."""
+        """Several inputs, each with as many draws, as one batch.
+
+        Args:
+            parts: of the inputs.
+        """
         whole = None if all(part.whole is None for part in parts) else torch.cat([part.exact for part in parts])
         return _joined(parts, 0, whole)
 
     def centred(self, values: Tensor) -> Tensor:
         """(B, S, …) of these masks, without its mean and without what is linear in their size.
 
-        What is left of values that only vary by rounding is zero."""
+        What is left of values that only vary by rounding is zero.
+
+        Args:
+            values: (B, S, …), one for each mask.
+        """
         there = torch.ones((), dtype=torch.bool, device=values.device)
         if self.drawn is not None:
             there = _like_masks(self.drawn, values)
@@ -337,7 +357,14 @@ def _like_masks(each: Tensor, values: Tensor) -> Tensor:
 
 
 def within(place: Tensor, number: int | Tensor, chosen: Collection[int], parts: int) -> Tensor:
-    """Whether draws at ``place`` of ``number`` are in one of the ``chosen`` ones of ``parts`` contiguous blocks."""
+    """Whether draws at ``place`` of ``number`` are in one of the ``chosen`` ones of ``parts`` contiguous blocks.
+
+    Args:
+        place: any shape, the draws' places.
+        number: how many draws there are.
+        chosen: the numbers of the blocks.
+        parts: how many blocks.
+    """
     inside = torch.zeros_like(place, dtype=torch.bool)
     for part in chosen:
         inside = inside | ((place >= number * part // parts) & (place < number * (part + 1) // parts))
