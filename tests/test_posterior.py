@@ -8,9 +8,9 @@ import torch
 
 import consilience as cs
 from consilience import simplex
-from consilience.combine import regression
+from consilience.combine.kernel_fits import RATIOS, Kernel, smooth
 from consilience.combine.posterior import Posterior, Ridge
-from consilience.combine.regression import RATIOS, regions, regress, smooth
+from consilience.combine.regression import Problem, regions, regress
 from consilience.errors import InputError
 from consilience.features import Tokens
 from consilience.report.table import rows
@@ -168,9 +168,9 @@ def test_left_out_masks_and_errors_are_those_of_the_definition(grid, block):
     """Every mask left out in turn, every matrix written out: one λ and one K at a time."""
     units = 8
     responses, _ = game(5, inputs=1, masks=18, units=units, methods=2, grid=grid, block=block)
-    problem = regression._Problem(responses, every(responses))
+    problem = Problem(responses, every(responses))
     length = 1.0 if grid else 0.0
-    kernel = regression._Kernel(problem, length)
+    kernel = Kernel(problem, length)
     shrinkage = torch.tensor([0.7]).double()
     fit = kernel._fit(shrinkage, True)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,22 +27,11 @@ from torch import Tensor
 from ..simplex import FLAT
 from ..simplex.active_set import nnls
 from ..statistics.responses import Responses
-
-RATIOS = (1e-9, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
-"""λ beside the mean variance that the prior gives a fall, from "masks tell everything" to "they tell hardly anything"."""
-
-EXACT = 1e-9
-"""The same, where nothing is estimated: all masks that there are were seen."""
-
-LENGTHS = (1.0, 4.0)
-"""ℓ of the priors K_uv = exp(−|u − v| / ℓ) over a grid of units, in units. Units without places are independent."""
+from .kernel_fits import LENGTHS, RANK, Fit, Kernel, inverse_of_used
 
 TEMPER = 0.25
 """A fit's weight is (mean squared left-out residual)^(−S · TEMPER), where a likelihood would have ½. Fits of neighbouring λ are
 alike, so that a likelihood would trust differences too much; what it changes is small (docs/posterior.md)."""
-
-RANK = 1e-11
-"""Directions of the masks with less than this share of the largest variance are rounding."""
 
 UNDETERMINED = 1e100
 """Added to the loss of a fit that passes through all masks: it counts only where every fit does."""
@@ -100,32 +89,12 @@ def regress(responses: Responses, valid: Tensor, prior: bool = True, residual: b
     parts = []
     for start in range(0, inputs, step):
         index = list(range(start, min(start + step, inputs)))
-        parts.append(_Problem(responses.inputs(index), valid[index]).solve(prior, residual))
+        parts.append(Problem(responses.inputs(index), valid[index]).solve(prior, residual))
     columns = {each.name: [getattr(part, each.name) for part in parts] for each in fields(Regression)}
     # Of inputs with fewer masks the chunk may be narrower than the batch.
     for name in ("predicted", "falls"):
         columns[name] = [torch.nn.functional.pad(part, (0, count - part.shape[1])) for part in columns[name]]
     return Regression(**{name: torch.cat(values) for name, values in columns.items()})
-
-
-def smooth(grid: Sequence[int], length: float) -> Tensor:
-    """(U, U) float64: K_uv = exp(−|u − v| / ℓ) over the places of a grid.
-
-    Args:
-        grid: its axes.
-        length: ℓ, in units.
-    """
-    axes = [torch.arange(size, dtype=torch.float64) for size in grid]
-    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
-    return torch.exp(-torch.cdist(places, places) / length)
-
-
-@lru_cache(maxsize=4)
-def _root(grid: tuple[int, ...], length: float) -> Tensor:
-    """L with K = L Lᵀ: the same for every input of a grid, and dear."""
-    kernel = smooth(grid, length)
-    # The hair on the diagonal is far below any λ.
-    return torch.linalg.cholesky(kernel + 1e-9 * torch.eye(len(kernel), dtype=kernel.dtype))
 
 
 def regions(grid: Sequence[int], block: int, like: Tensor) -> Tensor:
@@ -149,8 +118,13 @@ def regions(grid: Sequence[int], block: int, like: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(number.flatten()).mT.to(like)
 
 
-class _Problem:
-    """The regression of one batch of inputs, centred given the masks' sizes once."""
+class Problem:
+    """The regression of one batch of inputs, centred given the masks' sizes once.
+
+    Args:
+        responses: of the k methods; masks are kept in it.
+        valid: (B, k) bool, methods that may be used.
+    """
 
     def __init__(self, responses: Responses, valid: Tensor):
         masks = responses.masks
@@ -177,30 +151,39 @@ class _Problem:
         self.exact = responses.exact
 
     def solve(self, prior: bool, residual: bool) -> Regression:
-        """The mean of all fits, weighted by what they predict of masks that are left out."""
+        """The mean of all fits, weighted by what they predict of masks that are left out.
+
+        Args:
+            prior: with the methods.
+            residual: with d.
+        """
         fits = []
         if residual:
             lengths = LENGTHS if self.grid else (0.0,)
             for length in lengths:
-                fits += _Kernel(self, length).fits(prior)
+                fits += Kernel(self, length).fits(prior)
         if prior:
             fits.append(self._mixture())
         weights = self._weights(fits)
         return self._mean(fits, weights)
 
     def with_regions(self, values: Tensor) -> Tensor:
-        """(B, U, …) → (B, U + V, …): and the sums over the regions behind."""
+        """(B, U, …) → (B, U + V, …): and the sums over the regions behind.
+
+        Args:
+            values: (B, U, …), one for each unit.
+        """
         return torch.cat([values, torch.einsum("vu,bu...->bv...", self.regions, values)], 1)
 
     # -- the fits --------------------------------------------------------------------------------------------------------
 
-    def _mixture(self) -> _Fit:
+    def _mixture(self) -> Fit:
         """The fit without d: the most faithful mixture."""
         square = self.answers.mT @ self.answers
         cross = torch.einsum("bsk,bs->bk", self.answers, self.falls)
         c = nnls(square, cross, self.valid)
         used = c > 0
-        inverse = _inverse(square, used)
+        inverse = inverse_of_used(square, used)
         missed = self.falls - torch.einsum("bsk,bk->bs", self.answers, c)
         # A left-out residual is the residual over 1 − its leverage: of the intercept and the size, and of the methods used.
         leverage = self.leverage + torch.einsum("bsk,bkl,bsl->bs", self.answers, inverse, self.answers)
@@ -210,7 +193,7 @@ class _Problem:
         error = variance[:, None] * torch.einsum("buk,bkl,bul->bu", self.levelled, inverse, self.levelled)
         nothing = torch.zeros_like(self.shares)
         spread = error + self.level_variance(variance)
-        return _Fit(c, nothing, left_out, spread, self.determined(freedom), prior=True, estimates=False)
+        return Fit(c, nothing, left_out, spread, self.determined(freedom), prior=True, estimates=False)
 
     def left_out(self, missed: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
         """(B, S): each fall less what a fit to the other masks predicts of it.
@@ -304,7 +287,7 @@ class _Problem:
 
     # -- the mean of the fits --------------------------------------------------------------------------------------------
 
-    def _weights(self, fits: Sequence[_Fit]) -> Tensor:
+    def _weights(self, fits: Sequence[Fit]) -> Tensor:
         """(B, fits): how much each fit counts."""
         left_out = torch.stack([fit.left_out for fit in fits], 1)
         total = (self.falls**2).sum(1, keepdim=True)
@@ -332,7 +315,7 @@ class _Problem:
         first = (losses <= least * (1 + 1e-9)).int().argmax(1)
         return weights[torch.arange(len(weights), device=weights.device), first]
 
-    def _mean(self, fits: Sequence[_Fit], weights: Tensor) -> Regression:
+    def _mean(self, fits: Sequence[Fit], weights: Tensor) -> Regression:
         def averaged(values: Sequence[Tensor]) -> Tensor:
             return torch.einsum("bf,fb...->b...", weights, torch.stack(list(values)))
 
@@ -370,147 +353,6 @@ class _Problem:
             falls=self.falls * there,
             prior=prior + lost,
         )
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """One fit of B inputs.
-
-    Args:
-        coefficients: (B, k), c.
-        residual: (B, U), d.
-        left_out: (B, S), each fall less what a fit to the other masks predicts; 0 for masks that an input does not have.
-        variance: (B, U + V), of the map's units and regions.
-        determined: (B,) bool, whether there are more masks than coefficients.
-        prior: whether the methods take part.
-        estimates: whether the masks do, d ≠ 0.
-    """
-
-    coefficients: Tensor
-    residual: Tensor
-    left_out: Tensor
-    variance: Tensor
-    determined: Tensor
-    prior: bool
-    estimates: bool
-
-
-def _inverse(square: Tensor, used: Tensor) -> Tensor:
-    """(B, k, k): the inverse of the block of methods that are used, 0 elsewhere."""
-    both = used[:, :, None] & used[:, None]
-    eye = torch.eye(used.shape[1], dtype=square.dtype, device=square.device)
-    # Two methods may have the same map; nnls then uses one of them, up to rounding.
-    inverse = torch.linalg.pinv(torch.where(both, square, eye), hermitian=True, rtol=1e-12)
-    return torch.where(both, inverse, 0.0)
-
-
-class _Kernel:
-    """The fits with one K, for every λ, from one eigendecomposition of M K Mᵀ = Q Λ Qᵀ.
-
-    With fewer units than masks Q has U columns only, and what lies outside them has variance λ. So with y' = Qᵀy and
-    y_⊥ = y − Q y', V⁻¹ y = Q y' / (Λ + λ) + y_⊥ / λ, for every λ without another decomposition.
-    """
-
-    def __init__(self, problem: _Problem, length: float):
-        self.problem = problem
-        masks = problem.masks
-        count, units = masks.shape[1:]
-        has = (problem.shares > 0).to(masks)
-        self.variances = has
-        self.root = None
-        weighted = masks * has[:, None]
-        if length > 0:
-            root = _root(tuple(problem.grid), length).to(masks)
-            self.root = root
-            weighted = weighted @ root
-        if count <= units:
-            values, vectors = torch.linalg.eigh(weighted @ weighted.mT)
-        else:
-            values, right = torch.linalg.eigh(weighted.mT @ weighted)
-            vectors = weighted @ right * values.clamp(min=1e-300).rsqrt()[:, None]
-        told = values > RANK * values.amax(1, keepdim=True).clamp(min=1e-300)
-        self.told = told
-        self.values = torch.where(told, values, 0.0)
-        self.vectors = torch.where(told[:, None], vectors, 0.0)
-        # K Mᵀ Q, from which d follows.
-        reach = weighted.mT @ self.vectors
-        if self.root is not None:
-            reach = self.root @ reach
-        self.reach = reach * has[..., None]
-        self.inside_falls = torch.einsum("bsr,bs->br", self.vectors, problem.falls)
-        self.outside_falls = problem.falls - torch.einsum("bsr,br->bs", self.vectors, self.inside_falls)
-        self.inside = self.vectors.mT @ problem.answers
-        self.outside = problem.answers - self.vectors @ self.inside
-        self._level()
-
-    def _level(self) -> None:
-        """What the level b₁ takes of d: b₁ changes by −s·d, s the level of each unit's being taken away."""
-        problem = self.problem
-        grown = problem.levels(problem.taken) * self.variances
-        across = grown
-        regions = problem.regions * self.variances[:, None]
-        if self.root is not None:
-            across = (grown @ self.root) @ self.root.mT * self.variances
-            regions = regions @ self.root
-        # The prior's variance of every unit is 1, where the input has it, and of a region r it is rᵀKr.
-        variances = torch.cat([self.variances, (regions**2).sum(2)], 1)
-        shares = problem.all_shares
-        square = (grown * across).sum(1, keepdim=True)
-        self.prior_variance = variances - 2 * shares * problem.with_regions(across) + shares**2 * square
-        of_level = torch.einsum("bu,bur->br", grown, self.reach)
-        self.levelled_reach = problem.with_regions(self.reach) - shares[..., None] * of_level[:, None]
-
-    def fits(self, prior: bool) -> list[_Fit]:
-        """For every λ, with the methods and without them.
-
-        Args:
-            prior: with fits that use the methods.
-        """
-        problem = self.problem
-        # The mean variance that d gives a fall, so that λ is without units.
-        unit = self.values.sum(1) / problem.number.clamp(min=1)
-        unit = torch.where(unit > 0, unit, 1.0)
-        found = []
-        for ratio in RATIOS:
-            shrinkage = torch.where(problem.exact, EXACT, ratio) * unit
-            if prior:
-                found.append(self._fit(shrinkage, True))
-            found.append(self._fit(shrinkage, False))
-        return found
-
-    def _fit(self, shrinkage: Tensor, prior: bool) -> _Fit:
-        """The fit for one λ (B,), generalised least squares of the falls on the answers with V = M K Mᵀ + λ."""
-        problem = self.problem
-        precision = torch.where(self.told, 1 / (self.values + shrinkage[:, None]), 0.0)
-        falls = torch.einsum("bsr,br->bs", self.vectors, precision * self.inside_falls)
-        falls = falls + self.outside_falls / shrinkage[:, None]
-        answers = self.vectors @ (precision[..., None] * self.inside) + self.outside / shrinkage[:, None, None]
-        square = problem.answers.mT @ answers
-        cross = torch.einsum("bsk,bs->bk", problem.answers, falls)
-        if prior:
-            c = nnls(square, cross, problem.valid)
-        else:
-            c = torch.zeros_like(cross)
-        used = c > 0
-        inverse = _inverse(square, used)
-        # V⁻¹ of what the mixture misses, and the diagonal of V⁻¹ with all that is fitted projected out of it.
-        missed = falls - torch.einsum("bsk,bk->bs", answers, c)
-        weight = torch.einsum("bsr,br->bs", self.vectors**2, precision - self.told / shrinkage[:, None])
-        weight = weight + (1 - problem.leverage) * problem.there / shrinkage[:, None]
-        weight = weight - torch.einsum("bsk,bkl,bsl->bs", answers, inverse, answers)
-        left_out = problem.left_out(missed, weight, RANK / shrinkage)
-        residual = problem.falls - torch.einsum("bsk,bk->bs", problem.answers, c)
-        freedom = problem.freedom(used)
-        variance = (residual * missed).sum(1) / freedom.clamp(min=1)
-        inside = self.inside_falls - torch.einsum("brk,bk->br", self.inside, c)
-        d = torch.einsum("bur,br->bu", self.reach, precision * inside)
-        # The posterior's own variance, and that of c, which moves d with it.
-        own = self.prior_variance - torch.einsum("bur,br->bu", self.levelled_reach**2, precision)
-        moved = problem.levelled - self.levelled_reach @ (precision[..., None] * self.inside)
-        of_c = torch.einsum("buk,bkl,bul->bu", moved, inverse, moved)
-        noise = problem.level_variance(variance * shrinkage)
-        spread = variance[:, None] * (own.clamp(min=0) + of_c) + noise
-        return _Fit(c, d, left_out, spread, problem.determined(freedom), prior, estimates=True)
 
 
 def share_of_methods(regression: Regression, responses: Responses) -> Tensor:
