@@ -22,6 +22,7 @@ from torch import nn
 import consilience as cs
 from consilience.errors import printable
 from consilience.results import explanation, lock
+from consilience.results.lock import Lock
 from consilience.results.runs import RunFolder
 from consilience.statistics.evidence import Quadratic
 
@@ -499,3 +500,17 @@ def test_the_names_of_columns_are_shown_stored_and_loaded(tmp_path, how):
         assert sorted(labels) == sorted(NAMES)
         page = each.report(tmp_path / "page.html").read_text()
         assert ">&lt;b&gt;pay&lt;/b&gt;</th>" in page and "<b>pay" not in page and "feature 1" not in page
+
+
+def test_a_lock_that_holds_nothing_is_taken_over(tmp_path):
+    """Its writer was killed between creating it and writing its few bytes."""
+    path = tmp_path / ".lock"
+    path.touch()
+    os.utime(path, (time.time() - 10, time.time() - 10))
+    with Lock(path, tmp_path):
+        assert path.stat().st_size > 0
+    assert not path.exists()
+    path.write_text("somebody's own file")
+    os.utime(path, (time.time() - 10, time.time() - 10))
+    with pytest.raises(cs.InputError, match="another process writes"), Lock(path, tmp_path):
+        pass

@@ -42,7 +42,7 @@ class KernelSHAP(Coalitional):
     over as many as that allows, at least 4, others for each pair. Σφ = f(x) − E f(b) over all rows in any case.
 
     Args:
-        n_samples: coalitions; None: all of them up to 11 features, 2 A + 1200 up to 20, else 2 A + 2048 as in the shap package.
+        n_samples: coalitions; None: all of them up to 11 features, 2 A + 1200 up to 16, else 2 A + 2048 as in the shap package.
             At least 2 (A − 1).
         features: what is taken away as one; default :func:`~consilience.features.images.coarse`; at most 1024.
         baselines: as for :class:`FeatureAblation`.
@@ -69,7 +69,7 @@ class KernelSHAP(Coalitional):
         source="Lundberg & Lee 2017, arXiv 1705.07874; pairs: Covert & Lee 2021, arXiv 2012.01536; adjustment: Witter, Liu & "
         "Musco 2025, arXiv 2506.11849",
         perturbation=f"coalitions of the {UNIT}; what is outside is {ABSENT}",
-        draws="all coalitions up to 11 features, or if n_samples (2 A + 1200, above 20 features 2 A + 2048) "
+        draws="all coalitions up to 11 features, or if n_samples (2 A + 1200, above 16 features 2 A + 2048) "
         "are no fewer; "
         "else the smallest and the largest, and some of the others, in pairs with their complements, stream 'coalitions'",
         cost="min(2^A, n_samples + 2) forward, A features; with a data set times its rows, about 32 768 at most; shared with "

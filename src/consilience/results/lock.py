@@ -14,6 +14,9 @@ from typing import Any
 from ..errors import InputError
 from .files import writing
 
+UNWRITTEN = 5.0
+"""Seconds after which a lock that holds nothing counts as abandoned: writing its few bytes takes no time."""
+
 STALE = 600.0
 """Seconds without a refresh after which the lock of another machine counts as abandoned: its process cannot be asked."""
 
@@ -85,10 +88,13 @@ class Lock:
         except FileNotFoundError:
             return  # released in this moment
         # A file without content is being written, or its writer was killed between creating and writing it.
-        if not holder and silent < 5:
+        empty = not holder and self._size() == 0
+        if not holder and silent < UNWRITTEN:
             time.sleep(0.1)
             return
-        if holder and holder.get("host") == socket.gethostname() and os.name == "posix":
+        if empty:
+            stale = True
+        elif holder and holder.get("host") == socket.gethostname() and os.name == "posix":
             stale = not _runs(holder.get("pid"))
         else:
             stale = silent > STALE
@@ -99,6 +105,13 @@ class Lock:
             )
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
+
+    def _size(self) -> int | None:
+        """Of the lock's file in bytes; None where there is none."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return None
 
     def _holder(self) -> dict[str, Any]:
         """What the lock's file tells of the process that holds it; empty where that cannot be read."""
