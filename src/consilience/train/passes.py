@@ -279,16 +279,19 @@ def _checked(outputs: object, count: int) -> Tensor:
 def _copies_of_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the buffers that a forward pass may move, by name: running statistics, counters, observers.
 
-    Left out are those that are only read, since the copies take time: of batch normalisation in eval mode, if no hook of its
-    own changes them. And those of scripted modules in eval mode, for which PyTorch has no call with other buffers.
+    Of a model in eval mode those are left out that are only read, since the copies take time: of batch normalisation, if no
+    hook of its own changes them. And those of scripted modules, for which PyTorch has no call with other buffers. Of a model
+    that trains all are copied: DistributedDataParallel writes to every buffer in each task pass, a frozen layer's too, and a
+    graph that holds one could not be differentiated any more.
     """
+    if any(module.training for module in model.modules()):
+        return {name: buffer.clone() for name, buffer in model.named_buffers()}
     copies = {}
     for prefix, module in model.named_modules():
-        training = getattr(module, "training", False)
         hooked = bool(module._forward_pre_hooks or module._forward_hooks)
         only_read = isinstance(module, nn.modules.batchnorm._BatchNorm) and not hooked
         scripted = isinstance(module, torch.jit.ScriptModule)
-        if not training and (only_read or scripted):
+        if only_read or scripted:
             continue
         for name, buffer in module.named_buffers(prefix, recurse=False):
             copies[name] = buffer.clone()
