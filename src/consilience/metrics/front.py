@@ -19,6 +19,9 @@ from .base import Metric
 from .objective import Objective
 from .sensitivity import AverageSensitivity
 
+LENIENT = 1e-6
+"""By so much a mixture's correlation may be below the best single method's."""
+
 ANY = -1.0
 """The correlation that every mixture has at least."""
 
@@ -125,7 +128,9 @@ class Front(Settings):
         if self.mu is not None:
             return curve.at(self.mu)
         few = curve.floor == ANY
-        floor = curve.floor
+        # Beside the best single method's own correlation the mixtures that reach it may be so few that rounding decides whether
+        # there are any.
+        floor = torch.where(few, curve.floor, curve.floor - LENIENT)
         if self.correlation is not None:
             floor = torch.full_like(floor, self.correlation).masked_fill(few, ANY)
         solution = curve.pick(floor)
