@@ -497,3 +497,27 @@ def test_fitted_standard_weights_belong_to_the_methods_of_the_input(tmp_path):
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
     with pytest.raises(InputError, match="weights"):
         cs.Consensus(flat, objective="faith").load(saved).attribute(image)
+
+
+def test_it_does_not_lose_to_a_ridge_regression_of_its_own_masks():
+    """On a net where no single method explains much; both are judged alike, given how much a mask takes away."""
+    torch.manual_seed(3)
+    sizes = (24, 64, 64, 64, 3)
+    layers = [each for a, b in itertools.pairwise(sizes) for each in (torch.nn.Linear(a, b), torch.nn.ReLU())][:-1]
+    net = torch.nn.Sequential(*layers)
+    for p in net.parameters():
+        p.data *= 3
+    x = torch.randn(4, 24)
+    methods = ["saliency", "input_x_gradient", "integrated_gradients"]
+    r = cs.explain(net, x, methods=methods, fit_draws=256, fresh_draws=512)
+    ours = r.criteria["faithfulness_correlation"]["consensus"].fresh
+    ridge = []
+    for fit, fresh in zip(r.evidence["fit"], r.evidence["fresh"], strict=True):
+        seen, asked = fit.responses, fresh.responses
+        taken = seen.masks.taken[0].double()
+        m = taken - taken.mean(0)
+        d = torch.linalg.solve(m.T @ m + torch.eye(24).double(), m.T @ (seen.y[0] - seen.y[0].mean()))
+        answer = asked.centred((asked.masks.taken[0].double() @ d)[None])[0]
+        fall = asked.centred(asked.y)[0]
+        ridge.append(answer @ fall / (answer.norm() * fall.norm()))
+    assert float(ours.mean()) > float(torch.stack(ridge).mean()) - 0.01
