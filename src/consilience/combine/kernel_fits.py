@@ -121,6 +121,8 @@ class Kernel:
         self.told = told
         self.values = torch.where(told, values, 0.0)
         self.vectors = torch.where(told[:, None], vectors, 0.0)
+        # Squares are the same for every λ.
+        self.squared_vectors = self.vectors**2
         # K Mᵀ Q, from which d follows.
         reach = weighted.mT @ self.vectors
         if self.root is not None:
@@ -148,6 +150,7 @@ class Kernel:
         self.prior_variance = variances - 2 * shares * problem.with_regions(across) + shares**2 * square
         of_level = torch.einsum("bu,bur->br", grown, self.reach)
         self.levelled_reach = problem.with_regions(self.reach) - shares[..., None] * of_level[:, None]
+        self.squared_reach = self.levelled_reach**2
 
     def fits(self, prior: bool) -> list[Fit]:
         """For every λ, with the methods and without them.
@@ -184,7 +187,7 @@ class Kernel:
         inverse = inverse_of_used(square, used)
         # V⁻¹ of what the mixture misses, and the diagonal of V⁻¹ with all that is fitted projected out of it.
         missed = falls - torch.einsum("bsk,bk->bs", answers, c)
-        weight = torch.einsum("bsr,br->bs", self.vectors**2, precision - self.told / shrinkage[:, None])
+        weight = torch.einsum("bsr,br->bs", self.squared_vectors, precision - self.told / shrinkage[:, None])
         weight = weight + (1 - problem.leverage) * problem.there / shrinkage[:, None]
         weight = weight - torch.einsum("bsk,bkl,bsl->bs", answers, inverse, answers)
         left_out = problem.left_out(missed, weight, RANK / shrinkage)
@@ -194,7 +197,7 @@ class Kernel:
         inside = self.inside_falls - torch.einsum("brk,bk->br", self.inside, c)
         d = torch.einsum("bur,br->bu", self.reach, precision * inside)
         # The posterior's own variance, and that of c, which moves d with it.
-        own = self.prior_variance - torch.einsum("bur,br->bu", self.levelled_reach**2, precision)
+        own = self.prior_variance - torch.einsum("bur,br->bu", self.squared_reach, precision)
         moved = problem.levelled - self.levelled_reach @ (precision[..., None] * self.inside)
         of_c = torch.einsum("buk,bkl,bul->bu", moved, inverse, moved)
         noise = problem.level_variance(variance * shrinkage)

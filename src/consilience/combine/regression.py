@@ -215,7 +215,7 @@ class Problem:
         """
         return (freedom >= 1) | self.exact
 
-    @property
+    @cached_property
     def leverage(self) -> Tensor:
         """(B, S): of each mask, in a regression on a constant and the size."""
         there = self.there
@@ -224,7 +224,7 @@ class Problem:
         spread = (size**2).sum(1, keepdim=True)
         return share + size**2 / torch.where(spread > 0, spread, torch.inf)
 
-    @property
+    @cached_property
     def there(self) -> Tensor:
         """(B, S): 1 for masks that an input has, else 0."""
         drawn = self.responses.drawn
@@ -265,7 +265,7 @@ class Problem:
         alike = self.responses.mean(values) / torch.where(away > 0, away, torch.inf)
         return torch.where(self.varied.view(-1, *axes), slope, alike)
 
-    @property
+    @cached_property
     def levelled(self) -> Tensor:
         """(B, U + V, k): what c_j adds to each unit and region, its share of the level b₁ included."""
         levels = self.levels(torch.where(self.valid[:, None], self.responses.a, 0.0))

@@ -214,10 +214,6 @@ class Responses:
             left = None
         return replace(kept, whole=whole, drawn=left)
 
-    def bare(self) -> Responses:
-        """Without the masks themselves, which are large and which no criterion looks at."""
-        return replace(self, masks=None)
-
     def spoil(self, hole: Tensor) -> Responses:
         """``hole`` (B, R): 0, or NaN for rows that must not be used."""
         return replace(self, a=self.a + hole[:, None])
